@@ -1,0 +1,500 @@
+"""The device flag to (namespace, device): the only door between host and device.
+
+    device = select("cuda")              # or "cpu", "torch:mps", "jax", "auto", None, ...
+    X = device.asarray(X, "float32")     # from a list, a table, an array of any library
+    to_host(X)                           # a NumPy array
+
+A library is imported when one of its devices is asked for, never before.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import array_api_compat as compat
+import numpy as np
+
+from nnaccel.names import did_you_mean
+from nnaccel.typing import Array, Namespace
+
+
+class Device(NamedTuple):
+    """A place to compute.
+
+    Attributes
+    ----------
+    name : str
+        Canonical, and accepted by `select`: "cpu", "cuda:0", "torch:cuda:0", "jax:cpu:0".
+    xp : module
+        The Array API namespace: array-api-compat's for NumPy, CuPy and PyTorch, else the
+        library's own.
+    handle : object or None
+        The library's device object, to be passed as ``device=``; None for NumPy.
+    """
+
+    name: str
+    xp: Namespace
+    handle: Any
+
+    @property
+    def library(self) -> str:
+        """Import name of the array library: "numpy", "cupy", "torch", "jax", ..."""
+        return _library(self.xp)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Within it this is the current device.
+
+        CuPy allocates and launches on the current device, so everything for "cuda:1" must run
+        inside; the other libraries follow their arrays and get an empty context.
+        """
+        return self.handle if self.library == "cupy" else nullcontext()
+
+    def asarray(self, x: Any, dtype: str | None = None, copy: bool | None = None) -> Array:
+        """x as an array on this device, in memory shared with x where that is possible.
+
+        x: a list, a table, or an array of any library on any device.
+        dtype: a name; None keeps that of x as far as the library does (JAX makes 64-bit numbers
+        32-bit unless x64 is enabled).   copy: True for memory of its own.
+        What x protects is never shared with a library that would write to it: a read-only array
+        becomes a read-only NumPy array, or a copy. PyTorch tensors leave their gradient behind.
+        ValueError: a dtype that is not to be had here; copy=False for another library's array.
+        """
+        kind = None if dtype is None else dtype_of(self, dtype)
+        if compat.is_torch_array(x):
+            x = x.detach()
+        with self.context():
+            if not compat.is_array_api_obj(x) or device_of(x).library != self.library:
+                if copy is False:
+                    raise ValueError(
+                        f"copy=False needs an array of {self.library}, got {type(x).__name__}; "
+                        "leave copy out to share memory where that is possible"
+                    )
+                x = self._adopt(x)
+            return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
+
+    def _adopt(self, x: Any) -> Array:
+        """Bring x to this library: by DLPack on the same GPU, else as the NumPy array on the host.
+
+        Between libraries on the CPU the NumPy array is a view, so nothing is copied there either.
+        """
+        if compat.is_array_api_obj(x) and _same_gpu(self, device_of(x)):
+            adopted = self.xp.from_dlpack(x)
+            # JAX's arrays never change: who writes to their memory must have a copy of it.
+            return self.xp.asarray(adopted, copy=True) if compat.is_jax_array(x) else adopted
+        x = to_host(x)
+        if self.library != "numpy":
+            x = x.astype(x.dtype.newbyteorder("="), copy=False)  # the others read no other order
+        if self.library == "torch" and not (x.flags.writeable and min(x.strides, default=0) >= 0):
+            x = x.copy()  # PyTorch has neither read-only tensors nor negative strides
+        return x
+
+    def synchronize(self, *arrays: Array) -> None:
+        """Wait for the device.  JAX can wait for arrays only: pass what was computed last."""
+        if self.library == "cupy":
+            self.handle.synchronize()
+        elif self.library == "torch" and self.handle.type != "cpu":
+            import_module("torch").accelerator.synchronize(self.handle)
+        elif self.library == "jax":
+            import_module("jax").block_until_ready(arrays)
+
+
+def select(spec: str | Device | None = None, *arrays: Any) -> Device:
+    """The device of that name, or with None the device that the arrays are on.
+
+    "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch.
+    "jax", "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else
+    NumPy. No number means the first; "torch" is its CPU, "jax" the best that JAX sees.
+    None: lists, tables and whatever else is no array are on no device, and with nothing but
+    these the answer is NumPy.
+    Errors, each naming what is missing and the remedy: TypeError, not a name; ValueError, no such
+    name or number, arrays on several devices; ImportError, the library is not installed or
+    broken; RuntimeError, no such hardware or driver.
+    """
+    if isinstance(spec, Device):
+        return spec
+    if spec is None:
+        return _follow(arrays)
+    if not isinstance(spec, str):
+        raise TypeError(f"device must be a name such as 'cpu' or 'cuda:0', or None, got {spec!r}")
+    if spec == "auto":
+        try:
+            return select("cuda")
+        except (ImportError, RuntimeError):
+            return select("cpu")
+    kind, number = re.fullmatch(r"(.*?)(?::(\d+))?", spec, re.DOTALL).groups()  # pyright: ignore
+    if kind not in _KINDS:
+        known = ("auto", *_KINDS)
+        meant = _MEANT.get(kind.lower())
+        hint = f"; did you mean {meant!r}?" if meant else did_you_mean(kind, known)
+        raise ValueError(f"device must be one of {', '.join(known)}, got {spec!r}{hint}")
+    devices, index = _KINDS[kind](kind), int(number or 0)
+    if index >= len(devices):
+        raise ValueError(
+            f"device {spec!r} needs a number below {len(devices)}, which is how many {kind!r} "
+            f"devices there are; the last is {devices[-1].name!r}"
+        )
+    return devices[index]
+
+
+def device_of(x: Array) -> Device:
+    """The device that the array x is on."""
+    handle = compat.device(x)
+    if compat.is_jax_array(x) and not hasattr(handle, "platform"):
+        raise ValueError(
+            f"device: an array is spread over several ({handle}); use jax.device_put(x, one_device)"
+        )
+    return _device(compat.array_namespace(x), handle)
+
+
+def dtype_of(device: Device, name: str) -> Any:
+    """The dtype of that name, such as "float32", on that device.
+
+    ValueError where the device would silently compute in another one: 64 bits on JAX without
+    x64, double precision on Apple's GPUs.
+    """
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name!r}")
+    if device.library == "jax" and name in _X64 and not import_module("jax").config.jax_enable_x64:
+        raise ValueError(
+            f"dtype {name!r} needs 64-bit numbers, which JAX makes 32-bit; "
+            "run jax.config.update('jax_enable_x64', True) at the start, or use 'float32'"
+        )
+    if device.name == "torch:mps" and name in ("float64", "complex128"):
+        raise ValueError(f"dtype {name!r} is not to be had on 'torch:mps'; use 'float32' or 'cpu'")
+    if not hasattr(device.xp, name):
+        raise ValueError(f"dtype {name!r} is not to be had on {device.name!r}; use 'float32'")
+    return getattr(device.xp, name)
+
+
+def prepare(device: Device, dtype: str) -> None:
+    """Make `dtype` available on a device that the user named: "float64" on JAX enables x64.
+
+    That is a setting of the whole process, so that it is made where a program starts, after a
+    wish for both, and never because arrays that were handed over happen to be JAX's.
+    """
+    if device.library == "jax" and dtype in _X64:
+        import_module("jax").config.update("jax_enable_x64", True)
+
+
+def to_host(x: Any) -> np.ndarray:
+    """x as a NumPy array, a view where x is in host memory: read-only if x is JAX's."""
+    if compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if compat.is_cupy_array(x):
+        return x.get()
+    if compat.is_array_api_obj(x) and not (compat.is_numpy_array(x) or compat.is_jax_array(x)):
+        return np.from_dlpack(x)
+    return np.asarray(x)
+
+
+class DeviceInfo(NamedTuple):
+    """One line of the list of `available` devices.
+
+    Attributes
+    ----------
+    name : str
+        What `select` accepts.
+    library : str
+        The array library with its version, as far as it is known.
+    hardware : str
+        The processor's own name.
+    memory_total, memory_free : int or None
+        Bytes; None where the system does not say.
+    problem : str
+        Why the device cannot be used and what to do about it; empty for one that can.
+    """
+
+    name: str
+    library: str
+    hardware: str = ""
+    memory_total: int | None = None
+    memory_free: int | None = None
+    problem: str = ""
+
+
+def available() -> list[DeviceInfo]:
+    """What this machine offers, and for what is missing the reason; raises nothing.
+
+    PyTorch and JAX are imported, which takes seconds, only where there is a GPU to ask them about.
+    """
+    rows = []
+    for library, kinds in _LISTED.items():
+        title = f"{_TITLES[library]} {_version(library)}".rstrip()
+        if not _installed(library):
+            rows.append(DeviceInfo(kinds[0], title, problem=_not_installed(library, kinds[0])))
+            continue
+        for kind in kinds:
+            try:
+                rows.extend(_rows(kind, title))
+            except Exception as error:  # one broken library must not hide the others
+                rows.append(DeviceInfo(kind, title, problem=_first_line(error)))
+    return rows
+
+
+# From arrays to devices
+
+
+def _library(xp: Namespace) -> str:
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def _device(xp: Namespace, handle: Any) -> Device:
+    match _library(xp):
+        case "numpy":
+            return Device("cpu", xp, None)
+        case "cupy":
+            return Device(f"cuda:{handle.id}", xp, handle)
+        case "torch":
+            number = f":{handle.index or 0}" if handle.type == "cuda" else ""
+            return Device(f"torch:{handle.type}{number}", xp, handle)
+        case "jax":
+            return Device(f"jax:{handle.platform}:{handle.id}", xp, handle)
+        case library:
+            return Device(f"{library}:{handle}", xp, handle)
+
+
+def _follow(arrays: Sequence[Any]) -> Device:
+    devices = {d.name: d for d in map(device_of, filter(compat.is_array_api_obj, arrays))}
+    if len(devices) > 1:
+        raise ValueError(
+            f"device: the arrays are on {' and '.join(map(repr, devices))}, expected one device; "
+            f"move them there, or name it: device={next(iter(devices))!r}"
+        )
+    return next(iter(devices.values())) if devices else select("cpu")
+
+
+def _same_gpu(a: Device, b: Device) -> bool:
+    a_gpu, b_gpu = (re.fullmatch(r"(?:cuda|torch:cuda|jax:gpu):(\d+)", d.name) for d in (a, b))
+    return a_gpu is not None and b_gpu is not None and a_gpu[1] == b_gpu[1]
+
+
+# From names to devices: each function gives all the devices of its kind, or says what is missing
+
+
+def _numpy_devices(kind: str) -> list[Device]:
+    return [_device(import_module("array_api_compat.numpy"), None)]
+
+
+def _cupy_devices(kind: str) -> list[Device]:
+    cupy = _load("cupy", kind)
+    try:
+        count, reason = cupy.cuda.runtime.getDeviceCount(), "no device"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        count, reason = 0, _first_line(error)
+    if not count:
+        driver, remedy = _cuda_driver(), "see what nvidia-smi shows, or use 'cpu'"
+        found = f"a driver for CUDA {driver // 1000}" if driver else "no NVIDIA driver"
+        if driver and "InsufficientDriver" in reason:
+            remedy = f"update the driver, or replace CuPy: {_install('cupy')}"
+        raise RuntimeError(
+            f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); {remedy}"
+        )
+    xp = import_module("array_api_compat.cupy")
+    return [_device(xp, cupy.cuda.Device(index)) for index in range(count)]
+
+
+def _torch_devices(kind: str) -> list[Device]:
+    torch = _load("torch", kind)
+    hardware = kind.partition(":")[2] or "cpu"
+    if hardware == "cuda" and not torch.cuda.is_available():
+        if torch.version.cuda or torch.version.hip:
+            found, remedy = "a PyTorch that sees none", "see what nvidia-smi shows"
+        else:
+            found = f"PyTorch {torch.__version__}, built without CUDA"
+            remedy = "on Linux, run: python -m pip install --force-reinstall torch"
+        raise RuntimeError(f"device {kind!r} needs a CUDA device, found {found}; {remedy}")
+    if hardware == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError(
+            f"device {kind!r} needs macOS and an Apple GPU, found {platform.platform(terse=True)} "
+            f"and PyTorch {torch.__version__}; use 'torch:cpu'"
+        )
+    xp = import_module("array_api_compat.torch")
+    if hardware != "cuda":
+        return [_device(xp, torch.device(hardware))]
+    return [_device(xp, torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+
+
+def _jax_devices(kind: str) -> list[Device]:
+    jax = _load("jax", kind)
+    backend = kind.partition(":")[2] or None  # None: the best there is
+    try:
+        handles = jax.local_devices(backend=backend)
+    except RuntimeError as error:
+        extra = "tpu" if backend == "tpu" else f"cuda{_cuda_major() or 12}"
+        raise RuntimeError(
+            f"device {kind!r} needs a {backend} backend, found JAX {jax.__version__} without one; "
+            f"where there is a {backend}, run: python -m pip install 'jax[{extra}]'"
+        ) from error
+    return [_device(import_module("jax.numpy"), handle) for handle in handles]
+
+
+def _load(library: str, kind: str) -> Any:
+    """Import an array library; ImportError that says how to get it."""
+    try:
+        return import_module(library)
+    except Exception as error:  # a broken installation can raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == library:
+            raise ImportError(_not_installed(library, kind)) from None
+        raise ImportError(
+            f"device {kind!r} needs {_TITLES[library]}, which is installed but cannot be imported "
+            f"({_first_line(error)}); reinstall it: {_install(library)}"
+        ) from error
+
+
+def _not_installed(library: str, kind: str) -> str:
+    return (
+        f"device {kind!r} needs {_TITLES[library]}, which is not installed; "
+        f"run: {_install(library)}"
+    )
+
+
+def _install(library: str) -> str:
+    if library != "cupy":
+        return f"python -m pip install {library}"
+    if major := _cuda_major():
+        return f"python -m pip install 'nnaccel[cuda{major}]'"
+    return (
+        "python -m pip install 'nnaccel[cuda12]' (or cuda13, by the CUDA version that nvidia-smi "
+        "shows; no NVIDIA driver is found here)"
+    )
+
+
+def _cuda_driver() -> int | None:
+    """The newest CUDA that the NVIDIA driver runs, as 1000 major + 10 minor; None without it."""
+    version = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return version.value or None
+
+
+def _cuda_major() -> int | None:
+    """The CUDA version to install for: 12 or 13, None without a driver."""
+    driver = _cuda_driver()
+    return driver and (13 if driver >= 13000 else 12)
+
+
+# The list of devices
+
+
+def _rows(kind: str, title: str) -> Iterator[DeviceInfo]:
+    if kind == "cpu" or kind.endswith(":cpu"):
+        yield DeviceInfo(kind, title, _processor(), *_host_memory())
+        return
+    if kind != "torch:mps" and _cuda_driver() is None and not Path("/dev/kfd").exists():
+        raise RuntimeError("no GPU driver is found on this machine")
+    for device in _KINDS[kind](kind):
+        title = f"{_TITLES[device.library]} {_version(device.library)}"
+        yield DeviceInfo(device.name, title, *_hardware(device))
+
+
+def _hardware(device: Device) -> tuple[str, int | None, int | None]:
+    """The name of a GPU, and its memory in bytes: all, free."""
+    module, handle = import_module(device.library), device.handle
+    if device.library == "cupy":
+        free, total = handle.mem_info
+        return module.cuda.runtime.getDeviceProperties(handle.id)["name"].decode(), total, free
+    if device.library == "jax":
+        memory = handle.memory_stats() or {}
+        total = memory.get("bytes_limit")
+        return handle.device_kind, total, total and total - memory.get("bytes_in_use", 0)
+    if handle.type == "mps":
+        return _processor(), module.mps.recommended_max_memory(), None
+    free, total = module.cuda.mem_get_info(handle)
+    return module.cuda.get_device_name(handle), total, free
+
+
+def _processor() -> str:
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"model name\s*: (.+)", cpuinfo.read_text())):
+        name = found[1]
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return f"{name}, {len(usable)} cores"
+
+
+def _host_memory() -> tuple[int | None, int | None]:
+    """Bytes of memory, all and free, caches that the system gives up on demand counted as free."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", meminfo.read_text()))
+        return 1024 * int(sizes["MemTotal"]), 1024 * int(sizes["MemAvailable"])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (AttributeError, ValueError, OSError):
+        return None, None
+
+
+def _installed(library: str) -> bool:
+    return sys.modules.get(library) is not None or find_spec(library) is not None
+
+
+def _version(library: str) -> str:
+    """The version, without importing the library; empty where it is not found."""
+    for name in (library, f"{library}-cuda12x", f"{library}-cuda13x"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_KINDS: dict[str, Callable[[str], list[Device]]] = {
+    "cpu": _numpy_devices,
+    "cuda": _cupy_devices,
+    "torch": _torch_devices,
+    "torch:cpu": _torch_devices,
+    "torch:cuda": _torch_devices,
+    "torch:mps": _torch_devices,
+    "jax": _jax_devices,
+    "jax:cpu": _jax_devices,
+    "jax:gpu": _jax_devices,
+    "jax:tpu": _jax_devices,
+}
+
+# What people write for them, where the closest spelling would mislead (gpu is one letter from cpu).
+_MEANT = {
+    "gpu": "cuda",
+    "cupy": "cuda",
+    "nvidia": "cuda",
+    "numpy": "cpu",
+    "host": "cpu",
+    "pytorch": "torch",
+    "mps": "torch:mps",
+    "metal": "torch:mps",
+    "torch:gpu": "torch:cuda",
+    "jax:cuda": "jax:gpu",
+    "tpu": "jax:tpu",
+}
+
+_TITLES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
+
+_LISTED = {
+    "numpy": ["cpu"],
+    "cupy": ["cuda"],
+    "torch": ["torch:cpu", "torch:mps" if sys.platform == "darwin" else "torch:cuda"],
+    "jax": ["jax:cpu", "jax:gpu"],
+}
+
+_X64 = ("float64", "int64", "uint64", "complex128")
+
+_DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
+)

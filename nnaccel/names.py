@@ -1,0 +1,21 @@
+"""Looking names up in a table, with an error a person can act on."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
+    """`table[name]`; ValueError that lists the names and suggests the closest one."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}{did_you_mean(name, table)}")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A closing question for an error message, or nothing when no known name is close."""
+    by_lower = {word.lower(): word for word in known}
+    close = get_close_matches(str(name).lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

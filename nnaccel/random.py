@@ -1,0 +1,52 @@
+"""Counter-based random numbers in pure Array API: the same bits on every library and device.
+
+A draw is a hash of (seed, step, layer, element), so there is no generator whose state would have
+to be kept, copied to a device or threaded through a traced function. The arithmetic is 32-bit
+signed and wraps, which every array library does alike.
+Source of the hash: Chris Wellons, "Prospecting for hash functions" (2018), `lowbias32`.
+"""
+
+import math
+from typing import NamedTuple
+
+from nnaccel.typing import Array, Namespace, device_of
+
+GOLDEN = -0x61C88647  # 2^32 / golden ratio, odd, as a signed 32-bit number
+BITS = 24  # of each hash that make a number: all that float32 holds
+
+
+class Key(NamedTuple):
+    """What makes a draw different from every other one: the seed, the step, and the place.
+
+    `step` is the int32 array () that counts updates; `path` the position in the network. Nothing
+    is computed from them until a draw is made.
+    """
+
+    seed: int
+    step: Array
+    path: int = 0
+
+    def child(self, index: int) -> "Key":
+        """The key of the part with that index, so that each part draws numbers of its own."""
+        return Key(self.seed, self.step, (31 * self.path + index + 1) % 2**31)
+
+
+def mix(x: Array) -> Array:
+    """A bijection of 32-bit integers in which each input bit flips each output bit half the time."""
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * -0x7B935975
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def bernoulli(key: Key, probability: float, shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Boolean array of that shape, each element true with `probability`, to 2^-24.
+
+    Element i depends on the key and on i alone.
+    """
+    # As an array of one element: a scalar would warn when it wraps.
+    state = mix((xp.reshape(key.step, (1,)) + key.seed % 2**31) * GOLDEN)
+    index = xp.arange(math.prod(shape), dtype=xp.int32, device=device_of(key.step))
+    bits = mix((index ^ mix(state + key.path)) * GOLDEN) & (2**BITS - 1)
+    return xp.reshape(bits < round(probability * 2**BITS), shape)

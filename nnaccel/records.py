@@ -1,0 +1,66 @@
+"""Plain data with a closed schema: what a file says is checked key by key, then becomes a record.
+
+A field is described by what it must be, in words, and the function that says whether it is. The
+words are part of the error message. Nothing is imported, evaluated or converted on the way.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+Record = TypeVar("Record")
+HUGE = 1e300  # statistics beyond it are damage, not data
+
+
+class Field(NamedTuple):
+    """What a value must be, in words, and whether it is."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+# `type(v) is`, not isinstance: True is an int to isinstance, and a flag is not a number here.
+TEXT = Field("a string", lambda v: type(v) is str)
+FLAG = Field("a flag", lambda v: type(v) is bool)
+FINITE = Field("a finite number", lambda v: type(v) in (int, float) and -HUGE < v < HUGE)
+POSITIVE = Field("a positive finite number", lambda v: FINITE.holds(v) and v > 0)
+RECORDS = Field("a list of objects", lambda v: list_of(dict, v))
+LIST = Field("a list", lambda v: type(v) in (list, tuple))
+NAMES = Field("a list of different strings", lambda v: list_of(str, v) and len({*v}) == len(v))
+NOTES = Field("an object of strings", lambda v: type(v) is dict and list_of(str, [*v, *v.values()]))
+
+
+def list_of(kind: type, value: Any) -> bool:
+    """Whether value is a list or tuple whose members are exactly of that type."""
+    return type(value) in (list, tuple) and all(type(member) is kind for member in value)
+
+
+def ascending(member: Field) -> Field:
+    """A field that is a list, not empty, of different such members in ascending order."""
+    return Field(
+        f"a list of {member.expected[2:]}s in ascending order",
+        lambda v: LIST.holds(v) and v and all(map(member.holds, v)) and [*v] == sorted({*v}),
+    )
+
+
+def one_of(*words: str) -> Field:
+    """A field that is one of those words."""
+    return Field(" or ".join(map(repr, words)), lambda v: type(v) is str and v in words)
+
+
+def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
+    """`data` itself, once it is known to hold exactly those fields, each as described.
+
+    ValueError names `where`, the key, what was expected and what was found.
+    """
+    if type(data) is not dict:
+        raise ValueError(f"{where} must be an object, got {type(data).__name__}")
+    if absent := [key for key in fields if key not in data]:
+        raise ValueError(f"{where} has no key {absent[0]!r}")
+    if unknown := [key for key in data if key not in fields]:
+        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known: {', '.join(fields)}")
+    for key, (expected, holds) in fields.items():
+        if not holds(data[key]):
+            found = repr(data[key])
+            found = found if len(found) <= 60 else found[:60] + "…"
+            raise ValueError(f"{where}: {key!r} must be {expected}, got {found}")
+    return data

@@ -1,0 +1,500 @@
+"""The training loop: a step built once, minibatches, and epochs as a generator.
+
+    for epoch in train(network, X, Y, loss="softmax_cross_entropy", epochs=20, device="cuda"):
+        print(epoch.number, epoch.loss)          # stop, log, save: ordinary code around a loop
+
+Between two epochs nothing waits for the device: losses stay there and are read once an epoch.
+The same seed gives the same initial weights, minibatches and dropout masks on every device.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel import losses, optimizers
+from nnaccel.batches import bounds, gather
+from nnaccel.compile import compile_step
+from nnaccel.devices import Device, device_of, select, to_host
+from nnaccel.kernels import bind
+from nnaccel.losses import Loss
+from nnaccel.metrics import Metric
+from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
+from nnaccel.optimizers import Optimizer, State
+from nnaccel.random import Key
+from nnaccel.typing import Array, Ops
+
+EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the memory
+
+
+class Data(NamedTuple):
+    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None."""
+
+    X: Array
+    Y: Array
+    weights: Array | None = None
+
+
+class Epoch(NamedTuple):
+    """One pass over the training data.
+
+    `params` and `state` are alive: the next epoch may overwrite them, so copy what is to be kept
+    (`EarlyStopping` does). Losses and metrics are means over examples, arrays (K,) when K
+    networks are trained at once; those of the training data are means over the epoch, in which
+    the network has been changing. None where there is no metric or no validation data.
+    """
+
+    number: int  # the first one is 1
+    params: Array
+    state: State
+    loss: Any
+    metric: Any
+    validation_loss: Any
+    validation_metric: Any
+    seconds: float  # without validation
+    samples_per_second: float
+
+    def scores(self) -> dict[str, Any]:
+        """The losses and metrics that there are, by name: a row of the training history."""
+        names = ("loss", "metric", "validation_loss", "validation_metric")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def train(
+    network: Network,
+    X: Any,
+    Y: Any,
+    *,
+    loss: str | Loss,
+    optimizer: str | Optimizer = "adam",
+    epochs: int = 20,
+    batch_size: int = 128,
+    l2: float = 0.0,
+    weights: Any = None,
+    validation: tuple[Any, ...] | None = None,
+    metric: Metric | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    device: str | Device | None = None,
+    dtype: str | None = None,
+    params: Array | None = None,
+    after: Epoch | None = None,
+) -> Iterator[Epoch]:
+    """Train a network on (X, Y), yielding after every epoch.
+
+    Parameters
+    ----------
+    network : Network
+        Plain data, such as ``mlp(784, [512, 512], 10)``.
+    X : array (N, n_inputs)
+        Of any library; integers stay integers in memory and are cast a batch at a time.
+    Y : array (N,) or (N, n_outputs)
+        Integer classes or probabilities for "softmax_cross_entropy", else numbers.
+    loss, optimizer : str or Loss, Optimizer
+        A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
+    epochs, batch_size : int
+        The last batch of an epoch may be shorter; no example is left out.
+    l2 : float
+        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
+    weights : array (N,), optional
+        How much each example counts; brought to mean 1.
+    validation : tuple (X, Y) or (X, Y, weights), optional
+        Evaluated after every epoch.
+    metric : Metric, optional
+        Computed along with the loss; see `nnaccel.metrics`.
+    shuffle : bool
+        Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
+    seed : int
+        Of initial weights, order and dropout; at least 0.
+    device : str, optional
+        Where to train; None is where the arrays are. See `nnaccel.devices.select`.
+    dtype : "float32" or "float64", optional
+        None is that of X if it is floating, else float32.
+    params : array (P,) or (K, P), optional
+        Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
+    after : Epoch, optional
+        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
+
+    Raises
+    ------
+    ValueError
+        At once, for arrays that do not fit together or values out of range.
+    FloatingPointError
+        In the epoch where the loss or a parameter stops being finite.
+    """
+    loss = losses.get(loss)
+    optimizer = optimizers.get(optimizer, 1e-3)
+    at_least(0, seed=seed, epochs=epochs)
+    at_least(1, batch_size=batch_size)
+    where = select(device, X, Y)
+    dtype = dtype or _floating_dtype(X)
+    data = put(network, loss, where, dtype, X, Y, weights)
+    held_out = None if validation is None else put(network, loss, where, dtype, *validation)
+    with where.context():
+        start = initialize(network, seed) if params is None else params
+        params = where.asarray(start if after is None else after.params, dtype, copy=True)
+        _check_params(network, params)
+        state = optimizer.init(params, xp=where.xp) if after is None else _copy(after.state)
+        step = make_step(
+            network,
+            loss,
+            optimizer,
+            bind(where.xp),
+            dtype=params.dtype,
+            l2=l2,
+            metric=metric,
+            seed=seed,
+        )
+        evaluation = make_evaluation(
+            network, loss, bind(where.xp), dtype=params.dtype, metric=metric
+        )
+    return _run(
+        compile_step(step, where.xp, donate=(0, 1)),
+        compile_step(evaluation, where.xp),
+        params,
+        state,
+        data,
+        held_out,
+        where=where,
+        metric=metric,
+        batch_size=batch_size,
+        numbers=range(1 if after is None else after.number + 1, epochs + 1),
+        orders=lambda number: order_of(data.X.shape[0], seed, number, shuffle),
+    )
+
+
+def _run(
+    step: Callable[..., Any],
+    evaluation: Callable[..., Array],
+    params: Array,
+    state: State,
+    data: Data,
+    held_out: Data | None,
+    *,
+    where: Device,
+    metric: Metric | None,
+    batch_size: int,
+    numbers: range,
+    orders: Callable[[int], np.ndarray],
+) -> Iterator[Epoch]:
+    """The epochs of `train`, once everything is checked and built."""
+    N = data.X.shape[0]
+    batches = bounds(N, batch_size)
+    for number in numbers:
+        started = time.perf_counter()
+        # Overflow is looked for where it shows, in the losses of the whole epoch.
+        with where.context(), np.errstate(all="ignore"):
+            order, records = where.asarray(orders(number)), []
+            for start, stop in batches:
+                params, state, record = step(params, state, data, order[start:stop])
+                records.append(record)
+            values = to_host(where.xp.stack(records))
+            seconds = time.perf_counter() - started
+            check_finite(values, params, number, xp=where.xp)
+            trained = summarise(values, batches, metric)
+            held = (None, None)
+            if held_out is not None:
+                held = evaluate(evaluation, params, held_out, metric)
+        yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+
+
+def make_step(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    ops: Ops,
+    *,
+    dtype: Any,
+    l2: float = 0.0,
+    metric: Metric | None = None,
+    seed: int = 0,
+) -> Callable[..., tuple[Array, State, Array]]:
+    """The training step (params, state, data, index) -> (params, state, record).
+
+    index: (B,), the examples of the minibatch.   record: the loss (...), or with a metric the two
+    stacked, (2, ...). Everything that can be decided is decided here: the step has no dispatch,
+    no validation and no synchronisation with the host.
+    """
+    xp, n_weights = ops.xp, layout(network).n_weights
+
+    def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
+        X = ops[gather](data.X, index, dtype)
+        Y = ops[gather](data.Y, index, data.Y.dtype)
+        weights = None if data.weights is None else ops[gather](data.weights, index, dtype)
+        value, grads, Z = value_and_grad(
+            network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(seed, state.step)
+        )
+        record = value if metric is None else _record(value, metric, Z, Y, weights, xp=xp)
+        params, state = optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+        return params, state, record
+
+    return step
+
+
+def make_evaluation(
+    network: Network, loss: Loss, ops: Ops, *, dtype: Any, metric: Metric | None = None
+) -> Callable[..., Array]:
+    """The evaluation (params, X, Y, weights) -> record, on a network that does not learn."""
+
+    def evaluate(params: Array, X: Array, Y: Array, weights: Array | None) -> Array:
+        Z = forward(network, params, ops.xp.astype(X, dtype), ops=ops)
+        value = ops[loss.function](Z, Y, weights, **dict(loss.options))[0]
+        return value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
+
+    return evaluate
+
+
+def _record(
+    value: Array, metric: Metric, Z: Array, Y: Array, weights: Array | None, *, xp: Any
+) -> Array:
+    """A loss and a metric in one array (2, ...), so that they reach the host together."""
+    return xp.stack([value, metric.function(Z, Y, weights, xp=xp)])
+
+
+def evaluate(
+    evaluation: Callable[..., Array], params: Array, data: Data, metric: Metric | None
+) -> tuple[Any, Any]:
+    """(loss, metric) over all of the data, in batches that bound the memory."""
+    records, batches = [], bounds(data.X.shape[0], EVALUATION_ROWS)
+    for start, stop in batches:
+        weights = None if data.weights is None else data.weights[start:stop]
+        records.append(evaluation(params, data.X[start:stop], data.Y[start:stop], weights))
+    return summarise(np.stack([to_host(record) for record in records]), batches, metric)
+
+
+def summarise(
+    records: np.ndarray, batches: list[tuple[int, int]], metric: Metric | None
+) -> tuple[Any, Any]:
+    """(loss, metric) of all examples from the records of their batches, weighted by their sizes."""
+    sizes = [stop - start for start, stop in batches]
+    means = np.average(records.astype(np.float64), axis=0, weights=sizes)
+    if metric is None:
+        return _plain(means), None
+    return _plain(means[0]), _plain(np.vectorize(metric.finish)(means[1]))
+
+
+def _plain(value: np.ndarray) -> Any:
+    """A float, or an array (K,) for K networks."""
+    return value if value.ndim else float(value)
+
+
+def put(
+    network: Network,
+    loss: Loss,
+    where: Device,
+    dtype: str,
+    X: Any,
+    Y: Any,
+    weights: Any = None,
+) -> Data:
+    """Examples checked against a network and its loss, and put on a device.
+
+    Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
+    brought to mean 1. ValueError that names the array, what was expected and what came.
+    """
+    X = where.asarray(X)
+    if X.ndim != 2 or X.shape[1] != network.n_inputs:
+        raise ValueError(
+            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
+            f"{tuple(X.shape)}"
+            + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
+        )
+    if X.shape[0] == 0:
+        raise ValueError("X has no rows; at least one example is needed")
+    if not where.xp.isdtype(X.dtype, ("integral", "bool")):
+        X = where.asarray(X, dtype)
+    Y = _targets(network, loss, where, dtype, where.asarray(Y))
+    _same_length("Y", Y, X)
+    if weights is not None:
+        weights = where.asarray(weights, dtype)
+        if weights.ndim != 1:
+            raise ValueError(f"weights must be (n_samples,), got shape {tuple(weights.shape)}")
+        _same_length("weights", weights, X)
+        host = to_host(weights)
+        if not (np.isfinite(host).all() and (host >= 0).all() and host.any()):
+            raise ValueError("weights must be finite, not negative, and not all zero")
+        weights = weights / float(host.mean(dtype=np.float64))
+    return Data(X, Y, weights)
+
+
+def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) -> Array:
+    K = network.n_outputs
+    if loss.name == "softmax_cross_entropy" and Y.ndim == 1:
+        if not where.xp.isdtype(Y.dtype, "integral"):
+            raise ValueError(
+                f"Y must hold integer classes or be (n_samples, {K}) probabilities for "
+                f"{loss.name!r}, got shape {tuple(Y.shape)} of {Y.dtype}"
+            )
+        host = to_host(Y)
+        if host.size and not 0 <= host.min() <= host.max() < K:
+            raise ValueError(
+                f"Y must hold classes from 0 to {K - 1}, one for each output of the network, got "
+                f"{host.min()} to {host.max()}"
+            )
+        return Y
+    if Y.ndim == 1:
+        Y = where.xp.reshape(Y, (-1, 1))
+    columns = {1, K} if loss.name == "pinball" else {K}
+    if Y.ndim != 2 or Y.shape[1] not in columns:
+        raise ValueError(
+            f"Y must be (n_samples, {K}), one column for each output of the network, got shape "
+            f"{tuple(Y.shape)}"
+        )
+    return where.asarray(Y, dtype)
+
+
+def _same_length(name: str, array: Array, X: Array) -> None:
+    if array.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"{name} must have as many rows as X, got {array.shape[0]} for {X.shape[0]}"
+        )
+
+
+def _floating_dtype(X: Any) -> str:
+    """float64 if X is, else float32."""
+    return "float64" if str(getattr(X, "dtype", "")).endswith("float64") else "float32"
+
+
+def at_least(least: int, **values: int) -> None:
+    """ValueError that names the first argument below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Host random numbers for (seed, stream): stream 0 draws weights, stream n orders epoch n."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream]))
+
+
+def initialize(network: Network, seed: int = 0, *, members: int | None = None) -> np.ndarray:
+    """Initial parameters (P,), or (members, P) for independent networks, float64 on the host."""
+    rng = generator(seed, 0)
+    draws = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
+    return np.stack(draws) if members else draws[0]
+
+
+def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+    """The order (N,) in which an epoch visits the examples, the same on every device."""
+    return generator(seed, epoch).permutation(N) if shuffle else np.arange(N)
+
+
+def check_finite(records: np.ndarray, params: Array, epoch: int, *, xp: Any) -> None:
+    """FloatingPointError that names the epoch and step where training diverged, if it did."""
+    bad = ~np.isfinite(records.reshape(len(records), -1)).all(axis=1)
+    if bad.any():
+        found = f"the loss is not finite in epoch {epoch}, step {int(bad.argmax()) + 1}"
+    elif not bool(xp.all(xp.isfinite(params))):
+        found = f"a parameter is not finite at the end of epoch {epoch}"
+    else:
+        return
+    raise FloatingPointError(
+        f"{found}: training has diverged; lower the learning rate, clip the gradient, look for "
+        "extreme values in the data and standardise it, or train in float64"
+    )
+
+
+def predict(
+    network: Network, params: Array, X: Any, *, loss: str | Loss | None = None
+) -> Array:
+    """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
+
+    With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
+    array of any library. ValueError when its width is not that of the network.
+    """
+    where = device_of(params)
+    link = losses.get(loss).link if loss is not None else None
+    X = where.asarray(X)
+    if X.ndim != 2 or X.shape[1] != network.n_inputs:
+        raise ValueError(
+            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
+            f"{tuple(X.shape)}"
+        )
+    with where.context(), np.errstate(all="ignore"):
+        ops, parts = Ops(where.xp), []
+        for start, stop in bounds(X.shape[0], EVALUATION_ROWS):
+            rows = where.xp.astype(X[start:stop], params.dtype)
+            Z = forward(network, params, rows, ops=ops)
+            parts.append(Z if link is None else link(Z, xp=where.xp))
+        if not parts:
+            return where.xp.zeros((*params.shape[:-1], 0, network.n_outputs), dtype=params.dtype)
+        return where.xp.concat(parts, axis=-2)
+
+
+def class_weights(Y: Any, weighting: str | Mapping[int, float]) -> np.ndarray:
+    """Sample weights (N,) from weights of the classes 0 ... K-1 in Y.
+
+    "balanced" gives class k the weight N / (K N_k), so that all classes count alike; a mapping
+    names some, the others count 1. ValueError for anything else, or a class that is not there.
+    """
+    Y = to_host(Y)
+    counts = np.bincount(Y)
+    if isinstance(weighting, Mapping):
+        unknown = [k for k in weighting if k not in range(len(counts)) or not counts[k]]
+        if unknown:
+            raise ValueError(f"class_weight names classes that are not in Y: {unknown}")
+        table = np.array([float(weighting.get(k, 1.0)) for k in range(len(counts))])
+    elif weighting == "balanced":
+        table = len(Y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        raise ValueError(f"class_weight must be 'balanced' or a mapping, got {weighting!r}")
+    return table[Y]
+
+
+def _copy(state: State) -> State:
+    """The optimizer's memory in memory of its own."""
+    return State(state.step + 0, tuple(slot + 0.0 for slot in state.slots))
+
+
+def _check_params(network: Network, params: Array) -> None:
+    size = layout(network).size
+    if params.ndim not in (1, 2) or params.shape[-1] != size:
+        raise ValueError(
+            f"params must be ({size},) for this network, or (K, {size}) for K of them, got shape "
+            f"{tuple(params.shape)}"
+        )
+
+
+class EarlyStopping:
+    """Stops a run that gets no better, and keeps the best epoch.
+
+        stopping = EarlyStopping(patience=10)
+        for epoch in stopping(train(...)):
+            ...
+        stopping.best.params      # of the best epoch, a copy that nothing overwrites
+
+    Parameters
+    ----------
+    patience : int or None
+        How many epochs in a row may fail to improve before it stops; None: never stop.
+    monitor : str
+        The field of `Epoch` to watch; one that gets better as it gets lower.
+    tol : float
+        By how much a value must be lower to count as better.
+    """
+
+    def __init__(
+        self, patience: int | None = 10, *, monitor: str = "validation_loss", tol: float = 0.0
+    ) -> None:
+        if patience is not None:
+            at_least(1, patience=patience)
+        self.patience = patience
+        self.monitor = monitor
+        self.tol = tol
+        self.best: Epoch | None = None
+
+    def __call__(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """The epochs, until there has been no better one for `patience` of them."""
+        for epoch in epochs:
+            value = getattr(epoch, self.monitor)
+            if value is None:
+                raise ValueError(
+                    f"early stopping watches {self.monitor!r}, which this run does not compute; "
+                    "give it validation data, or monitor='loss'"
+                )
+            if self.best is None or value < getattr(self.best, self.monitor) - self.tol:
+                self.best = epoch._replace(params=epoch.params + 0.0, state=_copy(epoch.state))
+            yield epoch
+            if self.patience is not None and epoch.number - self.best.number >= self.patience:
+                return

@@ -1,0 +1,82 @@
+"""The array libraries that every test of array code runs on."""
+
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from nnaccel.devices import Device, device_of, select, to_host
+
+if find_spec("jax"):
+    import jax
+
+    # At the start, since it is a setting of the whole process: the derivatives need float64.
+    jax.config.update("jax_enable_x64", True)
+
+if find_spec("array_api_strict"):
+    import array_api_strict
+
+    array_api_strict.set_array_api_strict_flags(api_version="2024.12")
+
+
+class XpDevice(NamedTuple):
+    """One array library on one device, as a test sees it."""
+
+    name: str
+    device: Device
+    writeable: bool = True
+
+    @property
+    def xp(self) -> Any:
+        return self.device.xp
+
+    @property
+    def handle(self) -> Any:
+        """What the library's own functions take as `device=`."""
+        return self.device.handle
+
+    def asarray(self, x: Any) -> Any:
+        """A copy of a NumPy array on this device, of the same dtype."""
+        array = self.device.asarray(x, copy=True)
+        if not self.writeable:
+            array.flags.writeable = False
+        return array
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """The values of x, after a check that it has not left the device."""
+        assert device_of(x).name == self.device.name
+        return to_host(x)
+
+
+def strict(name: str) -> Device:
+    xp = pytest.importorskip("array_api_strict")
+    return device_of(xp.empty(0, device=xp.Device(name)))
+
+
+def named(name: str) -> Device:
+    """The device of that name; skips the test, with the reason, where there is none."""
+    try:
+        return select(name)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+
+
+XP_DEVICES = {
+    "numpy": lambda: XpDevice("numpy", select("cpu")),
+    "numpy-readonly": lambda: XpDevice("numpy-readonly", select("cpu"), writeable=False),
+    "strict": lambda: XpDevice("strict", strict("CPU_DEVICE")),
+    # Arrays on it cannot be mixed with those of the first, nor turned into NumPy's unasked.
+    "strict-device1": lambda: XpDevice("strict-device1", strict("device1")),
+    "torch": lambda: XpDevice("torch", named("torch:cpu")),
+    "jax": lambda: XpDevice("jax", named("jax:cpu")),
+    "cupy": lambda: XpDevice("cupy", named("cuda")),
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=pytest.mark.gpu if n == "cupy" else ()) for n in XP_DEVICES]
+)
+def xp_device(request: pytest.FixtureRequest) -> XpDevice:
+    """Each array library in turn: .xp, .device, .handle, .asarray, .to_numpy, .name."""
+    return XP_DEVICES[request.param]()
