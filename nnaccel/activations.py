@@ -11,7 +11,7 @@ derivative, its leading axes and its agreement on every array library without an
 import inspect
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from nnaccel.names import find
@@ -47,11 +47,19 @@ class Activation(NamedTuple):
                     f"activation {self.name!r} has no parameter {name!r}; it has "
                     f"{', '.join(known) or 'none'}"
                 )
-        return self._replace(
-            forward=partial(self.forward, **options),
-            vjp=partial(self.vjp, **options),
-            options=freeze(dict(self.options) | options),
-        )
+        return _bind(self.plain(), freeze(dict(self.options) | options))
+
+    def plain(self) -> "Activation":
+        """The same activation with its default parameters."""
+        forward, vjp = (getattr(f, "func", f) for f in (self.forward, self.vjp))
+        return Activation(self.name, forward, vjp, self.reads_Z)
+
+
+@cache
+def _bind(plain: Activation, options: Options) -> Activation:
+    """Cached, so that equal parameters give equal activations, and so equal networks."""
+    forward, vjp = (partial(f, **dict(options)) for f in (plain.forward, plain.vjp))
+    return Activation(plain.name, forward, vjp, plain.reads_Z, options)
 
 
 def identity(Z: Array, *, xp: Namespace) -> Array:
@@ -103,9 +111,7 @@ def leaky_relu(Z: Array, *, xp: Namespace, slope: float = 0.01) -> Array:
     return xp.maximum(slope * Z, Z)
 
 
-def leaky_relu_vjp(
-    dA: Array, Z: Array, A: Array, *, xp: Namespace, slope: float = 0.01
-) -> Array:
+def leaky_relu_vjp(dA: Array, Z: Array, A: Array, *, xp: Namespace, slope: float = 0.01) -> Array:
     """dZ = dA where A > 0, else slope dA."""
     return dA * (slope + (1.0 - slope) * xp.astype(A > 0, dA.dtype))
 

@@ -14,6 +14,11 @@ def gather(X: Array, index: Array, dtype: Any, *, xp: Namespace) -> Array:
     return rows if rows.dtype == dtype else xp.astype(rows, dtype)
 
 
+def is_sparse(X: Any) -> bool:
+    """Whether X is a matrix of SciPy's or CuPy's in compressed sparse row format."""
+    return hasattr(X, "indptr") and getattr(X, "format", None) == "csr"
+
+
 def bounds(N: int, batch_size: int) -> list[tuple[int, int]]:
     """(start, stop) of each minibatch of N examples; the last one may be shorter."""
     return [(start, min(start + batch_size, N)) for start in range(0, N, batch_size)]

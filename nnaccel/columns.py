@@ -83,9 +83,11 @@ def as_kind(name: str, column: Column, kind: str) -> Any:
 
 def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueError:
     """The error for a column that was of a kind when the model was fitted and now is not."""
+    now = KINDS.get(column.kind, column.data.type)
+    found = str(example).removesuffix(".0")[:60]
     return ValueError(
-        f"column {name!r} held {KINDS[kind]} when the model was fitted, now it holds "
-        f"{KINDS.get(column.kind, column.data.type)}, for example {str(example)[:60]!r}; "
+        f"column {name!r} held {KINDS[kind]} when the model was fitted, now it holds {now}, "
+        f"for example {found!r}; "
         "convert the column, or train the model on such data"
     )
 

@@ -3,14 +3,15 @@
 The real ones are scikit-learn's bundled copies; moons, circles and the flower are generated.
 """
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
-from nnaccel.names import did_you_mean, find
+from nnaccel.names import find
 from nnaccel.tables import COMPLETE, existing_file, import_extra, listing
 
 
@@ -35,10 +36,14 @@ class Dataset(NamedTuple):
 def load(name: str, seed: int = 0) -> Dataset:
     """The built-in data set of that name (`NAMES`); `seed` draws those that are generated.
 
-    ValueError for another name lists them and suggests the closest.
+    Labels that have names are strings, digits are integers. ValueError for an unknown name lists
+    those there are and suggests the closest. scikit-learn is needed for its copies only.
     """
-    about = find("data set", name, DATASETS)
-    return about.make(name, about, seed)
+    entry = find("data set", name, DATASETS)
+    X, y, feature_names = entry.make(seed)
+    return Dataset(
+        name, X, y, None, None, feature_names, entry.target_name, entry.task, entry.source
+    )
 
 
 # ---------------------------------------------------------------------------- generated
@@ -68,10 +73,9 @@ def circles(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def planar(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The planar flower: petals r = 4 sin(4 t) that belong to two classes by turns, 200 points each.
+    """The planar flower, X = (r sin t, r cos t) with r = 4 sin(4 t), in two classes of 200 points.
 
-    Class j has t = linspace(3.12 j, 3.12 (j + 1)) with noise of 0.2, which r has too;
-    X = (r sin t, r cos t).
+    Class j has t = linspace(3.12 j, 3.12 (j + 1)); both t and r have Gaussian noise of 0.2.
     Source: A. Ng, Neural Networks and Deep Learning, week 3, planar data classification.
     """
     t = np.concatenate([np.linspace(3.12 * j, 3.12 * (j + 1), 200) for j in (0, 1)])
@@ -80,15 +84,195 @@ def planar(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([r * np.sin(t), r * np.cos(t)], axis=1), np.repeat([0, 1], 200)
 
 
-def _generate(name: str, about: "About", seed: int) -> Dataset:
-    X, y = globals()[name](np.random.Generator(np.random.Philox(seed)))
-    return Dataset(name, X, y, None, None, ("x0", "x1"), "class", about.task, about.source)
+# ---------------------------------------------------------------------------- the table
 
 
-def _bundled(name: str, about: "About", seed: int) -> Dataset:
-    bunch = getattr(import_extra("sklearn.datasets"), f"load_{name}")()
-    y = bunch.target
-    if about.task == "classification" and bunch.target_names.dtype.kind == "U":
-        y = bunch.target_names[y]
-    names = tuple(map(str, bunch.feature_names))
-    return Dataset(name, bunch.data, y, None, None, names, about.target, about.task, about.source)
+class Entry(NamedTuple):
+    """A row of `DATASETS`.  make: seed -> (X, y, feature names)."""
+
+    make: Callable[[int], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
+    task: str
+    target_name: str
+    description: str
+    source: str
+
+
+def _bundled(loader: str) -> Callable:
+    """One of scikit-learn's data sets, its classes by name where they have one."""
+
+    def make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        bunch = getattr(import_extra("sklearn.datasets"), loader)()
+        names = np.asarray(bunch.get("target_names", ()))
+        y = names[bunch.target] if names.dtype.kind == "U" else bunch.target
+        return bunch.data, y, tuple(map(str, bunch.feature_names))
+
+    return make
+
+
+def _generated(function: Callable) -> Callable:
+    def make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        return *function(np.random.Generator(np.random.Philox(seed))), ("x0", "x1")
+
+    return make
+
+
+DATASETS = {
+    "digits": Entry(
+        _bundled("load_digits"),
+        "classification",
+        "digit",
+        "1,797 handwritten digits of 8 × 8 pixels, 10 classes",
+        "Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI; scikit-learn",
+    ),
+    "breast_cancer": Entry(
+        _bundled("load_breast_cancer"),
+        "classification",
+        "diagnosis",
+        "569 tumours, 30 measurements, malignant or benign",
+        "Wolberg, Mangasarian and Street (1995), Breast Cancer Wisconsin, UCI; scikit-learn",
+    ),
+    "wine": Entry(
+        _bundled("load_wine"),
+        "classification",
+        "cultivar",
+        "178 wines, 13 chemical measurements, 3 cultivars",
+        "Aeberhard and Forina (1991), Wine, UCI; scikit-learn",
+    ),
+    "iris": Entry(
+        _bundled("load_iris"),
+        "classification",
+        "species",
+        "150 irises, 4 measurements, 3 species",
+        "Fisher (1936), The use of multiple measurements in taxonomic problems; scikit-learn",
+    ),
+    "diabetes": Entry(
+        _bundled("load_diabetes"),
+        "regression",
+        "progression",
+        "442 patients, 10 measurements, progression of the disease after a year",
+        "Efron, Hastie, Johnstone and Tibshirani (2004), Least Angle Regression; scikit-learn",
+    ),
+    "moons": Entry(
+        _generated(moons),
+        "classification",
+        "class",
+        "1,000 points in two interleaved half circles (generated)",
+        "generated, as scikit-learn's make_moons with noise 0.2",
+    ),
+    "circles": Entry(
+        _generated(circles),
+        "classification",
+        "class",
+        "1,000 points in two concentric circles (generated)",
+        "generated, as scikit-learn's make_circles with noise 0.1 and factor 0.5",
+    ),
+    "planar": Entry(
+        _generated(planar),
+        "classification",
+        "class",
+        "400 points in the petals of a flower, 2 classes (generated)",
+        "generated, as in A. Ng, Neural Networks and Deep Learning, week 3",
+    ),
+}
+NAMES = {name: entry.description for name, entry in DATASETS.items()}
+"""The built-in data sets, each with one line that describes it."""
+
+
+# ---------------------------------------------------------------------------- NPZ files
+
+
+def load_npz(path: str | Path) -> Dataset:
+    """The arrays X, y or X_train, y_train, X_test, y_test of an NPZ file; others are ignored.
+
+    X: (N, ...), further axes (images) are flattened to (N, D).   y: (N,) or (N, 1).
+    FileNotFoundError or IsADirectoryError with the closest name; ValueError for a file that is no
+    NPZ, arrays that are absent, of objects (pickles are never loaded) or of shapes that do not fit.
+    """
+    path = existing_file(path)
+    if not is_zipfile(path):
+        raise ValueError(
+            f"{path} is no NPZ file, or is damaged; numpy.savez(path, X=X, y=y) writes one"
+        )
+    with np.load(path, allow_pickle=False) as file:
+        found = [*file.keys()]
+        names = ["X_train", "y_train"] if "X_train" in found else ["X", "y"]
+        if names[0] == "X_train" and ("X_test" in found or "y_test" in found):
+            names += ["X_test", "y_test"]
+        if absent := [name for name in names if name not in found]:
+            raise ValueError(
+                f"{path} has no array {listing(absent)}; expected X, y or X_train, y_train and "
+                f"perhaps X_test, y_test, found {listing(found) or 'none'}"
+            )
+        arrays = [_read_array(file, name, path) for name in names]
+    X, y = _pair(names[:2], arrays[:2], path)
+    X_test, y_test = _pair(names[2:], arrays[2:], path) if len(names) > 2 else (None, None)
+    if X_test is not None and X.shape[1] != X_test.shape[1]:
+        raise ValueError(
+            f"{path}: X_train has {X.shape[1]:,} columns and X_test {X_test.shape[1]:,}; "
+            "they must have the same"
+        )
+    columns = tuple(f"x{i}" for i in range(X.shape[1]))
+    return Dataset(path.stem, X, y, X_test, y_test, columns, "y", "auto", str(path))
+
+
+def _read_array(file: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return file[name]
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(
+                f"{path}: {name} is an array of objects, which is not loaded because it could run "
+                f"code; save it as numbers or text, for example {name}.astype(float)"
+            ) from None
+        raise ValueError(f"{path}: {name} cannot be read: {error}; {COMPLETE}") from error
+
+
+def _pair(names: list[str], arrays: list[np.ndarray], path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """X as (N, D) and y as (N,), of the same N, which is not 0."""
+    (X_name, y_name), (X, y) = names, arrays
+    if X.ndim < 2 or not X.size:
+        raise ValueError(
+            f"{path}: {X_name} must be (n_samples, n_features), got shape {X.shape}; "
+            f"for a single feature use {X_name}[:, None]"
+        )
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 or len(y) != len(X):
+        raise ValueError(
+            f"{path}: {y_name} must have one value for each row of {X_name}, so shape "
+            f"({len(X)},), got {y.shape}"
+        )
+    return X.reshape(len(X), -1), y
+
+
+# ---------------------------------------------------------------------------- splitting
+
+
+def split(
+    y: np.ndarray, fraction: float, seed: int = 0, stratify: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random row indices (train, test), each ascending, with round(fraction * N) in the test.
+
+    stratify: every class has its share of the test, and at least one row of each stays in
+    training, so that a class may have a single row.
+    The same seed gives the same split. ValueError: a fraction outside (0, 1), or one that leaves
+    either part without rows (or, stratified, training without a class).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}; for example 0.2")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(y))
+    n_test, kept = round(fraction * len(y)), 1
+    if stratify:
+        classes, code = np.unique(y, return_inverse=True)
+        order = order[np.argsort(code[order], kind="stable")]
+        # The first row of each class stays in training; the others are still sorted by class.
+        first = np.unique(code[order], return_index=True)[1]
+        order, kept = np.delete(order, first), len(classes)
+    if not 0 < n_test <= len(y) - kept:
+        raise ValueError(
+            f"cannot split {len(y):,} rows into {len(y) - n_test:,} for training and {n_test:,} "
+            f"for the test with at least {kept:,} and 1; choose another fraction or add rows"
+        )
+    # Systematic sampling: evenly spaced places, so that each class gets its share.
+    step = np.arange(len(order) + 1) * n_test // len(order)
+    test = np.sort(order[np.diff(step) > 0])
+    return np.setdiff1d(np.arange(len(y)), test), test

@@ -165,7 +165,7 @@ def dtype_of(device: Device, name: str) -> Any:
     if device.library == "jax" and name in _X64 and not import_module("jax").config.jax_enable_x64:
         raise ValueError(
             f"dtype {name!r} needs 64-bit numbers, which JAX makes 32-bit; "
-            "run jax.config.update('jax_enable_x64', True) at the start, or use 'float32'"
+            "run jax.config.update('jax_enable_x64', True) at the start, or ask for 32 bits"
         )
     if device.name == "torch:mps" and name in ("float64", "complex128"):
         raise ValueError(f"dtype {name!r} is not to be had on 'torch:mps'; use 'float32' or 'cpu'")
@@ -177,8 +177,8 @@ def dtype_of(device: Device, name: str) -> Any:
 def prepare(device: Device, dtype: str) -> None:
     """Make `dtype` available on a device that the user named: "float64" on JAX enables x64.
 
-    That is a setting of the whole process, so that it is made where a program starts, after a
-    wish for both, and never because arrays that were handed over happen to be JAX's.
+    That is a setting of the whole process: to be made where a program starts, because its user
+    asked for both, and never because the arrays that were handed over happen to be JAX's.
     """
     if device.library == "jax" and dtype in _X64:
         import_module("jax").config.update("jax_enable_x64", True)
@@ -223,7 +223,8 @@ class DeviceInfo(NamedTuple):
 def available() -> list[DeviceInfo]:
     """What this machine offers, and for what is missing the reason; raises nothing.
 
-    PyTorch and JAX are imported, which takes seconds, only where there is a GPU to ask them about.
+    PyTorch and JAX are imported, which takes seconds, only where there is a GPU to ask them about;
+    on the CPU they are listed where they are installed.
     """
     rows = []
     for library, kinds in _LISTED.items():
@@ -295,7 +296,8 @@ def _cupy_devices(kind: str) -> list[Device]:
         if driver and "InsufficientDriver" in reason:
             remedy = f"update the driver, or replace CuPy: {_install('cupy')}"
         raise RuntimeError(
-            f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); {remedy}"
+            f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); "
+            f"{remedy}"
         )
     xp = import_module("array_api_compat.cupy")
     return [_device(xp, cupy.cuda.Device(index)) for index in range(count)]
@@ -392,7 +394,9 @@ def _rows(kind: str, title: str) -> Iterator[DeviceInfo]:
         yield DeviceInfo(kind, title, _processor(), *_host_memory())
         return
     if kind != "torch:mps" and _cuda_driver() is None and not Path("/dev/kfd").exists():
-        raise RuntimeError("no GPU driver is found on this machine")
+        raise RuntimeError(
+            "no GPU driver is found on this machine; if there is a GPU, install its driver"
+        )
     for device in _KINDS[kind](kind):
         title = f"{_TITLES[device.library]} {_version(device.library)}"
         yield DeviceInfo(device.name, title, *_hardware(device))

@@ -22,6 +22,9 @@ MAX_LEVELS = 100  # categories of one column that get a column of their own
 IDENTIFIER_ROWS = 20  # text is judged to be an identifier only on more rows than this
 IDENTIFIER_SHARE = 0.9  # and only where the share of different ones is larger than this
 ROW_NUMBERS = frozenset(("", "id", "index", "row", "rowid", "row_id", "row_number", "unnamed: 0"))
+OUTLIER = 8.0  # standard deviations from the mean, which no well-behaved column shows
+SQUASH_LIMIT = 3.0
+NORMAL_QUARTILES = 1.349  # between the quartiles of a normal variable, in standard deviations
 LARGEST = 1e150  # its square is still finite in float64
 BLOCK = 1 << 21  # numbers worked on at once: 16 MB in float64
 EXCLUDED, EMPTY, CONSTANT = "excluded", "no values", "constant"  # why columns are dropped
@@ -38,14 +41,17 @@ Read = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, encoded as (x - mean) / scale; a missing one as 0, which is the mean.
+    """A column of numbers, encoded as z = (x - center) / scale; a missing one as 0.
 
+    squash: z is then bent to z / sqrt(1 + (z/3)^2), which leaves the bulk of a column with
+    outliers as it is and bounds them by 3.
     missing: a 0/1 column of its own says where the number was missing.
     """
 
     name: str
-    mean: float
+    center: float
     scale: float
+    squash: bool = False
     missing: bool = False
 
 
@@ -71,7 +77,8 @@ class Categorical:
     @property
     def states(self) -> list[str]:
         """What each of its encoded columns stands for."""
-        levels = [str(level) for level in self.levels[self.base :]]
+        spelling = "{:.15g}" if self.kind == "number" else "{!s}"  # 5, not 5.0
+        levels = [spelling.format(level) for level in self.levels[self.base :]]
         return levels + ["(missing)"] * self.missing + ["(other)"] * self.other
 
 
@@ -118,9 +125,9 @@ class Features:
         cast without loss, infinities, a matrix of another width or with NaN.
         """
         if isinstance(data, np.ndarray):
-            read = _matrix_reader(data, self._matrix_columns(data))
+            columns = self._matrix_columns(data)
             out = np.zeros((len(data), len(self.names)), dtype)
-            self._write_numbers(out, read)
+            self._write_numbers(out, _matrix_reader(data, columns))
             return out
         table = as_table(data)
         self._compare_columns(table.column_names)
@@ -208,11 +215,13 @@ class Features:
             columns = self.numeric[part]
             block = read([column.name for column in columns])
             with np.errstate(over="ignore"):
-                block -= np.array([[column.mean] for column in columns])
+                block -= np.array([[column.center] for column in columns])
                 block /= np.array([[column.scale] for column in columns])
             missing = np.isnan(block)
             np.copyto(block, 0, where=missing)
             _refuse_infinite([column.name for column in columns], np.abs(block) > largest)
+            for i in (i for i, column in enumerate(columns) if column.squash):
+                block[i] /= np.sqrt(1 + (block[i] / SQUASH_LIMIT) ** 2)
             out[:, part] = block.T
             for column, where in zip(columns, missing, strict=True):
                 if column.missing:
@@ -234,17 +243,17 @@ def fit_features(
     exclude: columns to leave out.   names: those of a matrix's columns, by default x0, x1, ...
 
     Tables. Numbers (integers, floats, decimals) are standardised by the mean and the population
-    standard deviation, in float64, of the values present; where some are missing (null, NaN)
-    there is an indicator. Text, dictionary-encoded and boolean columns are one-hot, and missing
-    is one more category where it occurs; a boolean without it is one 0/1 column. So is encoded a
-    number that takes one value or none. Of more than `MAX_LEVELS` categories the most frequent
-    have columns and the others share `(other)`.
+    standard deviation, in float64, of the values present; a column with values more than 8
+    standard deviations out by its median and quartiles, and squashed (see `Numeric`). Where some
+    are missing (null, NaN) there is an indicator. Text, dictionary-encoded and boolean columns are one-hot, and missing
+    is one more category where it occurs; a boolean without it is one 0/1 column. Of more than
+    `MAX_LEVELS` (100) categories the most frequent have columns, the others share `(other)`.
     Dropped, and recorded in `dropped`: columns without values; constant ones (to rounding); with a
     TableWarning, text that is different on more than 0.9 of more than 20 rows (identifiers), and
     integers that all differ in a column with a name like id, index or row (`ROW_NUMBERS`).
 
-    Matrices. uint8 are pixels: divided by 255, all columns kept. Other numbers are standardised
-    and constant columns dropped. NaN and infinity are errors that name the row and column.
+    Matrices. uint8 are pixels: divided by 255, all columns kept. Other numbers are as in
+    tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
 
     ValueError: dates, nested and binary columns (all are listed, with advice); infinities and
     numbers beyond 1e150; no usable feature (says why each column was dropped).
@@ -288,7 +297,10 @@ def _fit_table(table: Any, columns: list[str], used: list[str]) -> dict[str, Spe
         elif _is_row_number(name, column):
             specs[name] = f"{table.num_rows:,} different integers, a row number by its name"
     numbers = [name for name in used if name not in specs]
-    read = lambda names: _stack(opened[name].data for name in names)  # noqa: E731
+
+    def read(names: Sequence[str]) -> np.ndarray:
+        return _stack(opened[name].data for name in names)
+
     return specs | _fit_numbers(numbers, table.num_rows, read)
 
 
@@ -316,9 +328,10 @@ def _collect(columns: list[str], specs: dict[str, Spec]) -> Features:
 
 
 def _fit_numbers(names: list[str], rows: int, read: Read) -> dict[str, Spec]:
-    """Means and scales by two passes over data shifted by its first value.
+    """Means and standard deviations by two passes over data shifted by its first value.
 
     So a constant column has a spread of exactly 0, and a large common offset costs no digits.
+    A column with outliers is measured by its median and quartiles, which they do not move.
     """
     specs: dict[str, Spec] = {}
     for part in _blocks(len(names), rows):
@@ -334,23 +347,32 @@ def _fit_numbers(names: list[str], rows: int, read: Read) -> dict[str, Spec]:
         block -= shift[:, None]
         np.copyto(block, 0, where=missing)
         scale = np.sqrt(np.vecdot(block, block) / divisor)
-        mean = first + shift
-        varies = scale > 8 * np.finfo(float).eps * np.abs(mean)
-        found = (values.tolist() for values in (mean, scale, present, varies))
+        center = first + shift
+        varies = scale > 8 * np.finfo(float).eps * np.abs(center)
+        squash = np.max(np.abs(block), axis=1, initial=0) > OUTLIER * scale
+        for i in np.flatnonzero(squash & varies):
+            quartiles = np.quantile(block[i][~missing[i]], [0.25, 0.5, 0.75])
+            spread = quartiles[2] - quartiles[0]
+            squash[i] = spread > 8 * np.finfo(float).eps * abs(center[i])
+            if squash[i]:
+                center[i] += quartiles[1]
+                scale[i] = spread / NORMAL_QUARTILES
+        found = (values.tolist() for values in (center, scale, squash, present, varies))
         for name, *column in zip(names[part], *found, strict=True):
             specs[name] = _numeric_spec(name, rows, *column)
     return specs
 
 
 def _numeric_spec(
-    name: str, rows: int, mean: float, scale: float, present: int, varies: bool
+    name: str, rows: int, center: float, scale: float, squash: bool, present: int, varies: bool
 ) -> Spec:
     if varies:
-        return Numeric(name, mean, scale, present < rows)
+        return Numeric(name, center, scale, squash, present < rows)
     if not present:
         return EMPTY
-    # One value or none: that it is there is all there is to know.
-    return CONSTANT if present == rows else Categorical(name, "number", (_whole(mean),), True)
+    # Of one value or none, only the indicator says something. Should another value turn up, it
+    # is measured in units of this one.
+    return CONSTANT if present == rows else Numeric(name, center, abs(center) or 1.0, missing=True)
 
 
 def _fit_categories(name: str, column: Column) -> Spec:
@@ -370,8 +392,6 @@ def _fit_categories(name: str, column: Column) -> Spec:
     levels = sorted(frequency)
     if other := len(levels) > MAX_LEVELS:  # sorting is stable: of equally frequent ones, the first
         levels = sorted(sorted(levels, key=frequency.__getitem__, reverse=True)[:MAX_LEVELS])
-    if column.kind == "number":
-        levels = map(_whole, levels)
     return Categorical(name, column.kind, tuple(levels), bool(missing), other)
 
 
@@ -380,11 +400,6 @@ def _is_row_number(name: str, column: Column) -> bool:
         return False
     values = column.data.to_numpy()
     return len(values) > 1 and len(np.unique(values)) == len(values)
-
-
-def _whole(number: float) -> int | float:
-    """5 for 5.0: categories that are numbers are shown as people write them."""
-    return int(number) if float(number).is_integer() else number
 
 
 # ---------------------------------------------------------------------------- reading and writing
@@ -396,7 +411,7 @@ def _blocks(columns: int, rows: int) -> Iterator[slice]:
 
 
 def _stack(columns: Iterable[Any]) -> np.ndarray:
-    return np.stack([column.to_numpy() for column in columns])
+    return np.stack([column.to_numpy() for column in columns])  # a copy, null as NaN
 
 
 def _check_matrix(X: np.ndarray) -> None:
@@ -477,8 +492,9 @@ FEATURES = {
 }
 NUMERIC = {
     "name": records.TEXT,
-    "mean": records.FINITE,
+    "center": records.FINITE,
     "scale": records.POSITIVE,
+    "squash": records.FLAG,
     "missing": records.FLAG,
 }
 CATEGORICAL = {

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from nnaccel.activations import identity, sigmoid
 from nnaccel.names import find
-from nnaccel.typing import Array, Namespace, Options, device_of, freeze
+from nnaccel.typing import Array, Namespace, Options, handle_of, freeze
 
 
 class Loss(NamedTuple):
@@ -60,7 +60,7 @@ def exponential(Z: Array, *, xp: Namespace) -> Array:
 
 def one_hot(Y: Array, like: Array, *, xp: Namespace) -> Array:
     """Class numbers (..., N) as probabilities (..., N, K), K and the dtype taken from `like`."""
-    classes = xp.arange(like.shape[-1], dtype=Y.dtype, device=device_of(like))
+    classes = xp.arange(like.shape[-1], dtype=Y.dtype, device=handle_of(like))
     return xp.astype(Y[..., None] == classes, like.dtype)
 
 
@@ -159,7 +159,7 @@ def pinball(
     quantiles trains Z (..., N, K) to give them all at once.
     Source: Koenker, Bassett (1978), Econometrica 46, p. 38.
     """
-    q = xp.asarray(quantile, dtype=Z.dtype, device=device_of(Z))
+    q = xp.asarray(quantile, dtype=Z.dtype, device=handle_of(Z))
     R = Z - Y
     slope = xp.astype(R > 0, Z.dtype) - q * xp.astype(R != 0, Z.dtype)
     return average(xp.sum(slope * R, axis=-1), slope, weights, xp=xp)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from nnaccel import schedules
 from nnaccel.names import find
 from nnaccel.schedules import Rate, Schedule
-from nnaccel.typing import Array, Namespace, Ops, device_of
+from nnaccel.typing import Array, Namespace, Ops, handle_of
 
 
 class State(NamedTuple):
@@ -221,7 +221,7 @@ def _optimizer(
     decays = not isinstance(weight_decay, float | int) or weight_decay != 0
 
     def init(params: Array, *, xp: Namespace) -> State:
-        step = xp.zeros((), dtype=xp.int32, device=device_of(params))
+        step = xp.zeros((), dtype=xp.int32, device=handle_of(params))
         return State(step, tuple(xp.zeros_like(params) for _ in range(n_slots)))
 
     def update(
@@ -253,4 +253,5 @@ def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: A
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    options = {name: schedules.plain(value) for name, value in options.items()}
     return find("optimizer", optimizer, OPTIMIZERS)(learning_rate, **options)

@@ -9,7 +9,7 @@ Source of the hash: Chris Wellons, "Prospecting for hash functions" (2018), `low
 import math
 from typing import NamedTuple
 
-from nnaccel.typing import Array, Namespace, device_of
+from nnaccel.typing import Array, Namespace, handle_of
 
 GOLDEN = -0x61C88647  # 2^32 / golden ratio, odd, as a signed 32-bit number
 BITS = 24  # of each hash that make a number: all that float32 holds
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
     def child(self, index: int) -> "Key":
         """The key of the part with that index, so that each part draws numbers of its own."""
-        return Key(self.seed, self.step, (31 * self.path + index + 1) % 2**31)
+        return Key(self.seed, self.step, (1_000_003 * self.path + index + 1) % 2**31)
 
 
 def mix(x: Array) -> Array:
@@ -45,8 +45,10 @@ def bernoulli(key: Key, probability: float, shape: tuple[int, ...], *, xp: Names
 
     Element i depends on the key and on i alone.
     """
-    # As an array of one element: a scalar would warn when it wraps.
-    state = mix((xp.reshape(key.step, (1,)) + key.seed % 2**31) * GOLDEN)
-    index = xp.arange(math.prod(shape), dtype=xp.int32, device=device_of(key.step))
+    # Seeds are spread far apart, or the next one would draw what this one draws a step later.
+    seed = key.seed * GOLDEN % 2**31
+    # The step as an array of one element: a scalar would warn when it wraps.
+    state = mix((xp.reshape(key.step, (1,)) + seed) * GOLDEN)
+    index = xp.arange(math.prod(shape), dtype=xp.int32, device=handle_of(key.step))
     bits = mix((index ^ mix(state + key.path)) * GOLDEN) & (2**BITS - 1)
     return xp.reshape(bits < round(probability * 2**BITS), shape)

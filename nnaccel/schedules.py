@@ -16,8 +16,14 @@ Rate: TypeAlias = float | Array
 Schedule: TypeAlias = Callable[..., Array]
 
 
+def plain(rate: Rate) -> Rate:
+    """A number as Python's own float, which keeps float32 as NumPy's does not; arrays as they are."""
+    return float(rate) if isinstance(rate, float) else rate
+
+
 def constant(rate: Rate) -> Schedule:
     """rate, at every step."""
+    rate = plain(rate)
     return lambda step, *, xp: rate + 0.0 * step
 
 
@@ -102,4 +108,4 @@ def get(name: str, rate: Rate, steps: int) -> Schedule:
     "step" divides by ten twice, "exponential" by a hundred in all, "warm_up" grows for a tenth
     of the run and then follows a cosine. ValueError for an unknown name.
     """
-    return find("schedule", name, SCHEDULES)(rate, steps)
+    return find("schedule", name, SCHEDULES)(plain(rate), steps)

@@ -204,7 +204,7 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
 
 def counts(rows: dict[str, int]) -> str:
     """`a (3 rows), b (1 row)`: how many rows of each column a message is about."""
-    return listing(f"{name} ({n:,} row{'s' * (n != 1)})" for name, n in rows.items())
+    return listing(f"{name} ({n:,} {'row' if n == 1 else 'rows'})" for name, n in rows.items())
 
 
 def import_extra(module: str) -> Any:

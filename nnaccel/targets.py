@@ -101,8 +101,8 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
     values: NumPy array (N,) or (N, 1), or a column of pyarrow, pandas or polars.
 
     task "auto": text, booleans and dictionary-encoded values are classes; so are whole numbers
-    when there are two different ones, or at most `MAX_CLASSES` (20) with `MIN_ROWS` (5) rows each
-    on average. All other numbers are a regression target, standardised by the mean and the
+    when at most two are different, or at most `MAX_CLASSES` (20) with `MIN_ROWS` (5) rows each on
+    average. All other numbers are a regression target, standardised by the mean and the
     population standard deviation in float64.
 
     ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
@@ -125,7 +125,7 @@ def rows_with_target(values: Any) -> np.ndarray:
 def _fit_auto(distinct: "Distinct", name: str) -> Target:
     levels, codes, coded = distinct
     labels = coded or _kind(levels) != "number"
-    few = len(levels) == 2 or len(levels) <= min(MAX_CLASSES, len(codes) / MIN_ROWS)
+    few = len(levels) <= 2 or len(levels) <= min(MAX_CLASSES, len(codes) / MIN_ROWS)
     return (_fit_classes if labels or (few and _are_whole(levels)) else _fit_number)(distinct, name)
 
 
@@ -140,14 +140,14 @@ def _fit_classes(distinct: "Distinct", name: str) -> Target:
         )
     if len(levels) == 1:
         raise ValueError(
-            f"target {name!r} has a single class, {_labels(levels)}; "
+            f"target {name!r} has a single class, {_labels(levels.tolist())}; "
             "there is nothing to tell apart: add rows of another class or choose another target"
         )
     rows = np.bincount(distinct.codes)
     if (single := levels[rows == 1]).size:
         raise ValueError(
             f"target {name!r} has {len(single):,} of {len(levels):,} classes with a single row: "
-            f"{_labels(single)}; merge it with another class or drop its row"
+            f"{_labels(single.tolist())}; merge it with another class or drop its row"
             + (", or use --task regression" if number else "")
         )
     return Target("classification", name, tuple(levels.tolist()))
@@ -157,8 +157,8 @@ def _fit_number(distinct: "Distinct", name: str) -> Target:
     levels, rows = distinct.levels, np.bincount(distinct.codes)
     if _kind(levels) != "number":
         raise ValueError(
-            f"target {name!r} holds {KINDS[_kind(levels)]} ({_labels(levels)}), and regression "
-            "needs numbers; use --task classification, or convert it"
+            f"target {name!r} holds {KINDS[_kind(levels)]} ({_labels(levels.tolist())}), and "
+            "regression needs numbers; use --task classification, or convert it"
         )
     # Shifted by one of the values, a constant has exactly no spread and an offset costs no digits.
     shifted = levels.astype(np.float64) - float(levels[0])
@@ -167,7 +167,7 @@ def _fit_number(distinct: "Distinct", name: str) -> Target:
     scale = float(np.sqrt(np.average((shifted - shift) ** 2, weights=rows)))
     if not scale > 8 * np.finfo(float).eps * abs(mean):
         raise ValueError(
-            f"target {name!r} is constant ({_labels(levels)}); "
+            f"target {name!r} is constant ({_labels(levels.tolist())}); "
             "there is nothing to predict: choose another target"
         )
     return Target("regression", name, (), mean, scale)
@@ -180,8 +180,8 @@ def _are_whole(levels: np.ndarray) -> bool:
     return not (levels % 1).any()
 
 
-def _labels(levels: Iterable[Any]) -> str:
-    return listing(map(repr, np.asarray(levels).tolist()))
+def _labels(labels: Iterable[Any]) -> str:
+    return listing(map(repr, labels))
 
 
 def _refuse_missing(codes: np.ndarray, name: str) -> None:
@@ -297,7 +297,8 @@ def _as_kind(levels: np.ndarray, kind: str, name: str) -> np.ndarray:
     except (ValueError, KeyError):
         raise ValueError(
             f"target {name!r} held {KINDS[kind]} when the model was fitted, now it holds "
-            f"{KINDS[_kind(levels)]} ({_labels(levels)}); convert it, or train on such data"
+            f"{KINDS[_kind(levels)]} ({_labels(levels.tolist())}); "
+            "convert it, or train on such data"
         ) from None
 
 
@@ -309,8 +310,11 @@ def _as_boolean(levels: np.ndarray) -> np.ndarray:
     return np.array([TRUTH[level.lower()] for level in _as_text(levels)])
 
 
-CASTS = {"number": lambda levels: levels.astype(np.float64), "string": _as_text,
-         "boolean": _as_boolean}
+CASTS = {
+    "number": lambda levels: levels.astype(np.float64),
+    "string": _as_text,
+    "boolean": _as_boolean,
+}
 
 
 # ---------------------------------------------------------------------------- the schema

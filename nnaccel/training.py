@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.batches import bounds, gather
+from nnaccel.batches import bounds, gather, is_sparse
 from nnaccel.compile import compile_step
 from nnaccel.devices import Device, device_of, select, to_host
 from nnaccel.kernels import bind
@@ -29,7 +29,10 @@ EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the m
 
 
 class Data(NamedTuple):
-    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None."""
+    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None.
+
+    X may be a CSR matrix, which stays where it is; its rows become dense a batch at a time.
+    """
 
     X: Array
     Y: Array
@@ -88,7 +91,8 @@ def train(
     network : Network
         Plain data, such as ``mlp(784, [512, 512], 10)``.
     X : array (N, n_inputs)
-        Of any library; integers stay integers in memory and are cast a batch at a time.
+        Of any library; integers stay integers in memory and are cast a batch at a time. A CSR
+        matrix of SciPy or CuPy stays one, and each batch of it is made dense.
     Y : array (N,) or (N, n_outputs)
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
@@ -185,9 +189,9 @@ def _run(
         started = time.perf_counter()
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), np.errstate(all="ignore"):
-            order, records = where.asarray(orders(number)), []
-            for start, stop in batches:
-                params, state, record = step(params, state, data, order[start:stop])
+            records = []
+            for examples, index in _minibatches(data, orders(number), batches, where, params.dtype):
+                params, state, record = step(params, state, examples, index)
                 records.append(record)
             values = to_host(where.xp.stack(records))
             seconds = time.perf_counter() - started
@@ -197,6 +201,33 @@ def _run(
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+
+
+def _minibatches(
+    data: Data, order: np.ndarray, batches: list[tuple[int, int]], where: Device, dtype: Any
+) -> Iterator[tuple[Data, Array]]:
+    """What each step is given: the data and the numbers of its examples.
+
+    Of a CSR matrix that is a small dense data set of the batch alone: sparse rows have no fixed
+    shape, so they are taken outside of the step, which may be compiled.
+    """
+    device_order = where.asarray(order)
+    for start, stop in batches:
+        index = device_order[start:stop]
+        if not is_sparse(data.X):
+            yield data, index
+            continue
+        xp, host_index = where.xp, order[start:stop]
+        weights = None if data.weights is None else xp.take(data.weights, index, axis=0)
+        X = dense_rows(data.X, host_index, where, dtype)
+        rows = Data(X, xp.take(data.Y, index, axis=0), weights)
+        yield rows, where.asarray(np.arange(stop - start))
+
+
+def dense_rows(X: Any, rows: Any, where: Device, dtype: Any) -> Array:
+    """Rows of a CSR matrix, given by a slice or by their numbers, as a dense array on a device."""
+    X = where.asarray(X[rows].toarray())
+    return X if X.dtype == dtype else where.xp.astype(X, dtype)
 
 
 def make_step(
@@ -259,7 +290,11 @@ def evaluate(
     records, batches = [], bounds(data.X.shape[0], EVALUATION_ROWS)
     for start, stop in batches:
         weights = None if data.weights is None else data.weights[start:stop]
-        records.append(evaluation(params, data.X[start:stop], data.Y[start:stop], weights))
+        if is_sparse(data.X):
+            X = dense_rows(data.X, slice(start, stop), device_of(params), params.dtype)
+        else:
+            X = data.X[start:stop]
+        records.append(evaluation(params, X, data.Y[start:stop], weights))
     return summarise(np.stack([to_host(record) for record in records]), batches, metric)
 
 
@@ -293,7 +328,7 @@ def put(
     Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
     brought to mean 1. ValueError that names the array, what was expected and what came.
     """
-    X = where.asarray(X)
+    X = X if is_sparse(X) else where.asarray(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
@@ -302,7 +337,7 @@ def put(
         )
     if X.shape[0] == 0:
         raise ValueError("X has no rows; at least one example is needed")
-    if not where.xp.isdtype(X.dtype, ("integral", "bool")):
+    if not is_sparse(X) and not where.xp.isdtype(X.dtype, ("integral", "bool")):
         X = where.asarray(X, dtype)
     Y = _targets(network, loss, where, dtype, where.asarray(Y))
     _same_length("Y", Y, X)
@@ -405,7 +440,7 @@ def predict(
     """
     where = device_of(params)
     link = losses.get(loss).link if loss is not None else None
-    X = where.asarray(X)
+    X = X if is_sparse(X) else where.asarray(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
@@ -414,7 +449,10 @@ def predict(
     with where.context(), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
         for start, stop in bounds(X.shape[0], EVALUATION_ROWS):
-            rows = where.xp.astype(X[start:stop], params.dtype)
+            if is_sparse(X):
+                rows = dense_rows(X, slice(start, stop), where, params.dtype)
+            else:
+                rows = where.xp.astype(X[start:stop], params.dtype)
             Z = forward(network, params, rows, ops=ops)
             parts.append(Z if link is None else link(Z, xp=where.xp))
         if not parts:

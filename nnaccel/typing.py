@@ -39,6 +39,6 @@ def freeze(options: dict[str, Any]) -> Options:
     )
 
 
-def device_of(array: Array) -> Any:
+def handle_of(array: Array) -> Any:
     """The device of an array, to create another one beside it; None while JAX traces."""
     return getattr(array, "device", None)

@@ -292,6 +292,7 @@ def test_cupy_installed_without_a_device(monkeypatch, driver, count, reason):
         select("cuda:1")
     assert reason in str(raised.value)
     assert ("no NVIDIA driver" in str(raised.value)) == (driver is None)
+    assert ("replace CuPy" in str(raised.value)) == bool(driver and count)
     assert select("auto").name == "cpu"
 
 

@@ -37,7 +37,7 @@ FLOORS = {
     ],
     2: ["kernels", "compile"],
     3: ["devices"],
-    4: ["training", "checkpoint"],
+    4: ["training", "lbfgs", "checkpoint"],
     5: ["estimators", "tables", "columns", "features", "targets", "datasets"],
     6: ["cli", "__main__"],
     7: ["__init__"],  # the front of the house: it shows every floor

@@ -32,6 +32,8 @@ class Dropout:
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
             raise ValueError(f"dropout rate must be at least 0 and below 1, got {self.rate!r}")
+        # Python's own float keeps float32 arrays float32, NumPy's float64 does not.
+        object.__setattr__(self, "rate", float(self.rate))
 
     def width(self, D: int) -> int:
         return D

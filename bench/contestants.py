@@ -1,0 +1,213 @@
+"""Who is compared: each trains the same network on the same minibatches, as its users write it.
+
+A contestant is a function from a `Problem` to `run(epochs) -> mean loss of the last epoch`. An
+epoch goes through `problem.order`, picks the rows of each minibatch from the data set, takes an
+Adam step on the mean softmax cross-entropy with class numbers, float32, relu, and keeps the loss
+of each step on the device. A contestant imports its library itself: it is meant to be alone in
+its process, since two BLAS thread pools in one distort each other by up to ten times.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shapes import LEARNING_RATE, Problem
+
+Run = Callable[[int], float]
+
+
+def products(problem: Problem) -> Run:
+    """Not a contestant but the floor under them: NumPy's matrix products of a step, alone."""
+    pairs = []
+    layers = list(enumerate(problem.weights))
+    A = [np.ones((problem.shape.batch, size), np.float32) for size in problem.shape.sizes]
+    for i, W in layers:
+        pairs.append((A[i], W, np.empty_like(A[i + 1])))
+    for i, W in reversed(layers):
+        pairs.append((A[i].T, A[i + 1], np.empty_like(W)))
+        if i:
+            pairs.append((A[i + 1], W.T, np.empty_like(A[i])))
+
+    def run(epochs: int) -> float:
+        for _ in range(epochs * len(problem.order)):
+            for left, right, out in pairs:
+                np.matmul(left, right, out=out)
+        return float("nan")
+
+    return run
+
+
+def nnaccel_on(device: str, *, numba: bool = True) -> Callable[[Problem], Run]:
+    """nnaccel's own training epoch, as `nnaccel.training.train` runs it."""
+
+    def build(problem: Problem) -> Run:
+        if not numba:
+            sys.modules["numba"] = None  # pyright: ignore  # importing it now says: not installed
+        from nnaccel.benchmark import Trainer
+
+        from nnaccel.network import mlp
+
+        D, *hidden, K = problem.shape.sizes
+        # The flat vector: all W first and then all b.
+        params = np.concatenate([p.ravel() for p in (*problem.weights, *problem.biases)])
+        trainer = Trainer(mlp(D, hidden, K), problem.X, problem.Y, device=device, params=params)
+        return lambda epochs: trainer.run(problem.order, epochs)
+
+    return build
+
+
+def torch_eager(problem: Problem) -> Run:
+    """PyTorch as its tutorials write it, with the fused Adam."""
+    return _torch(problem, compiled=False)
+
+
+def torch_compiled(problem: Problem) -> Run:
+    """The same model under `torch.compile`."""
+    return _torch(problem, compiled=True)
+
+
+def _torch(problem: Problem, *, compiled: bool) -> Run:
+    import torch
+
+    sizes = problem.shape.sizes
+    modules: list[Any] = []
+    for i, (D, H) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        modules += [torch.nn.ReLU()] if i else []
+        linear = torch.nn.Linear(D, H)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(problem.weights[i].T))
+            linear.bias.copy_(torch.from_numpy(problem.biases[i]))
+        modules.append(linear)
+    model = torch.nn.Sequential(*modules)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
+    X, Y, order = map(torch.from_numpy, (problem.X, problem.Y, problem.order))
+
+    def loss_of(x: Any, y: Any) -> Any:
+        return torch.nn.functional.cross_entropy(model(x), y)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+
+    def run(epochs: int) -> float:
+        losses: list[Any] = []
+        for _ in range(epochs):
+            losses = []
+            for index in order:
+                loss = loss_of(X[index], Y[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    return run
+
+
+def jax_jit(problem: Problem) -> Run:
+    """JAX with a hand-written Adam, one jitted step a call, its memory donated."""
+    return _jax(problem, scan=False)
+
+
+def jax_scan(problem: Problem) -> Run:
+    """The same step, an epoch in one call by `lax.scan`."""
+    return _jax(problem, scan=True)
+
+
+def _jax(problem: Problem, *, scan: bool) -> Run:
+    import jax
+    import jax.numpy as jnp
+
+    tree = jax.tree.map(jnp.asarray, list(zip(problem.weights, problem.biases, strict=True)))
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    state = (tree, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
+    X, Y, order = map(jnp.asarray, (problem.X, problem.Y, problem.order))
+
+    def loss_of(tree: Any, x: Any, y: Any) -> Any:
+        for W, b in tree[:-1]:
+            x = jax.nn.relu(x @ W + b)
+        W, b = tree[-1]
+        logits = jax.nn.log_softmax(x @ W + b)
+        return -jnp.mean(jnp.take_along_axis(logits, y[:, None], axis=1))
+
+    def step(state: Any, X: Any, Y: Any, index: Any) -> Any:
+        tree, mu, nu, t = state
+        loss, grads = jax.value_and_grad(loss_of)(tree, X[index], Y[index])
+        t = t + 1
+        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
+        nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
+        c1, c2 = 1 - 0.9**t, 1 - 0.999**t
+        tree = jax.tree.map(
+            lambda p, m, v: p - LEARNING_RATE * (m / c1) / (jnp.sqrt(v / c2) + 1e-8), tree, mu, nu
+        )
+        return (tree, mu, nu, t), loss
+
+    def epoch(state: Any, X: Any, Y: Any, order: Any) -> Any:
+        return jax.lax.scan(lambda state, index: step(state, X, Y, index), state, order)
+
+    compiled = jax.jit(epoch if scan else step, donate_argnums=0)
+    indices = list(order)
+
+    def run(epochs: int) -> float:
+        nonlocal state
+        losses: Any = []
+        for _ in range(epochs):
+            if scan:
+                state, losses = compiled(state, X, Y, order)
+            else:
+                losses = []
+                for index in indices:
+                    state, loss = compiled(state, X, Y, index)
+                    losses.append(loss)
+                losses = jnp.stack(losses)
+            losses.block_until_ready()
+        return float(jnp.mean(losses))
+
+    return run
+
+
+def scikit_learn(problem: Problem) -> Run:
+    """MLPClassifier; it draws its own order. A call of `fit` goes on from the last one's weights,
+    with new moments for Adam."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    model = MLPClassifier(
+        problem.shape.sizes[1:-1],
+        batch_size=problem.shape.batch,
+        learning_rate_init=LEARNING_RATE,
+        alpha=0.0,
+        tol=0.0,
+        n_iter_no_change=10**9,
+        max_iter=1,
+        warm_start=True,
+        random_state=0,
+    )
+    one_each = np.unique(problem.Y, return_index=True)[1]
+    model.set_params(batch_size=len(one_each)).fit(problem.X[one_each], problem.Y[one_each])
+    model.set_params(batch_size=problem.shape.batch)
+    model.coefs_ = [W.copy() for W in problem.weights]
+    model.intercepts_ = [b.copy() for b in problem.biases]
+
+    def run(epochs: int) -> float:
+        model.set_params(max_iter=epochs).fit(problem.X, problem.Y)
+        return float(model.loss_)
+
+    return run
+
+
+CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
+    "products": products,
+    "nnaccel": nnaccel_on("cpu", numba=False),
+    "nnaccel[fast]": nnaccel_on("cpu"),
+    "nnaccel jax": nnaccel_on("jax:cpu"),
+    "nnaccel torch": nnaccel_on("torch:cpu"),
+    "torch eager": torch_eager,
+    "torch compiled": torch_compiled,
+    "jax jit": jax_jit,
+    "jax scan": jax_scan,
+    "scikit-learn": scikit_learn,
+}

@@ -1,0 +1,72 @@
+"""What watches a fit: functions called after every epoch, and scikit-learn's own callbacks.
+
+A callback of the parameter `callbacks` is a function of the estimator, in which all that the
+epoch has changed is there (`coefs_`, `loss_curve_`, `validation_scores_`, ...); training stops
+when it returns true. Where scikit-learn has its callback protocol, `set_callbacks` takes its
+callbacks too, and each epoch is a task of the task "fit".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Callback = Callable[[Any], Any]
+
+
+class Watch:
+    """Tells the callbacks of an estimator about the epochs of one fit."""
+
+    def __init__(
+        self, estimator: Any, epochs: int, X: Any, y: Any, sample_weight: Any = None
+    ) -> None:
+        self.estimator = estimator
+        self.functions = as_functions(estimator.callbacks)
+        self.told: dict[str, Any] = {
+            "estimator": estimator,
+            "X": X,
+            "y": y,
+            "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
+        }
+        self.root = self.task = None
+        if hasattr(estimator, "_skl_callbacks") or hasattr(estimator, "_parent_callback_ctx"):
+            self.root = estimator._init_callback_context(max_subtasks=epochs)
+            self.root.call_on_fit_task_begin(**self.told)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        if self.root is not None:
+            self.task = self.root.subcontext(task_name="epoch")
+            self.task.call_on_fit_task_begin(**self.told)
+
+    def end(self) -> bool:
+        """An epoch has ended; whether one of the callbacks wants to stop."""
+        wishes = [bool(function(self.estimator)) for function in self.functions]
+        if self.task is not None:
+            wishes.append(
+                self.task.call_on_fit_task_end(**self.told, reconstruction_attributes=self._fitted)
+            )
+        return any(wishes)
+
+    def close(self) -> None:
+        """The fit has ended."""
+        if self.root is not None:
+            self.root.call_on_fit_task_end(**self.told, reconstruction_attributes=self._fitted)
+
+    def _fitted(self) -> dict[str, Any]:
+        """What a copy of the estimator needs to predict as it does now."""
+        attributes = {n: v for n, v in vars(self.estimator).items() if n.endswith("_")}
+        # The next epoch may write over these.
+        attributes["coefs_"] = [W + 0.0 for W in self.estimator.coefs_]
+        attributes["intercepts_"] = [b + 0.0 for b in self.estimator.intercepts_]
+        return attributes
+
+
+def as_functions(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
+    """The parameter `callbacks` as a list; TypeError for what cannot be called."""
+    functions = [callbacks] if callable(callbacks) else list(callbacks or ())
+    for function in functions:
+        if not callable(function):
+            raise TypeError(
+                "callbacks must be functions of the estimator, got "
+                f"{type(function).__name__}; scikit-learn's own go to set_callbacks()"
+            )
+    return functions

@@ -1,0 +1,91 @@
+"""What the walk through the course notes says is so: its quotations, its code, its links."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "notes.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def quoted(block):
+    """(file, passages) of a block that starts with a file name, else None.
+
+    A passage is a list of lines that follow each other; `...` stands for what is left out.
+    """
+    first, _, rest = block.partition("\n")
+    if not (named := re.fullmatch(r"# (nnaccel/[\w/]+\.py)", first)):
+        return None
+    passages = re.split(r"^\.\.\.$", rest, flags=re.MULTILINE)
+    return named[1], [[line.strip() for line in p.strip().splitlines()] for p in passages]
+
+
+def missing(passages, source):
+    """The passages that are not in the source, in their order, whatever their indentation."""
+    lines, position = [line.strip() for line in source.splitlines()], 0
+    for passage in passages:
+        n = len(passage)
+        starts = (i for i in range(position, len(lines) - n + 1) if lines[i : i + n] == passage)
+        if (found := next(starts, None)) is None:
+            yield "\n".join(passage)
+        else:
+            position = found + n
+
+
+QUOTATIONS = [q for block in BLOCKS if (q := quoted(block))]
+
+
+@pytest.mark.parametrize(("file", "passages"), QUOTATIONS, ids=[file for file, _ in QUOTATIONS])
+def test_quoted_lines_are_in_the_library(file, passages):
+    assert list(missing(passages, (ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+def test_there_is_something_to_check():
+    assert len(QUOTATIONS) >= 10
+    assert len(BLOCKS) - len(QUOTATIONS) >= 5
+
+
+@pytest.mark.parametrize(
+    ("passages", "found"),
+    [
+        pytest.param([["a = 1", "b = 2"]], True, id="indented"),
+        pytest.param([["a = 1"], ["c = 3"]], True, id="something left out"),
+        pytest.param([["a = 1", "c = 3"]], False, id="not adjacent"),
+        pytest.param([["c = 3"], ["a = 1"]], False, id="in another order"),
+        pytest.param([["a = 10"]], False, id="changed"),
+        pytest.param([["a ="]], False, id="half a line"),
+    ],
+)
+def test_a_false_quotation_is_found(passages, found):
+    source = "def f():\n    a = 1\n    b = 2\n    c = 3\n"
+    assert (list(missing(passages, source)) == []) == found
+
+
+def test_the_code_runs():
+    names = {}
+    for block in BLOCKS:
+        if quoted(block) is None:
+            exec(compile(block, str(PAGE), "exec"), names)
+
+
+def test_links_lead_somewhere():
+    prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)#]+)\)", prose)
+    assert links
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
+
+
+def test_figures_are_small_and_used():
+    figures = sorted((PAGE.parent / "figures").glob("*.png"))
+    assert [figure for figure in figures if f"(figures/{figure.name})" not in TEXT] == []
+    assert [figure for figure in figures if figure.stat().st_size > 100_000] == []
+
+
+def test_every_figure_can_be_redrawn():
+    pytest.importorskip("matplotlib")
+    script = runpy.run_path(str(PAGE.parent / "figures.py"))
+    assert {path.stem for path in script["FOLDER"].glob("*.png")} == set(script["FIGURES"])
