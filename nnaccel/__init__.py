@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test compares the two
     from nnaccel.devices import Device as Device
+    from nnaccel.estimators import MLPClassifier as MLPClassifier
+    from nnaccel.estimators import MLPRegressor as MLPRegressor
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it. The modules themselves are public too.
 _PUBLIC = {
     "Device": "devices",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
 }
 
 __all__ = sorted({*_PUBLIC, *_PUBLIC.values(), "__version__"})  # pyright: ignore

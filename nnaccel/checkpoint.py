@@ -126,6 +126,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{where}: {error}") from None
 
 
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says of itself that nnaccel wrote it; what it holds is not checked."""
+    try:
+        text = _parse(Path(path).read_bytes())[0]["nnaccel"]
+        return json.loads(text)["format"] == FORMAT
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def writable(path: str | os.PathLike[str], size: int = 0) -> None:
     """OSError if a file of `size` bytes cannot be written there: found before the work, not after.
 

@@ -104,7 +104,8 @@ def _bundled(loader: str) -> Callable:
         bunch = getattr(import_extra("sklearn.datasets"), loader)()
         names = np.asarray(bunch.get("target_names", ()))
         y = names[bunch.target] if names.dtype.kind == "U" else bunch.target
-        return bunch.data, y, tuple(map(str, bunch.feature_names))
+        X = bunch.data.astype(np.uint8) if "images" in bunch else bunch.data  # pixels are bytes
+        return X, y, tuple(map(str, bunch.feature_names))
 
     return make
 

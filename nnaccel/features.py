@@ -252,7 +252,7 @@ def fit_features(
     TableWarning, text that is different on more than 0.9 of more than 20 rows (identifiers), and
     integers that all differ in a column with a name like id, index or row (`ROW_NUMBERS`).
 
-    Matrices. uint8 are pixels: divided by 255, all columns kept. Other numbers are as in
+    Matrices. uint8 are pixels: divided by the brightest, all columns kept. Other numbers are as in
     tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
 
     ValueError: dates, nested and binary columns (all are listed, with advice); infinities and
@@ -308,7 +308,8 @@ def _fit_matrix(X: np.ndarray, columns: list[str], used: list[str]) -> dict[str,
     if not len(X):
         raise ValueError(f"X must have rows, got shape {X.shape}")
     if X.dtype == np.uint8:
-        return {name: Numeric(name, 0.0, 255.0) for name in used}
+        brightest = float(max(X.max(), 1))
+        return {name: Numeric(name, 0.0, brightest) for name in used}
     return _fit_numbers(used, len(X), _matrix_reader(X, columns))
 
 

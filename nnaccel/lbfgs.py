@@ -11,9 +11,9 @@ gradient. Source: Nocedal, Wright, Numerical Optimization (2006), algorithms 7.4
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nnaccel.devices import device_of, to_host
+from nnaccel.devices import to_host
 from nnaccel.typing import Array, Namespace
 
 Objective = Callable[[Array], tuple[Array, Array]]

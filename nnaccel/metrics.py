@@ -23,8 +23,9 @@ class Metric(NamedTuple):
 
 
 def accuracy(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-    """The share of examples whose largest logit is that of the class Y (..., N) or (..., N, K)."""
-    if Y.ndim == Z.ndim:
+    """The share of examples whose largest logit is that of the integer class Y (..., N), or of the
+    most probable one, for probabilities Y (..., N, K)."""
+    if not xp.isdtype(Y.dtype, "integral"):
         Y = xp.argmax(Y, axis=-1)
     return _mean(xp.argmax(Z, axis=-1) == Y, Z, weights, xp=xp)
 

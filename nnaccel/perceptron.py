@@ -5,10 +5,12 @@ A fitted estimator is its public attributes: predictions are computed from `coef
 scikit-learn's; the network, its training and the door to devices are those of the floors below.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from math import inf
 from numbers import Integral, Real
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat as compat
@@ -24,10 +26,8 @@ except ModuleNotFoundError as error:
         "run: python -m pip install 'nnaccel[sklearn]'"
     ) from None
 
-import warnings
-from types import SimpleNamespace
 
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -36,13 +36,13 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import (
     _check_sample_weight,
-    check_consistent_length,
     check_is_fitted,
+    check_X_y,
+    column_or_1d,
     validate_data,
 )
 
-from nnaccel import activations, initializers, lbfgs, optimizers, schedules
-from nnaccel.activations import Activation
+from nnaccel import activations, initializers, lbfgs, losses, optimizers, schedules
 from nnaccel.batches import bounds, is_sparse, n_steps
 from nnaccel.callbacks import Watch
 from nnaccel.compile import compile_step
@@ -64,11 +64,11 @@ from nnaccel.training import EVALUATION_ROWS, Data, Epoch, dense_rows, initializ
 from nnaccel.typing import Array, Namespace, Ops
 
 try:
-    from sklearn.callback import CallbackSupportMixin
-except ImportError:  # a scikit-learn without the callback protocol
+    from sklearn import callback as _callback
 
-    class CallbackSupportMixin:
-        """No callbacks but those of the `callbacks` parameter."""
+    CallbackSupport: Any = _callback.CallbackSupportMixin
+except ImportError:  # a scikit-learn without callbacks: those of the parameter `callbacks` remain
+    CallbackSupport = object
 
 
 STOCHASTIC = ("sgd", "adam", *optimizers.OPTIMIZERS)
@@ -77,21 +77,45 @@ SCHEDULES = ("constant", "invscaling", "adaptive")  # scikit-learn's, for solver
 ELEMENTS = 2**22  # of a sparse matrix made dense at a time where nothing is learned
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
+ARRAYS = {"coefs_", "intercepts_", "classes_", "_memory"}  # the attributes that hold arrays
+CURVES = (
+    "loss_curve_",
+    "best_loss_",
+    "validation_loss_curve_",
+    "validation_scores_",
+    "best_validation_score_",
+)
+
+LINKS = {
+    losses.softmax: "softmax",
+    losses.sigmoid: "logistic",
+    losses.identity: "identity",
+    losses.exponential: "exp",
+}
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
 )
 
 
+class Setting(NamedTuple):
+    """What a fit has decided before it looks at a single number."""
+
+    network: Network
+    loss: Loss
+    where: Device
+    dtype: str
+
+
 class HeldOut(NamedTuple):
-    """Validation data: on the device for the loss, and the targets on the host for the score."""
+    """Validation data: on the device for the loss, and the codes on the host for the score."""
 
     data: Data
-    targets: np.ndarray
+    codes: np.ndarray
     weights: np.ndarray | None
 
 
-class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
+class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     """Base of the two estimators; they add what is particular to their targets."""
 
     hidden_layer_sizes: Any
@@ -124,6 +148,20 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
     clip_norm: float | None
     initializer: str | None
     callbacks: Any
+
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    loss_: float
+    best_loss_: Any
+    loss_curve_: list[float]
+    validation_loss_curve_: list[float]
+    validation_scores_: Any
+    best_validation_score_: Any
+    t_: int
+    n_iter_: int
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -166,27 +204,35 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ what a kind of target adds
 
-    def _fit_target(self, y: Any, *, first: bool, incremental: bool) -> np.ndarray:
-        """y as validated, encoded for the loss; learns classes in a `first` fit."""
+    def _learn_target(self, y: Any, *, incremental: bool) -> None:
+        """Set `n_outputs_`, `out_activation_` and classes from y as validated."""
         raise NotImplementedError
 
-    def _encode(self, y: Any) -> Any:
-        """Targets as the loss takes them."""
+    def _encode(self, y: Any) -> np.ndarray:
+        """y as codes: class numbers (N,), labels (N, K) of 0 and 1, or the numbers themselves."""
         raise NotImplementedError
+
+    def _decode(self, Z: Array, *, xp: Namespace) -> Array:
+        """Predicted codes from logits."""
+        raise NotImplementedError
+
+    def _targets(self, codes: np.ndarray) -> np.ndarray:
+        """Codes as the loss takes them."""
+        return codes
 
     def _loss(self) -> Loss:
         raise NotImplementedError
 
-    def _sample_weight(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+    def _out_activation(self) -> str:
+        """scikit-learn's name of the inverse link of the loss."""
+        return LINKS[self._loss().link]
+
+    def _weigh(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """How much each example counts, everything considered."""
         return sample_weight
 
-    def _predicted(self, Z: Array, *, xp: Namespace) -> Array:
-        """Predictions in the code of `_encode` from logits."""
-        raise NotImplementedError
-
-    def _score(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float:
-        """scikit-learn's score of predictions, both in the code of `_encode`."""
+    def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
+        """scikit-learn's score of this kind of estimator."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ input
@@ -199,17 +245,16 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=_kept(X), reset=reset)
         return X.tocsr() if hasattr(X, "tocsr") else X
 
-    def _check_X_y(self, X: Any, y: Any, *, reset: bool, y_numeric: bool) -> tuple[Any, Any]:
+    def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         """X and y validated by scikit-learn; y comes to the host, where targets are encoded."""
-        y = to_host(y) if is_foreign(y) else y
+        y, y_numeric = on_host(y), not is_classifier(self)
         if is_foreign(X) and not get_config()["array_api_dispatch"]:
             check_foreign(X, type(self).__name__)
-            # The rows of X stand in for it, so that y is checked as it always is.
+            # As many rows stand in for X, so that y is checked as it always is.
             rows = np.zeros((X.shape[0], 1))
-            _, y = validate_data(
-                self, rows, y, multi_output=True, y_numeric=y_numeric, reset=True
-            )
-            return validate_data(self, X, reset=True, skip_check_array=True), y
+            _, y = check_X_y(rows, y, multi_output=True, y_numeric=y_numeric, estimator=self)
+            X = validate_data(self, X, reset=reset, skip_check_array=True)
+            return X, (column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y)
         X, y = validate_data(
             self,
             X,
@@ -220,6 +265,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
             dtype=_kept(X),
             reset=reset,
         )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
         return (X.tocsr() if hasattr(X, "tocsr") else X), y
 
     def _where(self, X: Any) -> Device:
@@ -247,35 +294,33 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         self,
         X: Any,
         y: Any,
-        sample_weight: Any,
-        validation_data: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        validation_data: Any = None,
         incremental: bool = False,
-    ) -> "MultilayerPerceptron":
+    ) -> Any:
         sizes = self._sizes()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._check_X_y(X, y, reset=first, y_numeric=not is_classifier(self))
-        if sample_weight is not None:
-            host = to_host(sample_weight) if is_foreign(sample_weight) else sample_weight
-            sample_weight = _check_sample_weight(host, np.zeros((X.shape[0], 1)))
-        Y = self._fit_target(y, first=first, incremental=incremental)
-        sample_weight = self._sample_weight(y, sample_weight)
+        X, y = self._check_X_y(X, y, reset=first)
+        weights = check_weights(sample_weight, X)
+        self._learn_target(y, incremental=incremental)
+        codes, weights = self._encode(y), self._weigh(y, weights)
         rng = check_random_state(self.random_state)
-        where, loss = self._where(X), self._loss()
-        dtype = self._dtype(X, where)
-        network = self._network(X.shape[1], sizes)
+        where = self._where(X)
+        setting = Setting(
+            self._network(X.shape[1], sizes), self._loss(), where, self._dtype(X, where)
+        )
         with where.context():
             if first:
-                self._start(network, rng, where, dtype)
+                self._start(setting, rng)
             else:
-                self._check_shape(network)
-            weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+                self._check_shape(setting.network)
+            held_out = self._held_out(setting, validation_data)
             if self.solver == "lbfgs":
-                self._fit_lbfgs(network, loss, where, dtype, X, Y, weights, validation_data)
+                self._fit_lbfgs(setting, X, codes, weights, held_out)
             else:
-                self._fit_stochastic(
-                    network, loss, where, dtype, X, Y, weights, validation_data, rng, incremental
-                )
-            if not all(bool(where.xp.all(where.xp.isfinite(W))) for W in self._arrays()):
+                self._fit_stochastic(setting, X, codes, weights, held_out, rng, incremental)
+            arrays = [*self.coefs_, *self.intercepts_]
+            if not all(bool(where.xp.all(where.xp.isfinite(array))) for array in arrays):
                 raise ValueError(NOT_FINITE)
         return self
 
@@ -294,7 +339,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 f"activation must be one name or one for each of the {len(sizes)} hidden layers, "
                 f"got {len(names)} names"
             )
-        known: list[str | Activation] = [activations.get(ACTIVATION.get(n, n)) for n in names]
+        known = [activations.get(str(ACTIVATION.get(name, name))) for name in names]
         return mlp(
             n_features,
             sizes,
@@ -304,24 +349,24 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
             initializer=self.initializer or "glorot_uniform",
         )
 
-    def _start(self, network: Network, rng: Any, where: Device, dtype: str) -> None:
-        """Initial attributes and weights of a first fit."""
+    def _start(self, setting: Setting, rng: Any) -> None:
+        """The attributes of a network that has learned nothing yet."""
         self.n_iter_ = 0
         self.t_ = 0
         self.n_layers_ = len(self._sizes()) + 2
         self._rate = self.learning_rate_init
-        self._memory = None
-        for name in ("validation_loss_curve_", "validation_scores_", "best_validation_score_"):
-            vars(self).pop(name, None)
-        self._show(network, where.asarray(self._draw(network, rng), dtype), where.xp)
-        if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
-            self.validation_loss_curve_: list[float] | None = None
-            self._no_improvement_count = 0
-            stopping = self.early_stopping
-            self.best_loss_ = None if stopping else inf
-            self.validation_scores_: list[float] | None = [] if stopping else None
-            self.best_validation_score_ = -inf if stopping else None
+        self._memory = None  # of the optimizer: the solver's name, and its state
+        for name in CURVES:
+            self.__dict__.pop(name, None)
+        params = setting.where.asarray(self._draw(setting.network, rng), setting.dtype)
+        self._show(setting, params)
+
+    def _start_curves(self) -> None:
+        self.loss_curve_ = []
+        self._no_improvement_count = 0
+        self.best_loss_ = None if self.early_stopping else inf
+        self.validation_scores_ = [] if self.early_stopping else None
+        self.best_validation_score_ = -inf if self.early_stopping else None
 
     def _draw(self, network: Network, rng: Any) -> np.ndarray:
         """Initial parameters (P,) on the host.
@@ -331,7 +376,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         the activation is the logistic function.
         """
         if self.initializer is not None:
-            return initialize(network, rng.randint(2**31 - 1))
+            return initialize(network, self._seed(rng))
         tree: list[Any] = []
         D, factor = network.n_inputs, 2.0 if self.activation in ("logistic", "sigmoid") else 6.0
         for layer in network.layers:
@@ -353,16 +398,17 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 "begin with a new one"
             )
 
-    def _show(self, network: Network, params: Array, xp: Namespace) -> None:
+    def _show(self, setting: Setting, params: Array) -> None:
         """Make the flat vector the fitted attributes: views of it, without a copy."""
-        tree = views(params, layout(network), xp=xp)
-        self.coefs_ = [arrays[0] for arrays in tree if arrays]
-        self.intercepts_ = [xp.reshape(arrays[1], (-1,)) for arrays in tree if arrays]
+        xp = setting.where.xp
+        tree = [arrays for arrays in views(params, layout(setting.network), xp=xp) if arrays]
+        self.coefs_ = [W for W, _ in tree]
+        self.intercepts_ = [xp.reshape(b, (-1,)) for _, b in tree]
 
-    def _params(self, network: Network, where: Device, dtype: str) -> Array:
-        """The fitted attributes as one flat vector on a device."""
-        tree = self._tree(network, where, dtype)
-        return flatten(tree, layout(network), xp=where.xp)
+    def _params(self, setting: Setting) -> Array:
+        """The fitted attributes as one flat vector."""
+        tree = self._tree(setting.network, setting.where, setting.dtype)
+        return flatten(tree, layout(setting.network), xp=setting.where.xp)
 
     def _tree(self, network: Network, where: Device, dtype: str | None = None) -> Any:
         """The fitted attributes as the layers of the network take them."""
@@ -374,139 +420,100 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
 
         return tuple(arrays() if isinstance(g, Dense) else () for g in network.layers)
 
-    def _arrays(self) -> list[Array]:
-        return [*self.coefs_, *self.intercepts_]
-
     # ------------------------------------------------------------------ solvers
 
     def _fit_lbfgs(
         self,
-        network: Network,
-        loss: Loss,
-        where: Device,
-        dtype: str,
+        setting: Setting,
         X: Any,
-        Y: np.ndarray,
+        codes: np.ndarray,
         weights: np.ndarray | None,
-        validation_data: tuple[Any, ...] | None,
+        held_out: HeldOut | None,
     ) -> None:
-        held_out = self._held_out(network, loss, where, dtype, validation_data)
-        data = put(network, loss, where, dtype, X, Y, weights)
+        network, loss, where, dtype = setting
+        data = put(network, loss, where, dtype, X, self._targets(codes), weights)
         total = X.shape[0] if weights is None else float(weights.sum())
-        objective = full_objective(network, loss, data, self.alpha / total, where, dtype)
-        params = self._params(network, where, dtype)
-        end = None
-        # Overflow shows in the values, which the line search steps back from.
+        objective = full_objective(setting, data, self.alpha / total)
+        watch = Watch(self, self.max_iter + 1, X, codes, weights)
+        watch.begin()
+        # Overflow shows in the values, from which the line search steps back.
         with np.errstate(all="ignore"):
-            watch = Watch(self, self.max_iter + 1, X, Y, weights)
-            watch.begin()
-            for end in lbfgs.minimize(
+            for at in lbfgs.minimize(
                 objective,
-                params,
+                self._params(setting),
                 xp=where.xp,
                 max_iter=self.max_iter,
                 max_fun=self.max_fun,
                 tol=self.tol,
             ):
-                self._show(network, end.params, where.xp)
-                self.n_iter_, self.loss_ = end.number, end.value
+                self._show(setting, at.params)
+                self.n_iter_, self.loss_ = at.number, at.value
                 if self.verbose:
-                    print(f"Iteration {end.number}, loss = {end.value:.8f}")
+                    print(f"Iteration {at.number}, loss = {at.value:.8f}")
                 if held_out is not None:
-                    self._validate(network, loss, where, dtype, held_out, score=False)
-                if watch.end() and end.status is None:
+                    self._validate(setting, held_out)
+                stop = watch.end()
+                if at.status is not None:
+                    result = SimpleNamespace(status=at.status, message=at.message, nit=at.number)
+                    self.n_iter_ = _check_optimize_result("lbfgs", result, self.max_iter)
+                elif stop:
                     break
-                if end.status is None:
+                else:
                     watch.begin()
         watch.close()
-        if end is None or end.status is None:
-            return
-        result = SimpleNamespace(status=end.status, message=end.message, nit=end.number)
-        self.n_iter_ = _check_optimize_result("lbfgs", result, self.max_iter)
 
     def _fit_stochastic(
         self,
-        network: Network,
-        loss: Loss,
-        where: Device,
-        dtype: str,
+        setting: Setting,
         X: Any,
-        Y: np.ndarray,
+        codes: np.ndarray,
         weights: np.ndarray | None,
-        validation_data: tuple[Any, ...] | None,
+        held_out: HeldOut | None,
         rng: Any,
         incremental: bool,
     ) -> None:
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        held_out = self._held_out(network, loss, where, dtype, validation_data)
+        if not hasattr(self, "loss_curve_") or (
+            self.early_stopping == (self.validation_scores_ is None)
+        ):
+            self._start_curves()
         if self.early_stopping and held_out is None:
-            rows, held_rows = self._split(Y, rng)
+            rows, held_rows = self._split(codes, rng)
             held_weights = None if weights is None else weights[held_rows]
-            held_out = hold_out(
-                network, loss, where, dtype, take(X, held_rows), Y[held_rows], held_weights
-            )
-            X, Y = take(X, rows), Y[rows]
+            held_out = self._hold_out(setting, take(X, held_rows), codes[held_rows], held_weights)
+            X, codes = take(X, rows), codes[rows]
             weights = None if weights is None else weights[rows]
-        N = X.shape[0]
-        batch_size = self._batch_size(N)
-        data = put(network, loss, where, dtype, X, Y, weights)
-        mean_weight = 1.0 if weights is None else float(weights.mean())
-        n_before = len(self.loss_curve_)
-        seed = rng.randint(2**31 - 1)
-
-        def run(after: Epoch | None) -> Iterator[Epoch]:
-            return train(
-                network,
-                data.X,
-                data.Y,
-                loss=loss,
-                optimizer=self._optimizer(N, batch_size, incremental),
-                epochs=n_before + 1 if incremental else self.max_iter,
-                batch_size=batch_size,
-                l2=self.alpha / (batch_size * mean_weight),
-                weights=data.weights,
-                shuffle=self.shuffle,
-                # A warm start is a new run: of the same seed, but not in the same order again.
-                seed=seed if incremental else (seed + n_before) % 2**31,
-                device=where,
-                dtype=dtype,
-                params=self._params(network, where, dtype),
-                after=after,
-            )
-
-        if not (incremental and self._memory and self._memory[0] == self.solver):
-            self._memory = None
-            self._rate = self.learning_rate_init
-        after = self._continued(network, where, dtype, n_before) if incremental else None
+        run = self._runs(setting, X, codes, weights, self._seed(rng), incremental)
+        watch = Watch(self, 1 if incremental else self.max_iter, X, codes, weights)
         best = None
         self.n_iter_ = 0
         try:
-            watch = Watch(self, 1 if incremental else self.max_iter, X, Y, weights)
-            epochs = run(after)
-            watch.begin()
-            for epoch in self._restarted(epochs):
+            epochs = run(self._continued(setting) if incremental else None)
+            while self.n_iter_ < (1 if incremental else self.max_iter):
+                watch.begin()
+                epoch = next(epochs)
                 self.n_iter_ += 1
-                self.t_ += N
+                self.t_ += X.shape[0]
                 self.loss_ = epoch.loss
                 self.loss_curve_.append(epoch.loss)
                 self._memory = self.solver, epoch.state
-                self._show(network, epoch.params, where.xp)
+                self._show(setting, epoch.params)
                 if self.verbose:
                     print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
                 if held_out is not None:
-                    self._validate(network, loss, where, dtype, held_out, self.early_stopping)
+                    self._validate(setting, held_out, score=self.early_stopping)
                 if self._improves() and self.early_stopping:
                     best = epoch.params + 0.0
-                stop = self._ends_task(tasks)
+                if watch.end():
+                    break
                 if self._no_improvement_count > self.n_iter_no_change:
                     if self._is_final():
                         break
                     self._no_improvement_count = 0
                     epochs = run(epoch)
-                if incremental or stop:
-                    break
-                if self.n_iter_ == self.max_iter:
+            else:
+                if not incremental:
                     warnings.warn(
                         f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
                         "reached and the optimization hasn't converged yet.",
@@ -514,32 +521,84 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                         stacklevel=2,
                     )
         except KeyboardInterrupt:
+            self._memory = None  # the interrupted step may have destroyed it
             warnings.warn("Training interrupted by user.", stacklevel=2)
         except FloatingPointError as error:
-            raise ValueError(NOT_FINITE) from error
+            if best is None:
+                raise ValueError(NOT_FINITE) from error
+            self._memory = None
+            self.validation_scores_.append(np.nan)
+            warnings.warn(
+                f"Stochastic Optimizer: {error}. The weights of the best epoch are kept.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         if best is not None:
-            self._show(network, best, where.xp)
+            self._show(setting, best)
+        watch.close()
 
-    def _continued(
-        self, network: Network, where: Device, dtype: str, number: int
-    ) -> Epoch | None:
-        """The epoch that the last `partial_fit` ended with, to go on from."""
-        if not self._memory:
-            return None
-        state = self._memory[1]
-        state = State(
-            where.asarray(state.step), tuple(where.asarray(s, dtype) for s in state.slots)
-        )
-        params = self._params(network, where, dtype)
-        return Epoch(number, params, state, None, None, None, None, 0.0, 0.0)
+    def _runs(
+        self,
+        setting: Setting,
+        X: Any,
+        codes: np.ndarray,
+        weights: np.ndarray | None,
+        seed: int,
+        incremental: bool,
+    ) -> Callable[[Epoch | None], Iterator[Epoch]]:
+        """Starts the training loop: anew, or after an epoch with the rate that holds by then."""
+        network, loss, where, dtype = setting
+        N, n_before = X.shape[0], len(self.loss_curve_)
+        batch_size = self._batch_size(N)
+        if not incremental or self._memory is None or self._memory[0] != self.solver:
+            self._memory = None
+            self._rate = self.learning_rate_init
 
-    def _split(self, Y: np.ndarray, rng: Any) -> tuple[np.ndarray, np.ndarray]:
+        def run(after: Epoch | None) -> Iterator[Epoch]:
+            return train(
+                network,
+                X,
+                self._targets(codes),
+                loss=loss,
+                optimizer=self._optimizer(N, batch_size, incremental),
+                epochs=n_before + 1 if incremental else self.max_iter,
+                batch_size=batch_size,
+                l2=self.alpha / (batch_size * (1.0 if weights is None else float(weights.mean()))),
+                weights=weights,
+                shuffle=self.shuffle,
+                # A warm start is a new run, but not one in the same order again.
+                seed=seed if incremental else (seed + n_before) % 2**31,
+                device=where,
+                dtype=dtype,
+                params=self._params(setting),
+                after=after,
+            )
+
+        return run
+
+    def _continued(self, setting: Setting) -> Epoch:
+        """The end of the last `partial_fit` as an epoch to go on from."""
+        where, dtype, params = setting.where, setting.dtype, self._params(setting)
+        if self._memory is None:
+            state = self._optimizer(1, 1, True).init(params, xp=where.xp)
+        else:
+            step, slots = self._memory[1]
+            state = State(where.asarray(step), tuple(where.asarray(s, dtype) for s in slots))
+        return Epoch(len(self.loss_curve_), params, state, None, None, None, None, 0.0, 0.0)
+
+    def _seed(self, rng: Any) -> int:
+        """Of the order of examples and of dropout."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state) % 2**31
+        return rng.randint(2**31 - 1)
+
+    def _split(self, codes: np.ndarray, rng: Any) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the rows to train on and to hold out."""
         rows, held_rows = train_test_split(
-            np.arange(Y.shape[0]),
+            np.arange(codes.shape[0]),
             random_state=rng,
             test_size=self.validation_fraction,
-            stratify=Y if is_classifier(self) and self.n_outputs_ == 1 else None,
+            stratify=codes if is_classifier(self) and self.n_outputs_ == 1 else None,
         )
         if len(held_rows) < 2:
             raise ValueError(
@@ -555,7 +614,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be "
                 "clipped",
-                stacklevel=4,
+                stacklevel=5,
             )
         return int(min(self.batch_size, N))
 
@@ -571,19 +630,16 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 rate = rate / (self.t_ + 1) ** self.power_t
             else:
                 rate = inverse_scaling(rate, self.power_t, N, steps, self.t_)
-        decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
-        if self.solver == "sgd":
-            if not self.momentum:
-                optimizer = optimizers.gradient_descent(rate, **decay)
-            else:
-                rule = optimizers.nesterov if self.nesterovs_momentum else optimizers.momentum
-                optimizer = rule(rate, beta=self.momentum, **decay)
-        elif self.solver in ("adam", "adamw"):
-            optimizer = optimizers.OPTIMIZERS[self.solver](
-                rate, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon, **decay
-            )
-        else:
-            optimizer = optimizers.get(self.solver, rate, **decay)
+        options: dict[str, Any] = {"weight_decay": self.weight_decay} if self.weight_decay else {}
+        name = self.solver
+        if name == "sgd":
+            name = "nesterov" if self.nesterovs_momentum else "momentum"
+            name = name if self.momentum else "gd"
+        if name in ("momentum", "nesterov"):
+            options["beta"] = self.momentum
+        elif name in ("adam", "adamw"):
+            options |= {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        optimizer = optimizers.get(name, rate, **options)
         return optimizers.clipped(optimizer, self.clip_norm) if self.clip_norm else optimizer
 
     # ------------------------------------------------------------------ stopping and watching
@@ -591,8 +647,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
     def _improves(self) -> bool:
         """Count the epochs without improvement; whether this one is the best so far."""
         if self.early_stopping:
-            assert self.validation_scores_ is not None
-            score, best = self.validation_scores_[-1], self.best_validation_score_
+                score, best = self.validation_scores_[-1], self.best_validation_score_
             worse = score < best + self.tol
             if is_best := score > best:
                 self.best_validation_score_ = score
@@ -621,63 +676,52 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
             print(said, consequence)
         return final
 
-    def _held_out(
-        self,
-        network: Network,
-        loss: Loss,
-        where: Device,
-        dtype: str,
-        validation_data: tuple[Any, ...] | None,
-    ) -> HeldOut | None:
+    def _held_out(self, setting: Setting, validation_data: Any) -> HeldOut | None:
         """The validation data that the user gave, checked and put on the device."""
         if validation_data is None:
             return None
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             raise ValueError(
                 "validation_data must be (X, y) or (X, y, sample_weight), got "
-                f"{type(validation_data).__name__}"
+                f"{type(validation_data).__name__} instead of such a tuple"
             )
         X, y, *weights = validation_data
-        X, y = self._check_X_y(X, y, reset=False, y_numeric=not is_classifier(self))
-        w = None
-        if weights and weights[0] is not None:
-            w = to_host(weights[0]) if is_foreign(weights[0]) else weights[0]
-            w = _check_sample_weight(w, np.zeros((X.shape[0], 1)))
-        return hold_out(network, loss, where, dtype, X, self._encode(y), w)
+        X, y = self._check_X_y(X, y, reset=False)
+        sample_weight = check_weights(weights[0] if weights else None, X)
+        return self._hold_out(setting, X, self._encode(y), sample_weight)
 
-    def _validate(
-        self,
-        network: Network,
-        loss: Loss,
-        where: Device,
-        dtype: str,
-        held_out: HeldOut,
-        score: bool,
-    ) -> None:
+    def _hold_out(
+        self, setting: Setting, X: Any, codes: np.ndarray, weights: np.ndarray | None
+    ) -> HeldOut:
+        data = put(*setting, X, self._targets(codes), weights)
+        return HeldOut(data, codes, weights)
+
+    def _validate(self, setting: Setting, held_out: HeldOut, *, score: bool = False) -> None:
         """Append to the validation curves, from one forward propagation."""
-        data, ops, tree = held_out.data, Ops(where.xp), self._tree(network, where)
+        network, loss, where, dtype = setting
+        data, xp = held_out.data, where.xp
         with np.errstate(all="ignore"):
-            Z = where.xp.concat(list(logits(network, tree, data.X, where, dtype)))
-            value = ops[loss.function](Z, data.Y, data.weights, **dict(loss.options))[0]
-        if getattr(self, "validation_loss_curve_", None) is None:
+            Z = xp.concat(list(logits(network, self._tree(network, where), data.X, where, dtype)))
+            value = loss.function(Z, data.Y, data.weights, xp=xp, **dict(loss.options))[0]
+        if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_ = []
         self.validation_loss_curve_.append(float(to_host(value)))
         if not score:
             return
-        assert self.validation_scores_ is not None
-        predicted = to_host(self._predicted(Z, xp=where.xp))
+        predicted = to_host(self._decode(Z, xp=xp))
         finite = predicted.dtype.kind != "f" or bool(np.isfinite(predicted).all())
-        found = self._score(held_out.targets, predicted, held_out.weights) if finite else np.nan
-        self.validation_scores_.append(found)
+        with config_context(array_api_dispatch=False):
+            args = held_out.codes, predicted, held_out.weights
+            self.validation_scores_.append(float(self._score(*args)) if finite else np.nan)
         if self.verbose:
-            print(f"Validation score: {found:f}")
+            print(f"Validation score: {self.validation_scores_[-1]:f}")
 
     # ------------------------------------------------------------------ prediction
 
     def _logits(self, X: Any, method: str) -> tuple[Array, Device]:
         """The logits of X on the device of the estimator, and the device where X came from."""
         check_is_fitted(self)
-        if self.device is None and hasattr(_array_api, "check_same_namespace"):
+        if self.device is None and hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
         X = self._check_X(X, reset=False)
         home = device_of(X) if is_foreign(X) else select("cpu")
@@ -694,15 +738,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if not get_config()["array_api_dispatch"]:
-            y = to_host(y) if is_foreign(y) else y
-            if is_foreign(X):  # scikit-learn's scores are computed where it can compute them
-                predicted = to_host(self.predict(X))  # pyright: ignore
-                return self._score(y, predicted, sample_weight)
+            y, sample_weight = on_host(y), on_host(sample_weight)
+            if is_foreign(X):  # scikit-learn computes scores with NumPy
+                return self._score(y, to_host(self.predict(X)), sample_weight)  # pyright: ignore
         return super().score(X, y, sample_weight)  # pyright: ignore
 
     # ------------------------------------------------------------------ devices and files
 
-    def to(self, device: str) -> "MultilayerPerceptron":
+    def to(self, device: str) -> Any:
         """Move the fitted attributes to a device, and compute there from now on.
 
         Parameters
@@ -716,15 +759,17 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         self : estimator
         """
         where = select(device)
+        for name in ARRAYS & vars(self).keys():
+            setattr(self, name, moved(getattr(self, name), where.asarray))
         self.device = device
-        vars(self).update({name: moved(value, where) for name, value in _state(self)})
         return self
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         """What pickle keeps: every array as NumPy's, so that no device is needed to read it."""
-        state = super().__getstate__()
-        host = {name: moved(value, None) for name, value in _state(self)}
-        return state | host | {"_sklearn_version": state.get("_sklearn_version")} if host else state
+        state = dict(super().__getstate__())  # pyright: ignore
+        for name in ARRAYS & state.keys():
+            state[name] = moved(state[name], to_host)
+        return state
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator as a model file: safetensors, without pickle.
@@ -766,3 +811,147 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+# ---------------------------------------------------------------------- arrays of every library
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether x is an array of another library than NumPy."""
+    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+
+
+def on_host(x: Any) -> Any:
+    """x as it is, but for another library's array, which becomes NumPy's."""
+    return to_host(x) if is_foreign(x) else x
+
+
+def moved(value: Any, move: Callable[[Any], Array]) -> Any:
+    """The arrays of nested tuples and lists moved; text stays with NumPy, which alone holds it."""
+    if isinstance(value, State):
+        return State(move(value.step), moved(value.slots, move))
+    if isinstance(value, list | tuple):
+        return type(value)(moved(member, move) for member in value)
+    if not compat.is_array_api_obj(value):
+        return value
+    is_text = compat.is_numpy_array(value) and value.dtype.kind in "OSU"
+    return value if is_text else move(value)
+
+
+def take(X: Any, rows: np.ndarray) -> Any:
+    """The rows of X with those numbers."""
+    if not is_foreign(X):
+        return X[rows]
+    where = device_of(X)
+    return where.xp.take(X, where.asarray(rows), axis=0)
+
+
+def check_foreign(X: Array, name: str) -> None:
+    """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
+    if X.ndim != 2:
+        raise ValueError(
+            f"X must be 2-D (n_samples, n_features), got shape {tuple(X.shape)}; for one sample "
+            "use X[None, :]"
+        )
+    if 0 in X.shape:
+        raise ValueError(
+            f"Found array with {X.shape[0]} sample(s) and {X.shape[1]} feature(s) while a minimum "
+            f"of 1 is required by {name}."
+        )
+    xp = device_of(X).xp
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError(f"Complex data not supported by {name}")
+    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+        raise ValueError(f"Input X contains NaN or infinity. {name} does not accept missing values")
+
+
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Sample weights as scikit-learn validates them, float64 on the host."""
+    if sample_weight is None:
+        return None
+    rows = np.zeros((X.shape[0], 1))
+    weights = _check_sample_weight(on_host(sample_weight), rows, ensure_non_negative=True)
+    if not weights.any():
+        raise ValueError("sample_weight must not be all zero; no example would count")
+    return weights.astype(np.float64)
+
+
+def _kept(X: Any) -> list[Any]:
+    """The dtypes that validation leaves as they are; every other one becomes the first.
+
+    Integers stay what they are in memory, and become floating a batch at a time.
+    """
+    if not is_foreign(X):
+        return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
+    where = device_of(X)
+    floating = _array_api.supported_float_dtypes(where.xp, where.handle)
+    return [*floating, *(getattr(where.xp, n) for n in INTEGERS if hasattr(where.xp, n))]
+
+
+# ---------------------------------------------------------------------- computing
+
+
+def logits(network: Network, tree: Any, X: Any, where: Device, dtype: Any) -> Iterator[Array]:
+    """The logits of X, as many rows at a time as bounds the memory.
+
+    tree: the arrays of the layers.   X: of any library, or a CSR matrix.
+    """
+    xp, ops, chain = where.xp, Ops(where.xp), Chain(network.layers)
+    dtype = dtype_of(where, dtype) if isinstance(dtype, str) else dtype
+    for start, stop in bounds(X.shape[0], _rows_at_a_time(X)):
+        if is_sparse(X):
+            rows = dense_rows(X, slice(start, stop), where, dtype)
+        else:
+            rows = where.asarray(X[start:stop, :])
+            rows = rows if rows.dtype == dtype else xp.astype(rows, dtype)
+        yield chain.forward(tree, rows, ops=ops, key=None)[0]
+
+
+def full_objective(setting: Setting, data: Data, l2: float) -> lbfgs.Objective:
+    """The loss over all of the data and its gradient, with the penalty l2/2 |W|^2.
+
+    Summed over parts of the rows, which bounds the memory, and keeps a CSR matrix sparse.
+    """
+    network, loss, where, dtype = setting
+    xp, ops, N = where.xp, bind(where.xp), data.X.shape[0]
+    n_weights, kind = layout(network).n_weights, dtype_of(where, dtype)
+    parts = bounds(N, _rows_at_a_time(data.X))
+
+    def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
+        X = X if X.dtype == kind else xp.astype(X, kind)
+        return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
+
+    part = compile_step(part, xp)
+
+    def objective(params: Array) -> tuple[Array, Array]:
+        value = grads = 0.0
+        for start, stop in parts:
+            if is_sparse(data.X):
+                X = dense_rows(data.X, slice(start, stop), where, kind)
+            else:
+                X = data.X[start:stop, :]
+            weights = None if data.weights is None else data.weights[start:stop]
+            share = (stop - start) / N
+            part_value, part_grads = part(params, X, data.Y[start:stop, ...], weights)
+            value, grads = value + share * part_value, grads + share * part_grads
+        return l2_penalty(value, grads, params, l2, n_weights, xp=xp)
+
+    return objective
+
+
+def _rows_at_a_time(X: Any) -> int:
+    most = max(1, ELEMENTS // X.shape[1]) if is_sparse(X) else EVALUATION_ROWS
+    return min(most, EVALUATION_ROWS)
+
+
+def inverse_scaling(rate: float, power: float, N: int, steps: int, seen: int) -> schedules.Schedule:
+    """rate / (t + 1)^power, t the number of examples seen before this epoch, `seen` at the start.
+
+    scikit-learn's 'invscaling': the rate of the epoch holds for all of its `steps`.
+    """
+
+    def schedule(step: Array, *, xp: Namespace) -> Array:
+        t = xp.floor(step / steps) * N + seen * (0.0 * step + 1.0)
+        return rate * xp.exp(-power * xp.log1p(t))
+
+    return schedule

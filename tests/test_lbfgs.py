@@ -56,8 +56,11 @@ def test_reaches_the_loss_that_scipy_reaches():
     objective, params, _ = network_objective()
     ours = last(minimize(objective, params, xp=np, max_iter=2000, tol=1e-7, value_tol=0.0))
     theirs = scipy.optimize.minimize(
-        objective, params, jac=True, method="L-BFGS-B", options={"gtol": 1e-7, "ftol": 0.0,
-        "maxiter": 2000, "maxfun": 10**6}
+        objective,
+        params,
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": 1e-7, "ftol": 0.0, "maxiter": 2000, "maxfun": 10**6},
     )
     # A network has several minima: those that the two find must be equally good.
     assert ours.value <= theirs.fun + 0.02 * abs(theirs.fun)
@@ -75,8 +78,9 @@ def test_finds_the_minimum_of_a_convex_objective_that_scipy_finds():
         return value, A.T @ (1.0 / (1.0 + np.exp(-z)) - b) / 200 + 0.01 * w
 
     ours = last(minimize(logistic, np.zeros(12), xp=np, tol=1e-8))
-    theirs = scipy.optimize.minimize(logistic, np.zeros(12), jac=True, method="L-BFGS-B",
-                                     options={"gtol": 1e-8})
+    theirs = scipy.optimize.minimize(
+        logistic, np.zeros(12), jac=True, method="L-BFGS-B", options={"gtol": 1e-8}
+    )
     np.testing.assert_allclose(ours.value, theirs.fun, rtol=1e-9)
     np.testing.assert_allclose(ours.params, theirs.x, atol=1e-4)
     assert ours.n_evaluations <= theirs.nfev + 5

@@ -199,9 +199,7 @@ def test_labels_may_be_booleans_or_integers(dtype):
 @EVERY
 def test_weights_of_one_change_nothing(loss):
     Z, Y, _ = examples()
-    for mine, expected in zip(
-        evaluate(loss, Z, Y, np.ones(5)), evaluate(loss, Z, Y), strict=True
-    ):
+    for mine, expected in zip(evaluate(loss, Z, Y, np.ones(5)), evaluate(loss, Z, Y), strict=True):
         np.testing.assert_array_equal(mine, expected)
 
 
@@ -258,9 +256,7 @@ def test_every_library_keeps_dtype_and_shape_and_gives_the_same_numbers(loss, dt
     assert tuple(dZ.shape) == (5, 3)
     tolerance = {"float32": 2e-6, "float64": 1e-13}[dtype]
     for mine, theirs in ((value, expected), (dZ, dZ_expected)):
-        np.testing.assert_allclose(
-            xp_device.to_numpy(mine), theirs, rtol=tolerance, atol=tolerance
-        )
+        np.testing.assert_allclose(xp_device.to_numpy(mine), theirs, rtol=tolerance, atol=tolerance)
     for before, after in zip(arrays, there, strict=True):
         np.testing.assert_array_equal(xp_device.to_numpy(after), before)
 

@@ -174,9 +174,7 @@ def test_a_network_worked_by_hand():
     b1, b2 = [0.0, -2.0], [0.0]
     params = np.concatenate([np.ravel(a) for a in (W1, W2, b1, b2)])
     X, Y = np.array([[1.0, 2.0]]), np.array([[1.0]])
-    value, grads, Z = value_and_grad(
-        network, LOSSES["binary_cross_entropy"], params, X, Y, ops=OPS
-    )
+    value, grads, Z = value_and_grad(network, LOSSES["binary_cross_entropy"], params, X, Y, ops=OPS)
     assert Z.tolist() == [[2.0]]
     assert float(value) == pytest.approx(np.log1p(np.exp(-2.0)))
     dz = -1 / (1 + np.exp(2.0))
@@ -312,9 +310,7 @@ def test_every_library_keeps_dtype_and_gives_the_same_numbers(dtype, xp_device):
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.dtype == getattr(xp_device.xp, dtype)
         assert theirs.dtype == dtype
-        np.testing.assert_allclose(
-            xp_device.to_numpy(mine), theirs, rtol=tolerance, atol=tolerance
-        )
+        np.testing.assert_allclose(xp_device.to_numpy(mine), theirs, rtol=tolerance, atol=tolerance)
     for before, after in zip(arrays, there, strict=True):
         np.testing.assert_array_equal(xp_device.to_numpy(after), before)
 

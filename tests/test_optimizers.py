@@ -92,9 +92,7 @@ def test_rmsprop_divides_by_the_root_of_the_mean_square():
 @OPS
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_the_first_step_of_adam_has_the_size_of_the_learning_rate(size, make_ops):
-    params, _ = one_step(
-        adam(0.01, epsilon=0.0), np.zeros(2), [size, -size], ops=make_ops(np)
-    )
+    params, _ = one_step(adam(0.01, epsilon=0.0), np.zeros(2), [size, -size], ops=make_ops(np))
     assert params == pytest.approx([-0.01, 0.01], rel=1e-12)
 
 
@@ -118,7 +116,11 @@ def test_a_gradient_of_zero_moves_nothing_at_first(name):
 @OPS
 def test_weight_decay_shrinks_the_weights_by_the_rate_and_leaves_the_rest(name, make_ops):
     params, _ = one_step(
-        get(name, 0.1, weight_decay=0.5), [1.0, 2.0, 3.0], np.zeros(3), n_weights=2, ops=make_ops(np)
+        get(name, 0.1, weight_decay=0.5),
+        [1.0, 2.0, 3.0],
+        np.zeros(3),
+        n_weights=2,
+        ops=make_ops(np),
     )
     assert params == pytest.approx([0.95, 1.9, 3.0])
 
@@ -187,9 +189,7 @@ def test_every_library_keeps_dtype_and_gives_the_same_numbers(name, dtype, xp_de
             assert array.dtype == getattr(xp, dtype)
         assert state.step.dtype == xp.int32
     tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
-    np.testing.assert_allclose(
-        xp_device.to_numpy(params), expected, rtol=tolerance, atol=tolerance
-    )
+    np.testing.assert_allclose(xp_device.to_numpy(params), expected, rtol=tolerance, atol=tolerance)
 
 
 @EVERY

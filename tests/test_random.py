@@ -110,7 +110,11 @@ def test_a_draw_depends_on_the_number_of_the_element_alone():
 
 @pytest.mark.parametrize("shape", [(64, 100), (3, 5, 7), (1,), (0, 4)])
 def test_the_bits_are_the_same_on_every_library(shape, xp_device):
-    for seed, step, path, p in ((0, 0, 0, 0.5), (7, 123456, 33, 0.8), (2**40 + 5, 2**31 - 1, 2, 0.1)):
+    for seed, step, path, p in (
+        (0, 0, 0, 0.5),
+        (7, 123456, 33, 0.8),
+        (2**40 + 5, 2**31 - 1, 2, 0.1),
+    ):
         there = xp_device.asarray(np.asarray(step, dtype=np.int32))
         mask = bernoulli(Key(seed, there, path), p, shape, xp=xp_device.xp)
         expected = draw(seed, step, path, p=p, shape=shape)

@@ -34,9 +34,7 @@ def test_exponential_reaches_the_factor_after_every_so_many_steps():
 
 
 def test_inverse_scaling_divides_by_a_power_of_the_step():
-    assert rates(schedules.inverse_scaling(0.6), 9)[::3] == pytest.approx(
-        [0.6, 0.3, 0.6 / 7**0.5]
-    )
+    assert rates(schedules.inverse_scaling(0.6), 9)[::3] == pytest.approx([0.6, 0.3, 0.6 / 7**0.5])
     assert rates(schedules.inverse_scaling(0.6, power=1.0), 3) == pytest.approx([0.6, 0.3, 0.2])
 
 

@@ -15,6 +15,11 @@ def bind(xp: Namespace) -> Ops:
     """
     if xp.__name__ in ("numpy", "array_api_compat.numpy"):
         from nnaccel.kernels._numpy import kernels
+        try:
+            from nnaccel.kernels._numba import FastWorkspace
+            return Ops(xp, FastWorkspace().kernels())
+        except ImportError:
+            pass
 
         return Ops(xp, kernels())
     return Ops(xp)

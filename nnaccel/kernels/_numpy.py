@@ -3,7 +3,7 @@
 NumPy's cost beside the matrix products is memory: each elementwise operation makes a temporary
 that travels through main memory. Here every buffer is made once and used again in each step,
 gradients are written straight into one flat vector, and chains of elementwise operations run on
-blocks that stay in the cache, there by the definitions of floor 1 themselves.
+blocks that stay in the cache.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,89 +21,98 @@ from nnaccel.network import Layout, Slot, flatten, l2_penalty, leaves, transform
 from nnaccel.random import Key, bernoulli
 from nnaccel.typing import Array
 
-BLOCK = 16_384  # elements: three blocks of float32 fit in a second-level cache
+BLOCK = 32_768  # elements: a few blocks of float32 fit in a second-level cache
+FEW = 32  # classes, up to which the softmax works on columns: NumPy is slow along short rows
 
 
 def kernels() -> dict[Callable, Callable]:
     """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
-    space = Workspace()
-    return {
-        views: space.views,
-        flatten: space.flatten,
-        gather: space.gather,
-        dense: space.dense,
-        dense_vjp: space.dense_vjp,
-        dropout: space.dropout,
-        dropout_vjp: dropout_vjp_in_place,
-        softmax_cross_entropy: space.softmax_cross_entropy,
-        l2_penalty: l2_penalty_in_place,
-        optimizers.gradient_descent_update: gradient_descent_in_place,
-        optimizers.momentum_update: momentum_in_place,
-        optimizers.nesterov_update: nesterov_in_place,
-        optimizers.adam_update: adam_in_place,
-        optimizers.shrink_weights: shrink_weights_in_place,
-        optimizers.clip_by_global_norm: clip_in_place,
-    }
+    return Workspace().kernels()
 
 
 class Workspace:
     """The buffers of one training run, and the kernels that write into them.
 
     A step asks for its buffers in the same order each time, so the n-th request gets the n-th
-    buffer; `views` is the first operation of every step and starts the count again.
+    buffer; `views` comes before every pass through the network and starts the count again. The
+    gathers come before it and have a count of their own.
     """
 
     def __init__(self) -> None:
-        self._buffers: list[Array] = []
+        self._memory: dict[Any, Array] = {}  # place -> bytes
+        self._shaped: dict[Any, Array] = {}  # (place, shape, dtype) -> a view of them
         self._next = 0
+        self._gathered = 0
         self._params: Array | None = None
         self._tree: Any = ()
         self._grads = np.empty(0)
-        self._homes: dict[int, Array] = {}
+        self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
+
+    def kernels(self) -> dict[Callable, Callable]:
+        return {
+            views: self.views,
+            flatten: self.flatten,
+            gather: self.gather,
+            dense: self.dense,
+            dense_vjp: self.dense_vjp,
+            dropout: self.dropout,
+            dropout_vjp: dropout_vjp_in_place,
+            softmax_cross_entropy: self.softmax_cross_entropy,
+            l2_penalty: l2_penalty_in_place,
+            optimizers.gradient_descent_update: gradient_descent_in_place,
+            optimizers.momentum_update: momentum_in_place,
+            optimizers.nesterov_update: nesterov_in_place,
+            optimizers.rmsprop_update: rmsprop_in_place,
+            optimizers.adam_update: adam_in_place,
+            optimizers.shrink_weights: shrink_weights_in_place,
+            optimizers.clip_by_global_norm: clip_in_place,
+        }
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An uninitialised array, valid until this step's successor asks for it."""
-        size = 1
-        for length in shape:
-            size *= length
-        if self._next == len(self._buffers):
-            self._buffers.append(np.empty(size, dtype))
-        buffer = self._buffers[self._next]
-        if buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[self._next] = np.empty(size, dtype)
-        self._next += 1
-        return buffer[:size].reshape(shape)
+        place, self._next = self._next, self._next + 1
+        return self._buffer(place, shape, dtype)
+
+    def _buffer(self, place: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The array of that place; a last, shorter batch shares the memory of the others."""
+        view = self._shaped.get((place, shape, dtype))
+        if view is None:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            if place not in self._memory or self._memory[place].size < size:
+                self._memory[place] = np.empty(size, np.uint8)
+                self._shaped = {k: v for k, v in self._shaped.items() if k[0] != place}
+            view = self._memory[place][:size].view(dtype).reshape(shape)
+            self._shaped[place, shape, dtype] = view
+        return view
 
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
-        self._next = 0
+        self._next = self._gathered = 0
         if params is not self._params:
             self._params, self._tree = params, views(params, places, xp=np)
             if self._grads.shape != params.shape or self._grads.dtype != params.dtype:
                 self._grads = np.empty_like(params)
-            self._homes = {
-                id(W): dW
-                for W, dW in zip(
-                    leaves(self._tree), leaves(views(self._grads, places, xp=np)), strict=True
-                )
-            }
+            grads = views(self._grads, places, xp=np)
+            self._leaves = list(leaves(grads))
+            self._homes = dict(homes(self._tree, grads))
         return self._tree
 
     def flatten(self, arrays: Any, places: Layout) -> Array:
         """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
-        for home, array in zip(self._homes.values(), leaves(arrays), strict=True):
+        for home, array in zip(self._leaves, leaves(arrays), strict=True):
             if array is not home:
                 home[...] = array
         return self._grads
 
     def gather(self, X: Array, index: Array, dtype: Any) -> Array:
         """Twin of `batches.gather`."""
-        shape = (len(index), *X.shape[1:])
+        place, self._gathered = self._gathered, self._gathered + 1
+        rows = self._buffer(("rows", place), (index.shape[0], *X.shape[1:]), X.dtype)
         # mode="clip" lets take write into `out` without a buffer of its own; index is in range.
-        rows = np.take(X, index, axis=0, out=self.empty(shape, X.dtype), mode="clip")
+        X.take(index, 0, rows, "clip")
         if X.dtype == dtype:
             return rows
-        cast = self.empty(shape, dtype)
+        cast = self._buffer(("cast", place), rows.shape, dtype)
         cast[...] = rows
         return cast
 
@@ -113,15 +122,19 @@ class Workspace:
             return dense(X, W, b, activation, xp=np)
         Z = np.matmul(X, W, out=self.empty((X.shape[0], W.shape[1]), W.dtype))
         A = self.empty(Z.shape, Z.dtype) if activation.reads_Z else Z
-        forward = IN_PLACE.get(activation)
+        self.activate(Z, b, A, activation)
+        return (Z if activation.reads_Z else None), A
+
+    def activate(self, Z: Array, b: Array, A: Array, activation: Activation) -> None:
+        """Z += b and A = g(Z), where A may be Z."""
+        forward = IN_PLACE.get(activation.forward)
         for rows in row_blocks(Z):
             Zb = Z[rows]
             Zb += b
             if forward is not None:
                 forward(Zb)
-            elif activation.forward is not activations.identity:
+            else:
                 A[rows] = activation.forward(Zb, xp=np)
-        return (Z if activation.reads_Z else None), A
 
     def dense_vjp(
         self,
@@ -133,20 +146,30 @@ class Workspace:
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA, dW goes into the flat gradient."""
+        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA, dW and db go into the flat gradient."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(dA, X, W, Z, A, activation, xp=np, need_dX=need_dX)
-        if activation.vjp is not activations.identity_vjp:
-            for rows in row_blocks(A):
-                dA[rows] = activation.vjp(
-                    dA[rows], Z[rows] if Z is not None else None, A[rows], xp=np
-                )
-        dZ = dA
-        dW = np.matmul(X.T, dZ, out=self._homes.get(id(W)))
-        # A product with ones adds up the rows several times faster than a sum over them.
-        db = np.ones((1, dZ.shape[0]), dZ.dtype) @ dZ
+        dW, db = self._homes.get(id(W), (None, None))
+        if db is None:
+            db = np.empty((1, W.shape[1]), W.dtype)
+        dZ = self.derive(dA, Z, A, activation, db)
+        dW = np.matmul(X.T, dZ, out=dW)
         dX = np.matmul(dZ, W.T, out=self.empty(X.shape, dZ.dtype)) if need_dX else None
         return dX, dW, db
+
+    def derive(self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array) -> Array:
+        """dZ = dA g'(Z), written over dA, and db, its sum over examples."""
+        vjp = VJP_IN_PLACE.get(activation.vjp)
+        for rows in row_blocks(A):
+            if vjp is not None:
+                vjp(dA[rows], A[rows])
+            else:
+                dA[rows] = activation.vjp(dA[rows], Z if Z is None else Z[rows], A[rows], xp=np)
+        # A product with ones adds up the rows several times faster than a sum over them.
+        ones = self.empty((1, dA.shape[0]), dA.dtype)
+        ones.fill(1.0)
+        np.matmul(ones, dA, out=db)
+        return dA
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`."""
@@ -162,20 +185,41 @@ class Workspace:
             return softmax_cross_entropy(
                 Z, Y, weights, xp=np, label_smoothing=label_smoothing
             )
-        rows = np.arange(Z.shape[0])
-        P = np.subtract(Z, Z.max(axis=1, keepdims=True), out=self.empty(Z.shape, Z.dtype))
-        at_Y = P[rows, Y]
-        np.exp(P, out=P)
-        S = P.sum(axis=1, keepdims=True)
-        losses = np.log(S[:, 0]) - at_Y
-        P /= S
-        P[rows, Y] -= 1.0
-        if weights is None:
-            P *= 1.0 / Z.shape[0]
+        (N, K), dtype = Z.shape, Z.dtype
+        dZ = self.empty((N, K), dtype)
+        # P is (K, N) if there are few classes: sums over K are then sums of whole rows.
+        axis = 0 if K <= FEW else 1
+        if axis == 0:
+            P = self.empty((K, N), dtype)
+            P[...] = Z.T
+            at_Y = Y * N + np.arange(N)
         else:
+            P = dZ
+            P[...] = Z
+            at_Y = np.arange(0, N * K, K) + Y
+        P -= P.max(axis, keepdims=True)
+        flat = P.reshape(-1)
+        losses = flat[at_Y]
+        np.exp(P, out=P)
+        S = P.sum(axis, keepdims=True)
+        losses = np.log(S.reshape(-1)) - losses
+        scale = 1.0 / N if weights is None else weights.reshape(S.shape) / N
+        P *= scale / S
+        flat[at_Y] -= scale if weights is None else scale.reshape(-1)
+        if weights is not None:
             losses *= weights
-            P *= weights[:, None] / Z.shape[0]
-        return losses.mean(), P
+        if axis == 0:
+            dZ[...] = P.T
+        return np.add.reduce(losses) / dtype.type(N), dZ
+
+
+def homes(tree: Any, grads: Any) -> Iterator[tuple[int, Any]]:
+    """(id of the first array, gradients) of each layer in a tree of parameters."""
+    if tree and not isinstance(tree[0], tuple):
+        yield id(tree[0]), grads
+    else:
+        for branch, its_grads in zip(tree, grads, strict=True):
+            yield from homes(branch, its_grads)
 
 
 def row_blocks(A: Array) -> Iterator[slice]:
@@ -189,6 +233,10 @@ def blocks(vector: Array) -> Iterator[slice]:
     """Slices of BLOCK elements of a flat vector."""
     for start in range(0, vector.shape[0], BLOCK):
         yield slice(start, start + BLOCK)
+
+
+def identity_in_place(Z: Array) -> None:
+    pass
 
 
 def relu_in_place(Z: Array) -> None:
@@ -206,10 +254,39 @@ def sigmoid_in_place(Z: Array) -> None:
     Z += 0.5
 
 
-IN_PLACE: dict[Activation, Callable[[Array], None]] = {
-    activations.ACTIVATIONS["relu"]: relu_in_place,
-    activations.ACTIVATIONS["tanh"]: tanh_in_place,
-    activations.ACTIVATIONS["sigmoid"]: sigmoid_in_place,
+IN_PLACE: dict[Callable, Callable[[Array], None]] = {
+    activations.identity: identity_in_place,
+    activations.relu: relu_in_place,
+    activations.tanh: tanh_in_place,
+    activations.sigmoid: sigmoid_in_place,
+}
+
+
+def identity_vjp_in_place(dA: Array, A: Array) -> None:
+    pass
+
+
+def relu_vjp_in_place(dA: Array, A: Array) -> None:
+    dA *= A > 0
+
+
+def tanh_vjp_in_place(dA: Array, A: Array) -> None:
+    slope = A * A
+    np.subtract(1.0, slope, out=slope)
+    dA *= slope
+
+
+def sigmoid_vjp_in_place(dA: Array, A: Array) -> None:
+    slope = 1.0 - A
+    slope *= A
+    dA *= slope
+
+
+VJP_IN_PLACE: dict[Callable, Callable[[Array, Array], None]] = {
+    activations.identity_vjp: identity_vjp_in_place,
+    activations.relu_vjp: relu_vjp_in_place,
+    activations.tanh_vjp: tanh_vjp_in_place,
+    activations.sigmoid_vjp: sigmoid_vjp_in_place,
 }
 
 
@@ -261,6 +338,24 @@ def nesterov_in_place(
     return params, velocity
 
 
+def rmsprop_in_place(
+    params: Array, grads: Array, square: Array, rate: Array, beta: Any, epsilon: float
+) -> tuple[Array, Array]:
+    """Twin of `optimizers.rmsprop_update`, block by block; destroys grads."""
+    if params.ndim > 1:
+        return optimizers.rmsprop_update(params, grads, square, rate, beta, epsilon, xp=np)
+    for part in blocks(params):
+        g, v = grads[part], square[part]
+        v *= beta
+        v += (1.0 - beta) * (g * g)
+        s = np.sqrt(v)
+        s += epsilon
+        g *= rate
+        g /= s
+        params[part] -= g
+    return params, square
+
+
 def adam_in_place(
     params: Array,
     grads: Array,
@@ -278,24 +373,36 @@ def adam_in_place(
         return optimizers.adam_update(
             params, grads, mu, nu, rate, beta_1, beta_2, correction_1, correction_2, epsilon, xp=np
         )
+    # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root = sqrt(c2):
+    # one pass less.
+    root = np.sqrt(correction_2)
+    step, epsilon = rate * root / correction_1, root * epsilon
+    tiny = QUIET * float(np.finfo(params.dtype).tiny)
     scratch = np.empty(min(BLOCK, params.shape[0]), params.dtype)
-    step, spread = rate / correction_1, 1.0 / correction_2
     for part in blocks(params):
         g, m, v = grads[part], mu[part], nu[part]
         s = scratch[: g.shape[0]]
+        np.multiply(g, 1.0 - beta_1, out=s)
         m *= beta_1
-        m += np.multiply(g, 1.0 - beta_1, out=s)
-        v *= beta_2
+        m += s
+        m += tiny
+        m -= tiny
         g *= g
         g *= 1.0 - beta_2
+        v *= beta_2
         v += g
-        np.multiply(v, spread, out=s)
-        np.sqrt(s, out=s)
+        np.sqrt(v, out=s)
         s += epsilon
         np.divide(m, s, out=s)
         s *= step
         params[part] -= s
     return params, mu, nu
+
+
+# The moment of a unit that has died halves every seven steps until it is denormal, where it stays
+# for ever, and many processors take a hundred times longer over such numbers. Adding and
+# subtracting QUIET times the smallest normal number rounds what is below 1e-31 (float32) to zero.
+QUIET = 1e7
 
 
 def shrink_weights_in_place(params: Array, amount: Array, n_weights: int) -> Array:

@@ -1,0 +1,205 @@
+"""Kernels for NumPy arrays that Numba compiles: a chain of elementwise operations in one pass.
+
+They are serial: on two cores or sixteen the matrix products are most of a step, and threads of
+Numba's own beside those of the BLAS, which spin for a while after each product, made a step ten
+times slower. Being serial they can also run in any number of Python threads, and in forked
+children. Matrix products stay with NumPy. The compiled code is kept on disk by Numba.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from nnaccel import activations, optimizers
+from nnaccel.activations import Activation
+from nnaccel.kernels._numpy import Workspace, adam_in_place
+from nnaccel.losses import softmax_cross_entropy
+from nnaccel.typing import Array
+
+# Sums in any order and fused multiply-add, but NaN and infinity keep their meaning: training
+# that diverges must show.
+RELAXED = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def compiled(function: Callable, **options: Any) -> Any:
+    """The function compiled when first called; without a disk cache where none can be written."""
+    options = {"fastmath": RELAXED, "error_model": "numpy", "nogil": True} | options
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
+class FastWorkspace(Workspace):
+    """The workspace of the NumPy kernels, with Numba for what is elementwise."""
+
+    def kernels(self) -> dict[Callable, Callable]:
+        return super().kernels() | {optimizers.adam_update: adam_fast}
+
+    def activate(self, Z: Array, b: Array, A: Array, activation: Activation) -> None:
+        kernel = ACTIVATE.get(activation.forward)
+        if kernel is None:
+            super().activate(Z, b, A, activation)
+        else:
+            kernel(Z, b)
+
+    def derive(
+        self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array
+    ) -> Array:
+        kernel = DERIVE.get(activation.vjp)
+        if kernel is None:
+            return super().derive(dA, Z, A, activation, db)
+        kernel(dA, A, db)
+        return dA
+
+    def softmax_cross_entropy(
+        self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
+    ) -> tuple[Array, Array]:
+        """Twin of `losses.softmax_cross_entropy` for class numbers and float32."""
+        if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2 or Z.dtype != np.float32:
+            return super().softmax_cross_entropy(Z, Y, weights, label_smoothing)
+        dZ = self.empty(Z.shape, Z.dtype)
+        return cross_entropy(Z, Y, weights, dZ), dZ
+
+
+@compiled
+def add_bias(Z: Array, b: Array) -> None:
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            Z[i, j] += b[0, j]
+
+
+@compiled
+def add_bias_relu(Z: Array, b: Array) -> None:
+    zero = Z.dtype.type(0)
+    for i in range(Z.shape[0]):
+        for j in range(Z.shape[1]):
+            z = Z[i, j] + b[0, j]
+            Z[i, j] = zero if z < zero else z
+
+
+@compiled
+def sum_rows(dA: Array, A: Array, db: Array) -> None:
+    db[:] = 0
+    for i in range(dA.shape[0]):
+        for j in range(dA.shape[1]):
+            db[0, j] += dA[i, j]
+
+
+@compiled
+def derive_relu(dA: Array, A: Array, db: Array) -> None:
+    zero = dA.dtype.type(0)
+    db[:] = 0
+    for i in range(dA.shape[0]):
+        for j in range(dA.shape[1]):
+            d = dA[i, j] if A[i, j] > zero else zero
+            dA[i, j] = d
+            db[0, j] += d
+
+
+ACTIVATE: dict[Callable, Any] = {
+    activations.identity: add_bias,
+    activations.relu: add_bias_relu,
+}
+DERIVE: dict[Callable, Any] = {
+    activations.identity_vjp: sum_rows,
+    activations.relu_vjp: derive_relu,
+}
+
+
+@compiled
+def exp(x: Any) -> Any:
+    """exp(x) in float32 for x <= 0, to 1e-7; 0 below -87, where it would be denormal.
+
+    The C library's function cannot be vectorised. x = n log 2 + r, and a polynomial for exp(r).
+    Source: Moshier, Cephes library, expf.
+    """
+    f = np.float32
+    n = np.floor(max(x, f(-87)) * f(1.44269504) + f(0.5))
+    r = max(x, f(-87)) - n * f(0.693359375) + n * f(2.12194440e-4)
+    p = f(1.9875691500e-4)
+    p = p * r + f(1.3981999507e-3)
+    p = p * r + f(8.3334519073e-3)
+    p = p * r + f(4.1665795894e-2)
+    p = p * r + f(1.6666665459e-1)
+    p = p * r + f(5.0000001201e-1)
+    p = p * r * r + r + f(1)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return f(0) if x < f(-87) else p * power
+
+
+@compiled
+def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
+    """The loss; P becomes dZ."""
+    N, K = Z.shape
+    zero, total = np.float32(0), np.float32(0)
+    for i in range(N):
+        top = Z[i, 0]
+        for k in range(1, K):
+            top = max(top, Z[i, k])
+        for k in range(K):
+            P[i, k] = Z[i, k] - top
+        total -= P[i, Y[i]] * (np.float32(1) if weights is None else weights[i])
+    flat = P.reshape(N * K)
+    for i in range(N * K):
+        flat[i] = exp(flat[i])
+    share = np.float32(1) / np.float32(N)
+    for i in range(N):
+        S = zero
+        for k in range(K):
+            S += P[i, k]
+        weight = np.float32(1) if weights is None else weights[i]
+        total += weight * np.log(S)
+        weight *= share
+        scale = weight / S
+        for k in range(K):
+            P[i, k] *= scale
+        P[i, Y[i]] -= weight
+    return total * share
+
+
+def adam_fast(
+    params: Array,
+    grads: Array,
+    mu: Array,
+    nu: Array,
+    rate: Array,
+    beta_1: Any,
+    beta_2: Any,
+    correction_1: Array,
+    correction_2: Array,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Twin of `optimizers.adam_update`, in one pass."""
+    if params.ndim > 1:
+        return adam_in_place(
+            params, grads, mu, nu, rate, beta_1, beta_2, correction_1, correction_2, epsilon
+        )
+    number = params.dtype.type
+    root = correction_2**0.5
+    step = number(rate * root / correction_1)
+    adam(
+        params, grads, mu, nu, step, number(beta_1), number(beta_2), number(root * epsilon),
+        np.finfo(params.dtype).tiny,
+    )
+    return params, mu, nu
+
+
+@compiled
+def adam(
+    params: Array, grads: Array, mu: Array, nu: Array,
+    step: Any, beta_1: Any, beta_2: Any, epsilon: Any, tiny: Any,
+) -> None:
+    """Moments below the smallest normal number become 0: see `kernels._numpy.QUIET`."""
+    one, zero = beta_1 / beta_1, beta_1 * 0
+    for i in range(params.shape[0]):
+        g = grads[i]
+        m = beta_1 * mu[i] + (one - beta_1) * g
+        v = beta_2 * nu[i] + (one - beta_2) * (g * g)
+        m = zero if abs(m) < tiny else m
+        v = zero if v < tiny else v
+        mu[i] = m
+        nu[i] = v
+        params[i] -= step * m / (np.sqrt(v) + epsilon)
