@@ -7,13 +7,12 @@ of each step on the device. A contestant imports its library itself: it is meant
 its process, since two BLAS thread pools in one distort each other by up to ten times.
 """
 
-import sys
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from shapes import LEARNING_RATE, Problem
 
 Run = Callable[[int], float]
@@ -21,40 +20,45 @@ Run = Callable[[int], float]
 
 def products(problem: Problem) -> Run:
     """Not a contestant but the floor under them: NumPy's matrix products of a step, alone."""
-    pairs = []
-    layers = list(enumerate(problem.weights))
-    A = [np.ones((problem.shape.batch, size), np.float32) for size in problem.shape.sizes]
-    for i, W in layers:
-        pairs.append((A[i], W, np.empty_like(A[i + 1])))
-    for i, W in reversed(layers):
-        pairs.append((A[i].T, A[i + 1], np.empty_like(W)))
-        if i:
-            pairs.append((A[i + 1], W.T, np.empty_like(A[i])))
+    from nnaccel.benchmark import products
+    from nnaccel.devices import select
+
+    bare = products(problem.shape, select("cpu"))
 
     def run(epochs: int) -> float:
-        for _ in range(epochs * len(problem.order)):
-            for left, right, out in pairs:
-                np.matmul(left, right, out=out)
+        bare(epochs * len(problem.order))
         return float("nan")
 
     return run
 
 
-def nnaccel_on(device: str, *, numba: bool = True) -> Callable[[Problem], Run]:
+def nnaccel_on(device: str, *, fast: bool = True) -> Callable[[Problem], Run]:
     """nnaccel's own training epoch, as `nnaccel.training.train` runs it."""
 
     def build(problem: Problem) -> Run:
-        if not numba:
-            sys.modules["numba"] = None  # pyright: ignore  # importing it now says: not installed
         from nnaccel.benchmark import Trainer
+        from nnaccel.devices import select
 
-        from nnaccel.network import mlp
-
-        D, *hidden, K = problem.shape.sizes
         # The flat vector: all W first and then all b.
         params = np.concatenate([p.ravel() for p in (*problem.weights, *problem.biases)])
-        trainer = Trainer(mlp(D, hidden, K), problem.X, problem.Y, device=device, params=params)
-        return lambda epochs: trainer.run(problem.order, epochs)
+        trainer = Trainer(
+            problem.shape.network,
+            problem.X,
+            problem.Y,
+            select(device),
+            batch_size=problem.shape.batch,
+            params=params,
+            fast=fast,
+        )
+        order = trainer.device.asarray(problem.order.reshape(-1))
+
+        def run(epochs: int) -> float:
+            losses = np.empty(0)
+            for _ in range(epochs):
+                losses = trainer.epoch(order)
+            return float(losses.mean())
+
+        return run
 
     return build
 
@@ -74,7 +78,7 @@ def _torch(problem: Problem, *, compiled: bool) -> Run:
 
     sizes = problem.shape.sizes
     modules: list[Any] = []
-    for i, (D, H) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (D, H) in enumerate(itertools.pairwise(sizes)):
         modules += [torch.nn.ReLU()] if i else []
         linear = torch.nn.Linear(D, H)
         with torch.no_grad():
@@ -199,9 +203,11 @@ def scikit_learn(problem: Problem) -> Run:
     return run
 
 
+OWN_ORDER = ("scikit-learn",)  # whose losses cannot be compared, since it shuffles by itself
+
 CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
     "products": products,
-    "nnaccel": nnaccel_on("cpu", numba=False),
+    "nnaccel": nnaccel_on("cpu", fast=False),
     "nnaccel[fast]": nnaccel_on("cpu"),
     "nnaccel jax": nnaccel_on("jax:cpu"),
     "nnaccel torch": nnaccel_on("torch:cpu"),

@@ -92,7 +92,7 @@ def save(
     from safetensors.numpy import save as to_bytes
 
     tensors = {"params": data}
-    _write(Path(path), to_bytes(tensors, {"nnaccel": text, "sha256": digest(text, tensors)}))
+    write(path, to_bytes(tensors, {"nnaccel": text, "sha256": digest(text, tensors)}))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -129,8 +129,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a file says of itself that nnaccel wrote it; what it holds is not checked."""
     try:
-        text = _parse(Path(path).read_bytes())[0]["nnaccel"]
-        return json.loads(text)["format"] == FORMAT
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, os.path.getsize(path)))
+        return json.loads(json.loads(header)["__metadata__"]["nnaccel"])["format"] == FORMAT
     except (KeyError, TypeError, ValueError):
         return False
 
@@ -143,9 +145,18 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} is write-protected; choose another name")
     with _beside(path) as file:
-        _reserve(file, size)
-    os.unlink(file.name)
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise _unwritable(path, error, f"no room for {size:,} bytes") from None
+        finally:
+            os.unlink(file.name)
 
 
 def digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
@@ -284,35 +295,32 @@ def _beside(path: Path) -> Any:
             dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
         )
     except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write {path} ({error.strerror}); choose another place"
-        ) from None
+        raise _unwritable(path, error, error.strerror) from None
 
 
-def _reserve(file: Any, size: int) -> None:
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            file.close()
-            os.unlink(file.name)
-            raise OSError(error.errno, f"no room for {size} bytes ({error.strerror})") from None
+def _unwritable(path: Path, error: OSError, reason: str | None) -> OSError:
+    return type(error)(error.errno, f"cannot write {path} ({reason}); choose another place")
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file durably and atomically, keeping the mode of the one it replaces."""
-    with _beside(path) as file:
-        try:
+def write(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a file durably and atomically, keeping the mode of the one it replaces.
+
+    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError.
+    """
+    path = Path(os.path.realpath(path))
+    file = _beside(path)
+    try:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(
-                file.name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
-            )
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
+        os.chmod(file.name, mode)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+    finally:
+        Path(file.name).unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the folder holds the name, so it has to reach the disk too
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:

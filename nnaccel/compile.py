@@ -1,12 +1,15 @@
-"""Making a function of arrays fast on its library: as it is on most, `jit` on JAX."""
+"""Making a training step fast on its library: as it is on most, `jit` on JAX, and whole epochs."""
 
 from collections.abc import Callable
 from typing import Any
 
-from nnaccel.typing import Namespace
+from nnaccel.batches import bounds
+from nnaccel.typing import Array, Namespace
 
 
-def compile_step(function: Callable[..., Any], xp: Namespace, *, donate: tuple[int, ...] = ()) -> Any:
+def compile_step(
+    function: Callable[..., Any], xp: Namespace, *, donate: tuple[int, ...] = ()
+) -> Any:
     """The function, compiled where the library compiles; it must be pure and free of Python
     branches on array values. `donate` numbers the arguments whose memory the result may take:
     the caller must not use them again."""
@@ -15,3 +18,57 @@ def compile_step(function: Callable[..., Any], xp: Namespace, *, donate: tuple[i
 
         return jax.jit(function, donate_argnums=donate)
     return function
+
+
+def compile_epoch(
+    step: Callable[..., Any],
+    xp: Namespace,
+    batch_size: int,
+    whole: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """The epoch (params, state, data, order) -> (params, state, records) made of that step.
+
+    step: (params, state, data, index) -> (params, state, record), pure.   order: (N,), the
+    examples in the order in which the epoch visits them, `batch_size` a step and the rest in a
+    last one.   records: (n_steps, ...).   params and state are donated.   whole: an epoch that
+    replaces the steps where it does not return None; see `nnaccel.kernels.whole_epoch`.
+    """
+    if xp.__name__ == "jax.numpy":
+        return _scanned(step, xp, batch_size)
+
+    def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
+        if whole is not None and (done := whole(params, state, data, order)) is not None:
+            return done
+        records = []
+        for start, stop in bounds(order.shape[0], batch_size):
+            params, state, record = step(params, state, data, order[start:stop])
+            records.append(record)
+        return params, state, xp.stack(records)
+
+    return epoch
+
+
+def _scanned(step: Callable[..., Any], xp: Namespace, batch_size: int) -> Callable[..., Any]:
+    """The epoch on JAX: one call, in which the steps of full batches are a `lax.scan`."""
+    import jax
+
+    def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
+        n_full = order.shape[0] // batch_size
+        full, rest = order[: n_full * batch_size], order[n_full * batch_size :]
+
+        def body(carry: Any, index: Array) -> Any:
+            params, state, record = step(*carry, data, index)
+            return (params, state), record
+
+        records = []
+        if n_full:
+            (params, state), first = jax.lax.scan(
+                body, (params, state), xp.reshape(full, (n_full, batch_size))
+            )
+            records.append(first)
+        if rest.shape[0]:
+            params, state, last = step(params, state, data, rest)
+            records.append(last[None])
+        return params, state, xp.concat(records)
+
+    return jax.jit(epoch, donate_argnums=(0, 1))

@@ -20,10 +20,13 @@ CLASSES = Field("a list of labels, or nothing", lambda v: v is None or records.L
 NAMES = Field("a list of different strings, or nothing", lambda v: v is None or _is_names(v))
 COUNT = Field("a whole number, not negative", lambda v: type(v) is int and v >= 0)
 
+# Kinds of classes in words, and what each of them is in Python.
+PLAIN = {"bool": bool, "whole number": int, "number": float, "string": str, "string object": str}
+
 FIELDS: dict[str, Field] = {
     "estimator": records.one_of("MLPClassifier", "MLPRegressor"),
     "parameters": Field("an object", lambda v: type(v) is dict),
-    "dtype": records.one_of("bool", "number", "whole number", "string", "none"),
+    "dtype": records.one_of(*PLAIN, "none"),
     "classes": CLASSES,
     "target": records.one_of("binary", "multiclass", "multilabel-indicator", "numbers"),
     "feature_names": NAMES,
@@ -124,18 +127,17 @@ def _classes(classes: Any) -> tuple[str, list[Any] | None]:
     if classes is None:
         return "none", None
     host = on_host(classes)
-    kind = {"b": "bool", "i": "whole number", "u": "whole number", "f": "number"}
-    members = host.tolist()
-    if host.dtype.kind not in kind and not all(type(member) is str for member in members):
+    kinds = {"b": "bool", "i": "whole number", "u": "whole number", "f": "number", "U": "string"}
+    kind, members = kinds.get(host.dtype.kind, "string object"), host.tolist()
+    if not all(type(member) is PLAIN[kind] for member in members):
         raise ValueError("a model file can hold classes that are text, numbers or booleans only")
-    return kind.get(host.dtype.kind, "string"), members
+    return kind, members
 
 
 def _labels(kind: str, members: list[Any]) -> np.ndarray:
-    plain = {"bool": bool, "whole number": int, "number": float, "string": str}
-    if kind not in plain or any(type(member) is not plain[kind] for member in members):
+    if kind not in PLAIN or any(type(member) is not PLAIN[kind] for member in members):
         raise ValueError(f"classes must be a list of {kind}s, got {members[:3]}")
-    return np.array(members, dtype=object if kind == "string" else None)
+    return np.array(members, dtype=object if kind == "string object" else None)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -27,7 +27,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from nnaccel import losses
 from nnaccel.activations import softplus
 from nnaccel.devices import device_of
-from nnaccel.losses import Loss
+from nnaccel.losses import Loss, softmax
 from nnaccel.typing import Array, Namespace
 
 
@@ -317,13 +317,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         P : array of shape (n_samples, n_classes)
             In the order of `classes_`; for several labels that of each label.
         """
-        Z, home = self._logits(X, "predict_proba")
+        return self._probabilities(X, "predict_proba")
+
+    def _probabilities(self, X: Any, method: str) -> Any:
+        Z, home = self._logits(X, method)
         xp = device_of(Z).xp
-        P = self._loss().link(Z, xp=xp)
-        return home.asarray(xp.concat([1.0 - P, P], axis=1) if self._is_binary else P)
+        if self.out_activation_ == "softmax":
+            return home.asarray(softmax(Z, xp=xp))
+        Z = xp.concat([-Z, Z], axis=1) if self._is_binary else Z
+        return home.asarray(xp.exp(-softplus(-Z, xp=xp)))  # a sigmoid exact for small ones too
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Predict the logarithms of probabilities, exact for small ones too.
+        """Predict the logarithms of probabilities.
 
         Parameters
         ----------
@@ -333,18 +338,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Returns
         -------
         log_P : array of shape (n_samples, n_classes)
-            In the order of `classes_`; for several labels that of each label.
+            ``log(predict_proba(X))``, minus infinity for a probability that underflows.
         """
-        Z, home = self._logits(X, "predict_log_proba")
-        xp = device_of(Z).xp
-        if self._has_labels or self._is_binary:
-            log_P = -softplus(-Z, xp=xp)
-            if self._is_binary:
-                log_P = xp.concat([-softplus(Z, xp=xp), log_P], axis=1)
-        else:
-            Z = Z - xp.max(Z, axis=1, keepdims=True)
-            log_P = Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
-        return home.asarray(log_P)
+        P = self._probabilities(X, "predict_log_proba")
+        with np.errstate(divide="ignore"):
+            return device_of(P).xp.log(P)
 
     def decision_function(self, X: Any) -> Any:
         """The logits, which the loss has been minimised on.
@@ -361,6 +359,26 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         Z, home = self._logits(X, "decision_function")
         return home.asarray(Z[:, 0] if self._is_binary else Z)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of examples predicted right, with several labels those with all of them right.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+
+        Returns
+        -------
+        score : float
+        """
+        if is_foreign(X):
+            return self._score_on_host(X, y, sample_weight)
+        return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
 
     @property
     def _has_labels(self) -> bool:
@@ -688,6 +706,26 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         """
         Z, home = self._logits(X, "predict")
         return home.asarray(self._decode(Z, xp=device_of(Z).xp))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination of the predictions, R^2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+
+        Returns
+        -------
+        score : float
+        """
+        if is_foreign(X):
+            return self._score_on_host(X, y, sample_weight)
+        return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
 
     def _learn_target(self, y: Any, *, incremental: bool) -> None:
         if self.loss == "poisson" and (np.asarray(y) < 0).any():

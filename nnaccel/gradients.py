@@ -1,12 +1,9 @@
 """Checking backpropagation against central differences."""
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from nnaccel.activations import ACTIVATIONS
-from nnaccel.layers import Dense, Dropout, LayerNorm, Residual
-from nnaccel.losses import LOSSES, Loss
-from nnaccel.network import Network, Slot, initial_params, layout, leaves, value_and_grad
+from nnaccel.losses import Loss
+from nnaccel.network import Network, Slot, layout, leaves, value_and_grad
 from nnaccel.random import Key
 from nnaccel.typing import Array, Ops, handle_of
 
@@ -39,7 +36,7 @@ def check_gradients(
     tolerance: float = 1e-6,
     spacing: float = 1e-5,
 ) -> GradientCheck:
-    """Compare each parameter's gradient with (L(p + h d) - L(p - h d)) / 2h in a random direction d.
+    """Compare each gradient with (L(p + h d) - L(p - h d)) / 2h in a random direction d.
 
     One inner product <dW, d> a parameter array, with d a normal draw from `rng` over that array:
     a wrong entry shows with probability one, at the price of two evaluations. The error is
@@ -50,8 +47,8 @@ def check_gradients(
     """
     if params.ndim != 1 or params.dtype != ops.xp.float64:
         raise ValueError(
-            f"params must be one float64 vector, got shape {tuple(params.shape)} of {params.dtype}; "
-            "central differences in float32 are mostly rounding error"
+            f"params must be one float64 vector, got shape {tuple(params.shape)} of "
+            f"{params.dtype}; central differences in float32 are mostly rounding error"
         )
 
     def evaluate(point: Array) -> tuple[Array, Array, Array]:
@@ -78,53 +75,3 @@ def _direction(params: Array, slot: Slot, rng: Any, *, xp: Any) -> Array:
     d[slot.stop :] = 0.0
     d /= (d @ d) ** 0.5
     return xp.asarray(d, dtype=params.dtype, device=handle_of(params))
-
-
-class Checked(NamedTuple):
-    """One line of `catalogue`: what was checked, and its largest relative error."""
-
-    name: str
-    error: float
-    tolerance: float
-
-
-def catalogue(
-    xp: Any, asarray: Callable[..., Array], rng: Any, *, host: Any, tolerance: float = 1e-6
-) -> Iterator[Checked]:
-    """Check every activation, layer and loss of the tables on small random networks, in float64.
-
-    asarray: from a NumPy array to one of `xp`.   rng: a `numpy.random.Generator`.
-    host: NumPy's namespace, in which the initial weights are drawn.
-    """
-    g, K = ACTIVATIONS["tanh"], 3
-    squared = LOSSES["squared_error"]
-    cases = [
-        (f"activation {activation.name}", (Dense(6, activation), Dense(K)), squared)
-        for activation in ACTIVATIONS.values()
-    ]
-    cases += [
-        ("layer dropout", (Dense(6, g), Dropout(0.3), Dense(K)), squared),
-        ("layer layer_norm", (Dense(6, g), LayerNorm(), Dense(K)), squared),
-        ("layer residual", (Dense(6, g), Residual((LayerNorm(), Dense(6, g))), Dense(K)), squared),
-    ]
-    cases += [(f"loss {loss.name}", (Dense(6, g), Dense(K)), loss) for loss in LOSSES.values()]
-    for name, layers, loss in cases:
-        network = Network(5, layers)
-        Y = {
-            "softmax_cross_entropy": lambda: rng.integers(0, K, 20),
-            "binary_cross_entropy": lambda: rng.integers(0, 2, (20, K)),
-            "poisson": lambda: rng.poisson(2.0, (20, K)),
-        }.get(loss.name, lambda: rng.standard_normal((20, K)))()
-        check = check_gradients(
-            network,
-            loss,
-            asarray(initial_params(network, rng, xp=host)),
-            asarray(rng.standard_normal((20, 5))),
-            asarray(Y),
-            asarray(rng.random(20)),
-            ops=Ops(xp),
-            rng=rng,
-            key=Key(0, xp.asarray(0, dtype=xp.int32)),
-            tolerance=tolerance,
-        )
-        yield Checked(name, max(check.errors), tolerance)

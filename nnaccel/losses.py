@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from nnaccel.activations import identity, sigmoid
 from nnaccel.names import find
-from nnaccel.typing import Array, Namespace, Options, handle_of, freeze
+from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
 class Loss(NamedTuple):
@@ -60,8 +60,9 @@ def exponential(Z: Array, *, xp: Namespace) -> Array:
 
 def one_hot(Y: Array, like: Array, *, xp: Namespace) -> Array:
     """Class numbers (..., N) as probabilities (..., N, K), K and the dtype taken from `like`."""
-    classes = xp.arange(like.shape[-1], dtype=Y.dtype, device=handle_of(like))
-    return xp.astype(Y[..., None] == classes, like.dtype)
+    # int32, for the type of Y may not count to K.
+    classes = xp.arange(like.shape[-1], dtype=xp.int32, device=handle_of(like))
+    return xp.astype(xp.astype(Y, xp.int32)[..., None] == classes, like.dtype)
 
 
 def softmax_cross_entropy(
@@ -112,7 +113,7 @@ def squared_error(
 def absolute_error(
     Z: Array, Y: Array, weights: Array | None = None, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Mean of sum |Z - Y|, with dZ = sign(Z - Y) / N, and 0 where they are equal.  Y: (..., N, K)."""
+    """Mean of sum |Z - Y|, with dZ = sign(Z - Y) / N, 0 where they are equal.  Y: (..., N, K)."""
     R = Z - Y
     return average(xp.sum(xp.abs(R), axis=-1), xp.sign(R), weights, xp=xp)
 

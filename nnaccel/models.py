@@ -45,7 +45,10 @@ class Model(NamedTuple):
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
         target's own units. Raises ValueError for a table that does not fit."""
-        X = self.features.transform(data, str(self.params.dtype))
+        return self.outputs_of(self.features.transform(data, str(self.params.dtype)), device)
+
+    def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
+        """The same for rows that are encoded already, X (N, D)."""
         params = self.params if device is None else device.asarray(self.params)
         A = to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
         if self.target.task == "regression":
@@ -145,19 +148,19 @@ class Fit:
         test_fraction: float = 0.2,
     ) -> None:
         """Split and encode the examples and build the network; ValueError for data or settings
-        from which nothing can be learned."""
-        device = device or select("cpu")
+        from which nothing can be learned, and for test data that do not fit."""
+        self.device = device or select("cpu")
         data, y = labelled(examples.data, examples.y, examples.target)
         task = examples.task if settings.task == "auto" else settings.task
         target = fit_target(y, task, examples.target)
         classes = target.task == "classification"
         rows = np.arange(len(y))
-        self.test: tuple[Any, Any] | None = examples.test
-        if self.test is not None:
-            self.test = labelled(*self.test, examples.target)
+        test, seed = examples.test, settings.seed
+        if test is not None:
+            test = labelled(*test, examples.target)
         elif test_fraction:
-            kept, tested = _split(target.encode(y), rows, test_fraction, settings.seed, classes)
-            self.test = take(data, tested), take(y, tested)
+            kept, tested = _split("test", target.encode(y), rows, test_fraction, seed, classes)
+            test = take(data, tested), take(y, tested)
             rows = kept
         settings = recipes.resolve(settings, len(rows), len(target.classes), pixels=examples.pixels)
         if not classes:
@@ -166,17 +169,18 @@ class Fit:
             target = replace(target, mean=0.0, scale=1.0)
         held = rows[:0]
         if settings.validation_fraction:
-            codes = target.encode(take(y, rows))
-            rows, held = _split(codes, rows, settings.validation_fraction, settings.seed, classes)
+            codes, fraction = target.encode(take(y, rows)), settings.validation_fraction
+            rows, held = _split("validation", codes, rows, fraction, seed, classes)
         self.target = target
         self.features = fit_features(take(data, rows), exclude=exclude, names=examples.names)
-        X, Y = self._encode(data, y, rows, settings.dtype)
+        X, Y = self._encode(take(data, rows), take(y, rows), settings.dtype)
+        self._test = None if test is None else (*self._encode(*test, settings.dtype), test[1])
         if settings.loss == "poisson" and (Y < 0).any():
             raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
         self.rows = {
             "train": len(rows),
             "validation": len(held),
-            "test": 0 if self.test is None else len(self.test[1]),
+            "test": 0 if test is None else len(test[1]),
         }
         self.settings = settings
         self.network, self.loss, optimizer = recipes.build(
@@ -185,6 +189,9 @@ class Fit:
         self.metric: Metric = for_loss(self.loss)
         self.unit = target.scale if target.task == "regression" else 1.0
         self.history: list[dict[str, float]] = []
+        validation = None
+        if len(held):
+            validation = self._encode(take(data, held), take(y, held), settings.dtype)
         weights = None
         if settings.class_weight is not None:
             if not classes:
@@ -205,10 +212,10 @@ class Fit:
             batch_size=settings.batch_size or 1,
             l2=settings.l2,
             weights=weights,
-            validation=self._encode(data, y, held, settings.dtype) if len(held) else None,
+            validation=validation,
             metric=self.metric,
             seed=settings.seed,
-            device=device,
+            device=self.device,
             dtype=settings.dtype,
         )
 
@@ -246,9 +253,15 @@ class Fit:
             {},
         )
 
-    def _encode(self, data: Any, y: Any, rows: np.ndarray, dtype: str) -> tuple[Any, Any]:
-        X = self.features.transform(take(data, rows), dtype)
-        return X, self.target.encode(take(y, rows))
+    def evaluate(self, model: Model) -> dict[str, Any]:
+        """Scores of the model on the rows held out for the test; none where there are none."""
+        if self._test is None:
+            return {}
+        X, _, y = self._test
+        return scores_of(self.target, model.outputs_of(X, self.device), y)
+
+    def _encode(self, data: Any, y: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.features.transform(data, dtype), self.target.encode(y)
 
 
 def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
@@ -299,7 +312,10 @@ def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
 
 
 def _split(
-    Y: np.ndarray, rows: np.ndarray, fraction: float, seed: int, stratify: bool
+    part: str, Y: np.ndarray, rows: np.ndarray, fraction: float, seed: int, stratify: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    kept, held = split(Y, fraction, seed, stratify)
+    try:
+        kept, held = split(Y, fraction, seed, stratify)
+    except ValueError as error:
+        raise ValueError(f"{part}_fraction: {error}") from None
     return rows[kept], rows[held]

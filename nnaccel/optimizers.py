@@ -64,7 +64,14 @@ def nesterov_update(
 
 
 def rmsprop_update(
-    params: Array, grads: Array, square: Array, rate: Rate, beta: Rate, epsilon: float, *, xp: Namespace
+    params: Array,
+    grads: Array,
+    square: Array,
+    rate: Rate,
+    beta: Rate,
+    epsilon: float,
+    *,
+    xp: Namespace,
 ) -> tuple[Array, Array]:
     """s := beta s + (1 - beta) dW^2; W := W - rate dW / (sqrt(s) + epsilon).
 

@@ -647,7 +647,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     def _improves(self) -> bool:
         """Count the epochs without improvement; whether this one is the best so far."""
         if self.early_stopping:
-                score, best = self.validation_scores_[-1], self.best_validation_score_
+            score, best = self.validation_scores_[-1], self.best_validation_score_
             worse = score < best + self.tol
             if is_best := score > best:
                 self.best_validation_score_ = score
@@ -710,7 +710,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
             return
         predicted = to_host(self._decode(Z, xp=xp))
         finite = predicted.dtype.kind != "f" or bool(np.isfinite(predicted).all())
-        with config_context(array_api_dispatch=False):
+        with config_context(array_api_dispatch=False), np.errstate(all="ignore"):
             args = held_out.codes, predicted, held_out.weights
             self.validation_scores_.append(float(self._score(*args)) if finite else np.nan)
         if self.verbose:
@@ -736,12 +736,11 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     def _first_coef(self) -> Array:
         return self.coefs_[0]
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        if not get_config()["array_api_dispatch"]:
-            y, sample_weight = on_host(y), on_host(sample_weight)
-            if is_foreign(X):  # scikit-learn computes scores with NumPy
-                return self._score(y, to_host(self.predict(X)), sample_weight)  # pyright: ignore
-        return super().score(X, y, sample_weight)  # pyright: ignore
+    def _score_on_host(self, X: Any, y: Any, sample_weight: Any) -> float:
+        """scikit-learn's score, on the host, where it works for arrays of every library."""
+        predicted = on_host(self.predict(X))  # pyright: ignore
+        with config_context(array_api_dispatch=False):
+            return self._score(on_host(y), predicted, on_host(sample_weight))
 
     # ------------------------------------------------------------------ devices and files
 
@@ -848,6 +847,7 @@ def take(X: Any, rows: np.ndarray) -> Any:
 
 def check_foreign(X: Array, name: str) -> None:
     """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
+    _kept(X)
     if X.ndim != 2:
         raise ValueError(
             f"X must be 2-D (n_samples, n_features), got shape {tuple(X.shape)}; for one sample "
@@ -859,8 +859,6 @@ def check_foreign(X: Array, name: str) -> None:
             f"of 1 is required by {name}."
         )
     xp = device_of(X).xp
-    if xp.isdtype(X.dtype, "complex floating"):
-        raise ValueError(f"Complex data not supported by {name}")
     if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
         raise ValueError(f"Input X contains NaN or infinity. {name} does not accept missing values")
 
@@ -884,6 +882,8 @@ def _kept(X: Any) -> list[Any]:
     if not is_foreign(X):
         return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
     where = device_of(X)
+    if where.xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError("Complex data not supported: X must hold real numbers")
     floating = _array_api.supported_float_dtypes(where.xp, where.handle)
     return [*floating, *(getattr(where.xp, n) for n in INTEGERS if hasattr(where.xp, n))]
 

@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 
 def mix(x: Array) -> Array:
-    """A bijection of 32-bit integers in which each input bit flips each output bit half the time."""
+    """A bijection of 32-bit integers: each input bit flips each output bit half the time."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)

@@ -56,11 +56,11 @@ class Settings:
     def __post_init__(self) -> None:
         """ValueError that names the first setting out of range."""
         if self.hidden:
-            at_least(1, **{"hidden": min(self.hidden)})
+            at_least(1, hidden=min(self.hidden))
         for name in ("batch_size", "epochs"):
             if getattr(self, name) is not None:
                 at_least(1, **{name: getattr(self, name)})
-        at_least(0, early_stopping=self.early_stopping, seed=self.seed)
+        at_least(0, early_stopping=self.early_stopping)
         for name, (expected, holds) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not holds(value):
@@ -68,6 +68,10 @@ class Settings:
         for name, known in NAMES.items():
             for word in self.activation if name == "activation" else (getattr(self, name),):
                 find(name, word, dict.fromkeys(known))
+        if self.early_stopping and self.validation_fraction == 0:
+            raise ValueError(
+                "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
+            )
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
@@ -77,6 +81,7 @@ SHARE: Range = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 AMOUNT: Range = ("a finite number of at least 0", lambda v: 0 <= v < 1e300)
 POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)
 RANGES: dict[str, Range] = {
+    "seed": ("a whole number from 0 to below 2^63", lambda v: 0 <= v < 2**63),
     "dropout": SHARE,
     "validation_fraction": SHARE,
     "label_smoothing": SHARE,
@@ -165,14 +170,17 @@ def build(
     settings: Settings, n_inputs: int, n_outputs: int, N: int
 ) -> tuple[Network, Loss, Optimizer]:
     """The network, loss and optimizer of resolved settings, for N training rows."""
-    assert settings.hidden is not None and settings.epochs and settings.batch_size
-    assert settings.learning_rate is not None and settings.weight_decay is not None
-    layers = settings.activation
+    assert settings.hidden is not None
+    assert settings.batch_size
+    assert settings.epochs
+    assert settings.learning_rate is not None
+    assert settings.weight_decay is not None
+    first, *others = settings.activation
     network = mlp(
         n_inputs,
         settings.hidden,
         n_outputs,
-        activation=layers if len(layers) > 1 else layers[0],
+        activation=(first, *others) if others else first,
         dropout=settings.dropout or 0.0,
         initializer=settings.initializer,
     )

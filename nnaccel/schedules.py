@@ -7,7 +7,7 @@ on `step`. A rate may be an array (K, 1): one for each of K networks.
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nnaccel.names import find
 from nnaccel.typing import Array, Namespace
@@ -17,7 +17,7 @@ Schedule: TypeAlias = Callable[..., Array]
 
 
 def plain(rate: Rate) -> Rate:
-    """A number as Python's own float, which keeps float32 as NumPy's does not; arrays as they are."""
+    """A number as Python's own float, which keeps float32 as NumPy's does not; else as it is."""
     return float(rate) if isinstance(rate, float) else rate
 
 
@@ -56,7 +56,7 @@ def cosine(rate: Rate, steps: int, final: float = 0.0) -> Schedule:
 
 
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
-    """Linear growth to the schedule's first rate over `steps` steps, then the schedule from its start."""
+    """Linear growth to the schedule's first rate over `steps` steps, then the schedule."""
 
     def warmed(step: Array, *, xp: Namespace) -> Array:
         later = xp.maximum(step - steps, xp.zeros_like(step))

@@ -38,7 +38,7 @@ def read(source: str, target: str | None = None, *, need_target: bool = True) ->
     ValueError or FileNotFoundError that name what is wrong and the closest thing that is right.
     """
     if source in DATASETS:
-        return _from_dataset(load(source), target)
+        return _from_dataset(load(source), target if need_target else None)
     path = Path(source)
     if not path.suffix and not path.exists():
         raise FileNotFoundError(
@@ -46,12 +46,15 @@ def read(source: str, target: str | None = None, *, need_target: bool = True) ->
             f"{', '.join(DATASETS)}{did_you_mean(source, DATASETS)}"
         )
     if existing_file(path).suffix.lower() == ".npz":
-        return _from_dataset(load_npz(path), target)
-    table = read_table(path)
+        return _from_dataset(load_npz(path), target if need_target else None)
+    table, name = read_table(path), Path(path.name.removesuffix(".gz")).stem
     if not need_target and (target is None or target not in table.column_names):
-        return Examples(path.stem, table, None, target or "", None, "auto", None)
-    table, y, name = pop_target(table, target)
-    return Examples(path.stem, table, y, name, None, "auto", None)
+        return Examples(name, table, None, target or "", None, "auto", None)
+    try:
+        table, y, target = pop_target(table, target)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Examples(name, table, y, target, None, "auto", None)
 
 
 def take(data: Any, rows: np.ndarray) -> Any:
@@ -62,8 +65,7 @@ def take(data: Any, rows: np.ndarray) -> Any:
 def _from_dataset(dataset: Any, target: str | None) -> Examples:
     if target is not None and target != dataset.target_name:
         raise ValueError(
-            f"target of {dataset.name!r} is {dataset.target_name!r}, got {target!r}; "
-            "leave --target out"
+            f"{dataset.name!r} has the target {dataset.target_name!r}, and no {target!r}"
         )
     test = None if dataset.X_test is None else (dataset.X_test, dataset.y_test)
     return Examples(

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.batches import bounds, gather, is_sparse
-from nnaccel.compile import compile_step
+from nnaccel.batches import bounds, gather, is_sparse, n_steps
+from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.devices import Device, device_of, select, to_host
-from nnaccel.kernels import bind
+from nnaccel.kernels import bind, whole_epoch, worth_loading
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
@@ -141,21 +141,17 @@ def train(
         params = where.asarray(start if after is None else after.params, dtype, copy=True)
         _check_params(network, params)
         state = optimizer.init(params, xp=where.xp) if after is None else _copy(after.state)
-        step = make_step(
-            network,
-            loss,
-            optimizer,
-            bind(where.xp),
-            dtype=params.dtype,
-            l2=float(l2),
-            metric=metric,
-            seed=seed,
-        )
+        # By the length of the whole run, so that a continued one computes with the same kernels.
+        fast = worth_loading(network, batch_size, n_steps(data.X.shape[0], batch_size, epochs))
+        ops = bind(where.xp, fast=fast)
+        options = {"l2": float(l2), "metric": metric, "seed": seed}
+        step = make_step(network, loss, optimizer, ops, dtype=params.dtype, **options)
+        whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
         evaluation = make_evaluation(
-            network, loss, bind(where.xp), dtype=params.dtype, metric=metric
+            network, loss, bind(where.xp, fast=fast), dtype=params.dtype, metric=metric
         )
     return _run(
-        compile_step(step, where.xp, donate=(0, 1)),
+        _make_epoch(step, data, batch_size, where, params.dtype, whole),
         compile_step(evaluation, where.xp),
         params,
         state,
@@ -170,7 +166,7 @@ def train(
 
 
 def _run(
-    step: Callable[..., Any],
+    epoch: Callable[..., Any],
     evaluation: Callable[..., Array],
     params: Array,
     state: State,
@@ -190,11 +186,8 @@ def _run(
         started = time.perf_counter()
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), np.errstate(all="ignore"):
-            records = []
-            for examples, index in _minibatches(data, orders(number), batches, where, params.dtype):
-                params, state, record = step(params, state, examples, index)
-                records.append(record)
-            values = to_host(where.xp.stack(records))
+            params, state, records = epoch(params, state, orders(number))
+            values = to_host(records)
             seconds = time.perf_counter() - started
             check_finite(values, params, number, xp=where.xp)
             trained = summarise(values, batches, metric)
@@ -204,25 +197,38 @@ def _run(
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
 
 
-def _minibatches(
-    data: Data, order: np.ndarray, batches: list[tuple[int, int]], where: Device, dtype: Any
-) -> Iterator[tuple[Data, Array]]:
-    """What each step is given: the data and the numbers of its examples.
+def _make_epoch(
+    step: Callable[..., Any],
+    data: Data,
+    batch_size: int,
+    where: Device,
+    dtype: Any,
+    whole: Callable[..., Any] | None,
+) -> Callable[..., tuple[Array, State, Array]]:
+    """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
 
-    Of a CSR matrix that is a small dense data set of the batch alone: sparse rows have no fixed
-    shape, so they are taken outside of the step, which may be compiled.
+    A CSR matrix gives each step a small dense data set of its batch alone: sparse rows have no
+    fixed shape, so they are taken outside of what may be compiled.
     """
-    device_order = where.asarray(order)
-    for start, stop in batches:
-        index = device_order[start:stop]
-        if not is_sparse(data.X):
-            yield data, index
-            continue
-        xp, host_index = where.xp, order[start:stop]
-        weights = None if data.weights is None else xp.take(data.weights, index, axis=0)
-        X = dense_rows(data.X, host_index, where, dtype)
-        rows = Data(X, xp.take(data.Y, index, axis=0), weights)
-        yield rows, where.asarray(np.arange(stop - start))
+    xp, N = where.xp, data.X.shape[0]
+    if not is_sparse(data.X):
+        dense = compile_epoch(step, xp, batch_size, whole)
+        return lambda params, state, order: dense(params, state, data, where.asarray(order))
+    step = compile_step(step, xp, donate=(0, 1))
+
+    def epoch(params: Array, state: State, order: np.ndarray) -> tuple[Array, State, Array]:
+        records = []
+        for start, stop in bounds(N, batch_size):
+            index = where.asarray(order[start:stop])
+            weights = None if data.weights is None else xp.take(data.weights, index, axis=0)
+            X = dense_rows(data.X, order[start:stop], where, dtype)
+            rows = Data(X, xp.take(data.Y, index, axis=0), weights)
+            everything = where.asarray(np.arange(stop - start))
+            params, state, record = step(params, state, rows, everything)
+            records.append(record)
+        return params, state, xp.stack(records)
+
+    return epoch
 
 
 def dense_rows(X: Any, rows: Any, where: Device, dtype: Any) -> Array:

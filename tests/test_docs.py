@@ -89,3 +89,23 @@ def test_every_figure_can_be_redrawn():
     pytest.importorskip("matplotlib")
     script = runpy.run_path(str(PAGE.parent / "figures.py"))
     assert {path.stem for path in script["FOLDER"].glob("*.png")} == set(script["FIGURES"])
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    names = {}
+    for block in blocks:
+        if "MLPClassifier" in block:
+            pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
+        exec(compile(block, "README.md", "exec"), names)
+    assert float(capsys.readouterr().out.split()[-1]) > 0.95  # the accuracy that it prints
+    from nnaccel.activations import ACTIVATIONS
+
+    del ACTIVATIONS["cube"]  # of the last example
+
+
+def test_links_of_all_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

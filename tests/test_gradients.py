@@ -106,6 +106,21 @@ def test_the_kernels_of_numpy_pass(name, loss):
     assert check(network, loss, ops=bind(np), l2=0.1).passed
 
 
+@pytest.mark.parametrize("last", [Dense(4, get("tanh")), Dropout(0.3)], ids=["dense", "dropout"])
+def test_kernels_that_write_over_a_gradient_pass_in_a_residual_block(last):
+    """The block needs the gradient of its output twice: for its layers, and for the sum."""
+    block = Residual((Dense(4, get("relu")), last))
+    layers = (
+        Dense(4),
+        block,
+        LayerNorm(),
+        Dense(4, get("sigmoid")),
+        EXAMPLES["residual"],
+        Dense(K),
+    )
+    assert check(Network(D, layers), ops=bind(np), l2=0.1).passed
+
+
 # It finds what is wrong
 
 

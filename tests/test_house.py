@@ -37,7 +37,7 @@ FLOORS = {
     ],
     2: ["kernels", "compile"],
     3: ["devices"],
-    4: ["training", "lbfgs", "checkpoint"],
+    4: ["training", "lbfgs", "checks", "checkpoint"],
     5: [
         "estimators",
         "estimator_files",
@@ -51,6 +51,7 @@ FLOORS = {
         "sources",
         "recipes",
         "models",
+        "benchmark",
     ],
     6: ["cli", "display", "__main__"],
     7: ["__init__"],  # the front of the house: it shows every floor

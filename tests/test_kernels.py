@@ -14,7 +14,6 @@ from nnaccel import losses, optimizers
 from nnaccel.activations import ACTIVATIONS, get
 from nnaccel.batches import gather
 from nnaccel.kernels import bind
-from nnaccel.kernels._numpy import kernels
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.network import flatten, forward, l2_penalty, layout, mlp, value_and_grad, views
@@ -23,13 +22,10 @@ from nnaccel.random import Key, bernoulli
 from nnaccel.training import Data, make_step
 from nnaccel.typing import Ops
 
-
-def numpy_kernels():
-    return Ops(np, kernels())
-
-
 # Every set of kernels for NumPy's arrays; `bind` takes the fastest that is installed.
-SETS = {"numpy": numpy_kernels} | ({"numba": lambda: bind(np)} if find_spec("numba") else {})
+SETS = {"numpy": lambda: bind(np, fast=False)} | (
+    {"numba": lambda: bind(np, fast=True)} if find_spec("numba") else {}
+)
 SET = pytest.mark.parametrize("make_ops", SETS.values(), ids=SETS)
 EVERY = pytest.mark.parametrize(
     ("make_ops", "function"),

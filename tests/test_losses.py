@@ -175,6 +175,21 @@ def test_integer_classes_and_their_probabilities_are_the_same_target(label_smoot
         np.testing.assert_array_equal(xp_device.to_numpy(mine), xp_device.to_numpy(theirs))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
+def test_classes_may_be_of_a_type_that_does_not_count_to_K(dtype, xp_device):
+    Z = np.random.default_rng(0).standard_normal((5, 300))
+    Y = classes(0, 44, 99, 100, 7)
+    expected, dZ_expected = evaluate("softmax_cross_entropy", Z, np.eye(300)[Y])
+    value, dZ = evaluate(
+        "softmax_cross_entropy",
+        xp_device.asarray(Z),
+        xp_device.asarray(Y.astype(dtype)),
+        xp=xp_device.xp,
+    )
+    assert float(value) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(xp_device.to_numpy(dZ), dZ_expected, atol=1e-15)
+
+
 def test_label_smoothing_mixes_the_target_with_the_uniform_distribution():
     Z, Y, weights = examples()
     found = evaluate("softmax_cross_entropy", Z, Y, weights, label_smoothing=0.3)

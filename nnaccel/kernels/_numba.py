@@ -15,12 +15,16 @@ from numba import njit
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
 from nnaccel.kernels._numpy import Workspace, adam_in_place
-from nnaccel.losses import softmax_cross_entropy
 from nnaccel.typing import Array
 
 # Sums in any order and fused multiply-add, but NaN and infinity keep their meaning: training
 # that diverges must show.
 RELAXED = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def kernels() -> dict[Callable, Callable]:
+    """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
+    return FastWorkspace().kernels()
 
 
 def compiled(function: Callable, **options: Any) -> Any:
@@ -60,8 +64,10 @@ class FastWorkspace(Workspace):
         """Twin of `losses.softmax_cross_entropy` for class numbers and float32."""
         if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2 or Z.dtype != np.float32:
             return super().softmax_cross_entropy(Z, Y, weights, label_smoothing)
+        if not Z.size:
+            return super().softmax_cross_entropy(Z, Y, weights)
         dZ = self.empty(Z.shape, Z.dtype)
-        return cross_entropy(Z, Y, weights, dZ), dZ
+        return np.float32(cross_entropy(Z, Y, weights, dZ)), dZ
 
 
 @compiled
@@ -90,11 +96,12 @@ def sum_rows(dA: Array, A: Array, db: Array) -> None:
 
 @compiled
 def derive_relu(dA: Array, A: Array, db: Array) -> None:
-    zero = dA.dtype.type(0)
+    number = dA.dtype.type
+    zero = number(0)
     db[:] = 0
     for i in range(dA.shape[0]):
         for j in range(dA.shape[1]):
-            d = dA[i, j] if A[i, j] > zero else zero
+            d = dA[i, j] * number(A[i, j] > zero)
             dA[i, j] = d
             db[0, j] += d
 
@@ -131,6 +138,34 @@ def exp(x: Any) -> Any:
 
 
 @compiled
+def log(x: Any) -> Any:
+    """log(x) in float32 for finite x >= 1, to 1e-7 of the larger of it and 1.
+
+    x = 2^n m with m in [sqrt(1/2), sqrt(2)), and a polynomial for log(m).
+    Source: Moshier, Cephes library, logf.
+    """
+    f = np.float32
+    bits = np.float32(x).view(np.int32)
+    n = np.int32((bits >> np.int32(23)) - np.int32(126))
+    m = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F000000)).view(np.float32)
+    low = m < f(0.70710678)
+    r = (m + m if low else m) - f(1)
+    k = f(n - np.int32(low))
+    p = f(7.0376836292e-2)
+    p = p * r - f(1.1514610310e-1)
+    p = p * r + f(1.1676998740e-1)
+    p = p * r - f(1.2420140846e-1)
+    p = p * r + f(1.4249322787e-1)
+    p = p * r - f(1.6668057665e-1)
+    p = p * r + f(2.0000714765e-1)
+    p = p * r - f(2.4999993993e-1)
+    p = p * r + f(3.3333331174e-1)
+    square = r * r
+    p = p * r * square - k * f(2.12194440e-4) - f(0.5) * square
+    return r + p + k * f(0.693359375) + (x - x)  # the last term keeps NaN
+
+
+@compiled
 def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
     """The loss; P becomes dZ."""
     N, K = Z.shape
@@ -151,7 +186,7 @@ def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
         for k in range(K):
             S += P[i, k]
         weight = np.float32(1) if weights is None else weights[i]
-        total += weight * np.log(S)
+        total += weight * log(S)
         weight *= share
         scale = weight / S
         for k in range(K):
@@ -181,7 +216,14 @@ def adam_fast(
     root = correction_2**0.5
     step = number(rate * root / correction_1)
     adam(
-        params, grads, mu, nu, step, number(beta_1), number(beta_2), number(root * epsilon),
+        params,
+        grads,
+        mu,
+        nu,
+        step,
+        number(beta_1),
+        number(beta_2),
+        number(root * epsilon),
         np.finfo(params.dtype).tiny,
     )
     return params, mu, nu
@@ -189,11 +231,18 @@ def adam_fast(
 
 @compiled
 def adam(
-    params: Array, grads: Array, mu: Array, nu: Array,
-    step: Any, beta_1: Any, beta_2: Any, epsilon: Any, tiny: Any,
+    params: Array,
+    grads: Array,
+    mu: Array,
+    nu: Array,
+    step: Any,
+    beta_1: Any,
+    beta_2: Any,
+    epsilon: Any,
+    tiny: Any,
 ) -> None:
     """Moments below the smallest normal number become 0: see `kernels._numpy.QUIET`."""
-    one, zero = beta_1 / beta_1, beta_1 * 0
+    one, zero = beta_1 / beta_1, beta_1 - beta_1
     for i in range(params.shape[0]):
         g = grads[i]
         m = beta_1 * mu[i] + (one - beta_1) * g

@@ -17,7 +17,7 @@ from nnaccel.batches import gather
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
-from nnaccel.network import Layout, Slot, flatten, l2_penalty, leaves, transform, views
+from nnaccel.network import Layout, flatten, l2_penalty, views
 from nnaccel.random import Key, bernoulli
 from nnaccel.typing import Array
 
@@ -46,6 +46,7 @@ class Workspace:
         self._params: Array | None = None
         self._tree: Any = ()
         self._grads = np.empty(0)
+        self._grad_tree: Any = ()
         self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -92,16 +93,13 @@ class Workspace:
             self._params, self._tree = params, views(params, places, xp=np)
             if self._grads.shape != params.shape or self._grads.dtype != params.dtype:
                 self._grads = np.empty_like(params)
-            grads = views(self._grads, places, xp=np)
-            self._leaves = list(leaves(grads))
-            self._homes = dict(homes(self._tree, grads))
+            self._grad_tree = views(self._grads, places, xp=np)
+            self._homes = dict(homes(self._tree, self._grad_tree))
         return self._tree
 
     def flatten(self, arrays: Any, places: Layout) -> Array:
         """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
-        for home, array in zip(self._leaves, leaves(arrays), strict=True):
-            if array is not home:
-                home[...] = array
+        bring_home(arrays, self._grad_tree)
         return self._grads
 
     def gather(self, X: Array, index: Array, dtype: Any) -> Array:
@@ -146,7 +144,7 @@ class Workspace:
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA, dW and db go into the flat gradient."""
+        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA; dW and db are in the gradient."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(dA, X, W, Z, A, activation, xp=np, need_dX=need_dX)
         dW, db = self._homes.get(id(W), (None, None))
@@ -157,7 +155,9 @@ class Workspace:
         dX = np.matmul(dZ, W.T, out=self.empty(X.shape, dZ.dtype)) if need_dX else None
         return dX, dW, db
 
-    def derive(self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array) -> Array:
+    def derive(
+        self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array
+    ) -> Array:
         """dZ = dA g'(Z), written over dA, and db, its sum over examples."""
         vjp = VJP_IN_PLACE.get(activation.vjp)
         for rows in row_blocks(A):
@@ -181,10 +181,9 @@ class Workspace:
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
     ) -> tuple[Array, Array]:
         """Twin of `losses.softmax_cross_entropy`; class numbers are looked up, not spread out."""
-        if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2:
-            return softmax_cross_entropy(
-                Z, Y, weights, xp=np, label_smoothing=label_smoothing
-            )
+        if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2 or not Z.size:
+            return softmax_cross_entropy(Z, Y, weights, xp=np, label_smoothing=label_smoothing)
+        Y = Y.astype(np.intp, copy=False)
         (N, K), dtype = Z.shape, Z.dtype
         dZ = self.empty((N, K), dtype)
         # P is (K, N) if there are few classes: sums over K are then sums of whole rows.
@@ -220,6 +219,15 @@ def homes(tree: Any, grads: Any) -> Iterator[tuple[int, Any]]:
     else:
         for branch, its_grads in zip(tree, grads, strict=True):
             yield from homes(branch, its_grads)
+
+
+def bring_home(arrays: Any, homes: Any) -> None:
+    """Copies the arrays of a tree into those of the other, but for arrays that are in both."""
+    for array, home in zip(arrays, homes, strict=True):
+        if isinstance(array, tuple):
+            bring_home(array, home)
+        elif array is not home:
+            home[...] = array
 
 
 def row_blocks(A: Array) -> Iterator[slice]:
@@ -334,7 +342,7 @@ def nesterov_in_place(
     velocity *= beta
     velocity -= grads
     params -= grads
-    params += beta * velocity
+    params += np.multiply(velocity, beta, out=grads)
     return params, velocity
 
 

@@ -1,0 +1,111 @@
+"""Whole epochs on NumPy, with less Python between the steps than a step at a time can do.
+
+The optimizer is not written again: its own `update` is called once for all steps of the epoch, with
+a vector in the place of the step counter, and what it asks of `adam_update` is taken down.
+"""
+
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel import optimizers
+from nnaccel.batches import bounds, gather
+from nnaccel.losses import Loss
+from nnaccel.metrics import Metric
+from nnaccel.network import Network, layout, value_and_grad
+from nnaccel.optimizers import Optimizer, State
+from nnaccel.random import Key
+from nnaccel.typing import Array, Ops
+
+
+class Rules(NamedTuple):
+    """What Adam does in each of the next steps: numbers, or vectors (n_steps,)."""
+
+    shrink: Any  # the amounts by which weights shrink, or None
+    rate: Any
+    beta_1: float
+    beta_2: float
+    correction_1: Any
+    correction_2: Any
+    epsilon: float
+
+
+def rules_of(
+    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+) -> Rules | None:
+    """The rules of the next steps; None for an optimizer that is not Adam alone."""
+    shrinking: list[Any] = []
+    asked: list[Any] = []
+
+    def shrink(params: Array, amount: Any, n_weights: int) -> Array:
+        shrinking.append(amount)
+        return params
+
+    def adam(params: Array, grads: Array, mu: Array, nu: Array, *rules: Any) -> Any:
+        asked.append(rules)
+        return params, mu, nu
+
+    class Recorder(Ops):
+        def __missing__(self, function: Callable) -> Callable:
+            raise NotImplementedError
+
+    recorder = Recorder(xp, {optimizers.shrink_weights: shrink, optimizers.adam_update: adam})
+    steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
+    try:
+        optimizer.update(params, steps, params, ops=recorder, n_weights=n_weights)
+    except NotImplementedError:
+        return None
+    if len(asked) != 1 or len(shrinking) > 1:
+        return None
+    return Rules(shrinking[0] if shrinking else None, *asked[0])
+
+
+def epoch_of(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    ops: Ops,
+    batch_size: int,
+    *,
+    l2: float,
+    metric: Metric | None,
+    seed: int,
+) -> Callable[..., tuple[Array, State, Array] | None]:
+    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+
+    It returns None, having done nothing, for optimizers other than Adam and several networks.
+    """
+    n_weights = layout(network).n_weights
+
+    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+        if params.ndim != 1:
+            return None
+        batches = bounds(order.shape[0], batch_size)
+        rules = rules_of(optimizer, params, state, len(batches), n_weights, xp=ops.xp)
+        if rules is None:
+            return None
+        each = zip(*(x if np.ndim(x) else repeat(x) for x in rules), strict=False)
+        X, Y, weights, dtype, step = *data, params.dtype, state.step
+        slots, records = state.slots, []
+        for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
+            index = order[start:stop]
+            x, y = ops[gather](X, index, dtype), ops[gather](Y, index, Y.dtype)
+            w = None if weights is None else ops[gather](weights, index, dtype)
+            value, grads, Z = value_and_grad(
+                network, loss, params, x, y, w, ops=ops, l2=l2, key=Key(seed, step)
+            )
+            records.append(value)
+            if metric is not None:
+                records.append(metric.function(Z, y, w, xp=ops.xp))
+            if shrink is not None:
+                params = ops[optimizers.shrink_weights](params, shrink, n_weights)
+            params, *slots = ops[optimizers.adam_update](params, grads, *slots, *numbers)
+            step = step + 1
+        records = np.array(records)
+        if metric is not None:
+            records = records.reshape(len(batches), 2)
+        return params, State(step, tuple(slots)), records
+
+    return epoch
