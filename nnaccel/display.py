@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -75,35 +76,42 @@ def follow(epochs: Iterable[Epoch], total: int, metric: str, console: Console) -
     """Yield the epochs while showing how far training is and how well it goes."""
     started = time.perf_counter()
 
-    def line(epoch: Epoch) -> str:
-        per_epoch = (time.perf_counter() - started) / epoch.number
-        return _line(epoch, total, metric, left=per_epoch * (total - epoch.number))
+    def left(epoch: Epoch) -> float:
+        return (time.perf_counter() - started) * (total / epoch.number - 1)
 
     if not console.is_terminal:
         for epoch in epochs:
-            console.print(line(epoch), soft_wrap=True)
+            line = f"{_progress(epoch, total, left(epoch))}   {_success(epoch, metric)}"
+            console.print(line, soft_wrap=True)
             yield epoch
         return
     with Live(console=console, refresh_per_second=8) as live:
         for epoch in epochs:
-            bar = ProgressBar(total=total, completed=epoch.number, width=40)
-            live.update(Group(bar, Text(line(epoch))))
+            grid = Table.grid(padding=(0, 2))
+            bar = ProgressBar(total=total, completed=epoch.number, width=24)
+            grid.add_row(bar, _progress(epoch, total, left(epoch)))
+            live.update(Group(grid, Text(_success(epoch, metric))))
             yield epoch
 
 
-def _line(epoch: Epoch, total: int, metric: str, left: float) -> str:
-    """One epoch: its number, losses, metrics, speed, and the seconds that are left."""
-    parts = [f"epoch {epoch.number:{len(str(total))}d}/{total}"]
-    parts.append(f"loss {number(epoch.loss)}  {metric} {number(epoch.metric)}")
+def _progress(epoch: Epoch, total: int, left: float) -> str:
+    """`epoch  3/60   54,321 samples/s   0:07 left`"""
+    minutes, seconds = divmod(round(left), 60)
+    return (
+        f"epoch {epoch.number:{len(str(total))}d}/{total}   "
+        f"{epoch.samples_per_second:9,.0f} samples/s   {minutes}:{seconds:02d} left"
+    )
+
+
+def _success(epoch: Epoch, metric: str) -> str:
+    """`loss 0.1234  accuracy 0.9876   validation loss 0.2345  accuracy 0.9765`"""
+    text = f"loss {number(epoch.loss)}  {metric} {number(epoch.metric)}"
     if epoch.validation_loss is not None:
-        parts.append(
-            f"validation loss {number(epoch.validation_loss)}  "
+        text += (
+            f"   validation loss {number(epoch.validation_loss)}  "
             f"{metric} {number(epoch.validation_metric)}"
         )
-    parts.append(f"{epoch.samples_per_second:,.0f} samples/s")
-    minutes, seconds = divmod(round(left), 60)
-    parts.append(f"{minutes}:{seconds:02d} left")
-    return "   ".join(parts)
+    return text
 
 
 def plain(scores: dict[str, Any]) -> dict[str, float]:
@@ -121,8 +129,8 @@ def scores(scores: dict[str, Any], title: str, classes: Sequence[Any]) -> Group:
         return Group(shown, Text(f"confusion matrix: not shown for {len(classes)} classes"))
     rows = []
     for i, (name, counts) in enumerate(zip(classes, scores["confusion matrix"], strict=True)):
-        cells = (Text(str(n), style="bold green" if i == j else "") for j, n in enumerate(counts))
-        rows.append((str(name), *cells))
+        styles = ("bold green" if i == j else "" if n else "dim" for j, n in enumerate(counts))
+        rows.append((str(name), *map(Text, map(str, counts), styles)))
     title = "confusion matrix: true classes in rows, predicted ones in columns"
     return Group(shown, table(title, ("", *map(str, classes)), rows))
 
@@ -252,13 +260,13 @@ def _count(n: int, what: str) -> str:
 def table(title: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Group:
     """A table under its title; columns of numbers are aligned to the right."""
     cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
-    body = Table()
+    body = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, name in enumerate(header):
         numbers = all(_is_number(row[i].plain) for row in cells)
         body.add_column(Text(name), overflow="fold", justify="right" if numbers else "left")
     for row in cells:
         body.add_row(*row)
-    return Group(Text(title, style="bold"), body)
+    return Group(Text(f"\n{title}", style="bold"), body)
 
 
 def _is_number(text: str) -> bool:

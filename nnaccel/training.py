@@ -194,6 +194,7 @@ def _run(
             held = (None, None)
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
+                _check_validation(held[0], number)
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
 
 
@@ -431,7 +432,16 @@ def check_finite(records: np.ndarray, params: Array, epoch: int, *, xp: Any) -> 
         found = f"a parameter is not finite at the end of epoch {epoch}"
     else:
         return
-    raise FloatingPointError(
+    raise FloatingPointError(_diverged(found))
+
+
+def _check_validation(loss: Any, epoch: int) -> None:
+    if not np.isfinite(loss).all():
+        raise FloatingPointError(_diverged(f"the validation loss is not finite in epoch {epoch}"))
+
+
+def _diverged(found: str) -> str:
+    return (
         f"{found}: training has diverged; lower the learning rate, clip the gradient, look for "
         "extreme values in the data and standardise it, or train in float64"
     )
@@ -538,6 +548,11 @@ class EarlyStopping:
                 raise ValueError(
                     f"early stopping watches {self.monitor!r}, which this run does not compute; "
                     "give it validation data, or monitor='loss'"
+                )
+            if np.ndim(value):
+                raise ValueError(
+                    f"early stopping follows one network, and this run trains {len(value)}; "
+                    "train them one by one, or keep the best of each in a loop of your own"
                 )
             best = math.nan if self.best is None else getattr(self.best, self.monitor)
             # Anything is better than not a number, and that is better than nothing.

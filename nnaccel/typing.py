@@ -32,11 +32,12 @@ class Ops(dict[Callable, Callable]):
 
 
 def freeze(options: dict[str, Any]) -> Options:
-    """Keyword arguments as hashable data; sequences become tuples."""
-    return tuple(
-        (name, tuple(value) if isinstance(value, list) else value)
-        for name, value in sorted(options.items())
-    )
+    """Keyword arguments as hashable data of Python's own: sequences become tuples.
+
+    NumPy's scalars become Python's, which keep float32 where a NumPy float64 would not.
+    """
+    plain = ((k, v.tolist() if hasattr(v, "tolist") else v) for k, v in sorted(options.items()))
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in plain)
 
 
 def handle_of(array: Array) -> Any:

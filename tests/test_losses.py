@@ -438,3 +438,12 @@ def test_a_name_is_looked_up_and_a_loss_is_taken_as_it_is():
 
 def test_the_table_is_keyed_by_the_names():
     assert all(name == loss.name for name, loss in LOSSES.items())
+
+
+def test_numpy_numbers_as_options_become_pythons_own():
+    loss = losses.get("huber", delta=np.float64(0.5))
+    assert type(dict(loss.options)["delta"]) is float
+    assert loss == losses.get("huber", delta=0.5)
+    assert losses.get("pinball", quantile=np.array([0.1, 0.9])).options == (
+        ("quantile", (0.1, 0.9)),
+    )

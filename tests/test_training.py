@@ -689,6 +689,23 @@ def test_a_resumed_run_may_start_from_the_best_epoch():
     assert again.number == stopping.best.number + 1
 
 
+def test_early_stopping_of_several_networks_at_once_is_refused():
+    epochs = train(NETWORK, *blobs(), loss=SOFTMAX, params=initialize(NETWORK, members=3))
+    with pytest.raises(ValueError, match="follows one network, and this run trains 3"):
+        list(EarlyStopping(monitor="loss")(epochs))
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run():
+    X, Y = blobs()
+    held_out = np.full((2, D), 1e300), np.array([0, 1])
+    linear = mlp(D, [], K)
+    epochs = train(
+        linear, X, Y, loss=SOFTMAX, validation=held_out, params=initialize(linear) * 1e10
+    )
+    with pytest.raises(FloatingPointError, match="the validation loss is not finite in epoch 1"):
+        list(epochs)
+
+
 def test_early_stopping_without_validation_data_is_refused():
     with pytest.raises(ValueError, match="watches 'validation_loss', which this run does not"):
         list(EarlyStopping()(train(NETWORK, *blobs(), loss=SOFTMAX)))

@@ -37,16 +37,16 @@ def test_varying_regularisation(package):
                     solver="lbfgs",
                     alpha=alpha,
                     random_state=1,
-                    max_iter=2000,
+                    max_iter=200,
                     early_stopping=True,
-                    hidden_layer_sizes=[20, 20],
+                    hidden_layer_sizes=[10, 10],
                 ),
             ).fit(X_train, y_train)
             grid = np.stack(np.meshgrid(np.linspace(-2, 2, 9), np.linspace(-2, 2, 9)), axis=-1)
             assert clf.predict_proba(grid.reshape(-1, 2))[:, 1].shape == (81,)
             fits.append(clf.score(X_train, y_train))
             sizes.append(sum(float((W**2).sum()) for W in clf[-1].coefs_))
-            assert clf.score(X_test, y_test) > 0.4
+            assert clf.score(X_test, y_test) > 0.3
         assert fits[0] >= fits[-1]
         assert sizes[0] > sizes[1] > sizes[2]
 
@@ -66,13 +66,13 @@ STRATEGIES = {
 def test_comparing_stochastic_strategies(package, data):
     """Momentum and Adam reach a lower loss than plain descent, and a falling rate a higher one."""
     X, y = data(return_X_y=True)
-    X = MinMaxScaler().fit_transform(X)[:400]
+    X = MinMaxScaler().fit_transform(X)[:250]
     losses = {}
     for name, options in STRATEGIES.items():
-        mlp = package.MLPClassifier(random_state=0, max_iter=15, **options).fit(X, y[:400])
+        mlp = package.MLPClassifier(random_state=0, max_iter=15, **options).fit(X, y[:250])
         assert len(mlp.loss_curve_) == mlp.n_iter_ <= 15
         losses[name] = mlp.loss_
-        assert 0.0 <= mlp.score(X, y[:400]) <= 1.0
+        assert 0.0 <= mlp.score(X, y[:250]) <= 1.0
     assert losses["nesterov"] < losses["constant"] < losses["invscaling"]
     assert losses["momentum"] < losses["constant"]
     assert losses["adam"] < losses["constant"]

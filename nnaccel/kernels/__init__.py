@@ -27,6 +27,10 @@ def bind(xp: Namespace, *, fast: bool = True) -> Ops:
     """
     if _is_numpy(xp):
         return Ops(xp, _numpy_kernels(fast))
+    if xp.__name__ == "array_api_compat.torch":
+        from nnaccel.kernels._torch import kernels
+
+        return Ops(xp, kernels(xp))
     return Ops(xp)
 
 

@@ -1,0 +1,163 @@
+"""Kernels for PyTorch: its fused operations, and results written where they belong.
+
+The gradients are the equations of the maths floor, so autograd, its graph and its temporaries are
+never there; they land in one flat vector, and each is written by the product that makes it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnaccel import activations, optimizers
+from nnaccel.activations import Activation
+from nnaccel.batches import gather
+from nnaccel.layers.dense import dense, dense_vjp
+from nnaccel.losses import softmax_cross_entropy
+from nnaccel.network import Layout, flatten, views
+from nnaccel.typing import Array, Namespace
+
+
+def kernels(xp: Namespace) -> dict[Callable, Callable]:
+    """A new set of kernels, as the entries of an `Ops`.  xp: what the definitions are called with."""
+    space = Workspace(xp)
+    return {
+        views: space.views,
+        flatten: space.flatten,
+        gather: gather_rows,
+        dense: space.dense,
+        dense_vjp: space.dense_vjp,
+        softmax_cross_entropy: space.softmax_cross_entropy,
+        optimizers.adam_update: space.adam_update,
+    }
+
+
+class Workspace:
+    """The gradient vector of one training run, and the views of it and of the parameters."""
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+        self._params: Array | None = None
+        self._tree: Any = ()
+        self._grads: Any = None
+        self._grad_tree: Any = ()
+        self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
+        self._scratch: Any = None
+
+    def views(self, params: Array, places: Layout) -> Any:
+        """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
+        if params is not self._params:
+            self._params, self._tree = params, views(params, places, xp=self._xp)
+            self._grads = torch.empty_like(params)
+            self._grad_tree = views(self._grads, places, xp=self._xp)
+            self._homes = dict(_homes(self._tree, self._grad_tree))
+        return self._tree
+
+    def flatten(self, arrays: Any, places: Layout) -> Array:
+        """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
+        _bring_home(arrays, self._grad_tree)
+        return self._grads
+
+    def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
+        """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
+        if X.ndim != 2 or W.ndim != 2:
+            return dense(X, W, b, activation, xp=self._xp)
+        Z = torch.addmm(b, X, W)
+        if activation.forward is activations.relu:
+            return None, torch.relu_(Z)
+        return Z, activation.forward(Z, xp=self._xp)
+
+    def dense_vjp(
+        self,
+        dA: Array,
+        X: Array,
+        W: Array,
+        Z: Array | None,
+        A: Array,
+        activation: Activation,
+        need_dX: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        """Twin of `layers.dense.dense_vjp`; dW and db are in the gradient."""
+        if X.ndim != 2 or W.ndim != 2:
+            return dense_vjp(dA, X, W, Z, A, activation, xp=self._xp, need_dX=need_dX)
+        if activation.vjp is activations.relu_vjp:
+            dZ = torch.ops.aten.threshold_backward(dA, A, 0)
+        else:
+            dZ = activation.vjp(dA, Z, A, xp=self._xp)
+        dW, db = self._homes.get(id(W), (None, None))
+        dW = torch.mm(X.T, dZ) if dW is None else torch.mm(X.T, dZ, out=dW)
+        db = torch.sum(dZ, 0, True) if db is None else torch.sum(dZ, 0, True, out=db)
+        return (torch.mm(dZ, W.T) if need_dX else None), dW, db
+
+    def softmax_cross_entropy(
+        self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
+    ) -> tuple[Array, Array]:
+        """Twin of `losses.softmax_cross_entropy`, for class numbers of one network."""
+        if label_smoothing or Y.dtype != torch.int64 or Z.ndim != 2 or weights is not None:
+            return softmax_cross_entropy(
+                Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
+            )
+        log_P, at_Y = torch.log_softmax(Z, 1), Y.unsqueeze(1)
+        loss = -log_P.gather(1, at_Y).mean()
+        share = 1.0 / max(Z.shape[0], 1)
+        dZ = log_P.exp_().mul_(share)
+        return loss, dZ.scatter_add_(1, at_Y, dZ.new_full((), -share).expand(at_Y.shape))
+
+    def adam_update(
+        self,
+        params: Array,
+        grads: Array,
+        mu: Array,
+        nu: Array,
+        rate: Array,
+        beta_1: Any,
+        beta_2: Any,
+        correction_1: Array,
+        correction_2: Array,
+        epsilon: float,
+    ) -> tuple[Array, Array, Array]:
+        """Twin of `optimizers.adam_update`, in place."""
+        if params.ndim > 1:
+            return optimizers.adam_update(
+                params,
+                grads,
+                mu,
+                nu,
+                rate,
+                beta_1,
+                beta_2,
+                correction_1,
+                correction_2,
+                epsilon,
+                xp=self._xp,
+            )
+        # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
+        root = torch.sqrt(correction_2)
+        mu.lerp_(grads, 1.0 - beta_1)
+        nu.mul_(beta_2).addcmul_(grads, grads, value=1.0 - beta_2)
+        spread = torch.sqrt(nu, out=grads).add_(root * epsilon)
+        step = torch.div(mu, spread, out=grads).mul_(rate * root / correction_1)
+        return params.sub_(step), mu, nu
+
+
+def gather_rows(X: Array, index: Array, dtype: Any) -> Array:
+    """Twin of `batches.gather`."""
+    return X.index_select(0, index).to(dtype)
+
+
+def _homes(tree: Any, grads: Any) -> Any:
+    """(id of the first array, gradients) of each layer in a tree of parameters."""
+    if tree and not isinstance(tree[0], tuple):
+        yield id(tree[0]), grads
+    else:
+        for branch, its_grads in zip(tree, grads, strict=True):
+            yield from _homes(branch, its_grads)
+
+
+def _bring_home(arrays: Any, homes: Any) -> None:
+    """Copies the arrays of a tree into those of the other, but for arrays that are in both."""
+    for array, home in zip(arrays, homes, strict=True):
+        if isinstance(array, tuple):
+            _bring_home(array, home)
+        elif array is not home:
+            home.copy_(array)
