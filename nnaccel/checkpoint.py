@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         version = header["version"]
         if header["format"] != FORMAT or type(version) is not int:
             raise KeyError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{where}: a safetensors file that nnaccel has not written") from None
     if version > VERSION:
         raise ValueError(f"{where}: written by a later nnaccel (format {version}); upgrade nnaccel")
@@ -122,7 +122,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{where}: its content has been altered since it was written (SHA-256)")
     try:
         return _rebuild(header, tensors)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -133,7 +133,7 @@ def is_model(path: str | os.PathLike[str]) -> bool:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(min(length, os.path.getsize(path)))
         return json.loads(json.loads(header)["__metadata__"]["nnaccel"])["format"] == FORMAT
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return False
 
 
@@ -208,7 +208,7 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
 
 def _rebuild_layer(data: dict[str, Any], where: str) -> Layer:
     kind = data.get("type")
-    if kind not in LAYER_FIELDS:
+    if type(kind) is not str or kind not in LAYER_FIELDS:
         raise ValueError(f"{where}: type must be one of {', '.join(LAYER_FIELDS)}, got {kind!r}")
     values = {name: value for name, value in data.items() if name != "type"}
     check(values, LAYER_FIELDS[kind], where)

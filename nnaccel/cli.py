@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parse(sys.argv[1:] if argv is None else [*argv])
         debug = options.debug
+        import_extra("rich")  # where it is absent, the error says what to install
         with warnings.catch_warnings():
             warnings.simplefilter("default", TableWarning)
             warnings.showwarning = _show_warning
@@ -125,7 +126,7 @@ def train(options: Any) -> None:
         console.print(display.scores(scores, title, fit.target.classes))
     model.save(output)
     use = shlex.join(["nnaccel", "predict", str(output), options.source])
-    console.print(f"model written to {output}; use it: {use}", soft_wrap=True)
+    console.print(f"\nmodel written to {output}; use it: {use}", soft_wrap=True)
 
 
 def predict(options: Any) -> None:
@@ -414,15 +415,18 @@ def _read_config(path: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def _as_arguments(values: Mapping[str, Any]) -> list[str]:
-    source = values.get("source")
-    arguments = [] if source is None else [str(source)]
+    arguments = []
     for name, value in values.items():
         option = f"--{name.replace('_', '-')}"
-        if value is True:
+        if value is None or value is False:
+            continue
+        elif name == "source":
+            arguments.insert(0, str(value))
+        elif value is True:
             arguments.append(option)
         elif isinstance(value, list):
             arguments += [option, *map(str, value)]
-        elif name != "source" and value not in (None, False):
+        else:
             arguments.append(f"{option}={value}")
     return arguments
 

@@ -81,26 +81,26 @@ def follow(epochs: Iterable[Epoch], total: int, metric: str, console: Console) -
 
     if not console.is_terminal:
         for epoch in epochs:
-            line = f"{_progress(epoch, total, left(epoch))}   {_success(epoch, metric)}"
-            console.print(line, soft_wrap=True)
+            parts = (_count_of(epoch, total), _success(epoch, metric), _speed(epoch, left(epoch)))
+            console.print("   ".join(parts), soft_wrap=True)
             yield epoch
         return
     with Live(console=console, refresh_per_second=8) as live:
         for epoch in epochs:
             grid = Table.grid(padding=(0, 2))
             bar = ProgressBar(total=total, completed=epoch.number, width=24)
-            grid.add_row(bar, _progress(epoch, total, left(epoch)))
+            grid.add_row(bar, _count_of(epoch, total), _speed(epoch, left(epoch)))
             live.update(Group(grid, Text(_success(epoch, metric))))
             yield epoch
 
 
-def _progress(epoch: Epoch, total: int, left: float) -> str:
-    """`epoch  3/60   54,321 samples/s   0:07 left`"""
+def _count_of(epoch: Epoch, total: int) -> str:
+    return f"epoch {epoch.number:{len(str(total))}d}/{total}"
+
+
+def _speed(epoch: Epoch, left: float) -> str:
     minutes, seconds = divmod(round(left), 60)
-    return (
-        f"epoch {epoch.number:{len(str(total))}d}/{total}   "
-        f"{epoch.samples_per_second:9,.0f} samples/s   {minutes}:{seconds:02d} left"
-    )
+    return f"{epoch.samples_per_second:,.0f} samples/s   {minutes}:{seconds:02d} left"
 
 
 def _success(epoch: Epoch, metric: str) -> str:
@@ -220,7 +220,7 @@ def _epochs(history: list[dict[str, float]]) -> Iterator[tuple[Any, ...]]:
     """The first epoch, the last one, and some between."""
     stride, last = -(-len(history) // SHOWN_EPOCHS), len(history) - 1
     for i in sorted({*range(0, last, stride), last}):
-        yield i + 1, *map(number, history[i].values())
+        yield i + 1, *(number(history[i][name]) for name in history[0])
 
 
 # ---------------------------------------------------------------------------- devices

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from nnaccel import checkpoint, records
 from nnaccel.devices import select
-from nnaccel.perceptron import Setting, on_host
+from nnaccel.inputs import on_host
+from nnaccel.perceptron import Setting
 from nnaccel.records import Field, check
 
 CURVES = Field("an object of numbers and lists of them", lambda v: type(v) is dict)
@@ -44,7 +46,42 @@ SCORES = (
 )
 
 
-def save(path: str | Path, estimator: Any) -> None:
+class ModelFiles:
+    """The methods `save` and `load` of an estimator."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator as a model file: safetensors, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file is replaced at once or not at all. Callbacks and a `random_state` that is
+            no number are left out, and so is the memory of the optimizer.
+        """
+        check_is_fitted(self)
+        write(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | None = None) -> Any:
+        """The estimator that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            A model file of this class.
+        device : str, optional
+            Where it is to compute; None is where the arrays that it is given are.
+
+        Returns
+        -------
+        estimator : object
+            An estimator ready to predict, its attributes NumPy arrays or on `device`.
+        """
+        estimator = read(path, cls)
+        return estimator if device is None else estimator.to(device)
+
+
+def write(path: str | Path, estimator: Any) -> None:
     """Write a fitted estimator as a model file.
 
     ValueError for a parameter that is no plain data, such as a schedule written as a function.
@@ -70,7 +107,7 @@ def save(path: str | Path, estimator: Any) -> None:
     checkpoint.save(path, network, estimator._params(setting), loss=setting.loss, extra=extra)
 
 
-def load(path: str | Path, cls: type) -> Any:
+def read(path: str | Path, cls: type) -> Any:
     """The estimator in a model file; ValueError for a file of another kind or class."""
     found = checkpoint.load(path)
     try:

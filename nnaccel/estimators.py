@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.perceptron import STOCHASTIC, MultilayerPerceptron, is_foreign, on_host
+from nnaccel.inputs import is_foreign, on_host
 
 # isort: split
 import scipy.sparse
@@ -27,7 +27,9 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from nnaccel import losses
 from nnaccel.activations import softplus
 from nnaccel.devices import device_of
+from nnaccel.estimator_files import ModelFiles
 from nnaccel.losses import Loss, softmax
+from nnaccel.perceptron import STOCHASTIC, MultilayerPerceptron
 from nnaccel.typing import Array, Namespace
 
 
@@ -40,7 +42,7 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
+class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     """Multi-layer perceptron classifier: two classes, several, or several labels at once.
 
     Minimises the cross-entropy, plus an L2 penalty, by a stochastic solver or L-BFGS. A drop-in
@@ -465,7 +467,7 @@ def _is_multilabel(y: Any) -> bool:
     return type_of_target(y).startswith("multilabel")
 
 
-class MLPRegressor(RegressorMixin, MultilayerPerceptron):
+class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     """Multi-layer perceptron regressor, for one number or several.
 
     Minimises the loss, plus an L2 penalty, by a stochastic solver or L-BFGS. A drop-in for

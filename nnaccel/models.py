@@ -51,6 +51,13 @@ class Model(NamedTuple):
         """The same for rows that are encoded already, X (N, D)."""
         params = self.params if device is None else device.asarray(self.params)
         A = to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
+        finite = np.isfinite(A).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{np.count_nonzero(~finite):,} of {len(X):,} rows give no finite prediction, the "
+                f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
+                "the model was trained on; correct or remove them"
+            )
         if self.target.task == "regression":
             return self.target.decode(A[:, 0])
         P = np.hstack([1.0 - A, A]) if A.shape[1] == 1 else A
@@ -112,15 +119,30 @@ def _numbers(value: Any) -> bool:
     return all(type(k) is str and records.FINITE.holds(v) for k, v in value.items())
 
 
+def _is_history(value: Any) -> bool:
+    return records.list_of(dict, value) and all(
+        _numbers(epoch) and {*epoch} == {*value[0]} <= {*HISTORY} for epoch in value
+    )
+
+
+def _is_setting(value: Any) -> bool:
+    members = value if type(value) is list else [value]
+    return all(type(v) in (str, bool, type(None)) or records.FINITE.holds(v) for v in members)
+
+
 OBJECT = checkpoint.OBJECT
 EXTRA = {
     "features": OBJECT,
     "target": OBJECT,
-    "history": records.Field(
-        "a list of objects of numbers",
-        lambda v: records.list_of(dict, v) and all(_numbers(e) and {*e} <= {*HISTORY} for e in v),
+    "history": records.Field(f"a list of objects of {', '.join(HISTORY)}", _is_history),
+    "settings": records.Field(
+        "an object of settings",
+        lambda v: (
+            type(v) is dict
+            and {*v} <= {*Settings.__dataclass_fields__}
+            and all(map(_is_setting, v.values()))
+        ),
     ),
-    "settings": OBJECT,
     "scores": records.Field("an object of numbers", lambda v: type(v) is dict and _numbers(v)),
 }
 

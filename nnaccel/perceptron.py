@@ -9,24 +9,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from math import inf
 from numbers import Integral, Real
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat as compat
 import numpy as np
 
-try:
-    import sklearn  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "sklearn":
-        raise
-    raise ImportError(
-        "MLPClassifier and MLPRegressor need scikit-learn, which is not installed; "
-        "run: python -m pip install 'nnaccel[sklearn]'"
-    ) from None
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.inputs import (
+    check_foreign,
+    check_weights,
+    float_dtype,
+    is_foreign,
+    kept,
+    moved,
+    on_host,
+    take,
+)
 
-
+# isort: split
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
@@ -35,7 +35,6 @@ from sklearn.utils import _array_api, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_is_fitted,
     check_X_y,
     column_or_1d,
@@ -68,14 +67,13 @@ try:
 
     CallbackSupport: Any = _callback.CallbackSupportMixin
 except ImportError:  # a scikit-learn without callbacks: those of the parameter `callbacks` remain
-    CallbackSupport = object
+    CallbackSupport = type("CallbackSupport", (), {})
 
 
 STOCHASTIC = ("sgd", "adam", *optimizers.OPTIMIZERS)
 ACTIVATION = {"logistic": "sigmoid"}  # scikit-learn's name: ours
 SCHEDULES = ("constant", "invscaling", "adaptive")  # scikit-learn's, for solver="sgd"
 ELEMENTS = 2**22  # of a sparse matrix made dense at a time where nothing is learned
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
 ARRAYS = {"coefs_", "intercepts_", "classes_", "_memory"}  # the attributes that hold arrays
 CURVES = (
@@ -242,7 +240,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         if is_foreign(X) and not get_config()["array_api_dispatch"]:
             check_foreign(X, type(self).__name__)
             return validate_data(self, X, reset=reset, skip_check_array=True)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=_kept(X), reset=reset)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=kept(X), reset=reset)
         return X.tocsr() if hasattr(X, "tocsr") else X
 
     def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -262,7 +260,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
             accept_sparse=["csr", "csc"],
             multi_output=True,
             y_numeric=y_numeric,
-            dtype=_kept(X),
+            dtype=kept(X),
             reset=reset,
         )
         if y.ndim == 2 and y.shape[1] == 1:
@@ -280,13 +278,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         """float32 for float32, else float64 as in scikit-learn, where the device has it."""
         if self.dtype is not None:
             return self.dtype
-        if str(X.dtype).endswith("float32"):
-            return "float32"
-        try:
-            dtype_of(where, "float64")
-        except ValueError:
-            return "float32"
-        return "float64"
+        return "float32" if str(X.dtype).endswith("float32") else float_dtype(where)
 
     # ------------------------------------------------------------------ fit
 
@@ -770,122 +762,11 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
             state[name] = moved(state[name], to_host)
         return state
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted estimator as a model file: safetensors, without pickle.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file is replaced at once or not at all. Callbacks and a `random_state` that is
-            no number are left out, and so is the memory of the optimizer.
-        """
-        from nnaccel.estimator_files import save
-
-        check_is_fitted(self)
-        save(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | None = None) -> Any:
-        """The estimator that `save` wrote.
-
-        Parameters
-        ----------
-        path : str or Path
-            A model file of this class.
-        device : str, optional
-            Where it is to compute; None is where the arrays that it is given are.
-
-        Returns
-        -------
-        estimator : object
-            An estimator ready to predict, its attributes NumPy arrays or on `device`.
-        """
-        from nnaccel.estimator_files import load
-
-        estimator = load(path, cls)
-        return estimator if device is None else estimator.to(device)
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
-
-
-# ---------------------------------------------------------------------- arrays of every library
-
-
-def is_foreign(x: Any) -> bool:
-    """Whether x is an array of another library than NumPy."""
-    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
-
-
-def on_host(x: Any) -> Any:
-    """x as it is, but for another library's array, which becomes NumPy's."""
-    return to_host(x) if is_foreign(x) else x
-
-
-def moved(value: Any, move: Callable[[Any], Array]) -> Any:
-    """The arrays of nested tuples and lists moved; text stays with NumPy, which alone holds it."""
-    if isinstance(value, State):
-        return State(move(value.step), moved(value.slots, move))
-    if isinstance(value, list | tuple):
-        return type(value)(moved(member, move) for member in value)
-    if not compat.is_array_api_obj(value):
-        return value
-    is_text = compat.is_numpy_array(value) and value.dtype.kind in "OSU"
-    return value if is_text else move(value)
-
-
-def take(X: Any, rows: np.ndarray) -> Any:
-    """The rows of X with those numbers."""
-    if not is_foreign(X):
-        return X[rows]
-    where = device_of(X)
-    return where.xp.take(X, where.asarray(rows), axis=0)
-
-
-def check_foreign(X: Array, name: str) -> None:
-    """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
-    _kept(X)
-    if X.ndim != 2:
-        raise ValueError(
-            f"X must be 2-D (n_samples, n_features), got shape {tuple(X.shape)}; for one sample "
-            "use X[None, :]"
-        )
-    if 0 in X.shape:
-        raise ValueError(
-            f"Found array with {X.shape[0]} sample(s) and {X.shape[1]} feature(s) while a minimum "
-            f"of 1 is required by {name}."
-        )
-    xp = device_of(X).xp
-    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
-        raise ValueError(f"Input X contains NaN or infinity. {name} does not accept missing values")
-
-
-def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
-    """Sample weights as scikit-learn validates them, float64 on the host."""
-    if sample_weight is None:
-        return None
-    rows = np.zeros((X.shape[0], 1))
-    weights = _check_sample_weight(on_host(sample_weight), rows, ensure_non_negative=True)
-    if not weights.any():
-        raise ValueError("sample_weight must not be all zero; no example would count")
-    return weights.astype(np.float64)
-
-
-def _kept(X: Any) -> list[Any]:
-    """The dtypes that validation leaves as they are; every other one becomes the first.
-
-    Integers stay what they are in memory, and become floating a batch at a time.
-    """
-    if not is_foreign(X):
-        return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
-    where = device_of(X)
-    if where.xp.isdtype(X.dtype, "complex floating"):
-        raise ValueError("Complex data not supported: X must hold real numbers")
-    floating = _array_api.supported_float_dtypes(where.xp, where.handle)
-    return [*floating, *(getattr(where.xp, n) for n in INTEGERS if hasattr(where.xp, n))]
 
 
 # ---------------------------------------------------------------------- computing

@@ -138,22 +138,22 @@ def train(
     held_out = None if validation is None else put(network, loss, where, dtype, *validation)
     with where.context():
         start = initialize(network, seed) if params is None else params
-        params = where.asarray(start if after is None else after.params, dtype, copy=True)
-        _check_params(network, params)
-        state = optimizer.init(params, xp=where.xp) if after is None else _copy(after.state)
+        start = where.asarray(start if after is None else after.params, dtype, copy=True)
+        _check_params(network, start)
+        state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
         # By the length of the whole run, so that a continued one computes with the same kernels.
         fast = worth_loading(network, batch_size, n_steps(data.X.shape[0], batch_size, epochs))
         ops = bind(where.xp, fast=fast)
         options = {"l2": float(l2), "metric": metric, "seed": seed}
-        step = make_step(network, loss, optimizer, ops, dtype=params.dtype, **options)
+        step = make_step(network, loss, optimizer, ops, dtype=start.dtype, **options)
         whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
         evaluation = make_evaluation(
-            network, loss, bind(where.xp, fast=fast), dtype=params.dtype, metric=metric
+            network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
         )
     return _run(
-        _make_epoch(step, data, batch_size, where, params.dtype, whole),
+        _make_epoch(step, data, batch_size, where, start.dtype, whole),
         compile_step(evaluation, where.xp),
-        params,
+        start,
         state,
         data,
         held_out,

@@ -3,9 +3,11 @@
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before SciPy: its checks of array libraries need it
 
@@ -652,3 +654,17 @@ def test_as_accurate_as_scikit_learn():
     assert np.mean(scores[MLPClassifier]) > np.mean(scores[sk.MLPClassifier]) - 0.015
     X, y = make_regression(300, 5, noise=1.0, random_state=0)
     assert MLPRegressor(solver="lbfgs", random_state=0, max_iter=500).fit(X, y).score(X, y) > 0.99
+
+
+def test_the_page_about_the_estimators():
+    page = Path(__file__).parents[1] / "docs" / "estimators.md"
+    text, names = page.read_text(encoding="utf-8"), {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        exec(compile(block, str(page), "exec"), names)
+    assert names["model"].score(names["X_test"], names["y_test"]) > 0.95
+    for parameter in inspect.signature(MLPClassifier).parameters.keys() - set(
+        inspect.signature(sk.MLPClassifier).parameters
+    ):
+        assert f"| `{parameter}`" in text
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -13,7 +13,7 @@ from sklearn.utils import _array_api
 
 from nnaccel import MLPClassifier, MLPRegressor
 from nnaccel.devices import device_of, to_host
-from nnaccel.perceptron import is_foreign
+from nnaccel.inputs import is_foreign
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

@@ -43,6 +43,7 @@ FLOORS = {
         "estimator_files",
         "callbacks",
         "perceptron",
+        "inputs",
         "tables",
         "columns",
         "features",

@@ -1,6 +1,7 @@
 """L-BFGS against SciPy's L-BFGS-B, on every array library."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_values_never_rise_and_float32_ends_too():
     objective, params, _ = network_objective(dtype=np.float32)
     iterates = list(minimize(objective, params, xp=np, max_iter=500, tol=0.0))
     values = [i.value for i in iterates]
-    assert all(b <= a + 1e-6 for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a + 1e-6 for a, b in pairwise(values))
     assert iterates[-1].status is not None
     assert iterates[-1].params.dtype == np.float32
     assert [i.status for i in iterates[:-1]] == [None] * (len(iterates) - 1)

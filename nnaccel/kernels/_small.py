@@ -24,6 +24,7 @@ from nnaccel.optimizers import Optimizer, State
 from nnaccel.typing import Array, Namespace
 
 LARGEST = 500_000  # multiplications in a step
+TINY = np.finfo(np.float32).tiny
 
 IDENTITY, RELU, TANH, SIGMOID = range(4)
 ACTIVATIONS = {
@@ -287,6 +288,8 @@ def small_epoch(
             g = grads[p]
             m = beta_1 * mu[p] + (one - beta_1) * g
             v = beta_2 * nu[p] + (one - beta_2) * (g * g)
+            m *= np.float32(abs(m) >= TINY)  # never denormal: see `kernels._numpy.QUIET`
+            v *= np.float32(v >= TINY)
             mu[p] = m
             nu[p] = v
             params[p] -= factor * m / (np.sqrt(v) + epsilon)

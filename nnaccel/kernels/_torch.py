@@ -19,7 +19,7 @@ from nnaccel.typing import Array, Namespace
 
 
 def kernels(xp: Namespace) -> dict[Callable, Callable]:
-    """A new set of kernels, as the entries of an `Ops`.  xp: what the definitions are called with."""
+    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
     space = Workspace(xp)
     return {
         views: space.views,

@@ -1,0 +1,56 @@
+"""Two result files beside each other, as shares of the bare products measured in each.
+
+    python bench/compare.py bench/results/old.json bench/results/new.json
+
+Reads what `bench/peers.py` writes, and what `python -m pytest bench --benchmark-json=FILE` writes.
+A share of the products in the same run says more about the code than a time does, which also
+tells of the machine. Ends with status 1 if a share has fallen by more than --tolerance.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def shares(path: Path) -> dict[str, float]:
+    """The share of the bare products by name of the result."""
+    found = json.loads(path.read_text())
+    if "shapes" not in found:
+        return {
+            entry["fullname"]: entry["extra_info"]["share_of_products"]
+            for entry in found["benchmarks"]
+            if "share_of_products" in entry["extra_info"]
+        }
+    result = {}
+    for shape, entry in found["shapes"].items():
+        best = {n: min(e["step_ms"]) for n, e in entry["contestants"].items() if e.get("step_ms")}
+        if floor := best.pop("products", None):
+            result |= {f"{shape} {name}": floor / ms for name, ms in best.items()}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--tolerance", type=float, default=0.1, help="relative; default 0.1")
+    args = parser.parse_args()
+    old, new = shares(args.old), shares(args.new)
+    width, worse = max(map(len, [*old, *new, "share of the products"])), 0
+    print(f"{'share of the products':{width}}    old    new  new/old")
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in old or name not in new:
+            print(f"{name:{width}}  only in the {'new' if name in new else 'old'}")
+            continue
+        ratio = new[name] / old[name]
+        worse += ratio < 1 - args.tolerance
+        mark = "  slower" if ratio < 1 - args.tolerance else ""
+        print(f"{name:{width}} {old[name]:6.2f} {new[name]:6.2f} {ratio:8.2f}{mark}")
+    sys.exit(1 if worse else 0)
+
+
+if __name__ == "__main__":
+    main()
