@@ -271,7 +271,7 @@ def split(
     if not 0 < n_test <= len(y) - kept:
         raise ValueError(
             f"cannot split {len(y):,} rows into {len(y) - n_test:,} for training and {n_test:,} "
-            f"for the test with at least {kept:,} and 1; choose another fraction or add rows"
+            f"to hold out, with at least {kept:,} and 1; choose another fraction or add rows"
         )
     # Systematic sampling: evenly spaced places, so that each class gets its share.
     step = np.arange(len(order) + 1) * n_test // len(order)

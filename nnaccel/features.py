@@ -245,9 +245,10 @@ def fit_features(
     Tables. Numbers (integers, floats, decimals) are standardised by the mean and the population
     standard deviation, in float64, of the values present; a column with values more than 8
     standard deviations out by its median and quartiles, and squashed (see `Numeric`). Where some
-    are missing (null, NaN) there is an indicator. Text, dictionary-encoded and boolean columns are one-hot, and missing
-    is one more category where it occurs; a boolean without it is one 0/1 column. Of more than
-    `MAX_LEVELS` (100) categories the most frequent have columns, the others share `(other)`.
+    are missing (null, NaN) there is an indicator. Text, dictionary-encoded and boolean columns
+    are one-hot, and missing is one more category where it occurs; a boolean without it is one
+    0/1 column. Of more than `MAX_LEVELS` (100) categories the most frequent have columns, the
+    others share `(other)`.
     Dropped, and recorded in `dropped`: columns without values; constant ones (to rounding); with a
     TableWarning, text that is different on more than 0.9 of more than 20 rows (identifiers), and
     integers that all differ in a column with a name like id, index or row (`ROW_NUMBERS`).
@@ -472,9 +473,9 @@ def _refuse_infinite(names: Sequence[str], infinite: np.ndarray) -> None:
     if infinite.any():
         column = int(np.argmax(infinite.any(axis=1)))
         raise ValueError(
-            f"column {names[column]!r} has {np.count_nonzero(infinite[column]):,} values that are "
-            f"infinite or too large, the first in row {np.argmax(infinite[column])} (from 0); "
-            "correct or remove them"
+            f"column {names[column]!r} has values that are infinite or too large in "
+            f"{np.count_nonzero(infinite[column]):,} of its rows, the first of them row "
+            f"{np.argmax(infinite[column])} (from 0); correct or remove them"
         )
 
 

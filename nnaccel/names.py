@@ -11,7 +11,9 @@ def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
     """`table[name]`; ValueError that lists the names and suggests the closest one."""
     if isinstance(name, str) and name in table:
         return table[name]
-    raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}{did_you_mean(name, table)}")
+    raise ValueError(
+        f"{what} must be one of {', '.join(table)}, got {name!r}{did_you_mean(name, table)}"
+    )
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

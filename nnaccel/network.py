@@ -40,7 +40,11 @@ def mlp(
     layer. With no hidden layer it is a linear model, with the right loss a logistic regression.
     Raises ValueError for sizes below 1 and for another number of activations than layers.
     """
-    sizes = [("n_inputs", n_inputs), *(("hidden", units) for units in hidden), ("n_outputs", n_outputs)]
+    sizes = [
+        ("n_inputs", n_inputs),
+        *(("hidden", units) for units in hidden),
+        ("n_outputs", n_outputs),
+    ]
     for name, size in sizes:
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
@@ -111,7 +115,7 @@ def flatten(arrays: Any, places: Layout, *, xp: Namespace) -> Array:
 
 
 def leaves(tree: Any, leaf: type | None = None) -> Iterator[Any]:
-    """The leaves of nested tuples from left to right; a leaf may itself be a tuple of type `leaf`."""
+    """The leaves of nested tuples from left to right; one may be a tuple of the type `leaf`."""
     if isinstance(tree, tuple) and not (leaf and isinstance(tree, leaf)):
         for branch in tree:
             yield from leaves(branch, leaf)
@@ -137,7 +141,9 @@ def initial_params(network: Network, rng: Any, *, xp: Namespace) -> Array:
     return flatten(draw, places, xp=xp)
 
 
-def forward(network: Network, params: Array, X: Array, *, ops: Ops, key: Key | None = None) -> Array:
+def forward(
+    network: Network, params: Array, X: Array, *, ops: Ops, key: Key | None = None
+) -> Array:
     """The logits Z (..., N, n_outputs) for X (..., N, n_inputs).
 
     Without `key` the network predicts; with one it draws the random numbers of a training step.

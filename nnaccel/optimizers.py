@@ -224,7 +224,9 @@ def _optimizer(
     rule: Callable[..., Any], n_slots: int, learning_rate: Rate | Schedule, weight_decay: Rate
 ) -> Optimizer:
     """What all optimizers share: the step counter, the schedule, decay, and slots of zeros."""
-    schedule = learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
+    schedule: Schedule = (
+        learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
+    )
     decays = not isinstance(weight_decay, float | int) or weight_decay != 0
 
     def init(params: Array, *, xp: Namespace) -> State:

@@ -340,8 +340,7 @@ def put(
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
-            f"{tuple(X.shape)}"
-            + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
+            f"{tuple(X.shape)}" + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
         )
     if X.shape[0] == 0:
         raise ValueError("X has no rows; at least one example is needed")
@@ -447,9 +446,7 @@ def _diverged(found: str) -> str:
     )
 
 
-def predict(
-    network: Network, params: Array, X: Any, *, loss: str | Loss | None = None
-) -> Array:
+def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None = None) -> Array:
     """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
 
     With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an

@@ -241,7 +241,10 @@ def test_labels_come_back_as_what_they_were(kind):
         ({"x": [1, 2, 3], "y": pa.array([None] * 3, pa.string())}, "has no values at all"),
         ({"x": [7, 7, 7, 7], "y": ["p", "q"] * 2}, "no usable feature; x: constant"),
         ({"x": [1, 2, 3], "y": [0.5, float("inf"), 1.5]}, "is infinite or too large in 1 of 3"),
-        ({"x": [1.0, float("inf"), 3, 4], "y": ["p", "q"] * 2}, "column 'x' has 1 values that are"),
+        (
+            {"x": [1.0, float("inf"), 3, 4], "y": ["p", "q"] * 2},
+            "column 'x' has values that are infinite or too large in 1 of its rows",
+        ),
     ],
 )
 def test_data_that_teach_nothing(columns, message):

@@ -38,7 +38,5 @@ class Residual:
         self, params: Any, saved: Any, dA: Array, *, ops: Ops, need_dX: bool
     ) -> tuple[Array | None, Any]:
         # The inner layers may destroy what they are given, and dA is needed again for the sum.
-        dF, grads = Chain(self.layers).backward(
-            params, saved, dA + 0.0, ops=ops, need_dX=need_dX
-        )
+        dF, grads = Chain(self.layers).backward(params, saved, dA + 0.0, ops=ops, need_dX=need_dX)
         return (dA + dF if need_dX else None), grads
