@@ -94,8 +94,8 @@ def test_targets_and_weights_may_come_from_elsewhere(xp_device, dispatch):
 
 def test_labels_partial_fit_and_warm_start(xp_device, dispatch):
     x, labels = xp_device.asarray(X), np.stack([Y > 0, Y > 1], axis=1) * 1
-    clf = MLPClassifier(random_state=0, learning_rate_init=0.01)
-    for _ in range(20):
+    clf = MLPClassifier(random_state=0, learning_rate_init=0.05)
+    for _ in range(8):
         clf.partial_fit(x, xp_device.asarray(labels))
     assert (xp_device.to_numpy(clf.predict(x)) == labels).mean() > 0.6
     warm = MLPClassifier(random_state=0, warm_start=True, max_iter=2)
