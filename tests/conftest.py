@@ -1,5 +1,6 @@
 """The array libraries that every test of array code runs on."""
 
+import os
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 
 from nnaccel.devices import Device, device_of, select, to_host
+
+# SciPy reads it once, when it is first imported; scikit-learn's array API dispatch asks for it.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 if find_spec("jax"):
     import jax
