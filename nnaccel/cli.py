@@ -1,4 +1,4 @@
-"""The command line: `nnaccel train`, `predict`, `evaluate`, `inspect`, `devices`, `gradcheck`.
+"""The command line: `nnaccel train`, `predict`, `evaluate`, `inspect` and so on.
 
 Results go to standard output, warnings and errors to standard error, one line each. Exit status
 2 means wrong usage or data, 1 a check that failed, 130 an interruption.
@@ -182,6 +182,15 @@ def gradcheck(options: Any) -> int:
     return 0 if all(c.passed for _, c in checked) else 1
 
 
+def bench(options: Any) -> None:
+    from nnaccel import display
+    from nnaccel.benchmark import run
+
+    if not 0 < options.seconds <= 3600:
+        raise ValueError(f"seconds must be above 0 and at most 3600, got {options.seconds}")
+    display.console().print(display.speeds(run(options.device, seconds=options.seconds)))
+
+
 # ---------------------------------------------------------------------------- their options
 
 
@@ -293,6 +302,13 @@ def _gradcheck_options(parser: Any) -> None:
     )
 
 
+def _bench_options(parser: Any) -> None:
+    parser.add_argument(
+        "--device", nargs="+", metavar="NAME", help="devices to time (default: cpu, and CUDA's)"
+    )
+    parser.add_argument("--seconds", type=float, default=40.0, help="to spend, about")
+
+
 class Command(NamedTuple):
     """What a command does, what adds its options to a parser, and how `--help` shows it."""
 
@@ -331,6 +347,7 @@ COMMANDS: dict[str, Command] = {
         "[options]",
         "Check every derivative against central differences.",
     ),
+    "bench": Command(bench, _bench_options, "[options]", "Time training on this machine."),
 }
 
 

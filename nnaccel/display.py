@@ -271,7 +271,27 @@ def table(title: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> G
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.replace(",", ""))
+        float(text.replace(",", "").rstrip("%"))
     except ValueError:
         return False
     return True
+
+
+def speeds(rows: Iterable[Any]) -> Group:
+    """The rows of `nnaccel.benchmark.run`, and what they mean."""
+    header = ("device", "network and batch", "ms a step", "GFLOP/s", "samples/s", "of the floor")
+    cells = (
+        (r.device, r.shape, r.problem, "", "", "")
+        if r.problem
+        else (
+            r.device,
+            r.shape,
+            f"{r.step_ms:.3f}",
+            f"{r.gflops:,.1f}",
+            f"{r.samples_per_second:,.0f}",
+            f"{r.share:.0%}",
+        )
+        for r in rows
+    )
+    note = "of the floor: the share of a training step that its bare matrix products would take"
+    return Group(table("training, Adam, softmax cross-entropy, float32", header, cells), Text(note))

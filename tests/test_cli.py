@@ -9,6 +9,7 @@ import errno
 import inspect
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -775,3 +776,28 @@ def test_the_exit_status_of_the_process(here):
         out, err = train.communicate()
     assert (train.returncode, out) == (2, "")
     assert err == "nnaccel: error: none.csv: no such file\n"
+
+
+def test_bench(run, monkeypatch):
+    from nnaccel import benchmark
+
+    monkeypatch.setattr(benchmark, "SHAPES", benchmark.SHAPES[:2])  # the two that take no time
+    out = run("bench", "--device", "cpu", "--seconds", "0.2")
+    rows = [line.split() for line in out.splitlines() if line.startswith("cpu ")]
+    assert [row[1] for row in rows] == ["2-4-2x400", "64-100-10x200"]
+    assert all(float(row[2]) > 0 and row[5].endswith("%") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--device", "nope"), "device must be one of .*, got 'nope'"),
+        (("--seconds", "0"), "seconds must be above 0 and at most 3600, got 0.0"),
+        (("--seconds", "nan"), "seconds must be above 0"),
+    ],
+)
+def test_bench_refuses(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
