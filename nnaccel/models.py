@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import checkpoint, recipes, records
+from nnaccel.batches import n_steps
 from nnaccel.datasets import split
 from nnaccel.devices import Device, select, to_host
 from nnaccel.features import Features, fit_features
+from nnaccel.kernels import worth_loading
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric, for_loss
 from nnaccel.network import Network
@@ -224,14 +226,16 @@ class Fit:
             monitor="validation_loss" if len(held) else "loss",
         )
         self._last: Epoch | None = None
+        batch_size, epochs = settings.batch_size or 1, settings.epochs or 1
+        steps = n_steps(len(rows), batch_size, epochs)
         self._epochs = train(
             self.network,
             X,
             Y,
             loss=self.loss,
             optimizer=optimizer,
-            epochs=settings.epochs or 1,
-            batch_size=settings.batch_size or 1,
+            epochs=epochs,
+            batch_size=batch_size,
             l2=settings.l2,
             weights=weights,
             validation=validation,
@@ -239,6 +243,7 @@ class Fit:
             seed=settings.seed,
             device=self.device,
             dtype=settings.dtype,
+            fast=worth_loading(self.network, batch_size, steps),
         )
 
     def __iter__(self) -> Iterator[Epoch]:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.batches import bounds, gather, is_sparse, n_steps
+from nnaccel.batches import bounds, gather, is_sparse
 from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.devices import Device, device_of, select, to_host
-from nnaccel.kernels import bind, whole_epoch, worth_loading
+from nnaccel.kernels import bind, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
@@ -84,6 +84,7 @@ def train(
     dtype: str | None = None,
     params: Array | None = None,
     after: Epoch | None = None,
+    fast: bool = True,
 ) -> Iterator[Epoch]:
     """Train a network on (X, Y), yielding after every epoch.
 
@@ -120,6 +121,9 @@ def train(
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
         Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
+    fast : bool
+        Use Numba's kernels on NumPy arrays where Numba is installed. The first run in a process
+        loads them in about 0.3 s; `nnaccel.kernels.worth_loading` says when one run repays that.
 
     Raises
     ------
@@ -141,8 +145,6 @@ def train(
         start = where.asarray(start if after is None else after.params, dtype, copy=True)
         _check_params(network, start)
         state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-        # By the length of the whole run, so that a continued one computes with the same kernels.
-        fast = worth_loading(network, batch_size, n_steps(data.X.shape[0], batch_size, epochs))
         ops = bind(where.xp, fast=fast)
         options = {"l2": float(l2), "metric": metric, "seed": seed}
         step = make_step(network, loss, optimizer, ops, dtype=start.dtype, **options)

@@ -3,6 +3,7 @@
 import inspect
 import math
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -63,7 +64,7 @@ def compiled(request, monkeypatch):
     """Training without and with the kernels that take a while to load."""
     if request.param:
         pytest.importorskip("numba", reason="compiled kernels need Numba")
-    monkeypatch.setattr(training, "worth_loading", lambda *run: request.param)
+    monkeypatch.setattr(training, "bind", partial(bind, fast=request.param))
 
 
 # Epochs
@@ -352,7 +353,8 @@ def test_integer_inputs_stay_integers_and_train_like_floating_ones():
     small = mlp(D, [8], K, initializer="small_normal")
     as_integers = run(small, X, Y, epochs=2)
     as_numbers = run(small, X.astype("float32"), Y, epochs=2)
-    np.testing.assert_array_equal(curve(as_integers), curve(as_numbers))
+    # Equal to rounding: a compiled epoch, where there is one, takes floating rows alone.
+    np.testing.assert_allclose(curve(as_integers), curve(as_numbers), rtol=1e-6)
 
 
 def test_targets_become_columns_of_the_working_dtype():

@@ -14,7 +14,8 @@ from numba import njit
 
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
-from nnaccel.kernels._numpy import Workspace, adam_in_place
+from nnaccel.kernels._numpy import Workspace, adam_in_place, l2_penalty_in_place
+from nnaccel.network import l2_penalty
 from nnaccel.typing import Array
 
 # Sums in any order and fused multiply-add, but NaN and infinity keep their meaning: training
@@ -40,7 +41,10 @@ class FastWorkspace(Workspace):
     """The workspace of the NumPy kernels, with Numba for what is elementwise."""
 
     def kernels(self) -> dict[Callable, Callable]:
-        return super().kernels() | {optimizers.adam_update: adam_fast}
+        return super().kernels() | {
+            l2_penalty: l2_penalty_fast,
+            optimizers.adam_update: adam_fast,
+        }
 
     def activate(self, Z: Array, b: Array, A: Array, activation: Activation) -> None:
         kernel = ACTIVATE.get(activation.forward)
@@ -193,6 +197,27 @@ def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
             P[i, k] *= scale
         P[i, Y[i]] -= weight
     return total * share
+
+
+def l2_penalty_fast(
+    value: Array, grads: Array, params: Array, l2: float, n_weights: int
+) -> tuple[Array, Array]:
+    """Twin of `network.l2_penalty`, in one pass."""
+    if params.ndim > 1:
+        return l2_penalty_in_place(value, grads, params, l2, n_weights)
+    number = params.dtype.type
+    square = add_penalty(grads[:n_weights], params[:n_weights], number(l2))
+    return value + number(0.5 * l2) * number(square), grads
+
+
+@compiled
+def add_penalty(dW: Array, W: Array, l2: Any) -> Any:
+    """Adds l2 W to dW; returns |W|^2."""
+    square = l2 - l2
+    for i in range(W.shape[0]):
+        square += W[i] * W[i]
+        dW[i] += l2 * W[i]
+    return square
 
 
 def adam_fast(
