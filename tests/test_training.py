@@ -402,7 +402,7 @@ def test_a_sparse_matrix_trains_and_predicts_like_the_dense_one(xp_device):
     options = {"validation": (X, Y), "device": xp_device.device, "epochs": 1}
     (dense,) = run(X=X, Y=there, **options)
     (found,) = run(X=sparse.csr_array(X), Y=there, **options)
-    assert found.scores() == dense.scores()
+    assert found.scores() == pytest.approx(dense.scores(), rel=1e-6)  # kernels differ in rounding
     for matrix in (sparse.csr_array(X), sparse.csr_array(X[:0])):
         np.testing.assert_array_equal(
             xp_device.to_numpy(predict(NETWORK, found.params, matrix)),
