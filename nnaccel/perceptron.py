@@ -597,7 +597,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return rows, held_rows
+        return np.asarray(rows), np.asarray(held_rows)
 
     def _batch_size(self, N: int) -> int:
         if self.batch_size == "auto":
