@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test compares the two
     from nnaccel.activations import Activation as Activation
     from nnaccel.checks import check_gradients as check_gradients
+    from nnaccel.data import class_weights as class_weights
     from nnaccel.devices import Device as Device
     from nnaccel.devices import select as select
     from nnaccel.devices import to_host as to_host
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.sources import read as read
     from nnaccel.training import EarlyStopping as EarlyStopping
     from nnaccel.training import Epoch as Epoch
-    from nnaccel.training import class_weights as class_weights
     from nnaccel.training import initialize as initialize
     from nnaccel.training import predict as predict
     from nnaccel.training import train as train
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Activation": "activations",
     "check_gradients": "checks",
-    "class_weights": "training",
+    "class_weights": "data",
     "Dense": "layers",
     "Device": "devices",
     "Dropout": "layers",

@@ -16,10 +16,11 @@ import numpy as np
 
 from nnaccel import losses, optimizers
 from nnaccel.compile import compile_epoch
+from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
 from nnaccel.kernels import bind, whole_epoch
 from nnaccel.network import Network, mlp
-from nnaccel.training import initialize, make_step, put
+from nnaccel.training import initialize, make_step
 from nnaccel.typing import Array
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from nnaccel import gradients, losses
 from nnaccel.activations import ACTIVATIONS
+from nnaccel.data import put
 from nnaccel.devices import Device, prepare, select
 from nnaccel.gradients import GradientCheck
 from nnaccel.kernels import bind
@@ -14,7 +15,7 @@ from nnaccel.layers import Dense, Dropout, LayerNorm, Residual
 from nnaccel.losses import LOSSES, Loss
 from nnaccel.network import Network
 from nnaccel.random import Key
-from nnaccel.training import initialize, put
+from nnaccel.training import initialize
 
 
 def check_gradients(

@@ -16,6 +16,7 @@ import numpy as np
 
 from nnaccel import checkpoint, recipes, records
 from nnaccel.batches import n_steps
+from nnaccel.data import class_weights
 from nnaccel.datasets import split
 from nnaccel.devices import Device, select, to_host
 from nnaccel.features import Features, fit_features
@@ -27,7 +28,7 @@ from nnaccel.recipes import Settings
 from nnaccel.sources import Examples, take
 from nnaccel.tables import TableWarning, import_extra
 from nnaccel.targets import Target, fit_target, rows_with_target
-from nnaccel.training import EarlyStopping, Epoch, class_weights, predict, train
+from nnaccel.training import EarlyStopping, Epoch, predict, train
 
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 

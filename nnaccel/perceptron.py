@@ -45,6 +45,7 @@ from nnaccel import activations, initializers, lbfgs, losses, optimizers, schedu
 from nnaccel.batches import bounds, is_sparse, n_steps
 from nnaccel.callbacks import Watch
 from nnaccel.compile import compile_step
+from nnaccel.data import Data, dense_rows, put
 from nnaccel.devices import Device, device_of, dtype_of, prepare, select, to_host
 from nnaccel.kernels import bind
 from nnaccel.layers import Chain, Dense
@@ -59,7 +60,7 @@ from nnaccel.network import (
     views,
 )
 from nnaccel.optimizers import Optimizer, State
-from nnaccel.training import EVALUATION_ROWS, Data, Epoch, dense_rows, initialize, put, train
+from nnaccel.training import EVALUATION_ROWS, Epoch, initialize, train
 from nnaccel.typing import Array, Namespace, Ops
 
 try:

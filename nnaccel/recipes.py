@@ -11,11 +11,11 @@ from typing import Any
 
 from nnaccel import activations, initializers, losses, optimizers, schedules
 from nnaccel.batches import n_steps
+from nnaccel.data import at_least
 from nnaccel.losses import Loss
 from nnaccel.names import find
 from nnaccel.network import Network, mlp
 from nnaccel.optimizers import Optimizer
-from nnaccel.training import at_least
 
 SMALL = 2000  # rows below which none is set aside for validation: all are needed for training
 TASKS = ("auto", "classification", "regression")

@@ -13,13 +13,14 @@ import pytest
 from nnaccel import losses, optimizers
 from nnaccel.activations import ACTIVATIONS, get
 from nnaccel.batches import gather
+from nnaccel.data import Data
 from nnaccel.kernels import bind
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.network import flatten, forward, l2_penalty, layout, mlp, value_and_grad, views
 from nnaccel.optimizers import clipped
 from nnaccel.random import Key, bernoulli
-from nnaccel.training import Data, make_step
+from nnaccel.training import make_step
 from nnaccel.typing import Ops
 
 # Every set of kernels for NumPy's arrays; `bind` takes the fastest that is installed.

@@ -12,6 +12,7 @@ import pytest
 from nnaccel import losses, metrics, schedules, training
 from nnaccel.activations import get as activation
 from nnaccel.batches import bounds, n_steps
+from nnaccel.data import Data, class_weights, put
 from nnaccel.devices import select
 from nnaccel.kernels import bind
 from nnaccel.layers import Dense, Dropout, LayerNorm, Residual
@@ -19,15 +20,12 @@ from nnaccel.network import Network, forward, layout, mlp, value_and_grad
 from nnaccel.optimizers import OPTIMIZERS, adam, clipped, gradient_descent, momentum
 from nnaccel.optimizers import get as optimizer_of
 from nnaccel.training import (
-    Data,
     EarlyStopping,
     Epoch,
-    class_weights,
     initialize,
     make_step,
     order_of,
     predict,
-    put,
     train,
 )
 from nnaccel.typing import Ops

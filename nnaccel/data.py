@@ -1,0 +1,132 @@
+"""Examples: checked against a network and its loss, put on a device, and weighted."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.batches import is_sparse
+from nnaccel.devices import Device, to_host
+from nnaccel.losses import Loss
+from nnaccel.network import Network
+from nnaccel.typing import Array
+
+
+class Data(NamedTuple):
+    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None.
+
+    X may be a CSR matrix, which stays where it is; its rows become dense a batch at a time.
+    """
+
+    X: Array
+    Y: Array
+    weights: Array | None = None
+
+
+def put(
+    network: Network,
+    loss: Loss,
+    where: Device,
+    dtype: str,
+    X: Any,
+    Y: Any,
+    weights: Any = None,
+) -> Data:
+    """Examples checked against a network and its loss, and put on a device.
+
+    Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
+    brought to mean 1. ValueError that names the array, what was expected and what came.
+    """
+    X = X if is_sparse(X) else where.asarray(X)
+    if X.ndim != 2 or X.shape[1] != network.n_inputs:
+        raise ValueError(
+            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
+            f"{tuple(X.shape)}" + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
+        )
+    if X.shape[0] == 0:
+        raise ValueError("X has no rows; at least one example is needed")
+    if not is_sparse(X) and not where.xp.isdtype(X.dtype, ("integral", "bool")):
+        X = where.asarray(X, dtype)
+    Y = _targets(network, loss, where, dtype, where.asarray(Y))
+    _same_length("Y", Y, X)
+    if weights is not None:
+        weights = where.asarray(weights, dtype)
+        if weights.ndim != 1:
+            raise ValueError(f"weights must be (n_samples,), got shape {tuple(weights.shape)}")
+        _same_length("weights", weights, X)
+        host = to_host(weights)
+        if not (np.isfinite(host).all() and (host >= 0).all() and host.any()):
+            raise ValueError("weights must be finite, not negative, and not all zero")
+        weights = weights / float(host.mean(dtype=np.float64))
+    return Data(X, Y, weights)
+
+
+def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) -> Array:
+    K = network.n_outputs
+    if loss.name == "softmax_cross_entropy" and Y.ndim == 1:
+        if not where.xp.isdtype(Y.dtype, "integral"):
+            raise ValueError(
+                f"Y must hold integer classes or be (n_samples, {K}) probabilities for "
+                f"{loss.name!r}, got shape {tuple(Y.shape)} of {Y.dtype}"
+            )
+        host = to_host(Y)
+        if host.size and not 0 <= host.min() <= host.max() < K:
+            raise ValueError(
+                f"Y must hold classes from 0 to {K - 1}, one for each output of the network, got "
+                f"{host.min()} to {host.max()}"
+            )
+        return Y
+    if Y.ndim == 1:
+        Y = where.xp.reshape(Y, (-1, 1))
+    columns = {1, K} if loss.name == "pinball" else {K}
+    if Y.ndim != 2 or Y.shape[1] not in columns:
+        raise ValueError(
+            f"Y must be (n_samples, {K}), one column for each output of the network, got shape "
+            f"{tuple(Y.shape)}"
+        )
+    return where.asarray(Y, dtype)
+
+
+def _same_length(name: str, array: Array, X: Array) -> None:
+    if array.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"{name} must have as many rows as X, got {array.shape[0]} for {X.shape[0]}"
+        )
+
+
+def floating_dtype(X: Any) -> str:
+    """float64 if X is, else float32."""
+    return "float64" if str(getattr(X, "dtype", "")).endswith("float64") else "float32"
+
+
+def at_least(least: int, **values: int) -> None:
+    """ValueError that names the first argument below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def dense_rows(X: Any, rows: Any, where: Device, dtype: Any) -> Array:
+    """Rows of a CSR matrix, given by a slice or by their numbers, as a dense array on a device."""
+    X = where.asarray(X[rows].toarray())
+    return X if X.dtype == dtype else where.xp.astype(X, dtype)
+
+
+def class_weights(Y: Any, weighting: str | Mapping[int, float]) -> np.ndarray:
+    """Sample weights (N,) from weights of the classes 0 ... K-1 in Y.
+
+    "balanced" gives class k the weight N / (K N_k), so that all classes count alike; a mapping
+    names some, the others count 1. ValueError for anything else, or a class that is not there.
+    """
+    Y = to_host(Y)
+    counts = np.bincount(Y)
+    if isinstance(weighting, Mapping):
+        unknown = [k for k in weighting if k not in range(len(counts)) or not counts[k]]
+        if unknown:
+            raise ValueError(f"class_weight names classes that are not in Y: {unknown}")
+        table = np.array([float(weighting.get(k, 1.0)) for k in range(len(counts))])
+    elif weighting == "balanced":
+        table = len(Y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        raise ValueError(f"class_weight must be 'balanced' or a mapping, got {weighting!r}")
+    return table[Y]
