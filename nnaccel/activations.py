@@ -8,13 +8,12 @@ To add one, write the two functions and a row of `ACTIVATIONS`; the tests then c
 derivative, its leading axes and its agreement on every array library without another line.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from nnaccel.names import find
+from nnaccel.names import check_options, find
 from nnaccel.typing import Array, Namespace, Options, freeze
 
 
@@ -36,17 +35,7 @@ class Activation(NamedTuple):
 
         Raises TypeError when the activation has no parameter of that name.
         """
-        known = [
-            name
-            for name, parameter in inspect.signature(self.forward).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and name != "xp"
-        ]
-        for name in options:
-            if name not in known:
-                raise TypeError(
-                    f"activation {self.name!r} has no parameter {name!r}; it has "
-                    f"{', '.join(known) or 'none'}"
-                )
+        check_options(f"activation {self.name!r}", self.forward, options)
         return _bind(self.plain(), freeze(dict(self.options) | options))
 
     def plain(self) -> "Activation":

@@ -11,12 +11,11 @@ The `link` of a loss maps logits to predictions: its inverse link function in th
 generalised linear models.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nnaccel.activations import identity, sigmoid
-from nnaccel.names import find
+from nnaccel.names import check_options, find
 from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
@@ -33,17 +32,7 @@ class Loss(NamedTuple):
 
         Raises TypeError when the loss has no parameter of that name.
         """
-        known = [
-            name
-            for name, parameter in inspect.signature(self.function).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and name != "xp"
-        ]
-        for name in options:
-            if name not in known:
-                raise TypeError(
-                    f"loss {self.name!r} has no parameter {name!r}; it has "
-                    f"{', '.join(known) or 'none'}"
-                )
+        check_options(f"loss {self.name!r}", self.function, options)
         return self._replace(options=freeze(dict(self.options) | options))
 
 

@@ -1,6 +1,7 @@
 """Looking names up in a table, with an error a person can act on."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -21,3 +22,13 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     by_lower = {word.lower(): word for word in known}
     close = get_close_matches(str(name).lower(), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def check_options(what: str, function: Callable, options: Mapping[str, object]) -> None:
+    """TypeError for an option that is no keyword-only parameter of the function, besides xp."""
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "xp"]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"{what} has no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}"
+        )
