@@ -18,8 +18,8 @@ from nnaccel import losses, optimizers
 from nnaccel.compile import compile_epoch
 from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
-from nnaccel.kernels import bind, whole_epoch
-from nnaccel.network import Network, mlp
+from nnaccel.kernels import bind, limit_threads, whole_epoch
+from nnaccel.network import Network, layout, mlp
 from nnaccel.training import initialize, make_step
 from nnaccel.typing import Array
 
@@ -171,11 +171,12 @@ class Trainer:
         ops = bind(device.xp, fast=fast)
         step = make_step(network, loss, optimizer, ops, dtype=self.params.dtype)
         whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast)
-        self._epoch = compile_epoch(step, device.xp, batch_size, whole)
+        self._limit = limit_threads(network, batch_size, device.xp)
+        self._epoch = compile_epoch(step, device.xp, batch_size, whole, layout(network))
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""
-        with np.errstate(all="ignore"):
+        with self._limit(), np.errstate(all="ignore"):
             self.params, self.state, records = self._epoch(
                 self.params, self.state, self.data, self.device.asarray(order)
             )
@@ -183,7 +184,8 @@ class Trainer:
 
 
 def products(shape: Shape, device: Device) -> Callable[[int], None]:
-    """The bare matrix products of so many steps, each into memory that is there where possible."""
+    """The bare matrix products of so many steps, on as many threads, and each into memory that is
+    there where possible."""
     xp = device.xp
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
@@ -194,14 +196,17 @@ def products(shape: Shape, device: Device) -> Callable[[int], None]:
     in_place = device.library in ("numpy", "cupy")
     outs = [xp.matmul(left, right) for left, right in pairs]
 
+    limit = limit_threads(shape.network, shape.batch, xp)
+
     def bare(steps: int) -> None:
         result = None
-        for _ in range(steps):
-            for (left, right), out in zip(pairs, outs, strict=True):
-                if in_place:
-                    result = xp.matmul(left, right, out=out)
-                else:
-                    result = xp.matmul(left, right)
+        with limit():
+            for _ in range(steps):
+                for (left, right), out in zip(pairs, outs, strict=True):
+                    if in_place:
+                        result = xp.matmul(left, right, out=out)
+                    else:
+                        result = xp.matmul(left, right)
         device.synchronize(result)
 
     return bare

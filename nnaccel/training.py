@@ -10,6 +10,7 @@ The same seed gives the same initial weights, minibatches and dropout masks on e
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,10 @@ from nnaccel.batches import bounds, gather, is_sparse
 from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.data import Data, at_least, dense_rows, floating_dtype, put
 from nnaccel.devices import Device, device_of, select, to_host
-from nnaccel.kernels import bind, whole_epoch
+from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
-from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
+from nnaccel.network import Layout, Network, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
 from nnaccel.typing import Array, Ops
@@ -143,13 +144,14 @@ def train(
             network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
         )
     return _run(
-        _make_epoch(step, data, batch_size, where, start.dtype, whole),
+        _make_epoch(step, data, batch_size, where, start.dtype, whole, layout(network)),
         compile_step(evaluation, where.xp),
         start,
         state,
         data,
         held_out,
         where=where,
+        limit=limit_threads(network, batch_size, where.xp),
         metric=metric,
         batch_size=batch_size,
         numbers=range(1 if after is None else after.number + 1, epochs + 1),
@@ -166,6 +168,7 @@ def _run(
     held_out: Data | None,
     *,
     where: Device,
+    limit: Callable[[], AbstractContextManager[Any]],
     metric: Metric | None,
     batch_size: int,
     numbers: range,
@@ -177,7 +180,7 @@ def _run(
     for number in numbers:
         started = time.perf_counter()
         # Overflow is looked for where it shows, in the losses of the whole epoch.
-        with where.context(), np.errstate(all="ignore"):
+        with where.context(), limit(), np.errstate(all="ignore"):
             params, state, records = epoch(params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
@@ -197,6 +200,7 @@ def _make_epoch(
     where: Device,
     dtype: Any,
     whole: Callable[..., Any] | None,
+    places: Layout,
 ) -> Callable[..., tuple[Array, State, Array]]:
     """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
 
@@ -205,7 +209,7 @@ def _make_epoch(
     """
     xp, N = where.xp, data.X.shape[0]
     if not is_sparse(data.X):
-        dense = compile_epoch(step, xp, batch_size, whole)
+        dense = compile_epoch(step, xp, batch_size, whole, places)
         return lambda params, state, order: dense(params, state, data, where.asarray(order))
     step = compile_step(step, xp, donate=(0, 1))
 

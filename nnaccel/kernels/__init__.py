@@ -5,6 +5,7 @@ it, and is kept only while a benchmark shows that it pays.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,10 @@ def bind(xp: Namespace, *, fast: bool = True) -> Ops:
         return Ops(xp, _numpy_kernels(fast))
     if xp.__name__ == "array_api_compat.torch":
         from nnaccel.kernels._torch import kernels
+
+        return Ops(xp, kernels(xp))
+    if xp.__name__ == "jax.numpy":
+        from nnaccel.kernels._jax import kernels
 
         return Ops(xp, kernels(xp))
     return Ops(xp)
@@ -96,6 +101,17 @@ def whole_epoch(
     if small is None:
         return large
     return lambda *args: small(*args) or large(*args)
+
+
+def limit_threads(
+    network: Network, batch_size: int, xp: Namespace
+) -> Callable[[], AbstractContextManager[Any]]:
+    """What gives the context to run an epoch in: NumPy's small products want a single thread."""
+    if not _is_numpy(xp):
+        return nullcontext
+    from nnaccel.kernels._threads import limit_of
+
+    return limit_of(network, batch_size)
 
 
 def _is_numpy(xp: Namespace) -> bool:

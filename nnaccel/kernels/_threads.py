@@ -1,0 +1,55 @@
+"""How many threads the BLAS takes, where more than one would mostly wait for each other.
+
+Two threads hand over the work of a small product in about the time that it takes to do it, and on
+a machine with other things to do each hand-over may wait for a time slice of milliseconds: steps
+of a tenth of a millisecond have been seen to take twenty. The limit is a setting of the process,
+made by threadpoolctl where that is installed, for as long as an epoch lasts.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+from nnaccel.network import Network, Slot, layout, leaves
+
+# Multiplications of the largest product of a step. On two cores of a recent x86 processor two
+# threads were slower by a third at 4e6 and faster by a third at 16e6.
+SMALL = 8_000_000
+
+_LIMITING = threading.Lock()
+
+
+def limit_of(network: Network, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
+    """What gives the context of an epoch: one BLAS thread where all products are small."""
+    matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
+    small = batch_size * max(matrices, default=0) < SMALL
+    return one_thread if small and _controller() is not None else nullcontext
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One BLAS thread inside, and outside what there was before.
+
+    Only the first of several Python threads sets and lifts the limit: if each did, one could
+    restore what another had only just set, and leave the process with one thread for good.
+    """
+    if not _LIMITING.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _LIMITING.release()
+
+
+@lru_cache(maxsize=1)
+def _controller() -> Any:
+    """threadpoolctl's view of the loaded BLAS, made once since it takes milliseconds."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()

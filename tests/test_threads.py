@@ -1,0 +1,88 @@
+"""The limit on BLAS threads: where it is set, and that it is lifted."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from nnaccel import mlp, train
+from nnaccel.kernels import _threads, limit_threads
+from nnaccel.kernels._threads import one_thread
+
+threadpoolctl = pytest.importorskip("threadpoolctl", reason="the limit is set by threadpoolctl")
+
+SMALL = mlp(64, [100], 10)
+LARGE = mlp(1024, [1024], 10)
+
+
+def blas_threads():
+    """Of the BLAS that NumPy has loaded; SciPy may bring another one later."""
+    pools = _threads._controller().info()
+    return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        if blas_threads() != {2}:
+            pytest.skip("the BLAS of this machine has one thread")
+        yield
+
+
+def test_small_products_take_one_thread_and_large_ones_all():
+    with limit_threads(SMALL, 200, np)():
+        assert blas_threads() == {1}
+    assert blas_threads() == {2}
+    with limit_threads(LARGE, 200, np)():
+        assert blas_threads() == {2}
+
+
+def test_other_libraries_have_threads_of_their_own():
+    class torch:
+        __name__ = "array_api_compat.torch"
+
+    with limit_threads(SMALL, 200, torch)():
+        assert blas_threads() == {2}
+
+
+def test_only_the_first_of_two_python_threads_sets_and_lifts_the_limit():
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with one_thread():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with one_thread():
+        thread.start()
+        assert inside.wait(10)
+        assert blas_threads() == {1}
+    assert blas_threads() == {2}
+    leave.set()
+    thread.join()
+    assert blas_threads() == {2}
+
+
+def test_an_error_lifts_it():
+    with pytest.raises(KeyError), one_thread():
+        raise KeyError
+    assert blas_threads() == {2}
+
+
+def test_between_two_epochs_the_process_has_its_threads():
+    X, Y = np.zeros((20, 64), "float32"), np.zeros(20, "int64")
+    for _ in train(SMALL, X, Y, loss="softmax_cross_entropy", epochs=2):
+        assert blas_threads() == {2}
+
+
+def test_it_can_be_entered_twice():
+    with one_thread(), one_thread():
+        assert blas_threads() == {1}
+    assert blas_threads() == {2}
+
+
+def test_without_threadpoolctl_nothing_is_limited(monkeypatch):
+    monkeypatch.setattr(_threads, "_controller", lambda: None)
+    with limit_threads(SMALL, 200, np)():
+        assert blas_threads() == {2}
