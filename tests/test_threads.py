@@ -84,5 +84,7 @@ def test_it_can_be_entered_twice():
 
 def test_without_threadpoolctl_nothing_is_limited(monkeypatch):
     monkeypatch.setattr(_threads, "_controller", lambda: None)
-    with limit_threads(SMALL, 200, np)():
+    limit = limit_threads(SMALL, 200, np)
+    monkeypatch.undo()
+    with limit():
         assert blas_threads() == {2}
