@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nnaccel.batches import bounds
+from nnaccel.network import Layout
 from nnaccel.typing import Array, Namespace
 
 
@@ -25,6 +26,7 @@ def compile_epoch(
     xp: Namespace,
     batch_size: int,
     whole: Callable[..., Any] | None = None,
+    places: Layout | None = None,
 ) -> Callable[..., Any]:
     """The epoch (params, state, data, order) -> (params, state, records) made of that step.
 
@@ -32,9 +34,10 @@ def compile_epoch(
     examples in the order in which the epoch visits them, `batch_size` a step and the rest in a
     last one.   records: (n_steps, ...).   params and state are donated.   whole: an epoch that
     replaces the steps where it does not return None; see `nnaccel.kernels.whole_epoch`.
+    places: of the arrays in params; a compiler may keep them apart during an epoch.
     """
     if xp.__name__ == "jax.numpy":
-        return _scanned(step, xp, batch_size)
+        return _scanned(step, xp, batch_size, places)
 
     def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
         if whole is not None and (done := whole(params, state, data, order)) is not None:
@@ -48,23 +51,41 @@ def compile_epoch(
     return epoch
 
 
-def _scanned(step: Callable[..., Any], xp: Namespace, batch_size: int) -> Callable[..., Any]:
-    """The epoch on JAX: one call, in which the steps of full batches are a `lax.scan`."""
+def _scanned(
+    step: Callable[..., Any], xp: Namespace, batch_size: int, places: Layout | None
+) -> Callable[..., Any]:
+    """The epoch on JAX: one call, in which the steps of full batches are a `lax.scan`.
+
+    Between its steps the flat vectors stay cut into their parts; see `nnaccel.kernels._jax`.
+    """
     import jax
+
+    from nnaccel.kernels._jax import parts_of
+
+    parts = [slice(None)] if places is None else parts_of(places)
+
+    def cut(x: Array) -> list[Array]:
+        return [x[..., part] for part in parts] if x.ndim else [x]
+
+    def join(pieces: list[Array]) -> Array:
+        return xp.concat(pieces, axis=-1) if pieces[0].ndim else pieces[0]
 
     def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
         n_full = order.shape[0] // batch_size
         full, rest = order[: n_full * batch_size], order[n_full * batch_size :]
+        vectors, tree = jax.tree.flatten((params, state))
 
         def body(carry: Any, index: Array) -> Any:
-            params, state, record = step(*carry, data, index)
-            return (params, state), record
+            params, state = jax.tree.unflatten(tree, map(join, carry))
+            params, state, record = step(params, state, data, index)
+            return [cut(x) for x in jax.tree.leaves((params, state))], record
 
         records = []
         if n_full:
-            (params, state), first = jax.lax.scan(
-                body, (params, state), xp.reshape(full, (n_full, batch_size))
+            carry, first = jax.lax.scan(
+                body, [cut(x) for x in vectors], xp.reshape(full, (n_full, batch_size))
             )
+            params, state = jax.tree.unflatten(tree, map(join, carry))
             records.append(first)
         if rest.shape[0]:
             params, state, last = step(params, state, data, rest)

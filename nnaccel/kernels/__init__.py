@@ -98,9 +98,8 @@ def whole_epoch(
     large = _epochs.epoch_of(
         network, loss, optimizer, ops, batch_size, l2=l2, metric=metric, seed=seed
     )
-    if small is None:
-        return large
-    return lambda *args: small(*args) or large(*args)
+    both = large if small is None else lambda *args: small(*args) or large(*args)
+    return _epochs.one_by_one(both, network)
 
 
 def limit_threads(

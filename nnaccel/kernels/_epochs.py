@@ -12,6 +12,7 @@ import numpy as np
 
 from nnaccel import optimizers
 from nnaccel.batches import bounds, gather
+from nnaccel.layers import Dropout
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout, value_and_grad
@@ -35,7 +36,8 @@ class Rules(NamedTuple):
 def rules_of(
     optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
 ) -> Rules | None:
-    """The rules of the next steps; None for an optimizer that is not Adam alone."""
+    """The rules of the next steps; None for an optimizer that is not Adam alone, and for one whose
+    numbers are not the same for all networks."""
     shrinking: list[Any] = []
     asked: list[Any] = []
 
@@ -55,11 +57,47 @@ def rules_of(
     steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
     try:
         optimizer.update(params, steps, params, ops=recorder, n_weights=n_weights)
-    except NotImplementedError:
-        return None
+    except (NotImplementedError, TypeError, ValueError):
+        return None  # the last two from a schedule that takes one step at a time
     if len(asked) != 1 or len(shrinking) > 1:
         return None
-    return Rules(shrinking[0] if shrinking else None, *asked[0])
+    rules = Rules(shrinking[0] if shrinking else None, *asked[0])
+    return None if any(np.ndim(rule) > 1 for rule in rules) else rules
+
+
+def one_by_one(
+    epoch: Callable[..., tuple[Array, State, Array] | None], network: Network
+) -> Callable[..., tuple[Array, State, Array] | None]:
+    """That epoch of one network, also for the networks of params (K, P), one after the other.
+
+    They have nothing to do with each other, and one alone stays in the cache. Together they draw
+    other numbers for dropout than each alone: for those it returns None, having done nothing.
+    """
+    draws = _draws(network.layers)
+
+    def epochs(params: Array, state: State, data: Any, order: Array) -> Any:
+        if params.ndim == 1:
+            return epoch(params, state, data, order)
+        if draws or params.ndim != 2:
+            return None
+        step, records = state.step, []
+        for member in zip(params, *state.slots, strict=True):
+            done = epoch(member[0], State(state.step, member[1:]), data, order)
+            if done is None:
+                return None
+            after, (step, slots), record = done
+            for place, values in zip(member, (after, *slots), strict=True):
+                if values is not place:
+                    place[...] = values
+            records.append(record)
+        return (params, State(step, state.slots), np.stack(records, axis=-1)) if records else None
+
+    return epochs
+
+
+def _draws(layers: Any) -> bool:
+    """Whether a layer draws random numbers in training."""
+    return any(isinstance(x, Dropout) or _draws(getattr(x, "layers", ())) for x in layers)
 
 
 def epoch_of(
@@ -75,13 +113,11 @@ def epoch_of(
 ) -> Callable[..., tuple[Array, State, Array] | None]:
     """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
 
-    It returns None, having done nothing, for optimizers other than Adam and several networks.
+    It returns None, having done nothing, for optimizers other than Adam.
     """
     n_weights = layout(network).n_weights
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
-        if params.ndim != 1:
-            return None
         batches = bounds(order.shape[0], batch_size)
         rules = rules_of(optimizer, params, state, len(batches), n_weights, xp=ops.xp)
         if rules is None:

@@ -267,7 +267,8 @@ def adam(
     tiny: Any,
 ) -> None:
     """Moments below the smallest normal number become 0: see `kernels._numpy.QUIET`."""
-    one, zero = beta_1 / beta_1, beta_1 - beta_1
+    number = params.dtype.type
+    one, zero = number(1), number(0)
     for i in range(params.shape[0]):
         g = grads[i]
         m = beta_1 * mu[i] + (one - beta_1) * g

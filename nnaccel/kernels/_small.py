@@ -34,7 +34,6 @@ ACTIVATIONS = {
     activations.sigmoid: SIGMOID,
 }
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = range(2)
-NO_LABELS, NO_TARGETS = np.empty(0, np.int64), np.empty((0, 0), np.float32)
 LOSSES = {
     losses.softmax_cross_entropy: CROSS_ENTROPY,
     losses.binary_cross_entropy: BINARY_CROSS_ENTROPY,
@@ -72,7 +71,7 @@ def epoch_of(
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
-        if not (params.ndim == 1 and params.dtype == X.dtype == np.float32):
+        if not (params.dtype == X.dtype == np.float32):
             return None
         if loss_code == CROSS_ENTROPY and Y.ndim != 1:
             return None
@@ -87,13 +86,21 @@ def epoch_of(
         scalars[:, 1] = root * rules.epsilon
         scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
         betas = np.array([rules.beta_1, rules.beta_2], np.float32)
-        # Numba compiles for types: the kind of target that there is not is an empty array.
-        labels, targets = (Y, NO_TARGETS) if Y.ndim == 1 else (NO_LABELS, Y)
+        # Compiling takes seconds for each combination of types, so there is one: what is not there
+        # is an empty array.
+        labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
+        inputs = (
+            fixed(X, np.float32, 2),
+            fixed(labels, np.int64, 1),
+            fixed(targets, np.float32, 2),
+            fixed(() if weights is None else weights, np.float32, 1),
+            fixed(order, np.int64, 1),
+        )
         values = np.empty(n_steps, np.float32)
         Z = np.empty((order.shape[0], sizes[-1]), np.float32)
         small_epoch(
-            params, *state.slots, grads, X, labels, targets, weights, order, batch_size, shape,
-            codes, loss_code, scalars, betas, n_weights, np.float32(l2), space, values, Z,
+            params, *state.slots, grads, *inputs, batch_size, shape, codes, loss_code, scalars,
+            betas, n_weights, np.float32(l2), space, values, Z,
         )  # fmt: skip
         state = State(state.step + n_steps, state.slots)
         if metric is None:
@@ -103,6 +110,14 @@ def epoch_of(
         return params, state, np.stack([values, means], axis=1)
 
     return epoch
+
+
+def fixed(values: Any, dtype: Any, ndim: int) -> Array:
+    """An array of that type without gaps and read-only, which an array of any user can be."""
+    array = np.ascontiguousarray(values, dtype)
+    array = array.view() if array.ndim == ndim else array.reshape((0,) * ndim)
+    array.flags.writeable = False
+    return array
 
 
 def by_batch(metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int) -> Array:
@@ -131,7 +146,7 @@ def small_epoch(
     X: Array,
     labels: Array,
     targets: Array,
-    weights: Array | None,
+    weights: Array,
     order: Array,
     batch_size: int,
     sizes: Array,
@@ -173,8 +188,10 @@ def small_epoch(
                 y = space[2 * total + k]
                 for i in range(B):
                     y[i] = targets[index[i], k]
-        for i in range(B):
-            share[i] = (one if weights is None else weights[index[i]]) / np.float32(B)
+        share[:B] = one / np.float32(B)
+        if weights.shape[0]:
+            for i in range(B):
+                share[i] *= weights[index[i]]
 
         # Forward: A = g(W A + b)
         at_X, at_W, at_b = 0, 0, n_weights

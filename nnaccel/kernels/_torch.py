@@ -4,6 +4,7 @@ The gradients are the equations of the maths floor, so autograd, its graph and i
 never there; they land in one flat vector, and each is written by the product that makes it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import softmax_cross_entropy
 from nnaccel.network import Layout, flatten, views
 from nnaccel.typing import Array, Namespace
+
+FUSED_ADAM = hasattr(torch, "_fused_adam_")  # what `torch.optim.Adam(fused=True)` calls
+LARGE = 2**15  # parameters, from which on its threads pay: it starts them for any number
 
 
 def kernels(xp: Namespace) -> dict[Callable, Callable]:
@@ -77,11 +81,11 @@ class Workspace:
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`; dW and db are in the gradient."""
+        """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(dA, X, W, Z, A, activation, xp=self._xp, need_dX=need_dX)
         if activation.vjp is activations.relu_vjp:
-            dZ = torch.ops.aten.threshold_backward(dA, A, 0)
+            dZ = torch.ops.aten.threshold_backward.grad_input(dA, A, 0, grad_input=dA)
         else:
             dZ = activation.vjp(dA, Z, A, xp=self._xp)
         dW, db = self._homes.get(id(W), (None, None))
@@ -133,6 +137,14 @@ class Workspace:
             )
         # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
         root = torch.sqrt(correction_2)
+        if FUSED_ADAM and params.device.type == "cpu" and params.shape[0] >= LARGE:
+            # It corrects the moments by the number of steps: after endless ones, not at all.
+            torch._fused_adam_(
+                [params], [grads], [mu], [nu], [], [torch.tensor(math.inf)],
+                lr=float(rate * root / correction_1), beta1=float(beta_1), beta2=float(beta_2),
+                weight_decay=0.0, eps=float(root * epsilon), amsgrad=False, maximize=False,
+            )  # fmt: skip
+            return params, mu, nu
         mu.lerp_(grads, 1.0 - beta_1)
         nu.mul_(beta_2).addcmul_(grads, grads, value=1.0 - beta_2)
         spread = torch.sqrt(nu, out=grads).add_(root * epsilon)

@@ -1,0 +1,133 @@
+"""Kernels for JAX: the flat vector is there in the meaning of a step, not in what XLA makes of it.
+
+XLA fuses elementwise work by itself, but it copies where arrays are cut out of a vector for the
+matrix products and where gradients are joined to one. So what works on the whole vector is done
+here part by part, one for each array of the network. XLA knows that a part of joined parts is
+that part: of the cutting and joining in a step nothing is left.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from nnaccel import optimizers
+from nnaccel.batches import gather
+from nnaccel.network import Layout, Slot, l2_penalty, leaves, views
+from nnaccel.typing import Array, Namespace
+
+SMALL = 2**16  # parameters, below which copying costs less than a call for each part
+
+UPDATES = (
+    optimizers.gradient_descent_update,
+    optimizers.momentum_update,
+    optimizers.nesterov_update,
+    optimizers.rmsprop_update,
+)
+
+
+def parts_of(places: Layout) -> list[slice]:
+    """Where each array of the network lies in the flat vector, from its beginning to its end."""
+    if places.size < SMALL:
+        return [slice(0, places.size)]
+    bounds = sorted((slot.start, slot.stop) for slot in leaves(places.slots, Slot))
+    return [slice(start, stop) for start, stop in bounds]
+
+
+def kernels(xp: Namespace) -> dict[Callable, Callable]:
+    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
+    parts = Parts(xp)
+    return {
+        gather: gather_rows,
+        views: parts.views,
+        l2_penalty: parts.l2_penalty,
+        optimizers.shrink_weights: parts.shrink_weights,
+        optimizers.adam_update: parts.updated_by(adam),
+        **{update: parts.updated_by(update) for update in UPDATES},
+    }
+
+
+class Parts:
+    """The parts of the flat vector, and the kernels that go through them by the definitions."""
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+        self._parts: list[slice] = []
+
+    def views(self, params: Array, places: Layout) -> Any:
+        """Twin of `network.views`; it comes before the others, and tells where the parts are."""
+        self._parts = parts_of(places)
+        return views(params, places, xp=self._xp)
+
+    def updated_by(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        """Twin of an update, which does that one on every part."""
+
+        def twin(params: Array, *others: Any) -> Any:
+            def cut(x: Any, part: slice) -> Any:
+                return x[..., part] if getattr(x, "shape", None) == params.shape else x
+
+            done = [
+                update(*(cut(x, part) for x in (params, *others)), xp=self._xp)
+                for part in self._parts
+            ]
+            if isinstance(done[0], tuple):
+                return tuple(map(self._join, zip(*done, strict=True)))
+            return self._join(done)
+
+        return twin
+
+    def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
+        """Twin of `optimizers.shrink_weights`."""
+        return self._join(
+            optimizers.shrink_weights(
+                params[..., part], amount, _weights_in(part, n_weights), xp=self._xp
+            )
+            for part in self._parts
+        )
+
+    def l2_penalty(
+        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+    ) -> tuple[Array, Array]:
+        """Twin of `network.l2_penalty`."""
+        done = []
+        for part in self._parts:
+            inside = _weights_in(part, n_weights)
+            value, piece = l2_penalty(
+                value, grads[..., part], params[..., part], l2, inside, xp=self._xp
+            )
+            done.append(piece)
+        return value, self._join(done)
+
+    def _join(self, pieces: Any) -> Array:
+        return self._xp.concat(list(pieces), axis=-1)
+
+
+def gather_rows(X: Array, index: Array, dtype: Any) -> Array:
+    """Twin of `batches.gather`, without a mask for rows that are not there."""
+    return X.at[index].get(mode="promise_in_bounds").astype(dtype)
+
+
+def adam(
+    params: Array,
+    grads: Array,
+    mu: Array,
+    nu: Array,
+    rate: Array,
+    beta_1: Any,
+    beta_2: Any,
+    correction_1: Array,
+    correction_2: Array,
+    epsilon: float,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Twin of `optimizers.adam_update`, with one division for three."""
+    # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
+    root = xp.sqrt(correction_2)
+    mu = beta_1 * mu + (1.0 - beta_1) * grads
+    nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
+    step = (rate * root / correction_1) * mu / (xp.sqrt(nu) + root * epsilon)
+    return params - step, mu, nu
+
+
+def _weights_in(part: slice, n_weights: int) -> int:
+    """How many of a part are weights, which come first in the vector."""
+    return max(0, min(part.stop, n_weights) - part.start)

@@ -1,0 +1,490 @@
+"""Whole epochs on NumPy: each is its steps by the definitions, with less Python between them."""
+
+import itertools
+import math
+import sys
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from nnaccel import layers, losses, metrics, optimizers, schedules
+from nnaccel.activations import ACTIVATIONS, get
+from nnaccel.compile import compile_epoch
+from nnaccel.data import Data
+from nnaccel.kernels import bind, whole_epoch
+from nnaccel.network import Network, layout, mlp
+from nnaccel.training import initialize, make_step, train
+from nnaccel.typing import Ops
+
+HAS_NUMBA = bool(find_spec("numba"))
+NUMBA = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+FAST = pytest.mark.parametrize(
+    "fast", [pytest.param(False, id="numpy"), pytest.param(True, id="numba", marks=NUMBA)]
+)
+TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
+
+
+class Problem(NamedTuple):
+    """A training problem; `whole` and `steps` train it for some epochs."""
+
+    network: Network
+    loss: losses.Loss
+    optimizer: optimizers.Optimizer
+    data: Data
+    batch_size: int
+    dtype: str = "float32"
+    l2: float = 0.0
+    metric: metrics.Metric | None = None
+
+    @property
+    def start(self):
+        params = initialize(self.network).astype(self.dtype)
+        return params, self.optimizer.init(params, xp=np)
+
+    @property
+    def order(self):
+        return np.random.default_rng(1).permutation(self.data.X.shape[0])
+
+    def step(self, ops):
+        return make_step(
+            self.network, self.loss, self.optimizer, ops,
+            dtype=getattr(ops.xp, self.dtype), l2=self.l2, metric=self.metric,
+        )  # fmt: skip
+
+    def whole(self, ops=None, *, fast):
+        """The epoch that does without steps; it may be None, or give None when it is called."""
+        ops = bind(np, fast=fast) if ops is None else ops
+        options = {"l2": self.l2, "metric": self.metric, "fast": fast}
+        return whole_epoch(self.network, self.loss, self.optimizer, ops, self.batch_size, **options)
+
+    def small(self):
+        """The epoch of compiled code alone, likewise."""
+        from nnaccel.kernels._small import epoch_of
+
+        return epoch_of(
+            self.network, self.loss, self.optimizer, self.batch_size,
+            xp=np, l2=self.l2, metric=self.metric,
+        )  # fmt: skip
+
+    def steps(self):
+        """The epoch as the steps of the definitions."""
+        return compile_epoch(self.step(Ops(np)), np, self.batch_size)
+
+
+def trained(epoch, problem, epochs=3, state_step=0, start=None):
+    """Parameters, the optimizer's state and the records after some epochs."""
+    params, state = problem.start if start is None else start
+    state = state._replace(step=state.step + np.int32(state_step))
+    records = []
+    for _ in range(epochs):
+        params, state, record = epoch(params, state, problem.data, problem.order)
+        records.append(record)
+    return params, state, np.stack(records)
+
+
+def assert_same_run(found, expected, dtype="float32", label=""):
+    tolerance = TOLERANCE[dtype]
+    params, state, records = found
+    assert params.dtype == dtype, label
+    assert records.dtype == dtype, label
+    assert records.shape == expected[2].shape, label
+    assert state.step == expected[1].step, label
+    assert state.step.dtype == np.int32, label
+    # Adam divides by the root of the second moment: rounding near zero gradients grows.
+    close = {"rtol": 50 * tolerance, "atol": tolerance, "err_msg": label}
+    np.testing.assert_allclose(params, expected[0], **close)
+    np.testing.assert_allclose(records, expected[2], **close)
+    for slot, reference in zip(state.slots, expected[1].slots, strict=True):
+        np.testing.assert_allclose(slot, reference, **close)
+
+
+LOSSES = [
+    ("softmax_cross_entropy", 2),
+    ("softmax_cross_entropy", 3),
+    ("binary_cross_entropy", 1),
+    ("binary_cross_entropy", 3),
+]
+OPTIMIZERS = {
+    "adam": optimizers.adam(0.01),
+    "adamw": optimizers.adamw(0.01, weight_decay=0.1),
+    "scheduled": optimizers.adam(schedules.cosine(0.01, 10)),
+    "scheduled adamw": optimizers.adamw(
+        schedules.warm_up(schedules.exponential(0.02, 5), 3), beta_1=0.8, epsilon=1e-6
+    ),
+    "no momentum": optimizers.adam(0.01, beta_1=0.0, beta_2=0.99),
+}
+
+
+def examples(loss="softmax_cross_entropy", K=3, N=50, D=3, dtype="float32", weighted=False):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N, D)).astype(dtype)
+    if loss == "softmax_cross_entropy":
+        Y = rng.integers(0, K, N)
+    else:
+        Y = rng.integers(0, 2, (N, K)).astype(dtype)
+    return Data(X, Y, rng.random(N).astype(dtype) if weighted else None)
+
+
+def simple(network=None, optimizer=None, data=None, loss="softmax_cross_entropy", **more):
+    network = mlp(3, [5, 4], 3, activation=["tanh", "relu"]) if network is None else network
+    optimizer = optimizers.adam(0.01) if optimizer is None else optimizer
+    data = examples() if data is None else data
+    more = {"batch_size": 16} | more
+    return Problem(network, losses.get(loss), optimizer, data, **more)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "K"), LOSSES)
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
+@FAST
+def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fast):
+    """In one batch, in equal ones and with a shorter last one, with every option."""
+    network = mlp(3, [5, 4], K, activation=activation)
+    for name, weighted, l2, batch in itertools.product(
+        OPTIMIZERS, [False, True], [0.0, 0.1], [16, 25, 64]
+    ):
+        data = examples(loss, K, dtype=dtype, weighted=weighted)
+        metric = metrics.for_loss(losses.get(loss)) if weighted else None
+        problem = Problem(
+            network, losses.get(loss), OPTIMIZERS[name], data, batch, dtype, l2, metric
+        )
+        found = trained(problem.whole(fast=fast), problem)
+        label = f"{name}, weighted {weighted}, l2 {l2}, batches of {batch}"
+        assert_same_run(found, trained(problem.steps(), problem), dtype, label)
+
+
+@NUMBA
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("hidden", [[], [7], [4, 6, 5]])
+def test_small_networks_of_any_depth_take_the_compiled_epoch(hidden, loss):
+    activation = ["sigmoid", "relu", "tanh"][: len(hidden)]
+    problem = simple(
+        mlp(3, hidden, 2, activation=activation), data=examples(loss, 2), loss=loss, l2=0.01
+    )
+    assert_same_run(trained(problem.small(), problem), trained(problem.steps(), problem))
+
+
+@NUMBA
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_classes_of_any_integer_type(dtype):
+    data = examples()
+    problem = simple(data=data._replace(Y=data.Y.astype(dtype)))
+    assert_same_run(trained(problem.small(), problem), trained(problem.steps(), problem))
+
+
+@NUMBA
+def test_inputs_that_are_strided_or_read_only():
+    data = examples(weighted=True)
+    strided = Data(
+        np.asfortranarray(data.X), np.repeat(data.Y, 2)[::2], np.repeat(data.weights, 2)[::2]
+    )
+    for array in data:
+        array.flags.writeable = False
+    expected = trained(simple().steps(), simple(data=data))
+    for inputs in (data, strided):
+        problem = simple(data=inputs)
+        assert_same_run(trained(problem.small(), problem), expected)
+
+
+NETWORKS = {
+    "every activation": mlp(3, [4] * len(ACTIVATIONS), 3, activation=list(ACTIVATIONS)),
+    "dropout": mlp(3, [8, 8], 3, dropout=0.3),
+    "layer norm": Network(3, (layers.Dense(6), layers.LayerNorm(), layers.Dense(3))),
+    "residual": Network(
+        3, (layers.Residual((layers.Dense(3, get("tanh")), layers.Dense(3))), layers.Dense(3))
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@FAST
+def test_an_epoch_of_other_layers_is_its_steps(network, fast):
+    problem = simple(network, dtype="float64", data=examples(dtype="float64"), l2=0.01)
+    found = trained(problem.whole(fast=fast), problem)
+    assert_same_run(found, trained(problem.steps(), problem), "float64")
+
+
+@pytest.mark.parametrize("loss", [name for name in losses.LOSSES if "entropy" not in name])
+@FAST
+def test_an_epoch_of_other_losses_is_its_steps(loss, fast):
+    data = examples(loss, 3, dtype="float64", weighted=True)
+    metric = metrics.for_loss(losses.get(loss))
+    problem = simple(loss=loss, data=data, dtype="float64", metric=metric)
+    found = trained(problem.whole(fast=fast), problem)
+    assert_same_run(found, trained(problem.steps(), problem), "float64")
+
+
+@FAST
+def test_integer_inputs_become_floating_a_batch_at_a_time(fast):
+    data = examples()
+    pixels = data._replace(X=(10 * data.X).astype(np.int64))
+    problem = simple(data=pixels)
+    assert_same_run(trained(problem.whole(fast=fast), problem), trained(problem.steps(), problem))
+    floating = simple(data=data._replace(X=pixels.X.astype(np.float32)))
+    assert_same_run(
+        trained(problem.whole(fast=fast), problem), trained(floating.whole(fast=fast), floating)
+    )
+
+
+@pytest.mark.parametrize("schedule", [schedules.cosine(0.05, 20), schedules.step(0.05, 3)])
+@FAST
+def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule, fast):
+    problem = simple(optimizer=optimizers.adamw(schedule))
+    found = trained(problem.whole(fast=fast), problem, 2, state_step=7)
+    assert_same_run(found, trained(problem.steps(), problem, 2, state_step=7))
+    with pytest.raises(AssertionError):
+        assert_same_run(found, trained(problem.steps(), problem, 2, state_step=6))
+
+
+# What an epoch does not do is left to the steps.
+
+
+def only_one_step_at_a_time(step, *, xp):
+    return 0.01 if step < 3 else 0.001
+
+
+OTHER_OPTIMIZERS = {
+    **{name: optimizers.get(name, 0.01) for name in ("gd", "momentum", "nesterov", "rmsprop")},
+    "gd with decay": optimizers.gradient_descent(0.01, weight_decay=0.1),
+    "clipped": optimizers.clipped(optimizers.adam(0.01), 0.1),
+    "a schedule with a branch": optimizers.adam(only_one_step_at_a_time),
+}
+
+
+@pytest.mark.parametrize("optimizer", OTHER_OPTIMIZERS.values(), ids=OTHER_OPTIMIZERS)
+@FAST
+def test_other_optimizers_are_left_to_the_steps(optimizer, fast):
+    problem, ops = simple(optimizer=optimizer), bind(np, fast=fast)
+    whole = problem.whole(ops, fast=fast)
+    assert_refuses(whole, problem)
+    epoch = compile_epoch(problem.step(ops), np, problem.batch_size, whole)
+    assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
+
+
+def members(problem, K=3):
+    """Parameters and state of K networks."""
+    params = initialize(problem.network, members=K).astype(problem.dtype)
+    return params, problem.optimizer.init(params, xp=np)
+
+
+@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@FAST
+def test_several_networks_go_one_by_one(metric, fast):
+    problem = simple(data=examples(weighted=True), optimizer=optimizers.adamw(0.01), metric=metric)
+    found, expected = (
+        trained(epoch, problem, start=members(problem))
+        for epoch in (problem.whole(fast=fast), problem.steps())
+    )
+    assert_same_run(found, expected)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        simple(NETWORKS["dropout"]),
+        simple(Network(3, (layers.Residual((layers.Dropout(0.2), layers.Dense(3))),))),
+        simple(optimizer=optimizers.adam(np.full((3, 1), 0.01, np.float32))),
+        simple(optimizer=optimizers.adamw(0.01, weight_decay=np.full((3, 1), 0.1, np.float32))),
+    ],
+    ids=["dropout", "dropout inside", "rates", "decays"],
+)
+@FAST
+def test_several_networks_that_are_not_each_alone_are_left_to_the_steps(problem, fast):
+    assert_refuses(problem.whole(fast=fast), problem, members(problem))
+
+
+def assert_refuses(whole, problem, start=None):
+    """It gives None, and has changed nothing."""
+    params, state = problem.start if start is None else start
+    before = params.copy(), [slot.copy() for slot in state.slots]
+    assert whole(params, state, problem.data, problem.order) is None
+    np.testing.assert_array_equal(params, before[0])
+    for slot, copy in zip(state.slots, before[1], strict=True):
+        np.testing.assert_array_equal(slot, copy)
+    assert state.step == 0
+
+
+@NUMBA
+@pytest.mark.parametrize(
+    "problem",
+    [
+        simple(NETWORKS["dropout"]),
+        simple(NETWORKS["layer norm"]),
+        simple(mlp(3, [4], 3, activation="gelu")),
+        simple(mlp(3, [1000, 1000], 3)),
+        simple(loss="squared_error"),
+        simple()._replace(loss=losses.get("softmax_cross_entropy", label_smoothing=0.1)),
+    ],
+    ids=["dropout", "layer norm", "gelu", "large", "squared error", "label smoothing"],
+)
+def test_the_compiled_epoch_is_for_what_it_knows(problem):
+    assert problem.small() is None
+    assert problem.whole(fast=True) is not None
+
+
+@NUMBA
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [
+        (lambda data: data._replace(X=data.X.astype(np.float64)), "float32"),
+        (lambda data: data._replace(X=data.X.astype(np.int32)), "float32"),
+        (lambda data: data, "float64"),
+        (lambda data: data._replace(Y=np.eye(3, dtype=np.float32)[data.Y]), "float32"),
+    ],
+    ids=["float64 inputs", "integer inputs", "float64 parameters", "probabilities"],
+)
+def test_the_compiled_epoch_leaves_other_types_to_the_other(change, dtype):
+    problem = simple(data=change(examples()), dtype=dtype)
+    assert_refuses(problem.small(), problem)
+    found = trained(problem.whole(fast=True), problem)
+    assert_same_run(found, trained(problem.steps(), problem), dtype)
+
+
+# What is true of runs is true of runs of whole epochs.
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@FAST
+def test_a_resumed_run_continues_bit_for_bit(dropout, fast):
+    X, Y, weights = examples(weighted=True)
+    network = mlp(3, [5, 4], 3, dropout=dropout)
+
+    def run(epochs, after=None):
+        options = {"batch_size": 16, "weights": weights, "seed": 3, "fast": fast, "after": after}
+        optimizer = optimizers.adamw(schedules.cosine(0.01, 20))
+        loss = "softmax_cross_entropy"
+        return list(train(network, X, Y, loss=loss, optimizer=optimizer, epochs=epochs, **options))
+
+    straight, first = run(5), run(2)
+    resumed = first + run(5, after=first[-1])
+    assert [epoch.loss for epoch in resumed] == [epoch.loss for epoch in straight]
+    np.testing.assert_array_equal(resumed[-1].params, straight[-1].params)
+    for slot, reference in zip(resumed[-1].state.slots, straight[-1].state.slots, strict=True):
+        np.testing.assert_array_equal(slot, reference)
+
+
+@FAST
+def test_what_was_given_to_an_epoch_is_not_needed_after_it(fast):
+    problem = simple(data=examples(weighted=True))
+    expected, epoch = trained(problem.whole(fast=fast), problem), problem.whole(fast=fast)
+    params, state = problem.start
+    records = []
+    for _ in range(3):
+        given = (params, *state.slots)
+        params, state, record = epoch(params, state, problem.data, problem.order)
+        records.append(record)
+        kept = [id(array) for array in (params, *state.slots)]
+        for array in given:
+            if id(array) not in kept:
+                array[...] = math.nan
+    np.testing.assert_array_equal(params, expected[0])
+    np.testing.assert_array_equal(records, expected[2])
+
+
+@FAST
+def test_the_records_of_an_epoch_stay_when_the_next_one_runs(fast):
+    problem = simple(metric=metrics.FOR_LOSS["softmax_cross_entropy"])
+    epoch, (params, state) = problem.whole(fast=fast), problem.start
+    params, state, first = epoch(params, state, problem.data, problem.order)
+    copy = first.copy()
+    epoch(params, state, problem.data, problem.order)
+    np.testing.assert_array_equal(first, copy)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
+@FAST
+def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, fast):
+    data = examples(loss)
+    problem = simple(mlp(3, [5], 3, activation=activation), data=data, loss=loss)
+    if math.isnan(value) or activation in ("identity", "relu"):
+        data.X[problem.order[20]] = value
+    else:
+        problem = problem._replace(optimizer=optimizers.adam(value))
+    with np.errstate(all="ignore"):
+        _, _, records = trained(problem.whole(fast=fast), problem, epochs=1)
+        _, _, expected = trained(problem.steps(), problem, epochs=1)
+    np.testing.assert_array_equal(np.isfinite(records), np.isfinite(expected))
+    assert np.isfinite(records[0, 0])
+    assert not np.isfinite(records[0, 2:]).any()
+
+
+@FAST
+def test_an_epoch_calls_less_python_than_its_steps(fast):
+    """Calls are counted, not timed: the same on every machine."""
+    problem, ops = simple(data=examples(N=800)), bind(np, fast=fast)
+    n_steps, counts = 50, {}
+    for name, epoch in {
+        "whole": problem.whole(ops, fast=fast),
+        "steps": compile_epoch(problem.step(ops), np, problem.batch_size),
+    }.items():
+        trained(epoch, problem, epochs=2)
+        calls = [0]
+
+        def count(frame, event, _, calls=calls):
+            calls[0] += event in ("call", "c_call")
+
+        params, state = problem.start
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            epoch(params, state, problem.data, problem.order)
+        finally:
+            sys.setprofile(before)
+        counts[name] = calls[0] / n_steps
+    assert counts["whole"] < (4 if fast else counts["steps"] - 10), counts
+
+
+# On JAX an epoch is one call, in which the flat vectors are cut into their parts.
+
+
+@pytest.mark.parametrize("lead", [None, 2], ids=["one", "members"])
+@pytest.mark.parametrize("name", ["gd", "momentum", "adamw"])
+@pytest.mark.parametrize("small", [0, 2**16], ids=["in parts", "in one"])
+def test_an_epoch_on_jax_is_its_steps_by_the_definitions(name, lead, small, monkeypatch):
+    pytest.importorskip("jax")
+    from nnaccel.devices import select
+    from nnaccel.kernels import _jax
+
+    monkeypatch.setattr(_jax, "SMALL", small)
+    optimizer = optimizers.get(name, 0.01, weight_decay=0.1)
+    problem = simple(optimizer=optimizer, data=examples(dtype="float64"), dtype="float64", l2=0.1)
+    start = problem.start if lead is None else members(problem, lead)
+    expected = trained(problem.steps(), problem, start=(start[0].copy(), start[1]))
+
+    device = select("jax:cpu")
+    step = problem.step(bind(device.xp))
+    epoch = compile_epoch(step, device.xp, 16, places=layout(problem.network))
+    data = Data(*map(device.asarray, problem.data[:2]))
+    params = device.asarray(start[0])
+    state, records = optimizer.init(params, xp=device.xp), []
+    for _ in range(3):
+        params, state, record = epoch(params, state, data, device.asarray(problem.order))
+        records.append(record)
+    np.testing.assert_allclose(params, expected[0], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(np.stack(records), expected[2], rtol=1e-8)
+
+
+@pytest.mark.parametrize("large", [0, 2**15], ids=["fused", "not fused"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_epoch_on_torch_is_its_steps_by_the_definitions(optimizer, large, monkeypatch):
+    pytest.importorskip("torch")
+    from nnaccel.devices import select
+    from nnaccel.kernels import _torch
+
+    monkeypatch.setattr(_torch, "LARGE", large)
+    problem = simple(optimizer=optimizer, data=examples(dtype="float64"), dtype="float64")
+    expected = trained(problem.steps(), problem)
+    device = select("torch:cpu")
+    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, 16)
+    data = Data(*map(device.asarray, problem.data[:2]))
+    params, records = device.asarray(problem.start[0], copy=True), []
+    state = optimizer.init(params, xp=device.xp)
+    for _ in range(3):
+        params, state, record = epoch(params, state, data, device.asarray(problem.order))
+        records.append(record)
+    np.testing.assert_allclose(params.numpy(), expected[0], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(np.stack([r.numpy() for r in records]), expected[2], rtol=1e-8)
