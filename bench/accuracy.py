@@ -110,7 +110,7 @@ def scores(library: Any, problem: Problem, seeds: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--adult-train", type=Path)

@@ -2,7 +2,8 @@
 
     python bench/compare.py bench/results/old.json bench/results/new.json
 
-Reads what `bench/peers.py` writes, and what `python -m pytest bench --benchmark-json=FILE` writes.
+Reads what `bench/peers.py` and `bench/fits.py` write, and what
+`python -m pytest bench --benchmark-json=FILE` writes.
 A share of the products in the same run says more about the code than a time does, which also
 tells of the machine. Ends with status 1 if a share has fallen by more than --tolerance.
 """
@@ -14,19 +15,19 @@ from pathlib import Path
 
 
 def shares(path: Path) -> dict[str, float]:
-    """The share of the bare products by name of the result."""
+    """The share of the bare products by name of the result: their best time over its best."""
     found = json.loads(path.read_text())
-    if "shapes" not in found:
+    if "benchmarks" in found:
         return {
             entry["fullname"]: entry["extra_info"]["share_of_products"]
             for entry in found["benchmarks"]
             if "share_of_products" in entry["extra_info"]
         }
     result = {}
-    for shape, entry in found["shapes"].items():
-        best = {n: min(e["step_ms"]) for n, e in entry["contestants"].items() if e.get("step_ms")}
+    for problem, entry in found["problems"].items():
+        best = {n: min(e["times"]) for n, e in entry["contestants"].items() if e.get("times")}
         if floor := best.pop("products", None):
-            result |= {f"{shape} {name}": floor / ms for name, ms in best.items()}
+            result |= {f"{problem} {name}": floor / time for name, time in best.items()}
     return result
 
 

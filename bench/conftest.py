@@ -1,15 +1,15 @@
 """The devices of the suites, and what each result says beside its time."""
 
 import os
-import platform
 from collections.abc import Callable
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import pytest
+import report
+from rounds import timed
 
-from nnaccel.benchmark import Shape, interleaved, products
+from nnaccel.benchmark import Shape, products
 from nnaccel.devices import Device, available, select
 
 
@@ -39,53 +39,60 @@ def device(request: pytest.FixtureRequest) -> Device:
 def record(benchmark: Any) -> Callable[..., None]:
     """Times a call that does `repeats` times the work, and stores what is comparable of it.
 
-    `flops` and `samples` are of one such work, `floor` the seconds of its bare products.
+    `flops` and `samples` are of one such work; `bare` does the matrix products of the whole call.
+    The two take turns, so that a machine that slows down slows both.
     """
 
-    def timed(
+    def run(
         function: Callable[[], Any],
         *,
         device: Device | None = None,
+        bare: Callable[[], Any] | None = None,
         repeats: int = 1,
         flops: float = 0.0,
         samples: float = 0.0,
-        floor: float = 0.0,
         rounds: int = 10,
         **more: Any,
     ) -> None:
-        benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
+        floors: list[float] = []
+        before = (lambda: floors.append(timed(bare)[0])) if bare else None
+        benchmark.pedantic(function, setup=before, rounds=rounds, warmup_rounds=1)
         if not benchmark.stats:
             pytest.skip("nothing is timed under --benchmark-disable")
-        seconds = benchmark.stats.stats.min / repeats
-        info = {"seconds": seconds, "device": device.name if device else "cpu"}
+        seconds, name = benchmark.stats.stats.min / repeats, device.name if device else "cpu"
+        info = {"seconds": seconds, "device": name}
         if flops:
             info["gflops"] = flops / seconds / 1e9
         if samples:
             info["samples_per_second"] = samples / seconds
-        if floor:
-            info["share_of_products"] = floor / seconds
-        benchmark.extra_info.update(info | more | {"versions": versions(), "threads": threads()})
+        if floors:
+            info["share_of_products"] = min(floors) / repeats / seconds
+        info |= {"machine": hardware(name), "threads": threads(), "versions": report.versions()}
+        benchmark.extra_info.update(info | more)
 
-    return timed
+    return run
 
 
-@cache
-def floor_of(shape: Shape, device: Device) -> float:
-    """Seconds of the bare products of a step, the best of half a second."""
+def bare_steps(shape: Shape, device: Device, steps: int) -> Callable[[], None]:
+    """The bare products of so many training steps."""
     bare = products(shape, device)
-    return interleaved(lambda: bare(shape.steps), seconds=0.5)[0] / shape.steps
+    return lambda: bare(steps)
 
 
-@cache
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("nnaccel", "numpy", "numba", "torch", "jax", "scikit-learn"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+hardware = cache(report.hardware)
 
 
 def threads() -> int:
     return int(os.environ.get("OPENBLAS_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What the times alone do not say, a line for each result."""
+    results = getattr(getattr(config, "_benchmarksession", None), "benchmarks", [])
+    shown = ("share_of_products", "exponent", "final_loss", "memory_ratio", "last_over_first")
+    width = max((len(result.name) for result in results), default=0)
+    for result in results:
+        info = result.extra_info
+        facts = [f"{name} {info[name]:.3g}" for name in shown if name in info]
+        if facts:
+            terminalreporter.write_line(f"{result.name:{width}}  {', '.join(facts)}")

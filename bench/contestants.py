@@ -124,29 +124,9 @@ def _jax(problem: Problem, *, scan: bool) -> Run:
     import jax
     import jax.numpy as jnp
 
-    tree = jax.tree.map(jnp.asarray, list(zip(problem.weights, problem.biases, strict=True)))
-    zeros = jax.tree.map(jnp.zeros_like, tree)
-    state = (tree, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
+    start, step = jax_adam()
+    state = start(problem.weights, problem.biases)
     X, Y, order = map(jnp.asarray, (problem.X, problem.Y, problem.order))
-
-    def loss_of(tree: Any, x: Any, y: Any) -> Any:
-        for W, b in tree[:-1]:
-            x = jax.nn.relu(x @ W + b)
-        W, b = tree[-1]
-        logits = jax.nn.log_softmax(x @ W + b)
-        return -jnp.mean(jnp.take_along_axis(logits, y[:, None], axis=1))
-
-    def step(state: Any, X: Any, Y: Any, index: Any) -> Any:
-        tree, mu, nu, t = state
-        loss, grads = jax.value_and_grad(loss_of)(tree, X[index], Y[index])
-        t = t + 1
-        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
-        nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
-        c1, c2 = 1 - 0.9**t, 1 - 0.999**t
-        tree = jax.tree.map(
-            lambda p, m, v: p - LEARNING_RATE * (m / c1) / (jnp.sqrt(v / c2) + 1e-8), tree, mu, nu
-        )
-        return (tree, mu, nu, t), loss
 
     def epoch(state: Any, X: Any, Y: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, index: step(state, X, Y, index), state, order)
@@ -170,6 +150,44 @@ def _jax(problem: Problem, *, scan: bool) -> Run:
         return float(jnp.mean(losses))
 
     return run
+
+
+def jax_adam() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """start(weights, biases) -> state and step(state, X, Y, index) -> (state, loss), by hand."""
+    import jax
+    import jax.numpy as jnp
+
+    def start(weights: list[np.ndarray], biases: list[np.ndarray]) -> Any:
+        tree = jax.tree.map(jnp.asarray, list(zip(weights, biases, strict=True)))
+        zeros = jax.tree.map(jnp.zeros_like, tree)
+        return tree, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32)
+
+    def loss_of(tree: Any, x: Any, y: Any) -> Any:
+        log_probabilities = jax.nn.log_softmax(jax_logits(tree, x))
+        return -jnp.mean(jnp.take_along_axis(log_probabilities, y[:, None], axis=1))
+
+    def step(state: Any, X: Any, Y: Any, index: Any) -> Any:
+        tree, mu, nu, t = state
+        loss, grads = jax.value_and_grad(loss_of)(tree, X[index], Y[index])
+        t = t + 1
+        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
+        nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
+        c1, c2 = 1 - 0.9**t, 1 - 0.999**t
+        tree = jax.tree.map(
+            lambda p, m, v: p - LEARNING_RATE * (m / c1) / (jnp.sqrt(v / c2) + 1e-8), tree, mu, nu
+        )
+        return (tree, mu, nu, t), loss
+
+    return start, step
+
+
+def jax_logits(tree: Any, x: Any) -> Any:
+    import jax
+
+    for W, b in tree[:-1]:
+        x = jax.nn.relu(x @ W + b)
+    W, b = tree[-1]
+    return x @ W + b
 
 
 def scikit_learn(problem: Problem) -> Run:

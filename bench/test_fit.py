@@ -4,19 +4,33 @@ import math
 
 import numpy as np
 import pytest
+from conftest import bare_steps
 
 from nnaccel.activations import ACTIVATIONS
+from nnaccel.benchmark import Shape
 from nnaccel.layers.dense import dense
-from nnaccel.network import mlp
 from nnaccel.training import train
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets")
+SHAPE, EPOCHS = Shape((64, 100, 10), 200), 20
 
 
 @pytest.fixture(scope="module")
 def digits():
+    sklearn_datasets = pytest.importorskip("sklearn.datasets")
     X, y = sklearn_datasets.load_digits(return_X_y=True)
     return (X / 16.0).astype("float32"), y
+
+
+def work(device, N):
+    """What `record` is told of a fit to N examples."""
+    steps = EPOCHS * math.ceil(N / SHAPE.batch)
+    return {
+        "device": device,
+        "bare": bare_steps(SHAPE, device, steps),
+        "flops": steps * SHAPE.flops,
+        "samples": EPOCHS * N,
+        "rounds": 5,
+    }
 
 
 @pytest.mark.benchmark(group="fit")
@@ -27,17 +41,17 @@ def test_train(record, benchmark, device, digits):
     def fit():
         return list(
             train(
-                mlp(64, [100], 10),
+                SHAPE.network,
                 X,
                 y,
                 loss="softmax_cross_entropy",
-                epochs=20,
-                batch_size=200,
+                epochs=EPOCHS,
+                batch_size=SHAPE.batch,
                 device=device,
             )
         )
 
-    record(fit, device=device, samples=20 * len(X), rounds=5)
+    record(fit, **work(device, len(X)))
     benchmark.extra_info["final_loss"] = fit()[-1].loss
 
 
@@ -47,14 +61,19 @@ def test_estimator(record, benchmark, device, digits):
     estimators = pytest.importorskip("nnaccel.estimators")
     X, y = digits
     model = estimators.MLPClassifier(
-        (100,), batch_size=200, max_iter=20, tol=0.0, n_iter_no_change=100, device=device.name
+        SHAPE.sizes[1:-1],
+        batch_size=SHAPE.batch,
+        max_iter=EPOCHS,
+        tol=0.0,
+        n_iter_no_change=100,
+        device=device.name,
     )
 
     def fit():
         with pytest.warns() as _:  # 20 epochs are not convergence, and it says so
             return model.fit(X, y)
 
-    record(fit, device=device, samples=20 * len(X), rounds=5)
+    record(fit, **work(device, len(X)))
     benchmark.extra_info["final_loss"] = float(model.loss_)
 
 
@@ -99,4 +118,9 @@ def test_notes(record, form, N, D, H):
         for _ in range(repeats):
             function(*args)
 
-    record(run, repeats=repeats, flops=2 * N * D * H, samples=N, rounds=5)
+    def bare():
+        for _ in range(repeats):
+            np.matmul(X, W)
+
+    flops = 2 * N * D * H
+    record(run, bare=bare, repeats=repeats, flops=flops, samples=N, rounds=5, form=form)

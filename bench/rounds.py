@@ -1,0 +1,125 @@
+"""Contestants in processes of their own that take turns, so that what slows one slows all.
+
+A ratio is formed within a round. Each process has its one thread pool to itself: two BLAS thread
+pools in one distort each other by up to ten times.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from measures import Entry
+
+PAUSE = 0.25  # seconds between turns: thread pools spin that long before they sleep
+IDLE = 0.85  # the share of the processors' time in a pause in which nobody else is at work
+
+
+def arguments(description: str, contestants: Iterable[str], rounds: int) -> argparse.ArgumentParser:
+    """What all of the commands can be told."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--contestants", nargs="*", default=list(contestants))
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=3.0,
+        help="seconds to wait at most before each turn for other programs to end; default 3",
+    )
+    parser.add_argument("--output", type=Path, help="default: a .json in bench/results, by date")
+    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
+    return parser
+
+
+class Worker:
+    """This script once more, as `--worker ...`, which waits until it is asked."""
+
+    def __init__(self, words: Iterable[Any], threads: int) -> None:
+        processors = sorted(os.sched_getaffinity(0))[:threads]
+        count = {
+            f"{pool}_NUM_THREADS": str(threads) for pool in ("OMP", "OPENBLAS", "MKL", "NUMBA")
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, sys.argv[0], "--worker", *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | count,
+            # XLA takes its number of threads from the processors that it may run on.
+            preexec_fn=lambda: os.sched_setaffinity(0, processors),
+        )
+
+    def ask(self, number: int) -> list[float]:
+        """The answer to a number. RuntimeError with the worker's last words where it died."""
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write(f"{number}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        answer = self.process.stdout.readline()
+        if not answer:
+            assert self.process.stderr
+            raise RuntimeError(self.process.stderr.read().strip().rpartition("\n")[2])
+        return [float(word) for word in answer.split()]
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def answer(work: Callable[[int], Iterable[float]]) -> None:
+    """The life of a worker: for each number that comes in, the numbers that go out."""
+    for line in sys.stdin:
+        print(*work(int(line)), flush=True)
+
+
+def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = function(*args)
+    return time.perf_counter() - started, result
+
+
+def take_turns(
+    found: dict[str, Entry], turns: dict[str, Callable[[], float]], args: argparse.Namespace
+) -> None:
+    """Appends to the `times` of each contestant what its turn gives, in each round.
+
+    Who begins changes from round to round. args: as of `arguments`.
+    """
+    names = [name for name in turns if "problem" not in found[name]]
+    for name in names:
+        found[name]["times"] = []
+    for number in range(args.rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            calm(args.patience)
+            found[name]["times"].append(turns[name]())
+
+
+def calm(patience: float) -> None:
+    """Returns after a pause in which the processors were idle, or after so many seconds."""
+    stop, before, quiet = time.monotonic() + patience, processor_time(), False
+    while not quiet:
+        time.sleep(PAUSE)
+        after = processor_time()
+        idle, total = (b - a for a, b in zip(before, after, strict=True))
+        quiet = idle >= IDLE * total or time.monotonic() >= stop
+        before = after
+
+
+def processor_time() -> tuple[int, int]:
+    """(idle, all) of the processors since the start, in ticks; zeros where Linux does not tell."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:
+        return 0, 0
+    return ticks[3] + ticks[4], sum(ticks)
