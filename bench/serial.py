@@ -99,7 +99,8 @@ def threads_to(share: float, step: float, serial: float, n: int) -> str:
     if serial <= 0.0:
         return "never"
     parallel = n * (step - serial)  # seconds at one thread
-    return f"{math.ceil(parallel * share / (serial * (1 - share)))} threads"
+    number = math.ceil(parallel * share / (serial * (1 - share)))
+    return f"{number} thread{'s' * (number > 1)}"
 
 
 if __name__ == "__main__":

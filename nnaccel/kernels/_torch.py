@@ -18,7 +18,7 @@ from nnaccel.losses import softmax_cross_entropy
 from nnaccel.network import Layout, flatten, views
 from nnaccel.typing import Array, Namespace
 
-FUSED_ADAM = hasattr(torch, "_fused_adam_")  # what `torch.optim.Adam(fused=True)` calls
+FUSED_ADAM: Any = getattr(torch, "_fused_adam_", None)
 LARGE = 2**15  # parameters, from which on its threads pay: it starts them for any number
 
 
@@ -137,9 +137,9 @@ class Workspace:
             )
         # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
         root = torch.sqrt(correction_2)
-        if FUSED_ADAM and params.device.type == "cpu" and params.shape[0] >= LARGE:
+        if FUSED_ADAM is not None and params.device.type == "cpu" and params.shape[0] >= LARGE:
             # It corrects the moments by the number of steps: after endless ones, not at all.
-            torch._fused_adam_(
+            FUSED_ADAM(
                 [params], [grads], [mu], [nu], [], [torch.tensor(math.inf)],
                 lr=float(rate * root / correction_1), beta1=float(beta_1), beta2=float(beta_2),
                 weight_decay=0.0, eps=float(root * epsilon), amsgrad=False, maximize=False,
