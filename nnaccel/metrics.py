@@ -19,7 +19,6 @@ class Metric(NamedTuple):
     name: str
     function: Callable[..., Array]
     finish: Callable[[float], float]
-    higher_is_better: bool
 
 
 def accuracy(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
@@ -57,13 +56,13 @@ def _mean(values: Array, like: Array, weights: Array | None, *, xp: Namespace) -
 
 
 FOR_LOSS: dict[str, Metric] = {
-    "softmax_cross_entropy": Metric("accuracy", accuracy, float, True),
-    "binary_cross_entropy": Metric("accuracy", label_accuracy, float, True),
-    "squared_error": Metric("RMSE", squared_residual, math.sqrt, False),
-    "huber": Metric("RMSE", squared_residual, math.sqrt, False),
-    "absolute_error": Metric("MAE", absolute_residual, float, False),
-    "pinball": Metric("MAE", absolute_residual, float, False),
-    "poisson": Metric("RMSE", poisson_residual, math.sqrt, False),
+    "softmax_cross_entropy": Metric("accuracy", accuracy, float),
+    "binary_cross_entropy": Metric("accuracy", label_accuracy, float),
+    "squared_error": Metric("RMSE", squared_residual, math.sqrt),
+    "huber": Metric("RMSE", squared_residual, math.sqrt),
+    "absolute_error": Metric("MAE", absolute_residual, float),
+    "pinball": Metric("MAE", absolute_residual, float),
+    "poisson": Metric("RMSE", poisson_residual, math.sqrt),
 }
 
 

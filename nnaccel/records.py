@@ -5,9 +5,8 @@ words are part of the error message. Nothing is imported, evaluated or converted
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-Record = TypeVar("Record")
 HUGE = 1e300  # statistics beyond it are damage, not data
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import gather
+from nnaccel.kernels._places import bring_home, homes
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
@@ -210,24 +211,6 @@ class Workspace:
         if axis == 0:
             dZ[...] = P.T
         return np.add.reduce(losses) / dtype.type(N), dZ
-
-
-def homes(tree: Any, grads: Any) -> Iterator[tuple[int, Any]]:
-    """(id of the first array, gradients) of each layer in a tree of parameters."""
-    if tree and not isinstance(tree[0], tuple):
-        yield id(tree[0]), grads
-    else:
-        for branch, its_grads in zip(tree, grads, strict=True):
-            yield from homes(branch, its_grads)
-
-
-def bring_home(arrays: Any, homes: Any) -> None:
-    """Copies the arrays of a tree into those of the other, but for arrays that are in both."""
-    for array, home in zip(arrays, homes, strict=True):
-        if isinstance(array, tuple):
-            bring_home(array, home)
-        elif array is not home:
-            home[...] = array
 
 
 def row_blocks(A: Array) -> Iterator[slice]:

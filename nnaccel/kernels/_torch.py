@@ -13,6 +13,7 @@ import torch
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import gather
+from nnaccel.kernels._places import bring_home, homes
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import softmax_cross_entropy
 from nnaccel.network import Layout, flatten, views
@@ -46,7 +47,6 @@ class Workspace:
         self._grads: Any = None
         self._grad_tree: Any = ()
         self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
-        self._scratch: Any = None
 
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
@@ -54,12 +54,12 @@ class Workspace:
             self._params, self._tree = params, views(params, places, xp=self._xp)
             self._grads = torch.empty_like(params)
             self._grad_tree = views(self._grads, places, xp=self._xp)
-            self._homes = dict(_homes(self._tree, self._grad_tree))
+            self._homes = dict(homes(self._tree, self._grad_tree))
         return self._tree
 
     def flatten(self, arrays: Any, places: Layout) -> Array:
         """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
-        _bring_home(arrays, self._grad_tree)
+        bring_home(arrays, self._grad_tree)
         return self._grads
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
@@ -155,21 +155,3 @@ class Workspace:
 def gather_rows(X: Array, index: Array, dtype: Any) -> Array:
     """Twin of `batches.gather`."""
     return X.index_select(0, index).to(dtype)
-
-
-def _homes(tree: Any, grads: Any) -> Any:
-    """(id of the first array, gradients) of each layer in a tree of parameters."""
-    if tree and not isinstance(tree[0], tuple):
-        yield id(tree[0]), grads
-    else:
-        for branch, its_grads in zip(tree, grads, strict=True):
-            yield from _homes(branch, its_grads)
-
-
-def _bring_home(arrays: Any, homes: Any) -> None:
-    """Copies the arrays of a tree into those of the other, but for arrays that are in both."""
-    for array, home in zip(arrays, homes, strict=True):
-        if isinstance(array, tuple):
-            _bring_home(array, home)
-        elif array is not home:
-            home.copy_(array)
