@@ -5,13 +5,20 @@ from typing import Any
 from nnaccel.typing import Array, Namespace
 
 
-def gather(X: Array, index: Array, dtype: Any, *, xp: Namespace) -> Array:
-    """The rows of X (N, ...) with the numbers in index (B,), as `dtype`.
+def minibatch(
+    X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any, *, xp: Namespace
+) -> tuple[Array, Array, Array | None]:
+    """The examples with the numbers in index (B,): X and weights as `dtype`, Y in its own type.
 
+    X: (N, D).   Y: (N,) or (N, K).   weights: (N,) or None.
     Integers are kept as integers in the data set and become floating here, a batch at a time.
     """
     rows = xp.take(X, index, axis=0)
-    return rows if rows.dtype == dtype else xp.astype(rows, dtype)
+    return (
+        rows if rows.dtype == dtype else xp.astype(rows, dtype),
+        xp.take(Y, index, axis=0),
+        None if weights is None else xp.take(weights, index, axis=0),
+    )
 
 
 def is_sparse(X: Any) -> bool:

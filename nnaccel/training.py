@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.batches import bounds, gather, is_sparse
+from nnaccel.batches import bounds, is_sparse, minibatch
 from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.data import Data, at_least, dense_rows, floating_dtype, put
 from nnaccel.devices import Device, device_of, select, to_host
@@ -248,9 +248,7 @@ def make_step(
     xp, n_weights = ops.xp, layout(network).n_weights
 
     def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
-        X = ops[gather](data.X, index, dtype)
-        Y = ops[gather](data.Y, index, data.Y.dtype)
-        weights = None if data.weights is None else ops[gather](data.weights, index, dtype)
+        X, Y, weights = ops[minibatch](*data, index, dtype)
         value, grads, Z = value_and_grad(
             network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(seed, state.step)
         )

@@ -12,7 +12,7 @@ import pytest
 
 from nnaccel import losses, optimizers
 from nnaccel.activations import ACTIVATIONS, get
-from nnaccel.batches import gather
+from nnaccel.batches import minibatch
 from nnaccel.data import Data
 from nnaccel.kernels import bind
 from nnaccel.layers.dense import dense, dense_vjp
@@ -112,23 +112,24 @@ def other_loss_cases(draw):
     yield "strided", (draw(3, 7).T, draw.rows(14, 3)[::2]), {}
 
 
-def gather_cases(draw):
+def minibatch_cases(draw):
     index, dtype = np.array([4, 0, 4, 2]), np.dtype(draw.dtype)
     for label, X in {
         "floating": draw(6, 3),
-        "vector": draw(6),
         "pixels": draw.rng.integers(0, 255, (6, 3)).astype(np.uint8),
         "booleans": draw(6, 3) > 0,
         "other floating": draw(6, 3).astype("float64"),
         "strided": draw(12, 6)[::2, ::2],
         "by columns": np.asfortranarray(draw(6, 3)),
     }.items():
-        yield label, (X, index, dtype), {}
-        yield f"{label}, no row", (X, index[:0], dtype), {}
-        yield f"{label}, one row", (X, index[:1], dtype), {}
-    classes = np.arange(6)
-    yield "classes", (classes, index, classes.dtype), {}
-    yield "strided index", (draw(6, 3), np.array([1, 9, 3, 9, 5])[::2], dtype), {}
+        classes, targets, weights = np.arange(6), draw(6, 2), draw(6, low=0.1)
+        yield f"{label}, classes", (X, classes, None, index, dtype), {}
+        yield f"{label}, targets", (X, targets, None, index, dtype), {}
+        yield f"{label}, weighted", (X, classes, weights, index, dtype), {}
+        yield f"{label}, no row", (X, classes, weights, index[:0], dtype), {}
+        yield f"{label}, one row", (X, targets, weights, index[:1], dtype), {}
+    yield "small classes", (X, np.arange(6, dtype=np.int8), None, index, dtype), {}
+    yield "strided targets", (X, draw(12, 2)[::2], draw(12, low=0.1)[::2], index, dtype), {}
 
 
 def vector_cases(n_vectors, *rest, stacked=None):
@@ -216,7 +217,7 @@ def bernoulli_cases(draw):
 CASES = {
     views: views_cases,
     flatten: flatten_cases,
-    gather: gather_cases,
+    minibatch: minibatch_cases,
     dense: dense_cases,
     dense_vjp: dense_vjp_cases,
     dropout: dropout_cases,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import optimizers
-from nnaccel.batches import bounds, gather
+from nnaccel.batches import bounds, minibatch
 from nnaccel.layers import Dropout
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
@@ -127,8 +127,7 @@ def epoch_of(
         slots, records = state.slots, []
         for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
             index = order[start:stop]
-            x, y = ops[gather](X, index, dtype), ops[gather](Y, index, Y.dtype)
-            w = None if weights is None else ops[gather](weights, index, dtype)
+            x, y, w = ops[minibatch](X, Y, weights, index, dtype)
             value, grads, Z = value_and_grad(
                 network, loss, params, x, y, w, ops=ops, l2=l2, key=Key(seed, step)
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nnaccel import optimizers
-from nnaccel.batches import gather
+from nnaccel.batches import minibatch
 from nnaccel.network import Layout, Slot, l2_penalty, leaves, views
 from nnaccel.typing import Array, Namespace
 
@@ -36,7 +36,7 @@ def kernels(xp: Namespace) -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
     parts = Parts(xp)
     return {
-        gather: gather_rows,
+        minibatch: take_minibatch,
         views: parts.views,
         l2_penalty: parts.l2_penalty,
         optimizers.shrink_weights: parts.shrink_weights,
@@ -100,9 +100,15 @@ class Parts:
         return self._xp.concat(list(pieces), axis=-1)
 
 
-def gather_rows(X: Array, index: Array, dtype: Any) -> Array:
-    """Twin of `batches.gather`, without a mask for rows that are not there."""
-    return X.at[index].get(mode="promise_in_bounds").astype(dtype)
+def take_minibatch(
+    X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+) -> tuple[Array, Array, Array | None]:
+    """Twin of `batches.minibatch`, without a mask for rows that are not there."""
+
+    def rows(array: Array) -> Array:
+        return array.at[index].get(mode="promise_in_bounds")
+
+    return rows(X).astype(dtype), rows(Y), None if weights is None else rows(weights)
 
 
 def adam(

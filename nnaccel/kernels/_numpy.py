@@ -13,7 +13,7 @@ import numpy as np
 
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
-from nnaccel.batches import gather
+from nnaccel.batches import minibatch
 from nnaccel.kernels._places import bring_home, homes
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
@@ -36,14 +36,13 @@ class Workspace:
 
     A step asks for its buffers in the same order each time, so the n-th request gets the n-th
     buffer; `views` comes before every pass through the network and starts the count again. The
-    gathers come before it and have a count of their own.
+    arrays of a minibatch have names instead.
     """
 
     def __init__(self) -> None:
         self._memory: dict[Any, Array] = {}  # place -> bytes
         self._shaped: dict[Any, Array] = {}  # (place, shape, dtype) -> a view of them
         self._next = 0
-        self._gathered = 0
         self._params: Array | None = None
         self._tree: Any = ()
         self._grads = np.empty(0)
@@ -54,7 +53,7 @@ class Workspace:
         return {
             views: self.views,
             flatten: self.flatten,
-            gather: self.gather,
+            minibatch: self.minibatch,
             dense: self.dense,
             dense_vjp: self.dense_vjp,
             dropout: self.dropout,
@@ -89,7 +88,7 @@ class Workspace:
 
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
-        self._next = self._gathered = 0
+        self._next = 0
         if params is not self._params:
             self._params, self._tree = params, views(params, places, xp=np)
             if self._grads.shape != params.shape or self._grads.dtype != params.dtype:
@@ -103,17 +102,26 @@ class Workspace:
         bring_home(arrays, self._grad_tree)
         return self._grads
 
-    def gather(self, X: Array, index: Array, dtype: Any) -> Array:
-        """Twin of `batches.gather`."""
-        place, self._gathered = self._gathered, self._gathered + 1
-        rows = self._buffer(("rows", place), (index.shape[0], *X.shape[1:]), X.dtype)
+    def minibatch(
+        self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+    ) -> tuple[Array, Array, Array | None]:
+        """Twin of `batches.minibatch`."""
+        rows = self._rows("X", X, index)
+        if X.dtype != dtype:
+            cast = self._buffer("X cast", rows.shape, dtype)
+            cast[...] = rows
+            rows = cast
+        return (
+            rows,
+            self._rows("Y", Y, index),
+            None if weights is None else self._rows("weights", weights, index),
+        )
+
+    def _rows(self, name: str, array: Array, index: Array) -> Array:
+        rows = self._buffer(name, (index.shape[0], *array.shape[1:]), array.dtype)
         # mode="clip" lets take write into `out` without a buffer of its own; index is in range.
-        X.take(index, 0, rows, "clip")
-        if X.dtype == dtype:
-            return rows
-        cast = self._buffer(("cast", place), rows.shape, dtype)
-        cast[...] = rows
-        return cast
+        array.take(index, 0, rows, "clip")
+        return rows
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
         """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""

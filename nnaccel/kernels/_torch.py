@@ -12,7 +12,7 @@ import torch
 
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
-from nnaccel.batches import gather
+from nnaccel.batches import minibatch
 from nnaccel.kernels._places import bring_home, homes
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import softmax_cross_entropy
@@ -29,7 +29,7 @@ def kernels(xp: Namespace) -> dict[Callable, Callable]:
     return {
         views: space.views,
         flatten: space.flatten,
-        gather: gather_rows,
+        minibatch: take_minibatch,
         dense: space.dense,
         dense_vjp: space.dense_vjp,
         softmax_cross_entropy: space.softmax_cross_entropy,
@@ -152,6 +152,12 @@ class Workspace:
         return params.sub_(step), mu, nu
 
 
-def gather_rows(X: Array, index: Array, dtype: Any) -> Array:
-    """Twin of `batches.gather`."""
-    return X.index_select(0, index).to(dtype)
+def take_minibatch(
+    X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+) -> tuple[Array, Array, Array | None]:
+    """Twin of `batches.minibatch`."""
+    return (
+        X.index_select(0, index).to(dtype),
+        Y.index_select(0, index),
+        None if weights is None else weights.index_select(0, index),
+    )
