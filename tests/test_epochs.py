@@ -105,6 +105,7 @@ LOSSES = [
     ("softmax_cross_entropy", 3),
     ("binary_cross_entropy", 1),
     ("binary_cross_entropy", 3),
+    ("squared_error", 2),
 ]
 OPTIMIZERS = {
     "adam": optimizers.adam(0.01),
@@ -122,6 +123,8 @@ def examples(loss="softmax_cross_entropy", K=3, N=50, D=3, dtype="float32", weig
     X = rng.standard_normal((N, D)).astype(dtype)
     if loss == "softmax_cross_entropy":
         Y = rng.integers(0, K, N)
+    elif loss == "squared_error":
+        Y = rng.standard_normal((N, K)).astype(dtype)
     else:
         Y = rng.integers(0, 2, (N, K)).astype(dtype)
     return Data(X, Y, rng.random(N).astype(dtype) if weighted else None)
@@ -137,7 +140,7 @@ def simple(network=None, optimizer=None, data=None, loss="softmax_cross_entropy"
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("loss", "K"), LOSSES)
-@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "tanh", "sigmoid"])
 @FAST
 def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fast):
     """In one batch, in equal ones and with a shorter last one, with every option."""
@@ -156,13 +159,20 @@ def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fa
 
 
 @NUMBA
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("loss", [*dict(LOSSES)])
 @pytest.mark.parametrize("hidden", [[], [7], [4, 6, 5]])
 def test_small_networks_of_any_depth_take_the_compiled_epoch(hidden, loss):
     activation = ["sigmoid", "relu", "tanh"][: len(hidden)]
     problem = simple(
         mlp(3, hidden, 2, activation=activation), data=examples(loss, 2), loss=loss, l2=0.01
     )
+    assert_same_run(trained(problem.small(), problem), trained(problem.steps(), problem))
+
+
+@NUMBA
+def test_each_layer_of_the_compiled_epoch_has_its_own_slope():
+    activation = [get("leaky_relu"), get("leaky_relu", slope=0.3), get("relu")]
+    problem = simple(mlp(3, [6, 5, 4], 3, activation=activation))
     assert_same_run(trained(problem.small(), problem), trained(problem.steps(), problem))
 
 
@@ -313,15 +323,26 @@ def assert_refuses(whole, problem, start=None):
         simple(NETWORKS["dropout"]),
         simple(NETWORKS["layer norm"]),
         simple(mlp(3, [4], 3, activation="gelu")),
-        simple(mlp(3, [1000, 1000], 3)),
-        simple(loss="squared_error"),
+        simple(loss="huber"),
         simple()._replace(loss=losses.get("softmax_cross_entropy", label_smoothing=0.1)),
     ],
-    ids=["dropout", "layer norm", "gelu", "large", "squared error", "label smoothing"],
+    ids=["dropout", "layer norm", "gelu", "huber", "label smoothing"],
 )
 def test_the_compiled_epoch_is_for_what_it_knows(problem):
     assert problem.small() is None
     assert problem.whole(fast=True) is not None
+
+
+@NUMBA
+def test_the_compiled_epoch_is_for_products_that_one_thread_does_best(monkeypatch):
+    from nnaccel.kernels import _small
+
+    asked = []
+    monkeypatch.setattr(_small, "epoch_of", lambda network, *rest, **more: asked.append(network))
+    small, large = mlp(3, [100], 3), mlp(3, [2000, 2000], 3)
+    assert simple(small).whole(fast=True) is not None
+    assert simple(large).whole(fast=True) is not None
+    assert asked == [small]
 
 
 @NUMBA

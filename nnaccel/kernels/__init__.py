@@ -55,7 +55,7 @@ def _numpy_kernels(fast: bool) -> dict[Callable, Callable]:
 def worth_loading(network: Network, batch_size: int, n_steps: int) -> bool:
     """Whether a run of that many steps on NumPy saves more time with Numba than loading it takes.
 
-    It saves about 30 microseconds of calls a step, and 0.7 nanoseconds for each parameter and
+    It saves about 40 microseconds of calls a step, and 0.7 nanoseconds for each parameter and
     each unit of an example: passes through memory.
     """
     units, D = 0, network.n_inputs
@@ -63,7 +63,7 @@ def worth_loading(network: Network, batch_size: int, n_steps: int) -> bool:
         D = layer.width(D)
         units += D
     elements = layout(network).size + batch_size * units
-    return n_steps * (30e-6 + 0.7e-9 * elements) > LOADING
+    return n_steps * (40e-6 + 0.7e-9 * elements) > LOADING
 
 
 def whole_epoch(
@@ -85,15 +85,15 @@ def whole_epoch(
     """
     if not _is_numpy(ops.xp):
         return None
-    from nnaccel.kernels import _epochs
+    from nnaccel.kernels import _epochs, _threads
 
     small = None
-    if fast and find_spec("numba"):
+    if fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of
 
             small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, l2=l2, metric=metric)
-        except ImportError:
+        except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
     large = _epochs.epoch_of(
         network, loss, optimizer, ops, batch_size, l2=l2, metric=metric, seed=seed

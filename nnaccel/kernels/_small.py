@@ -1,21 +1,23 @@
 """An epoch of a small network in one call of compiled code.
 
-In a step of a few thousand multiplications nearly all of the time goes into Python and NumPy
-calls, so here there are none: gather, forward, loss, backward and update are one loop over the
-minibatches. Arrays are in the layout of the notes, one column an example, so that each inner loop
-runs over the examples of a batch without a gap. Above `LARGEST` the BLAS is faster.
+Where the products of a step take microseconds, as much again goes into the Python and NumPy calls
+around them. Here there are none: gather, forward, loss, backward and update are one loop over the
+minibatches. The products are SciPy's BLAS, which compiled code can call. Arrays are in the layout
+of the notes, one column an example, so that every other inner loop runs over the examples of a
+batch without a gap; a network may have fewer units than a processor's vector has numbers.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from inspect import signature
 from typing import Any
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  # loaded here, so that its threads can be limited
 
 from nnaccel import activations, losses
 from nnaccel.batches import bounds
 from nnaccel.kernels._epochs import rules_of
-from nnaccel.kernels._numba import compiled, exp, log
+from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
 from nnaccel.layers import Dense
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
@@ -23,20 +25,23 @@ from nnaccel.network import Network, layout
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.typing import Array, Namespace
 
-LARGEST = 500_000  # multiplications in a step
 TINY = np.finfo(np.float32).tiny
 
-IDENTITY, RELU, TANH, SIGMOID = range(4)
+IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 ACTIVATIONS = {
     activations.identity: IDENTITY,
     activations.relu: RELU,
+    activations.leaky_relu: LEAKY_RELU,
     activations.tanh: TANH,
     activations.sigmoid: SIGMOID,
 }
-CROSS_ENTROPY, BINARY_CROSS_ENTROPY = range(2)
+SLOPE = signature(activations.leaky_relu).parameters["slope"].default
+
+CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR = range(3)
 LOSSES = {
     losses.softmax_cross_entropy: CROSS_ENTROPY,
     losses.binary_cross_entropy: BINARY_CROSS_ENTROPY,
+    losses.squared_error: SQUARED_ERROR,
 }
 
 
@@ -52,21 +57,25 @@ def epoch_of(
 ) -> Callable[..., tuple[Array, State, Array] | None] | None:
     """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
 
-    None where there is no such code: for large networks and for other layers, activations and
-    losses. The epoch itself returns None, having done nothing, for other optimizers and types.
+    None where there is no such code: for other layers, activations and losses. The epoch itself
+    returns None, having done nothing, for other optimizers and types.
     """
-    sizes, codes = [network.n_inputs], []
+    sizes, codes, slopes = [network.n_inputs], [], []
     for layer in network.layers:
-        if not isinstance(layer, Dense) or layer.activation.forward not in ACTIVATIONS:
+        if not isinstance(layer, Dense):
+            return None
+        code = ACTIVATIONS.get(layer.activation.plain().forward)
+        if code is None:
             return None
         sizes.append(layer.units)
-        codes.append(ACTIVATIONS[layer.activation.forward])
-    products = sum(D * H for D, H in pairwise(sizes))
-    if loss.function not in LOSSES or loss.options or 3 * batch_size * products > LARGEST:
+        codes.append(code)
+        slopes.append(dict(layer.activation.options).get("slope", SLOPE))
+    if loss.function not in LOSSES or loss.options:
         return None
     n_weights = layout(network).n_weights
-    shape, codes, loss_code = np.array(sizes), np.array(codes), LOSSES[loss.function]
-    space = np.empty((2 * sum(sizes) + sizes[-1], batch_size), np.float32)
+    loss_code = LOSSES[loss.function]
+    plan = np.array(sizes), np.array(codes), np.array(slopes, np.float32)
+    space = np.empty(2 * batch_size * sum(sizes), np.float32)
     grads = np.empty(layout(network).size, np.float32)
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
@@ -97,10 +106,10 @@ def epoch_of(
             fixed(order, np.int64, 1),
         )
         values = np.empty(n_steps, np.float32)
-        Z = np.empty((order.shape[0], sizes[-1]), np.float32)
+        Z = np.empty((0 if metric is None else order.shape[0], sizes[-1]), np.float32)
         small_epoch(
-            params, *state.slots, grads, *inputs, batch_size, shape, codes, loss_code, scalars,
-            betas, n_weights, np.float32(l2), space, values, Z,
+            params, *state.slots, grads, *inputs, batch_size, *plan, loss_code, scalars, betas,
+            n_weights, np.float32(l2), space, values, Z,
         )  # fmt: skip
         state = State(state.step + n_steps, state.slots)
         if metric is None:
@@ -151,6 +160,7 @@ def small_epoch(
     batch_size: int,
     sizes: Array,
     codes: Array,
+    slopes: Array,
     loss: int,
     scalars: Array,
     betas: Array,
@@ -160,153 +170,206 @@ def small_epoch(
     record: Array,
     logits: Array,
 ) -> None:
-    """Trains in place. space: a row for each unit: A of all layers, then dA, then the targets."""
-    N, L = order.shape[0], codes.shape[0]
-    K, total = sizes[L], sizes.sum()
+    """Trains in place. space: X (B, D), then A^T of each layer, and dA^T from the last one down."""
+    N, L, K = order.shape[0], codes.shape[0], sizes[-1]
     one, zero = np.float32(1), np.float32(0)
-    beta_1, beta_2 = betas[0], betas[1]
-    # Of each example: its share of the loss, and what is needed for a moment. Rows of `space` are
-    # taken one at a time, since only then the compiler knows that they have no gaps.
     share, scratch = np.empty(batch_size, np.float32), np.empty(batch_size, np.float32)
+    Y = np.empty((K, batch_size), np.float32)
     for step in range(record.shape[0]):
         start = step * batch_size
         B = min(batch_size, N - start)
         index = order[start : start + B]
-        for d in range(sizes[0]):
-            x = space[d]
-            for i in range(B):
-                x[i] = X[index[i], d]
-        if loss == CROSS_ENTROPY:
-            for i in range(B):
-                scratch[i] = np.float32(labels[index[i]])
-            for k in range(K):
-                y, number = space[2 * total + k], np.float32(k)
-                for i in range(B):
-                    y[i] = one if scratch[i] == number else zero
-        else:
-            for k in range(K):
-                y = space[2 * total + k]
-                for i in range(B):
-                    y[i] = targets[index[i], k]
+        x = space[: B * sizes[0]].reshape(B, sizes[0])
+        for i in range(B):
+            copy(X[index[i]], x[i])
         share[:B] = one / np.float32(B)
         if weights.shape[0]:
             for i in range(B):
                 share[i] *= weights[index[i]]
 
-        # Forward: A = g(W A + b)
-        at_X, at_W, at_b = 0, 0, n_weights
+        # Forward: A = g(W^T A + b)
+        A, at_A, at_W, at_b = x, B * sizes[0], 0, n_weights
         for layer in range(L):
-            D, H, code = sizes[layer], sizes[layer + 1], codes[layer]
-            for h in range(H):
-                z = space[at_X + D + h]
-                z[:B] = params[at_b + h]
-                for d in range(D):
-                    x, w = space[at_X + d], params[at_W + d * H + h]
-                    for i in range(B):
-                        z[i] += w * x[i]
-                if code == RELU:
-                    for i in range(B):
-                        z[i] = zero if z[i] < zero else z[i]
-                elif code == TANH:
-                    for i in range(B):
-                        e = exp(np.float32(-2) * abs(z[i]))
-                        t = (one - e) / (one + e)
-                        z[i] = -t if z[i] < zero else t
-                elif code == SIGMOID:
-                    for i in range(B):
-                        e = exp(-abs(z[i]))
-                        z[i] = (e if z[i] < zero else one) / (one + e)
-            at_X, at_W, at_b = at_X + D, at_W + D * H, at_b + H
+            D, H = sizes[layer], sizes[layer + 1]
+            W = params[at_W : at_W + D * H].reshape(D, H)
+            Z = space[at_A : at_A + B * H].reshape(H, B)
+            if layer:
+                np.dot(W.T, A, Z)
+            else:
+                np.dot(W.T, x.T, Z)
+            activate(Z, params[at_b : at_b + H], codes[layer], slopes[layer])
+            A, at_A, at_W, at_b = Z, at_A + B * H, at_W + D * H, at_b + H
+        for i in range(min(B, logits.shape[0] - start)):
+            for k in range(K):
+                logits[start + i, k] = A[k, i]
 
         # The loss, and dZ of the last layer
-        value = zero
-        for k in range(K):
-            z = space[at_X + k]
-            for i in range(B):
-                logits[start + i, k] = z[i]
+        at_dA = at_A
+        dA = space[at_dA : at_dA + B * K].reshape(K, B)
         if loss == CROSS_ENTROPY:
-            scratch[:B] = space[at_X, :B]
-            for k in range(1, K):
-                z = space[at_X + k]
-                for i in range(B):
-                    scratch[i] = z[i] if z[i] > scratch[i] else scratch[i]
-            for k in range(K):
-                z, y, dz = space[at_X + k], space[2 * total + k], space[total + at_X + k]
-                for i in range(B):
-                    dz[i] = z[i] - scratch[i]
-                for i in range(B):
-                    value -= share[i] * y[i] * dz[i]
-                for i in range(B):
-                    dz[i] = exp(dz[i])
-            scratch[:B] = zero
-            for k in range(K):
-                dz = space[total + at_X + k]
-                for i in range(B):
-                    scratch[i] += dz[i]
-            for k in range(K):
-                y, dz = space[2 * total + k], space[total + at_X + k]
-                for i in range(B):
-                    dz[i] = share[i] * (dz[i] / scratch[i] - y[i])
             for i in range(B):
-                value += share[i] * log(scratch[i])
-        else:
+                scratch[i] = np.float32(labels[index[i]])
             for k in range(K):
-                z, y, dz = space[at_X + k], space[2 * total + k], space[total + at_X + k]
+                y, number = Y[k], np.float32(k)
                 for i in range(B):
-                    e = exp(-abs(z[i]))
-                    dz[i] = share[i] * ((e if z[i] < zero else one) / (one + e) - y[i])
-                    value += share[i] * ((zero if z[i] < zero else z[i]) - z[i] * y[i])
-                    scratch[i] = one + e
-                for i in range(B):
-                    value += share[i] * log(scratch[i])
+                    y[i] = one if scratch[i] == number else zero
+            value = cross_entropy(A, Y, share, dA, scratch)
+        else:
+            for i in range(B):
+                for k in range(K):
+                    Y[k, i] = targets[index[i], k]
+            if loss == BINARY_CROSS_ENTROPY:
+                value = binary_cross_entropy(A, Y, share, dA, scratch)
+            else:
+                value = squared_error(A, Y, share, dA)
 
-        # Backward: dZ = dA g'(Z), dW = dZ A^T, db, dX = W^T dZ
+        # Backward: dZ = dA g'(Z), dW = A dZ^T, db, dA = W dZ
         for layer in range(L - 1, -1, -1):
-            D, H, code = sizes[layer], sizes[layer + 1], codes[layer]
-            at_X, at_W, at_b = at_X - D, at_W - D * H, at_b - H
-            for h in range(H):
-                a, dz = space[at_X + D + h], space[total + at_X + D + h]
-                if code == RELU:
-                    for i in range(B):
-                        dz[i] *= np.float32(a[i] > zero)  # a branch costs four times the step
-                elif code == TANH:
-                    for i in range(B):
-                        dz[i] *= one - a[i] * a[i]
-                elif code == SIGMOID:
-                    for i in range(B):
-                        dz[i] *= a[i] * (one - a[i])
-                db = zero
-                for i in range(B):
-                    db += dz[i]
-                grads[at_b + h] = db
-            for d in range(D):
-                x, dx = space[at_X + d], space[total + at_X + d]
-                if layer:
-                    dx[:B] = zero
-                for h in range(H):
-                    dz, w, dW = space[total + at_X + D + h], params[at_W + d * H + h], zero
-                    for i in range(B):
-                        dW += x[i] * dz[i]
-                    grads[at_W + d * H + h] = dW
-                    if layer:
-                        for i in range(B):
-                            dx[i] += w * dz[i]
+            D, H = sizes[layer], sizes[layer + 1]
+            at_A, at_W, at_b = at_A - B * H, at_W - D * H, at_b - H
+            A = space[at_A : at_A + B * H].reshape(H, B)
+            derive(dA, A, grads[at_b : at_b + H], codes[layer], slopes[layer])
+            dW = grads[at_W : at_W + D * H].reshape(D, H)
+            if layer:
+                np.dot(space[at_A - B * D : at_A].reshape(D, B), dA.T, dW)
+                at_dA += B * H
+                dX = space[at_dA : at_dA + B * D].reshape(D, B)
+                np.dot(params[at_W : at_W + D * H].reshape(D, H), dA, dX)
+                dA = dX
+            else:
+                np.dot(x.T, dA.T, dW)
 
         if l2 != zero:
-            for p in range(n_weights):
-                grads[p] += l2 * params[p]
-                value += np.float32(0.5) * l2 * params[p] * params[p]
+            square = add_penalty(grads[:n_weights], params[:n_weights], l2)
+            value += np.float32(0.5) * l2 * square
         record[step] = value
         factor, epsilon, shrink = scalars[step, 0], scalars[step, 1], scalars[step, 2]
         if shrink != one:
             for p in range(n_weights):
                 params[p] *= shrink
-        for p in range(params.shape[0]):
-            g = grads[p]
-            m = beta_1 * mu[p] + (one - beta_1) * g
-            v = beta_2 * nu[p] + (one - beta_2) * (g * g)
-            m *= np.float32(abs(m) >= TINY)  # never denormal: see `kernels._numpy.QUIET`
-            v *= np.float32(v >= TINY)
-            mu[p] = m
-            nu[p] = v
-            params[p] -= factor * m / (np.sqrt(v) + epsilon)
+        adam(params, grads, mu, nu, factor, betas[0], betas[1], epsilon, TINY)
+
+
+@compiled
+def copy(values: Array, to: Array) -> None:
+    """As a function of two arrays without gaps: an assignment of slices is for any strides."""
+    for i in range(to.shape[0]):
+        to[i] = values[i]
+
+
+@compiled
+def activate(Z: Array, b: Array, code: int, slope: Any) -> None:
+    """Z := g(Z + b), Z (H, B)."""
+    one, zero = np.float32(1), np.float32(0)
+    for h in range(Z.shape[0]):
+        z, bias = Z[h], b[h]
+        if code == RELU:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                z[i] = zero if a < zero else a
+        elif code == LEAKY_RELU:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                z[i] = slope * a if a < zero else a
+        elif code == TANH:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                e = exp(np.float32(-2) * abs(a))
+                t = (one - e) / (one + e)
+                z[i] = -t if a < zero else t
+        elif code == SIGMOID:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                e = exp(-abs(a))
+                z[i] = (e if a < zero else one) / (one + e)
+        else:
+            for i in range(z.shape[0]):
+                z[i] += bias
+
+
+@compiled
+def derive(dA: Array, A: Array, db: Array, code: int, slope: Any) -> None:
+    """dA := dA g'(Z), dA (H, B), and db, its sum over examples."""
+    one, zero = np.float32(1), np.float32(0)
+    for h in range(dA.shape[0]):
+        d, a = dA[h], A[h]
+        if code == RELU:
+            for i in range(d.shape[0]):
+                d[i] *= np.float32(a[i] > zero)  # a branch costs four times the step
+        elif code == LEAKY_RELU:
+            for i in range(d.shape[0]):
+                d[i] *= slope + (one - slope) * np.float32(a[i] > zero)
+        elif code == TANH:
+            for i in range(d.shape[0]):
+                d[i] *= one - a[i] * a[i]
+        elif code == SIGMOID:
+            for i in range(d.shape[0]):
+                d[i] *= a[i] * (one - a[i])
+        total = zero
+        for i in range(d.shape[0]):
+            total += d[i]
+        db[h] = total
+
+
+# The losses: Z, Y and dZ (K, B); share (B,), the weight of each example over B.
+
+
+@compiled
+def cross_entropy(Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array) -> Any:
+    K, B = Z.shape
+    value, one = np.float32(0), np.float32(1)
+    copy(Z[0], scratch[:B])
+    for k in range(1, K):
+        z = Z[k]
+        for i in range(B):
+            scratch[i] = z[i] if z[i] > scratch[i] else scratch[i]
+    for k in range(K):
+        z, y, dz = Z[k], Y[k], dZ[k]
+        for i in range(B):
+            dz[i] = z[i] - scratch[i]
+        for i in range(B):
+            value -= share[i] * y[i] * dz[i]
+        for i in range(B):
+            dz[i] = exp(dz[i])
+    copy(dZ[0], scratch[:B])
+    for k in range(1, K):
+        dz = dZ[k]
+        for i in range(B):
+            scratch[i] += dz[i]
+    for i in range(B):
+        value += share[i] * log(scratch[i])
+    for i in range(B):
+        scratch[i] = one / scratch[i]
+    for k in range(K):
+        y, dz = Y[k], dZ[k]
+        for i in range(B):
+            dz[i] = share[i] * (dz[i] * scratch[i] - y[i])
+    return value
+
+
+@compiled
+def binary_cross_entropy(Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array) -> Any:
+    """log(1 + exp(-|Z|)) + max(Z, 0) - Y Z."""
+    value, one, zero = np.float32(0), np.float32(1), np.float32(0)
+    for k in range(Z.shape[0]):
+        z, y, dz = Z[k], Y[k], dZ[k]
+        for i in range(z.shape[0]):
+            e = exp(-abs(z[i]))
+            dz[i] = share[i] * ((e if z[i] < zero else one) / (one + e) - y[i])
+            value += share[i] * ((zero if z[i] < zero else z[i]) - z[i] * y[i])
+            scratch[i] = one + e
+        for i in range(z.shape[0]):
+            value += share[i] * log(scratch[i])
+    return value
+
+
+@compiled
+def squared_error(Z: Array, Y: Array, share: Array, dZ: Array) -> Any:
+    value, half = np.float32(0), np.float32(0.5)
+    for k in range(Z.shape[0]):
+        z, y, dz = Z[k], Y[k], dZ[k]
+        for i in range(z.shape[0]):
+            R = z[i] - y[i]
+            value += half * share[i] * R * R
+            dz[i] = share[i] * R
+    return value

@@ -6,6 +6,7 @@ of a tenth of a millisecond have been seen to take twenty. The limit is a settin
 made by threadpoolctl where that is installed, for as long as an epoch lasts.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,11 +22,16 @@ SMALL = 8_000_000
 _LIMITING = threading.Lock()
 
 
+def one_is_enough(network: Network, batch_size: int) -> bool:
+    """Whether all products of a step are small."""
+    matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
+    return batch_size * max(matrices, default=0) < SMALL
+
+
 def limit_of(network: Network, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
     """What gives the context of an epoch: one BLAS thread where all products are small."""
-    matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
-    small = batch_size * max(matrices, default=0) < SMALL
-    return one_thread if small and _controller() is not None else nullcontext
+    limited = one_is_enough(network, batch_size) and _controller() is not None
+    return one_thread if limited else nullcontext
 
 
 @contextmanager
@@ -45,9 +51,14 @@ def one_thread() -> Iterator[None]:
         _LIMITING.release()
 
 
-@lru_cache(maxsize=1)
 def _controller() -> Any:
-    """threadpoolctl's view of the loaded BLAS, made once since it takes milliseconds."""
+    """threadpoolctl's view of the loaded BLAS libraries, NumPy's and perhaps SciPy's."""
+    return _found("scipy.linalg.cython_blas" in sys.modules)
+
+
+@lru_cache(maxsize=2)
+def _found(scipy: bool) -> Any:
+    """Looked for once, since it takes milliseconds, and again when SciPy has brought its own."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
