@@ -122,7 +122,8 @@ def epoch_of(
         rules = rules_of(optimizer, params, state, len(batches), n_weights, xp=ops.xp)
         if rules is None:
             return None
-        each = zip(*(x if np.ndim(x) else repeat(x) for x in rules), strict=False)
+        # Python's own numbers: NumPy's take three times as long to calculate with.
+        each = zip(*(x.tolist() if np.ndim(x) else repeat(x) for x in rules), strict=False)
         X, Y, weights, dtype, step = *data, params.dtype, state.step
         slots, records = state.slots, []
         for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
