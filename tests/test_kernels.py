@@ -493,3 +493,41 @@ def test_a_step_allocates_nothing_large_once_it_is_warm(make_ops, optimizer):
     finally:
         tracemalloc.stop()
     assert peak - before < 512 * 512 * 4 / 2
+
+
+# Denormal numbers, over which many processors take a hundred times longer
+
+
+def assert_dies_out(ops, asarray, dtype):
+    """The moment of a gradient that has become zero reaches zero, or the smallest normal ones."""
+    params, grads, nu = (asarray(np.full(50, x, dtype)) for x in (1.0, 0.0, 1.0))
+    mu, after = asarray(np.linspace(-1, 1, 50, dtype=dtype)), []
+    for _ in range(8000 if dtype == "float64" else 1200):
+        grads[...] = 0.0
+        params, mu, nu = ops[optimizers.adam_update](
+            params, grads, mu, nu, asarray(np.asarray(1e-3, dtype)), 0.9, 0.999,
+            *(asarray(np.asarray(1.0, dtype)) for _ in range(2)), 1e-8,
+        )  # fmt: skip
+        after.append(np.abs(np.asarray(mu)))
+    after, tiny = np.array(after), np.finfo(dtype).tiny
+    for values in (after, 0.9 * after[-1]):  # what is left, and what the next step makes of it
+        assert not ((values > 0) & (values < tiny)).any()
+    assert after[-1].max() < 1000 * tiny
+
+
+@DTYPES
+@SET
+def test_moments_are_never_denormal(make_ops, dtype):
+    assert_dies_out(make_ops(), np.copy, dtype)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["by operations", "fused"])
+@DTYPES
+def test_moments_on_torch_are_never_denormal(monkeypatch, dtype, large):
+    torch = pytest.importorskip("torch")
+    from array_api_compat import torch as xp
+
+    from nnaccel.kernels import _torch
+
+    monkeypatch.setattr(_torch, "LARGE", 0 if large else math.inf)
+    assert_dies_out(bind(xp), torch.asarray, dtype)

@@ -266,7 +266,7 @@ def adam(
     epsilon: Any,
     tiny: Any,
 ) -> None:
-    """Moments below the smallest normal number become 0: see `kernels._numpy.QUIET`."""
+    """Moments below the smallest normal number become 0: see `kernels._numpy.quiet_of`."""
     number = params.dtype.type
     one, zero = number(1), number(0)
     for i in range(params.shape[0]):

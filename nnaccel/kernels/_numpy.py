@@ -383,7 +383,7 @@ def adam_in_place(
     # one pass less.
     root = correction_2**0.5
     step, epsilon = rate * root / correction_1, root * epsilon
-    tiny = QUIET * float(np.finfo(params.dtype).tiny)
+    quiet = quiet_of(params.dtype)
     scratch = np.empty(min(BLOCK, params.shape[0]), params.dtype)
     for part in blocks(*params.shape):
         g, m, v = grads[part], mu[part], nu[part]
@@ -391,8 +391,8 @@ def adam_in_place(
         np.multiply(g, 1.0 - beta_1, out=s)
         m *= beta_1
         m += s
-        m += tiny
-        m -= tiny
+        m += quiet
+        m -= quiet
         g *= g
         g *= 1.0 - beta_2
         v *= beta_2
@@ -405,10 +405,16 @@ def adam_in_place(
     return params, mu, nu
 
 
-# The moment of a unit that has died halves every seven steps until it is denormal, where it stays
-# for ever, and many processors take a hundred times longer over such numbers. Adding and
-# subtracting QUIET times the smallest normal number rounds what is below 1e-31 (float32) to zero.
-QUIET = 1e7
+@lru_cache(maxsize=2)
+def quiet_of(dtype: Any) -> float:
+    """What rounds a moment, when added and subtracted, so that it never becomes denormal.
+
+    The moment of a unit that has died halves every seven steps until it is denormal, where it
+    stays for ever, and many processors take a hundred times longer over such numbers. The sum has
+    no digits below 32 times the smallest normal number, so that nine tenths of it are normal too.
+    """
+    info = np.finfo(dtype)
+    return 32 * float(info.tiny) / float(info.eps)
 
 
 def shrink_weights_in_place(params: Array, amount: Array, n_weights: int) -> Array:

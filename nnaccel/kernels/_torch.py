@@ -144,12 +144,17 @@ class Workspace:
                 lr=float(rate * root / correction_1), beta1=float(beta_1), beta2=float(beta_2),
                 weight_decay=0.0, eps=float(root * epsilon), amsgrad=False, maximize=False,
             )  # fmt: skip
-            return params, mu, nu
-        mu.lerp_(grads, 1.0 - beta_1)
+            return params, quiet(mu), nu
+        quiet(mu.lerp_(grads, 1.0 - beta_1))
         nu.mul_(beta_2).addcmul_(grads, grads, value=1.0 - beta_2)
         spread = torch.sqrt(nu, out=grads).add_(root * epsilon)
         step = torch.div(mu, spread, out=grads).mul_(rate * root / correction_1)
         return params.sub_(step), mu, nu
+
+
+def quiet(mu: Array) -> Array:
+    """mu, in it 0 for what is below the smallest normal number: see `kernels._numpy.quiet_of`."""
+    return torch.ops.aten.hardshrink.out(mu, torch.finfo(mu.dtype).tiny, out=mu)
 
 
 def take_minibatch(
