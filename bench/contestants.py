@@ -5,6 +5,9 @@ epoch goes through `problem.order`, picks the rows of each minibatch from the da
 Adam step on the mean softmax cross-entropy with class numbers, float32, relu, and keeps the loss
 of each step on the device. A contestant imports its library itself: it is meant to be alone in
 its process, since two BLAS thread pools in one distort each other by up to ten times.
+
+Those that also run on a GPU take a device, "cpu" or "cuda", and a name of `PRECISIONS`; None
+leaves the precision to the library.
 """
 
 import itertools
@@ -13,17 +16,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from precisions import PRECISIONS, jax_device, jax_precision, torch_precision
 from shapes import LEARNING_RATE, Problem
 
 Run = Callable[[int], float]
 
 
-def products(problem: Problem) -> Run:
-    """Not a contestant but the floor under them: NumPy's matrix products of a step, alone."""
+def products(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
+    """Not a contestant but the floor under them: nnaccel's library, matrix products alone."""
     from nnaccel.benchmark import products
     from nnaccel.devices import select
 
-    bare = products(problem.shape, select("cpu"))
+    _supported(precision)
+    bare = products(problem.shape, select(device))
 
     def run(epochs: int) -> float:
         bare(epochs * len(problem.order))
@@ -32,7 +37,20 @@ def products(problem: Problem) -> Run:
     return run
 
 
-def nnaccel_on(device: str, *, fast: bool = True) -> Callable[[Problem], Run]:
+def ours(problem: Problem, device: str, precision: str | None = None) -> Run:
+    """nnaccel in one of the precisions that it has."""
+    return nnaccel_on(device, **_supported(precision))(problem)
+
+
+def _supported(precision: str | None) -> dict[str, Any]:
+    """The options of nnaccel for a precision; RuntimeError where it does not have it."""
+    options = {} if precision is None else PRECISIONS[precision].nnaccel
+    if options is None:
+        raise RuntimeError(f"nnaccel does not compute in {precision} yet")
+    return options
+
+
+def nnaccel_on(device: str, **options: Any) -> Callable[[Problem], Run]:
     """nnaccel's own training epoch, as `nnaccel.training.train` runs it."""
 
     def build(problem: Problem) -> Run:
@@ -48,7 +66,7 @@ def nnaccel_on(device: str, *, fast: bool = True) -> Callable[[Problem], Run]:
             select(device),
             batch_size=problem.shape.batch,
             params=params,
-            fast=fast,
+            **options,
         )
         order = trainer.device.asarray(problem.order.reshape(-1))
 
@@ -63,36 +81,23 @@ def nnaccel_on(device: str, *, fast: bool = True) -> Callable[[Problem], Run]:
     return build
 
 
-def torch_eager(problem: Problem) -> Run:
+def torch_eager(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
     """PyTorch as its tutorials write it, with the fused Adam."""
-    return _torch(problem, compiled=False)
+    return _torch(problem, device, precision, compiled=False)
 
 
-def torch_compiled(problem: Problem) -> Run:
+def torch_compiled(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
     """The same model under `torch.compile`."""
-    return _torch(problem, compiled=True)
+    return _torch(problem, device, precision, compiled=True)
 
 
-def _torch(problem: Problem, *, compiled: bool) -> Run:
+def _torch(problem: Problem, device: str, precision: str | None, *, compiled: bool) -> Run:
     import torch
 
-    sizes = problem.shape.sizes
-    modules: list[Any] = []
-    for i, (D, H) in enumerate(itertools.pairwise(sizes)):
-        modules += [torch.nn.ReLU()] if i else []
-        linear = torch.nn.Linear(D, H)
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(problem.weights[i].T))
-            linear.bias.copy_(torch.from_numpy(problem.biases[i]))
-        modules.append(linear)
-    model = torch.nn.Sequential(*modules)
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    X, Y, order = map(torch.from_numpy, (problem.X, problem.Y, problem.order))
-
-    def loss_of(x: Any, y: Any) -> Any:
-        return torch.nn.functional.cross_entropy(model(x), y)
-
+    X, Y, order, loss_of, optimizer = _torch_parts(problem, device, precision)
     if compiled:
+        # Else the shapes of a second problem would be taken for dynamic ones.
+        torch.compiler.reset()
         loss_of = torch.compile(loss_of)
 
     def run(epochs: int) -> float:
@@ -105,28 +110,127 @@ def _torch(problem: Problem, *, compiled: bool) -> Run:
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
-        return float(torch.stack(losses).mean())
+        mean = float(torch.stack(losses).mean())
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return mean
 
     return run
 
 
-def jax_jit(problem: Problem) -> Run:
+def torch_graphs(problem: Problem, device: str = "cuda", precision: str | None = None) -> Run:
+    """A whole step of PyTorch in a CUDA graph: one launch a step and nothing else.
+
+    The number of the step is in the graph too, so that no batch has to be copied into place. On
+    the CPU, where there are no graphs, the same step is called.
+    """
+    import torch
+
+    on_gpu = device == "cuda"
+    X, Y, order, loss_of, optimizer = _torch_parts(problem, device, precision, capturable=on_gpu)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    start = [p.detach().clone() for p in params]
+    number = torch.zeros(1, dtype=torch.int64, device=device)
+    losses = torch.zeros(len(order), device=device)
+
+    def step() -> None:
+        index = order.index_select(0, number)[0]
+        loss = loss_of(X.index_select(0, index), Y.index_select(0, index))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.index_copy_(0, number, loss.detach().float().view(1))
+        number.add_(1)
+
+    def restart() -> None:
+        """Undoes what the first steps have learned, in the memory that the graph knows."""
+        with torch.no_grad():
+            for p, value in zip(params, start, strict=True):
+                p.copy_(value)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+
+    def captured() -> Callable[[], None]:
+        # As PyTorch's notes on CUDA graphs ask: a few steps on another stream, then the capture.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+                number.zero_()
+        torch.cuda.current_stream().wait_stream(stream)
+        optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        restart()
+        return graph.replay
+
+    replay = captured() if on_gpu else step
+
+    def run(epochs: int) -> float:
+        for _ in range(epochs):
+            number.zero_()
+            for _ in range(len(order)):
+                replay()
+        return float(losses.mean())
+
+    return run
+
+
+def _torch_parts(
+    problem: Problem, device: str, precision: str | None, **adam: Any
+) -> tuple[Any, Any, Any, Callable[..., Any], Any]:
+    """(X, Y, order, loss of a batch, optimizer), on the device."""
+    import torch
+
+    sizes = problem.shape.sizes
+    modules: list[Any] = []
+    for i, (D, H) in enumerate(itertools.pairwise(sizes)):
+        modules += [torch.nn.ReLU()] if i else []
+        linear = torch.nn.Linear(D, H)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(problem.weights[i].T))
+            linear.bias.copy_(torch.from_numpy(problem.biases[i]))
+        modules.append(linear)
+    model = torch.nn.Sequential(*modules).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True, **adam)
+    X, Y, order = (
+        torch.from_numpy(array).to(device) for array in (problem.X, problem.Y, problem.order)
+    )
+    bfloat16 = torch_precision(precision)
+
+    def loss_of(x: Any, y: Any) -> Any:
+        if not bfloat16:
+            return torch.nn.functional.cross_entropy(model(x), y)
+        # A captured graph cannot have the cache of casts, and each weight is cast once in a step.
+        with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False):
+            return torch.nn.functional.cross_entropy(model(x), y)
+
+    return X, Y, order, loss_of, optimizer
+
+
+def jax_jit(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
     """JAX with a hand-written Adam, one jitted step a call, its memory donated."""
-    return _jax(problem, scan=False)
+    return _jax(problem, device, precision, scan=False)
 
 
-def jax_scan(problem: Problem) -> Run:
+def jax_scan(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
     """The same step, an epoch in one call by `lax.scan`."""
-    return _jax(problem, scan=True)
+    return _jax(problem, device, precision, scan=True)
 
 
-def _jax(problem: Problem, *, scan: bool) -> Run:
+def _jax(problem: Problem, device: str, precision: str | None, *, scan: bool) -> Run:
     import jax
     import jax.numpy as jnp
 
-    start, step = jax_adam()
-    state = start(problem.weights, problem.biases)
-    X, Y, order = map(jnp.asarray, (problem.X, problem.Y, problem.order))
+    def put(array: np.ndarray) -> Any:
+        return jax.device_put(array, jax_device(device))
+
+    start, step = jax_adam(jax_precision(precision))
+    state = start(list(map(put, problem.weights)), list(map(put, problem.biases)))
+    X, Y, order = map(put, (problem.X, problem.Y, problem.order))
 
     def epoch(state: Any, X: Any, Y: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, index: step(state, X, Y, index), state, order)
@@ -147,13 +251,16 @@ def _jax(problem: Problem, *, scan: bool) -> Run:
                     losses.append(loss)
                 losses = jnp.stack(losses)
             losses.block_until_ready()
+        jax.block_until_ready(state)
         return float(jnp.mean(losses))
 
     return run
 
 
-def jax_adam() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """start(weights, biases) -> state and step(state, X, Y, index) -> (state, loss), by hand."""
+def jax_adam(dtype: Any = None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """start(weights, biases) -> state and step(state, X, Y, index) -> (state, loss), by hand.
+
+    dtype: of the layers, as of `jax_logits`."""
     import jax
     import jax.numpy as jnp
 
@@ -163,7 +270,7 @@ def jax_adam() -> tuple[Callable[..., Any], Callable[..., Any]]:
         return tree, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32)
 
     def loss_of(tree: Any, x: Any, y: Any) -> Any:
-        log_probabilities = jax.nn.log_softmax(jax_logits(tree, x))
+        log_probabilities = jax.nn.log_softmax(jax_logits(tree, x, dtype))
         return -jnp.mean(jnp.take_along_axis(log_probabilities, y[:, None], axis=1))
 
     def step(state: Any, X: Any, Y: Any, index: Any) -> Any:
@@ -181,13 +288,17 @@ def jax_adam() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return start, step
 
 
-def jax_logits(tree: Any, x: Any) -> Any:
+def jax_logits(tree: Any, x: Any, dtype: Any = None) -> Any:
+    """The logits; dtype: to which inputs and weights are cast, None: computed as they are."""
     import jax
 
+    if dtype is not None:
+        tree, x = jax.tree.map(lambda p: p.astype(dtype), (tree, x))
     for W, b in tree[:-1]:
         x = jax.nn.relu(x @ W + b)
     W, b = tree[-1]
-    return x @ W + b
+    logits = x @ W + b
+    return logits if dtype is None else logits.astype("float32")
 
 
 def scikit_learn(problem: Problem) -> Run:
@@ -234,4 +345,15 @@ CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
     "jax jit": jax_jit,
     "jax scan": jax_scan,
     "scikit-learn": scikit_learn,
+}
+
+# On a device and in a precision.
+GPU_CONTESTANTS: dict[str, Callable[[Problem, str, str], Run]] = {
+    "products": products,
+    "nnaccel": ours,
+    "torch eager": torch_eager,
+    "torch compiled": torch_compiled,
+    "torch graphs": torch_graphs,
+    "jax jit": jax_jit,
+    "jax scan": jax_scan,
 }
