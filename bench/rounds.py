@@ -6,8 +6,10 @@ pools in one distort each other by up to ten times.
 
 import argparse
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,40 +48,46 @@ class Worker:
         count = {
             f"{pool}_NUM_THREADS": str(threads) for pool in ("OMP", "OPENBLAS", "MKL", "NUMBA")
         }
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
         self.process = subprocess.Popen(
             [sys.executable, sys.argv[0], "--worker", *map(str, words)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
             env=os.environ | count,
             # XLA takes its number of threads from the processors that it may run on.
             preexec_fn=lambda: os.sched_setaffinity(0, processors),
         )
 
-    def ask(self, number: int) -> list[float]:
-        """The answer to a number. RuntimeError with the worker's last words where it died."""
+    def ask(self, *numbers: int, limit: float | None = None) -> list[float]:
+        """The answer to some numbers. RuntimeError with the worker's last words where it died, or
+        where it has none after `limit` seconds; it is ended then."""
         assert self.process.stdin
         assert self.process.stdout
         try:
-            self.process.stdin.write(f"{number}\n")
+            self.process.stdin.write(" ".join(map(str, numbers)) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
+        if not select.select([self.process.stdout], [], [], limit)[0]:
+            self.process.kill()
+            raise RuntimeError(f"no answer in {limit:.0f} seconds")
         answer = self.process.stdout.readline()
         if not answer:
-            assert self.process.stderr
-            raise RuntimeError(self.process.stderr.read().strip().rpartition("\n")[2])
+            self.errors.seek(0)
+            raise RuntimeError(self.errors.read().strip().rpartition("\n")[2])
         return [float(word) for word in answer.split()]
 
     def close(self) -> None:
         self.process.communicate()
+        self.errors.close()
 
 
-def answer(work: Callable[[int], Iterable[float]]) -> None:
-    """The life of a worker: for each number that comes in, the numbers that go out."""
+def answer(work: Callable[..., Iterable[float]]) -> None:
+    """The life of a worker: for the numbers that come in, the numbers that go out."""
     for line in sys.stdin:
-        print(*work(int(line)), flush=True)
+        print(*work(*map(int, line.split())), flush=True)
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
@@ -89,11 +97,15 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 
 def take_turns(
-    found: dict[str, Entry], turns: dict[str, Callable[[], float]], args: argparse.Namespace
+    found: dict[str, Entry],
+    turns: dict[str, Callable[[], float]],
+    args: argparse.Namespace,
+    wait: Callable[[], None] | None = None,
 ) -> None:
     """Appends to the `times` of each contestant what its turn gives, in each round.
 
-    Who begins changes from round to round. args: as of `arguments`.
+    Who begins changes from round to round. args: as of `arguments`.   wait: called before each
+    turn; None: `calm`, for those who compute on the CPU.
     """
     names = [name for name in turns if "problem" not in found[name]]
     for name in names:
@@ -101,7 +113,7 @@ def take_turns(
     for number in range(args.rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            calm(args.patience)
+            wait() if wait else calm(args.patience)
             found[name]["times"].append(turns[name]())
 
 
