@@ -39,13 +39,9 @@ def hardware(device: str = "cpu") -> str:
 
 
 def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
-    """What a reader needs to know about where the numbers come from.
-
-    Of files on the command line only the names are kept.
-    """
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    """What a reader needs to know about where the numbers come from."""
     return {
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *words]),
+        "command": command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "processor": hardware(),
@@ -54,6 +50,12 @@ def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
             "versions": versions(libraries),
         },
     }
+
+
+def command() -> str:
+    """The command line; of files only the names are kept."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *words])
 
 
 def heading(found: Mapping[str, Any]) -> str:

@@ -48,7 +48,8 @@ class Worker:
         count = {
             f"{pool}_NUM_THREADS": str(threads) for pool in ("OMP", "OPENBLAS", "MKL", "NUMBA")
         }
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        # Not a pipe, which would fill up as nobody reads it.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, sys.argv[0], "--worker", *map(str, words)],
             stdin=subprocess.PIPE,

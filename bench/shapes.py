@@ -9,7 +9,16 @@ from nnaccel.benchmark import SHAPES, Shape, examples
 
 LEARNING_RATE = 1e-3
 
-__all__ = ["LEARNING_RATE", "SHAPES", "Problem", "Shape", "problem"]
+# What a GPU is for, beside the four; and what takes no time, to rehearse with.
+LARGE = Shape((4096,) * 5, 8192)
+TINY = (Shape((2, 4, 2), 16), Shape((8, 16, 4), 16))
+
+__all__ = ["LEARNING_RATE", "SHAPES", "Problem", "Shape", "gpu_shapes", "problem"]
+
+
+def gpu_shapes(rehearse: bool) -> tuple[Shape, ...]:
+    """The shapes of `gpu.py`; the last one needs gigabytes."""
+    return TINY if rehearse else (*SHAPES, LARGE)
 
 
 class Problem(NamedTuple):

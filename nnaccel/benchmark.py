@@ -176,11 +176,15 @@ class Trainer:
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""
+        return to_host(self.launch(order))
+
+    def launch(self, order: Array) -> Array:
+        """The same, but the losses stay on the device, which may still be at work."""
         with self._limit(), np.errstate(all="ignore"):
             self.params, self.state, records = self._epoch(
                 self.params, self.state, self.data, self.device.asarray(order)
             )
-            return to_host(records)
+        return records
 
 
 def products(shape: Shape, device: Device) -> Callable[[int], None]:
