@@ -66,6 +66,8 @@ def main() -> int:
         answer(importlib.import_module(module).worker(*words))
         return 0
     args.device = "cpu" if args.rehearse else "cuda"
+    if args.rehearse:
+        args.threads = 1  # threads of several processes that wait for each other take seconds
     if args.phase:
         args.stop = time.monotonic() + args.budget
         tell(PHASES[args.phase].run(args.phase, args))
@@ -151,6 +153,8 @@ def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: fl
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         listener.join(10)  # not for ever: a stray process may hold the pipe open
+        if process.stdout and not listener.is_alive():
+            process.stdout.close()
         if status is None:
             entry["problem"] = f"ended after {seconds:.0f} s: its time was up"
         elif status:

@@ -1,12 +1,13 @@
 """Phases of `gpu.py`: the machine, the CUDA sources, the tests, and the CPU beside the GPU."""
 
 import argparse
+import importlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,30 @@ def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     if not paths or not compiler:
         yield "nvcc", {"note": "no CUDA sources" if not paths else "nvcc is not on the PATH"}
         return
+    try:
+        expressions = list(importlib.import_module("nnaccel.kernels._cupy").expressions())
+    except (ImportError, AttributeError) as error:
+        expressions = []
+        yield "templates", {"note": f"not instantiated: {' '.join(str(error).split())}"}
     for path in paths:
-        yield path.name, compiled(compiler, path, args.arch)
+        yield path.name, compiled(compiler, path, args.arch, expressions)
 
 
-def compiled(compiler: str, path: Path, arch: str) -> dict[str, Any]:
-    """The kernels of a source, or the problem with it."""
+def compiled(
+    compiler: str, path: Path, arch: str, expressions: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The kernels of a source, those of its templates that the expressions name among them; or
+    the problem with it."""
+    # The address of a template's kernel asks for the kernel.
+    addresses = "".join(f"(void*){name}, " for name in expressions)
+    text = f'#include "{path}"\nvoid* kernels[] = {{{addresses}nullptr}};\n'
     with tempfile.TemporaryDirectory() as folder:
-        words = [compiler, "-cubin", f"-arch={arch}", "-Xptxas", "-v"]
-        words += ["-o", str(Path(folder) / "out.cubin"), str(path)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        source, out = Path(folder) / "all.cu", Path(folder) / "all.cubin"
+        source.write_text(text)
+        words = [compiler, "-cubin", f"-arch={arch}", "-std=c++17", "-Xptxas", "-v"]
+        done = subprocess.run(
+            [*words, "-o", str(out), str(source)], capture_output=True, text=True, check=False
+        )
     if done.returncode:
         wrong = [line for line in done.stderr.splitlines() if "error" in line]
         return {"problem": wrong[0] if wrong else f"nvcc ends with status {done.returncode}"}

@@ -52,15 +52,19 @@ def machine(results: Found, found: Found) -> str:
 
 
 def sources(results: Found, found: Found) -> str:
-    rows = []
+    rows, spilling = [], []
     for file, result in results.items():
-        for name, numbers in result.get("kernels", {}).items():
-            spills = numbers.get("spill_stores", 0) + numbers.get("spill_loads", 0)
-            stack = numbers.get("stack", 0)
-            rows.append((file, name, numbers.get("registers", ""), stack, spills or "none"))
-        if remark(result):
-            rows.append((file, remark(result), "", "", ""))
-    return table(("source", "kernel", "registers", "stack, bytes", "spills, bytes"), rows)
+        kernels = result.get("kernels", {})
+        most = max((numbers.get("registers", 0) for numbers in kernels.values()), default="")
+        bad = {name: numbers for name, numbers in kernels.items() if spilled(numbers)}
+        rows.append((file, remark(result) or len(kernels), most, len(bad) if kernels else ""))
+        spilling += [f"- `{name}` spills {spilled(numbers)} bytes" for name, numbers in bad.items()]
+    head = ("source", "kernels", "most registers", "kernels that spill")
+    return "\n".join([table(head, rows), *spilling]) + "\n"
+
+
+def spilled(numbers: Mapping[str, int]) -> int:
+    return numbers.get("spill_stores", 0) + numbers.get("spill_loads", 0)
 
 
 def tests(results: Found, found: Found) -> str:

@@ -16,7 +16,7 @@ from nnaccel.benchmark import SHAPES, Shape, Trainer, examples, interleaved, mea
 from nnaccel.devices import select
 from nnaccel.training import initialize
 
-SIZES = (4096, 8192, 16384)
+SIZES = (2048, 4096, 8192)
 MEMBERS = 64
 LIMIT = 60.0  # seconds for an answer
 SERIES = 0.1  # seconds

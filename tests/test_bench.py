@@ -1,8 +1,12 @@
 """The arithmetic of the benchmarks: ratios, equal losses, exponents, serial parts, comparisons."""
 
+import contextlib
 import importlib
 import json
 import math
+import os
+import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -19,9 +23,11 @@ def bench():
     """The modules of bench/, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
-        names = ("measures", "compare", "report", "rounds", "peers", "serial", "shapes")
-        yield {name: importlib.import_module(name) for name in names}
-        for name in (*names, "contestants"):
+        names = [path.stem for path in BENCH.glob("*.py") if not path.stem.startswith("test_")]
+        before = set(sys.modules)
+        wanted = {"fits", "accuracy", "conftest"}  # which need more than what they are asked here
+        yield {name: importlib.import_module(name) for name in names if name not in wanted}
+        for name in {*names} - before:
             sys.modules.pop(name, None)
 
 
@@ -147,3 +153,235 @@ def test_compare_fails_where_a_share_has_fallen(bench, tmp_path, monkeypatch, ca
     entry = {"fullname": "bench/test_steps.py::test_step", "extra_info": {"share_of_products": 0.7}}
     suite.write_text(json.dumps({"benchmarks": [entry, {"fullname": "x", "extra_info": {}}]}))
     assert bench["compare"].shares(suite) == {entry["fullname"]: 0.7}
+
+
+def test_a_worker_that_does_not_answer_is_ended(bench, monkeypatch, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\nfor line in sys.stdin:\n    a, b = map(int, line.split())\n"
+        "    if a == 0:\n        sys.stderr.write('x' * 10**6 + '\\nlast words\\n'); sys.exit(1)\n"
+        "    if a == 1:\n        sys.stdin.read()\n"
+        "    print(a, b, flush=True)\n"
+    )
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    workers = [bench["rounds"].Worker([], 1) for _ in range(2)]
+    assert workers[0].ask(2, 3, limit=60.0) == [2.0, 3.0]
+    with pytest.raises(RuntimeError, match="^last words$"):
+        workers[0].ask(0, 0)
+    with pytest.raises(RuntimeError, match="no answer in 0 seconds"):
+        workers[1].ask(1, 0, limit=0.1)
+    for worker in workers:
+        worker.close()
+
+
+def test_every_precision_is_told_to_each_library(bench):
+    precisions = bench["precisions"].PRECISIONS
+    assert list(precisions) == ["ieee", "tf32", "bf16"]
+    assert precisions["ieee"].nnaccel == {}
+    errors = [p.error for p in precisions.values()]
+    assert errors == sorted(errors)
+    for precision in precisions.values():
+        assert precision.torch in ("highest", "high")
+        assert precision.jax in ("highest", "tensorfloat32")
+    contestants = bench["contestants"]
+    problem = bench["shapes"].problem(bench["shapes"].TINY[0])
+    for name, precision in precisions.items():
+        if precision.nnaccel is None:
+            with pytest.raises(RuntimeError, match=f"nnaccel does not compute in {name} yet"):
+                contestants.GPU_CONTESTANTS["nnaccel"](problem, "cpu", name)
+        else:
+            assert math.isfinite(contestants.GPU_CONTESTANTS["nnaccel"](problem, "cpu", name)(1))
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_contestants_learn_the_same_in_every_precision(bench, library):
+    """But for torch.compile, which takes seconds."""
+    pytest.importorskip(library)
+    contestants, problem = bench["contestants"], bench["shapes"].problem(bench["shapes"].TINY[1])
+    expected = contestants.GPU_CONTESTANTS["nnaccel"](problem, "cpu", "ieee")(3)
+    names = {"torch": ("torch eager", "torch graphs"), "jax": ("jax jit", "jax scan")}[library]
+    with settings_kept(library):
+        for precision, how in bench["precisions"].PRECISIONS.items():
+            for name in names:
+                run = contestants.GPU_CONTESTANTS[name](problem, "cpu", precision)
+                assert run(3) == pytest.approx(expected, rel=how.tolerance)
+
+
+@contextlib.contextmanager
+def settings_kept(library):
+    """The contestants set the precision of a whole process, which is theirs as a rule."""
+    if library == "torch":
+        import torch
+
+        before = torch.get_float32_matmul_precision()
+        yield
+        torch.set_float32_matmul_precision(before)
+    else:
+        import jax
+
+        names = ("jax_default_matmul_precision", "jax_enable_x64")
+        before = {name: getattr(jax.config, name) for name in names}
+        jax.config.update("jax_enable_x64", False)
+        yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def test_the_assembler_is_read(bench, tmp_path):
+    report = """\
+ptxas info    : Compiling entry function '_Z3addPf' for 'sm_90'
+ptxas info    : Function properties for _Z3addPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 8 registers, used 0 barriers
+ptxas info    : Compiling entry function 'large' for 'sm_90'
+ptxas info    : Function properties for large
+    160 bytes stack frame, 24 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 160 bytes cumulative stack size
+ptxas info    : Function properties for _Z1ff
+    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+"""
+    kernels = bench["gpu_phases"].kernels_in(report)
+    assert kernels == {
+        "_Z3addPf": {"stack": 0, "spill_stores": 0, "spill_loads": 0, "registers": 8},
+        "large": {"stack": 160, "spill_stores": 24, "spill_loads": 16, "registers": 255},
+    }
+    text = bench["gpu_report"].sources({"cuda.cu": {"kernels": kernels}}, {})
+    assert "| cuda.cu | 2 | 255 | 1 |" in text
+    assert "- `large` spills 40 bytes" in text
+
+
+def test_cuda_sources_are_compiled(bench, tmp_path):
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("nvcc is not on the PATH")
+    compiled, source = bench["gpu_phases"].compiled, tmp_path / "one.cu"
+    source.write_text("template <class T> __global__ void twice(T* x) { *x *= 2; }\n")
+    assert compiled(compiler, source, "sm_90")["kernels"] == {}
+    kernels = compiled(compiler, source, "sm_90", ["twice<float>", "twice<double>"])["kernels"]
+    assert len(kernels) == 2
+    assert "error" in compiled(compiler, source, "sm_90", ["thrice<float>"])["problem"]
+    hold = tmp_path / "hold.cu"
+    hold.write_text(bench["launches"].HOLD)
+    assert list(compiled(compiler, hold, "sm_90")["kernels"]) == ["hold"]
+
+
+def test_calls_of_a_step_and_of_an_epoch(bench):
+    def trace(steps):
+        kernels = [{"cat": "kernel", "name": "gemm"}, {"cat": "kernel", "name": "gemm"}]
+        step = [*kernels, {"cat": "cuda_driver", "name": "cuLaunchKernel"}]
+        step.append({"cat": "gpu_memcpy", "name": "Memcpy DtoD (Device -> Device)"})
+        end = [{"cat": "gpu_memcpy", "name": "Memcpy DtoH (Device -> Pageable)"}]
+        end += [{"cat": "cuda_runtime", "name": "cudaStreamSynchronize"}, {"cat": "cpu_op"}]
+        return steps * step + end
+
+    launches = bench["launches"]
+    found = launches.per_step(*(launches.tally(trace(n * launches.STEPS)) for n in (1, 2)))
+    assert found["step"] == {
+        "kernels": 2.0,
+        "kernel gemm": 2.0,
+        "launches": 1.0,
+        "call cuLaunchKernel": 1.0,
+        "Memcpy DtoD": 1.0,
+    }
+    assert found["epoch"] == {"Memcpy DtoH": 1.0, "waits": 1.0, "call cudaStreamSynchronize": 1.0}
+    nothing = launches.per_step(launches.tally([]), launches.tally([]))
+    assert nothing["note"] == "the profiler has seen no kernels"
+
+
+def test_losses_are_compared_epoch_by_epoch(bench):
+    a = [{"loss": 2.0, "validation_loss": 1.0, "metric": 5.0}, {"loss": math.nan}]
+    b = [{"loss": 1.0, "validation_loss": 1.1, "metric": 9.0}, {"loss": 1.0}]
+    assert bench["gpu_phases"].differences_of(a, b) == [1.0, math.inf]
+
+
+def run_gpu(folder, *words, status=0):
+    """What `gpu.py` prints, and what it leaves."""
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "gpu.py"), "--out", str(folder), *words],
+        cwd=BENCH.parent,
+        env=os.environ | {"PYTHONPATH": str(BENCH.parent), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, json.loads((folder / "gpu.json").read_text())
+
+
+def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
+    text, found = run_gpu(tmp_path)
+    assert text.startswith("no GPU: device 'cuda' needs ")
+    assert found["missing"] in text.splitlines()[0]
+    assert list(found["phases"]) == ["sources"]
+    assert found["phases"]["sources"]["problem"] == ""
+    assert found["missing"] in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
+    words = ["--precisions", "ieee", "bf16", "--contestants", "nnaccel", "torch graphs"]
+    text, found = run_gpu(tmp_path, "--rehearse", "--rounds", "1", *words)
+    assert {name: entry["problem"] for name, entry in found["phases"].items()} == dict.fromkeys(
+        ("machine", "sources", "tests", "launches", "parity", "throughput", "peers"), ""
+    )
+    assert found["phases"]["parity"]["results"]["digits float32"]["largest_difference"] == 0.0
+    peers = found["phases"]["peers"]["results"]
+    assert len(peers) == 4
+    for name, result in peers.items():
+        ours = result["contestants"]["nnaccel"]
+        assert len(ours["times"]) == 1 if name.startswith("ieee") else "bf16" in ours["problem"]
+    assert text.strip() == (tmp_path / "gpu.md").read_text().strip()
+    assert "| nnaccel | nnaccel does not compute in bf16 yet |" in text
+
+
+def test_a_phase_that_is_late_or_fails_leaves_what_it_has(bench, tmp_path, monkeypatch):
+    gpu, fake = bench["gpu"], tmp_path / "fake.py"
+    fake.write_text(
+        "import json, sys, time\nprint(json.dumps(['first', {'note': 'done'}]), flush=True)\n"
+        "if sys.argv[1] == 'late':\n    time.sleep(60)\nsys.exit('it broke')\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(fake))
+    args = Namespace(out=tmp_path / "out")
+    for word, problem in (("late", "ended after 1 s"), ("fails", "ended with status 1: it broke")):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", word])
+        found = {
+            "rehearsal": True,
+            "date": "2030-01-02",
+            "command": "",
+            "missing": "",
+            "phases": {},
+        }
+        gpu.take("machine", found, args, 1.2 if word == "late" else 30.0)
+        entry = json.loads((args.out / "gpu.json").read_text())["phases"]["machine"]
+        assert entry["results"] == {"first": {"note": "done"}}
+        assert problem in entry["problem"]
+    gpu.take("machine", found, args, 0.0)
+    assert "no time was left" in found["phases"]["machine"]["problem"]
+
+
+def test_the_page_of_a_gpu_run(bench):
+    times = {"nnaccel": [2.0, 2.0], "torch graphs": [4.0, 5.0]}
+    contestants = {name: {"times": t, "first": 0.5} for name, t in times.items()}
+    peers = {
+        "ieee 2-4-2x16": {"gflop": 20.0, "contestants": contestants},
+        "bf16 2-4-2x16": {"note": "left out: no time was left"},
+    }
+    waiting = {"held": 0.5, "host": 0.004, "total": 0.6, "steps": 8, "waits": False}
+    calls = {"step": {"kernels": 45.0, "launches": 45.0, "kernel gemm": 3.0}, "epoch": {"waits": 1}}
+    rates = {"product cupy ieee": {"tflops": {"4096": 40.0, "8192": 50.0}, "error": 3e-7}}
+    step = {"step_ms": 1.0, "products_ms": 0.5, "gflops": 10_000.0, "samples_per_second": 1e6}
+    results = {
+        "launches": {"waiting 2-4-2x16": waiting, "calls 2-4-2x16": calls},
+        "throughput": rates | {"step cuda:0 2-4-2x16": step | {"share": 0.5}},
+        "peers": peers,
+    }
+    phases = {n: {"seconds": 1.0, "problem": "", "results": r} for n, r in results.items()}
+    phases["tests"] = {"seconds": 9.0, "problem": "ended after 9 s: its time was up", "results": {}}
+    text = bench["gpu_report"].markdown_of(
+        {"rehearsal": False, "date": "2030-01-02", "command": "x", "missing": "", "phases": phases}
+    )
+    assert "| tests | 9 | ended after 9 s: its time was up |" in text
+    assert "| 2-4-2x16 | 500 | 0.0040 | 0.50 | does not wait |" in text
+    assert "| 2-4-2x16 | 45 | 45 | 0 | 0 | 1 |" in text
+    assert "| cuda:0 2-4-2x16 | 1 | 0.5 | 10 | 1e+06 | 0.50 | 0.200 |" in text
+    assert "| torch graphs | 4 | 4.5 | 0.5 | 5 | 0.100 | 2.25 (2.00 to 2.50) |" in text
+    assert "left out: no time was left" in text
