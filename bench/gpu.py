@@ -74,6 +74,7 @@ def main() -> int:
         return 0
     # JAX would take three quarters of the GPU's memory, which all processes share.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ["CUPY_TF32"] = "0"  # but where TF32 is measured
     names, missing = args.phases, "" if args.rehearse else what_is_missing()
     if missing:
         print(f"no GPU: {missing}")

@@ -86,7 +86,8 @@ def compiled(
             [*words, "-o", str(out), str(source)], capture_output=True, text=True, check=False
         )
     if done.returncode:
-        wrong = [line for line in done.stderr.splitlines() if "error" in line]
+        lines = done.stderr.replace(str(path), path.name).splitlines()
+        wrong = [line for line in lines if "error" in line]
         return {"problem": wrong[0] if wrong else f"nvcc ends with status {done.returncode}"}
     return {"arch": arch, "kernels": kernels_in(done.stderr)}
 

@@ -260,6 +260,8 @@ def test_cuda_sources_are_compiled(bench, tmp_path):
     kernels = compiled(compiler, source, "sm_90", ["twice<float>", "twice<double>"])["kernels"]
     assert len(kernels) == 2
     assert "error" in compiled(compiler, source, "sm_90", ["thrice<float>"])["problem"]
+    source.write_text("int x = ;\n")
+    assert compiled(compiler, source, "sm_90")["problem"].startswith("one.cu(1): error")
     hold = tmp_path / "hold.cu"
     hold.write_text(bench["launches"].HOLD)
     assert list(compiled(compiler, hold, "sm_90")["kernels"]) == ["hold"]
@@ -337,11 +339,14 @@ def test_a_phase_that_is_late_or_fails_leaves_what_it_has(bench, tmp_path, monke
     gpu, fake = bench["gpu"], tmp_path / "fake.py"
     fake.write_text(
         "import json, sys, time\nprint(json.dumps(['first', {'note': 'done'}]), flush=True)\n"
-        "if sys.argv[1] == 'late':\n    time.sleep(60)\nsys.exit('it broke')\n"
+        "if sys.argv[1] == 'late':\n    time.sleep(60)\n"
+        "if sys.argv[1] == 'fails':\n    sys.exit('it broke')\n"
+        "print(json.dumps(['second', {'problem': 'is wrong'}]))\n"
     )
     monkeypatch.setattr(gpu, "__file__", str(fake))
     args = Namespace(out=tmp_path / "out")
-    for word, problem in (("late", "ended after 1 s"), ("fails", "ended with status 1: it broke")):
+    ends = {"late": "ended after 1 s", "fails": "status 1: it broke", "finds": "is wrong"}
+    for word, problem in ends.items():
         monkeypatch.setattr(sys, "argv", ["gpu.py", word])
         found = {
             "rehearsal": True,
@@ -352,7 +357,7 @@ def test_a_phase_that_is_late_or_fails_leaves_what_it_has(bench, tmp_path, monke
         }
         gpu.take("machine", found, args, 1.2 if word == "late" else 30.0)
         entry = json.loads((args.out / "gpu.json").read_text())["phases"]["machine"]
-        assert entry["results"] == {"first": {"note": "done"}}
+        assert entry["results"]["first"] == {"note": "done"}
         assert problem in entry["problem"]
     gpu.take("machine", found, args, 0.0)
     assert "no time was left" in found["phases"]["machine"]["problem"]
