@@ -123,7 +123,9 @@ def epoch_of(
         if rules is None:
             return None
         # Python's own numbers: NumPy's take three times as long to calculate with.
-        each = zip(*(x.tolist() if np.ndim(x) else repeat(x) for x in rules), strict=False)
+        each = zip(
+            *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in rules), strict=False
+        )
         X, Y, weights, dtype, step = *data, params.dtype, state.step
         slots, records = state.slots, []
         for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
