@@ -50,16 +50,21 @@ class Worker:
         }
         # Not a pipe, which would fill up as nobody reads it.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, sys.argv[0], "--worker", *map(str, words)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=os.environ | count,
-            # XLA takes its number of threads from the processors that it may run on.
-            preexec_fn=lambda: os.sched_setaffinity(0, processors),
-        )
+        # XLA takes its number of threads from the processors that it may run on, and a child may
+        # run where its parent may.
+        mine = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, processors)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, sys.argv[0], "--worker", *map(str, words)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                text=True,
+                env=os.environ | count,
+            )
+        finally:
+            os.sched_setaffinity(0, mine)
 
     def ask(self, *numbers: int, limit: float | None = None) -> list[float]:
         """The answer to some numbers. RuntimeError with the worker's last words where it died, or
