@@ -15,11 +15,11 @@ import numpy as np
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
-from nnaccel.kernels._places import bring_home, homes
+from nnaccel.kernels._places import Buffers
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
-from nnaccel.network import Layout, flatten, l2_penalty, views
+from nnaccel.network import flatten, l2_penalty, views
 from nnaccel.random import Key, bernoulli
 from nnaccel.typing import Array
 
@@ -32,23 +32,11 @@ def kernels() -> dict[Callable, Callable]:
     return Workspace().kernels()
 
 
-class Workspace:
-    """The buffers of one training run, and the kernels that write into them.
-
-    A step asks for its buffers in the same order each time, so the n-th request gets the n-th
-    buffer; `views` comes before every pass through the network and starts the count again. The
-    arrays of a minibatch have names instead.
-    """
+class Workspace(Buffers):
+    """The buffers of one training run, and the kernels that write into them."""
 
     def __init__(self) -> None:
-        self._memory: dict[Any, Array] = {}  # place -> bytes
-        self._shaped: dict[Any, Array] = {}  # (place, shape, dtype) -> a view of them
-        self._next = 0
-        self._params: Array | None = None
-        self._tree: Any = ()
-        self._grads = np.empty(0)
-        self._grad_tree: Any = ()
-        self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
+        super().__init__(np)
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -69,39 +57,6 @@ class Workspace:
             optimizers.shrink_weights: shrink_weights_in_place,
             optimizers.clip_by_global_norm: clip_in_place,
         }
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An uninitialised array, valid until this step's successor asks for it."""
-        place, self._next = self._next, self._next + 1
-        return self._buffer(place, shape, dtype)
-
-    def _buffer(self, place: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-        """The array of that place; a last, shorter batch shares the memory of the others."""
-        view = self._shaped.get((place, shape, dtype))
-        if view is None:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if place not in self._memory or self._memory[place].size < size:
-                self._memory[place] = np.empty(size, np.uint8)
-                self._shaped = {k: v for k, v in self._shaped.items() if k[0] != place}
-            view = self._memory[place][:size].view(dtype).reshape(shape)
-            self._shaped[place, shape, dtype] = view
-        return view
-
-    def views(self, params: Array, places: Layout) -> Any:
-        """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
-        self._next = 0
-        if params is not self._params:
-            self._params, self._tree = params, views(params, places, xp=np)
-            if self._grads.shape != params.shape or self._grads.dtype != params.dtype:
-                self._grads = np.empty_like(params)
-            self._grad_tree = views(self._grads, places, xp=np)
-            self._homes = dict(homes(self._tree, self._grad_tree))
-        return self._tree
-
-    def flatten(self, arrays: Any, places: Layout) -> Array:
-        """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
-        bring_home(arrays, self._grad_tree)
-        return self._grads
 
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
