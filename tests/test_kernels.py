@@ -1,5 +1,6 @@
 """Kernels: each one is its function of the mathematics floor, only faster."""
 
+import functools
 import inspect
 import math
 import tracemalloc
@@ -7,13 +8,16 @@ import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+import cuda_on_host
 import numpy as np
 import pytest
+from conftest import named
 
 from nnaccel import losses, optimizers
 from nnaccel.activations import ACTIVATIONS, get
 from nnaccel.batches import minibatch
 from nnaccel.data import Data
+from nnaccel.devices import to_host
 from nnaccel.kernels import bind
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
@@ -24,16 +28,55 @@ from nnaccel.training import make_step
 from nnaccel.typing import Ops
 
 # Every set of kernels for NumPy's arrays; `bind` takes the fastest that is installed.
-SETS = {"numpy": lambda: bind(np, fast=False)} | (
-    {"numba": lambda: bind(np, fast=True)} if find_spec("numba") else {}
+SETS = {
+    "numpy": lambda: bind(np, fast=False),
+    "numba": lambda: bind(np, fast=True),
+    "cuda on the host": lambda: Ops(np, cuda_on_host.on_host().kernels(np)),
+}
+MARKS = {
+    "numba": pytest.mark.skipif(not find_spec("numba"), reason="needs Numba"),
+    "cuda on the host": pytest.mark.skipif(
+        not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER
+    ),
+    "cuda": pytest.mark.gpu,
+}
+SET = pytest.mark.parametrize(
+    "make_ops",
+    [pytest.param(make, id=name, marks=MARKS.get(name, ())) for name, make in SETS.items()],
 )
-SET = pytest.mark.parametrize("make_ops", SETS.values(), ids=SETS)
+
+
+class Moved(dict):
+    """Operations of CuPy for NumPy's arrays, which travel to the device and back."""
+
+    def __missing__(self, function):
+        device = named("cuda")
+        ops = self.setdefault("ops", bind(device.xp))
+
+        def move(x, of, to):
+            if isinstance(x, tuple | list) and type(x) in (tuple, list):
+                return tuple(move(part, of, to) for part in x)
+            if isinstance(x, Key):
+                return x._replace(step=to(x.step))
+            return to(x) if isinstance(x, of) else x
+
+        def moved(*args, **options):
+            args = move(args, np.ndarray | np.generic, device.asarray)
+            return move(ops[function](*args, **options), type(device.asarray(np.ones(1))), to_host)
+
+        return functools.wraps(ops[function])(moved)
+
+
 EVERY = pytest.mark.parametrize(
     ("make_ops", "function"),
     [
-        pytest.param(make, function, id=f"{name}-{function.__name__}")
+        pytest.param(make, function, id=f"{name}-{function.__name__}", marks=MARKS.get(name, ()))
         for name, make in SETS.items()
         for function in make()
+    ]
+    + [
+        pytest.param(Moved, function, id=f"cuda-{function.__name__}", marks=MARKS["cuda"])
+        for function in SETS["cuda on the host"]()
     ],
 )
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -475,19 +518,19 @@ def test_libraries_without_kernels_run_the_definitions(xp_device):
 @SET
 @pytest.mark.parametrize("optimizer", ["gd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 def test_a_step_allocates_nothing_large_once_it_is_warm(make_ops, optimizer):
-    """The peak of new memory in 20 steps is a few blocks: half of what one activation takes."""
+    """The peak of new memory in 5 steps is a few blocks: half of what one activation takes."""
     network = mlp(64, [512, 512], 10)
     data = problem("float32", N=1024, D=64, K=10)
     params = np.random.default_rng(1).normal(0, 0.1, layout(network).size).astype("float32")
     rule, ops = optimizers.get(optimizer, 0.001), make_ops()
     step = make_step(network, losses.get("softmax_cross_entropy"), rule, ops, dtype=params.dtype)
     state, index = rule.init(params, xp=np), np.arange(512)
-    for _ in range(3):
+    for _ in range(2):
         params, state, _ = step(params, state, data, index)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for _ in range(20):
+        for _ in range(5):
             params, state, _ = step(params, state, data, index)
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -32,6 +32,10 @@ def bind(xp: Namespace, *, fast: bool = True) -> Ops:
         from nnaccel.kernels._torch import kernels
 
         return Ops(xp, kernels(xp))
+    if _is_cupy(xp):
+        from nnaccel.kernels._cupy import kernels
+
+        return Ops(xp, kernels(xp))
     if xp.__name__ == "jax.numpy":
         from nnaccel.kernels._jax import kernels
 
@@ -83,21 +87,22 @@ def whole_epoch(
     A function (params, state, data, order) -> (params, state, records) with the meaning of the
     steps one after the other; it may return None, having done nothing. ops, fast: as of `bind`.
     """
-    if not _is_numpy(ops.xp):
+    if not (_is_numpy(ops.xp) or _is_cupy(ops.xp)):
         return None
     from nnaccel.kernels import _epochs, _threads
 
+    options = {"l2": l2, "metric": metric}
+    large = _epochs.epoch_of(network, loss, optimizer, ops, batch_size, seed=seed, **options)
+    if _is_cupy(ops.xp):
+        return large
     small = None
     if fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of
 
-            small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, l2=l2, metric=metric)
+            small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
-    large = _epochs.epoch_of(
-        network, loss, optimizer, ops, batch_size, l2=l2, metric=metric, seed=seed
-    )
     both = large if small is None else lambda *args: small(*args) or large(*args)
     return _epochs.one_by_one(both, network)
 
@@ -115,3 +120,7 @@ def limit_threads(
 
 def _is_numpy(xp: Namespace) -> bool:
     return xp.__name__ in ("numpy", "array_api_compat.numpy")
+
+
+def _is_cupy(xp: Namespace) -> bool:
+    return xp.__name__ in ("cupy", "array_api_compat.cupy")

@@ -1,7 +1,9 @@
-"""Whole epochs on NumPy, with less Python between the steps than a step at a time can do.
+"""Whole epochs on NumPy and CuPy, with less between the steps than a step at a time can do.
 
 The optimizer is not written again: its own `update` is called once for all steps of the epoch, with
-a vector in the place of the step counter, and what it asks of `adam_update` is taken down.
+a vector in the place of the step counter, and what it asks of `adam_update` is taken down. So each
+step has its numbers on the host: less Python on NumPy, and on CuPy no launches for the step
+counter, the schedule and the corrections, each of which would cost as much as a layer.
 """
 
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import numpy as host
 
 from nnaccel import optimizers
 from nnaccel.batches import bounds, minibatch
@@ -37,7 +40,7 @@ def rules_of(
     optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
 ) -> Rules | None:
     """The rules of the next steps; None for an optimizer that is not Adam alone, and for one whose
-    numbers are not the same for all networks."""
+    numbers are not the same for all networks.  state.step: on the host, an array of xp."""
     shrinking: list[Any] = []
     asked: list[Any] = []
 
@@ -115,18 +118,23 @@ def epoch_of(
 
     It returns None, having done nothing, for optimizers other than Adam.
     """
-    n_weights = layout(network).n_weights
+    n_weights, xp = layout(network).n_weights, ops.xp
+    on_host = xp.__name__ in (np.__name__, host.__name__)
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+        if params.ndim != 1:
+            return None
         batches = bounds(order.shape[0], batch_size)
-        rules = rules_of(optimizer, params, state, len(batches), n_weights, xp=ops.xp)
+        step = np.int32(int(state.step))  # the one time that the host waits for the device
+        now = State(step, state.slots)
+        rules = rules_of(optimizer, params, now, len(batches), n_weights, xp=host)
         if rules is None:
             return None
         # Python's own numbers: NumPy's take three times as long to calculate with.
         each = zip(
             *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in rules), strict=False
         )
-        X, Y, weights, dtype, step = *data, params.dtype, state.step
+        X, Y, weights, dtype = *data, params.dtype
         slots, records = state.slots, []
         for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
             index = order[start:stop]
@@ -136,14 +144,15 @@ def epoch_of(
             )
             records.append(value)
             if metric is not None:
-                records.append(metric.function(Z, y, w, xp=ops.xp))
+                records.append(metric.function(Z, y, w, xp=xp))
             if shrink is not None:
                 params = ops[optimizers.shrink_weights](params, shrink, n_weights)
             params, *slots = ops[optimizers.adam_update](params, grads, *slots, *numbers)
-            step = step + 1
-        records = np.array(records)
+            step += 1
+        # NumPy makes an array of numbers faster than it stacks them.
+        records = np.array(records) if on_host else xp.stack(records)
         if metric is not None:
-            records = records.reshape(len(batches), 2)
-        return params, State(step, tuple(slots)), records
+            records = xp.reshape(records, (len(batches), 2))
+        return params, State(state.step + len(batches), tuple(slots)), records
 
     return epoch

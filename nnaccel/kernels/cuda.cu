@@ -1,0 +1,617 @@
+// CUDA kernels, each the twin of a function of the mathematics floor; see _cupy.py for who calls them.
+//
+// Matrices are (rows, columns), row-major, and named by the letters of the equations; matrix
+// products are cuBLAS's. A kernel is compiled when it is first asked for, for its types alone.
+//
+// Arguments are pointers, `Index` and `double`: what CuPy makes of arrays and of Python's numbers.
+// A number that changes from step to step comes as a pair, `x_at` and `x`: where x_at is not null
+// the number lies there, on the device, else it is x.
+//
+// The same input gives the same bits: every sum has a fixed order, and there are no atomic
+// operations on floating numbers. What is not a number stays one, so that divergence shows.
+
+using Index = long long;
+
+constexpr unsigned WARP = 0xffffffff;  // all lanes of a warp
+constexpr int LANES = 32;
+constexpr int THREADS = 256;           // in a block, but for `narrow`
+
+// ---- Memory: 16 bytes at a time where everything is aligned
+
+template <int V>
+struct Count {
+    static constexpr int value = V;
+};
+
+template <class T, int V>
+struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
+    T x[V];
+};
+
+template <class T>
+constexpr int WIDE = 16 / sizeof(T);
+
+template <int V, class T>
+__device__ Pack<T, V> load(const T* at) {
+    return *reinterpret_cast<const Pack<T, V>*>(at);
+}
+
+template <int V, class T>
+__device__ void store(T* at, const Pack<T, V>& pack) {
+    *reinterpret_cast<Pack<T, V>*>(at) = pack;
+}
+
+template <class... P>
+__device__ bool aligned(const P*... at) {
+    return ((reinterpret_cast<unsigned long long>(at) | ...) & 15) == 0;
+}
+
+// f(i, Count<V>) for runs of V elements from i on, which together are 0 .. n - 1.
+template <class T, class F>
+__device__ void each(Index n, bool packed, F f) {
+    constexpr int V = WIDE<T>;
+    const Index thread = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+    const Index threads = Index(gridDim.x) * blockDim.x;
+    const Index whole = packed ? n - n % V : 0;
+#pragma unroll 1
+    for (Index i = thread * V; i < whole; i += threads * V) f(i, Count<V>());
+#pragma unroll 1
+    for (Index i = whole + thread; i < n; i += threads) f(i, Count<1>());
+}
+
+template <class T>
+__device__ T number(const T* at, double value) {
+    return at ? *at : T(value);
+}
+
+// ---- Sums in a fixed order
+
+// The sum of x over a block of one dimension, in its thread 0.
+template <class T>
+__device__ T block_sum(T x) {
+    __shared__ T sums[LANES];
+    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+    for (int far = LANES / 2; far; far /= 2) x += __shfl_down_sync(WARP, x, far);
+    __syncthreads();  // the sums of an earlier call have been read
+    if (lane == 0) sums[warp] = x;
+    __syncthreads();
+    if (warp == 0) {
+        x = lane < int(blockDim.x) / LANES ? sums[lane] : T(0);
+        for (int far = LANES / 2; far; far /= 2) x += __shfl_down_sync(WARP, x, far);
+    }
+    return x;
+}
+
+// Whether this block is the last of so many to come here. It then sees what the others had written
+// before they came, and the counter is 0 again.
+__device__ inline bool comes_last(unsigned* counter, unsigned blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicInc(counter, blocks - 1) == blocks - 1;
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
+// The sum of x over a grid of one dimension: true in one block, whose thread 0 then has it in x.
+template <class T>
+__device__ bool grid_sum(T& x, T* partials, unsigned* counter) {
+    x = block_sum(x);
+    if (threadIdx.x == 0) partials[blockIdx.x] = x;
+    if (!comes_last(counter, gridDim.x)) return false;
+    x = 0;
+    for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) x += __ldcg(partials + i);
+    x = block_sum(x);
+    return true;
+}
+
+// ---- Activations: g and its derivative side by side, as in activations.py; c is the parameter.
+// Comparisons are such that what is not a number comes through them.
+
+struct Identity {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T) { return z; }
+    template <class T> static __device__ T vjp(T dA, T, T, T) { return dA; }
+};
+
+struct Sigmoid {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T) {
+        return T(0.5) * tanh(T(0.5) * z) + T(0.5);
+    }
+    template <class T> static __device__ T vjp(T dA, T, T a, T) { return dA * (a * (1 - a)); }
+};
+
+struct Tanh {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T) { return tanh(z); }
+    template <class T> static __device__ T vjp(T dA, T, T a, T) { return dA * (1 - a * a); }
+};
+
+struct Relu {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T) { return z < 0 ? T(0) : z; }
+    template <class T> static __device__ T vjp(T dA, T, T a, T) { return dA * T(a > 0); }
+};
+
+struct LeakyRelu {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T c) { return z < c * z ? c * z : z; }
+    template <class T> static __device__ T vjp(T dA, T, T a, T c) { return dA * (a > 0 ? T(1) : c); }
+};
+
+struct Softplus {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T) {
+        return (z < 0 ? T(0) : z) + log1p(exp(-fabs(z)));
+    }
+    template <class T> static __device__ T vjp(T dA, T, T a, T) { return dA * -expm1(-a); }
+};
+
+struct Elu {
+    static constexpr bool reads_Z = false;
+    template <class T> static __device__ T forward(T z, T c) { return z < 0 ? c * expm1(z) : z; }
+    template <class T> static __device__ T vjp(T dA, T, T a, T c) {
+        return dA * (a > 0 ? T(1) : a + c);
+    }
+};
+
+struct Selu {
+    static constexpr bool reads_Z = false;
+    static constexpr double alpha = 1.6732632423543772848170429916717;
+    static constexpr double scale = 1.0507009873554804934193349852946;
+    template <class T> static __device__ T forward(T z, T) {
+        return T(scale) * Elu::forward(z, T(alpha));
+    }
+    template <class T> static __device__ T vjp(T dA, T, T a, T) {
+        return dA * (a > 0 ? T(scale) : a + T(scale * alpha));
+    }
+};
+
+struct Gelu {
+    static constexpr bool reads_Z = true;
+    static constexpr double scale = 0.79788456080286535587989211986876;  // sqrt(2 / pi)
+    static constexpr double cubic = 0.044715;
+    template <class T> static __device__ T inner(T z) {
+        return tanh(T(scale) * (z + T(cubic) * (z * z * z)));
+    }
+    template <class T> static __device__ T forward(T z, T) { return T(0.5) * z * (1 + inner(z)); }
+    template <class T> static __device__ T vjp(T dA, T z, T, T) {
+        const T t = inner(z), slope = T(scale) * (1 + T(3 * cubic) * (z * z));
+        return dA * (T(0.5) * (1 + t + z * (1 - t * t) * slope));
+    }
+};
+
+struct Silu {
+    static constexpr bool reads_Z = true;
+    template <class T> static __device__ T forward(T z, T c) { return z * Sigmoid::forward(z, c); }
+    template <class T> static __device__ T vjp(T dA, T z, T a, T c) {
+        const T s = Sigmoid::forward(z, c);
+        return dA * (s + a * (1 - s));
+    }
+};
+
+struct Mish {
+    static constexpr bool reads_Z = true;
+    template <class T> static __device__ T forward(T z, T c) {
+        return z * tanh(Softplus::forward(z, c));
+    }
+    template <class T> static __device__ T vjp(T dA, T z, T, T c) {
+        const T t = tanh(Softplus::forward(z, c));
+        return dA * (t + z * (1 - t * t) * Sigmoid::forward(z, c));
+    }
+};
+
+// ---- Minibatches
+
+template <class U>
+__device__ void copy_row(const void* from, void* to, Index example, Index row, Index units) {
+    const U* source = static_cast<const U*>(from) + example * units;
+    U* target = static_cast<U*>(to) + row * units;
+    for (Index i = threadIdx.x; i < units; i += blockDim.x) target[i] = source[i];
+}
+
+// The rows of X, Y and weights with the numbers in `index` (B,), X as T.
+// X (N, D): `stride` elements from row to row.   Y: rows of so many units of 1, 2, 4 or 8 bytes.
+// A block does blockDim.y examples; blocks with another blockIdx.y do more columns of the same.
+template <class T, class S>
+__global__ void __launch_bounds__(THREADS) minibatch(
+    const S* X, Index stride, const Index* index, T* X_rows, Index B, Index D,
+    const void* Y, void* Y_rows, Index unit, Index units, const T* weights, T* weight_rows) {
+    const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= B) return;
+    const Index example = index[row];
+    const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
+    const Index step = Index(gridDim.y) * blockDim.x;
+    const S* from = X + example * stride;
+    T* to = X_rows + row * D;
+    constexpr int V = WIDE<T>;
+    if (D % V == 0 && stride % V == 0 && aligned(X, X_rows)) {
+        for (Index i = first * V; i < D; i += step * V) {
+            const Pack<S, V> source = load<V>(from + i);
+            Pack<T, V> target;
+            for (int v = 0; v < V; ++v) target.x[v] = T(source.x[v]);
+            store(to + i, target);
+        }
+    } else {
+        for (Index i = first; i < D; i += step) to[i] = T(from[i]);
+    }
+    if (blockIdx.y) return;
+    switch (unit) {
+        case 1: copy_row<unsigned char>(Y, Y_rows, example, row, units); break;
+        case 2: copy_row<unsigned short>(Y, Y_rows, example, row, units); break;
+        case 4: copy_row<unsigned>(Y, Y_rows, example, row, units); break;
+        case 8: copy_row<unsigned long long>(Y, Y_rows, example, row, units); break;
+    }
+    if (weights && threadIdx.x == 0) weight_rows[row] = weights[example];
+}
+
+// ---- The dense layer
+
+// Z += b and A = g(Z), (N, H); A may be Z, and Z is kept only where the derivative reads it.
+// The geometry is that of `minibatch`.
+template <class T, class G>
+__global__ void __launch_bounds__(THREADS) activate(
+    T* Z, const T* b, T* A, Index N, Index H, double parameter) {
+    const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= N) return;
+    const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
+    const Index step = Index(gridDim.y) * blockDim.x;
+    const T c = T(parameter);
+    const auto run = [&](Index column, auto count) {
+        constexpr int V = decltype(count)::value;
+        const Index i = row * H + column;
+        Pack<T, V> z = load<V>(Z + i), a;
+        for (int v = 0; v < V; ++v) {
+            z.x[v] += b[column + v];
+            a.x[v] = G::forward(z.x[v], c);
+        }
+        if (G::reads_Z) store(Z + i, z);
+        store(A + i, a);
+    };
+    constexpr int V = WIDE<T>;
+    if (H % V == 0 && aligned(Z, A)) {
+        for (Index column = first * V; column < H; column += step * V) run(column, Count<V>());
+    } else {
+        for (Index column = first; column < H; column += step) run(column, Count<1>());
+    }
+}
+
+// Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `activate`.
+// X: (N, D).   W: (D, H).   A warp does a row: its lanes share out D, and then add up.
+// A block is 32 x blockDim.y.
+template <class T, class G>
+__global__ void __launch_bounds__(128) narrow(
+    const T* __restrict__ X, const T* __restrict__ W, const T* __restrict__ b, T* Z, T* A, Index N,
+    Index D, Index H, double parameter) {
+    constexpr int SOME = 8;  // outputs whose weights are read together, to wait for memory once
+    const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= N) return;
+    const int lane = threadIdx.x, last = int(H) - 1;
+    T sums[LANES] = {};
+    for (Index d = lane; d < D; d += LANES) {
+        const T x = X[row * D + d];
+        const T* w = W + d * H;
+#pragma unroll
+        for (int h = 0; h < LANES; h += SOME) {
+            if (h > last) break;
+#pragma unroll
+            for (int i = h; i < h + SOME; ++i) sums[i] += x * w[i < last ? i : last];
+        }
+    }
+    T mine = 0;
+#pragma unroll
+    for (int h = 0; h < LANES; h += SOME) {
+        if (h > last) break;
+#pragma unroll
+        for (int i = h; i < h + SOME; ++i) {
+            T sum = sums[i];
+            for (int far = LANES / 2; far; far /= 2) sum += __shfl_xor_sync(WARP, sum, far);
+            if (i == lane) mine = sum;
+        }
+    }
+    if (lane > last) return;
+    const T z = mine + b[lane];
+    if (G::reads_Z) Z[row * H + lane] = z;
+    A[row * H + lane] = G::forward(z, T(parameter));
+}
+
+constexpr int ROWS = THREADS / LANES;  // of a block in `derive`
+
+// The sum of x over threadIdx.y, where that is 0.
+template <class T>
+__device__ T sum_of_rows(T x) {
+    __shared__ T sums[ROWS][LANES];
+    __syncthreads();
+    sums[threadIdx.y][threadIdx.x] = x;
+    __syncthreads();
+    if (threadIdx.y == 0)
+        for (int y = 1; y < ROWS; ++y) x += sums[y][threadIdx.x];
+    return x;
+}
+
+// dZ = dA g'(Z) over dA, and db = its sum over rows.   dA, Z, A: (N, H).   db: (H,).
+// A block is 32 columns x 8 rows, and goes down in strides of all the rows of the grid; the last
+// block of its columns adds up what the gridDim.y of them have found, partials (gridDim.y, H).
+template <class T, class G>
+__global__ void __launch_bounds__(THREADS) derive(
+    T* dA, const T* __restrict__ Z, const T* __restrict__ A, T* db, Index N, Index H,
+    double parameter, T* partials, unsigned* counters) {
+    constexpr int SOME = 4;  // rows that are read together, to wait for memory once
+    const Index column = Index(blockIdx.x) * LANES + threadIdx.x;
+    const Index step = Index(gridDim.y) * ROWS;
+    const T c = T(parameter);
+    T sum = 0;
+    for (Index first = Index(blockIdx.y) * ROWS + threadIdx.y; column < H && first < N;
+         first += SOME * step) {
+        T da[SOME], z[SOME], a[SOME];
+#pragma unroll
+        for (int s = 0; s < SOME; ++s) {
+            const Index row = first + s * step, i = row * H + column;
+            const bool there = row < N;
+            da[s] = there ? dA[i] : T(0);
+            a[s] = there ? A[i] : T(0);
+            z[s] = there && G::reads_Z ? Z[i] : T(0);
+        }
+#pragma unroll
+        for (int s = 0; s < SOME; ++s) {
+            const Index row = first + s * step;
+            if (row >= N) break;
+            const T dZ = G::vjp(da[s], z[s], a[s], c);
+            dA[row * H + column] = dZ;
+            sum += dZ;
+        }
+    }
+    sum = sum_of_rows(sum);
+    if (threadIdx.y == 0 && column < H) partials[blockIdx.y * H + column] = sum;
+    if (!comes_last(counters + blockIdx.x, gridDim.y)) return;
+    sum = 0;
+    for (unsigned y = threadIdx.y; column < H && y < gridDim.y; y += ROWS)
+        sum += __ldcg(partials + y * H + column);
+    sum = sum_of_rows(sum);
+    if (threadIdx.y == 0 && column < H) db[column] = sum;
+}
+
+// ---- The loss
+
+// The class of an example; kind is the size of its integer type in bytes, negative if signed.
+__device__ inline Index class_of(const void* Y, Index kind, Index i) {
+    switch (kind) {
+        case 1: return static_cast<const unsigned char*>(Y)[i];
+        case 2: return static_cast<const unsigned short*>(Y)[i];
+        case 4: return static_cast<const unsigned*>(Y)[i];
+        case -1: return static_cast<const signed char*>(Y)[i];
+        case -2: return static_cast<const short*>(Y)[i];
+        case -4: return static_cast<const int*>(Y)[i];
+        default: return static_cast<const Index*>(Y)[i];
+    }
+}
+
+// The mean of -w log softmax(Z)[Y] and its gradient dZ = w (softmax(Z) - [k = Y]) / N, (N, K), and
+// db = the sum of dZ over rows where K <= 32 and db is not null.
+// So many `lanes` do a row: a power of two, K at least, or else 32.   partials: (gridDim.x, 33).
+template <class T>
+__global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
+    const T* Z, const void* Y, Index kind, const T* weights, T* loss, T* dZ, T* db, Index N,
+    Index K, Index lanes, T* partials, unsigned* counter) {
+    __shared__ T columns[THREADS];
+    const int width = int(lanes), lane = threadIdx.x % width, rows = THREADS / width;
+    T losses = 0, sum = 0;
+    for (Index first = Index(blockIdx.x) * rows; first < N; first += Index(gridDim.x) * rows) {
+        const Index row = first + threadIdx.x / width;
+        const Index end = row < N ? K : 0;  // no columns where there is no row
+        const T* z = Z + row * K;
+        T top = end ? z[0] : T(0), S = 0;
+        for (Index k = lane; k < end; k += width) top = z[k] > top ? z[k] : top;
+        for (int far = width / 2; far; far /= 2) {
+            const T other = __shfl_xor_sync(WARP, top, far);
+            top = other > top ? other : top;
+        }
+        for (Index k = lane; k < end; k += width) S += exp(z[k] - top);
+        for (int far = width / 2; far; far /= 2) S += __shfl_xor_sync(WARP, S, far);
+        const Index y = end ? class_of(Y, kind, row) : 0;
+        const T w = weights && end ? weights[row] : T(1), log_S = log(S), share = w / T(N);
+        for (Index k = lane; k < end; k += width) {
+            const T d = (exp(z[k] - top) / S - T(k == y)) * share;
+            dZ[row * K + k] = d;
+            sum += d;
+            if (k == y) losses += w * (log_S - (z[k] - top));
+        }
+    }
+    T* mine = partials + Index(blockIdx.x) * (LANES + 1);
+    losses = block_sum(losses);
+    if (threadIdx.x == 0) mine[LANES] = losses;
+    columns[threadIdx.x] = sum;
+    __syncthreads();
+    const int column = threadIdx.x;
+    if (db && column < K) {
+        sum = 0;
+        for (int row = 0; row < rows; ++row) sum += columns[row * width + column];
+        mine[column] = sum;
+    }
+    if (!comes_last(counter, gridDim.x)) return;
+    if (column == LANES || (db && column < K)) {
+        sum = 0;
+        for (unsigned i = 0; i < gridDim.x; ++i) sum += __ldcg(partials + i * (LANES + 1) + column);
+        if (column == LANES) *loss = sum / T(N);
+        else db[column] = sum;
+    }
+}
+
+// value += l2/2 |W|^2 and grads += l2 W, for the n weights at the start of params.
+template <class T>
+__global__ void __launch_bounds__(THREADS) l2_penalty(
+    T* value, T* grads, const T* params, Index n, double l2, T* partials, unsigned* counter) {
+    const T amount = T(l2);
+    T sum = 0;
+    each<T>(n, aligned(grads, params), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> g = load<V>(grads + i);
+        const Pack<T, V> w = load<V>(params + i);
+        for (int v = 0; v < V; ++v) {
+            g.x[v] += amount * w.x[v];
+            sum += w.x[v] * w.x[v];
+        }
+        store(grads + i, g);
+    });
+    if (grid_sum(sum, partials, counter) && threadIdx.x == 0) *value += T(0.5 * l2) * sum;
+}
+
+// ---- Dropout: random.py's hash of (seed, step, place, element)
+
+__device__ inline unsigned mix(unsigned x) {
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15;
+    x *= 0x846CA68Bu;
+    return x ^ (x >> 16);
+}
+
+constexpr unsigned GOLDEN = 0x9E3779B9u, BITS = 24;
+
+// A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0.
+template <class T>
+__global__ void __launch_bounds__(THREADS) dropout(
+    const T* X, T* A, T* M, Index n, Index seed, const int* step_at, Index step, Index path,
+    Index threshold, double keep) {
+    const unsigned moment = step_at ? unsigned(*step_at) : unsigned(step);
+    const unsigned key = mix(mix((moment + unsigned(seed)) * GOLDEN) + unsigned(path));
+    const T kept = 1 / T(keep);
+    each<T>(n, aligned(X, A, M), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        const Pack<T, V> x = load<V>(X + i);
+        Pack<T, V> a, m;
+        for (int v = 0; v < V; ++v) {
+            const unsigned bits = mix((unsigned(i + v) ^ key) * GOLDEN) & ((1u << BITS) - 1);
+            m.x[v] = Index(bits) < threshold ? kept : T(0);
+            a.x[v] = x.x[v] * m.x[v];
+        }
+        store(A + i, a);
+        store(M + i, m);
+    });
+}
+
+// ---- Optimizers, on flat vectors of n numbers; see optimizers.py for their equations
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) gradient_descent(
+    T* params, const T* grads, Index n, const T* rate_at, double rate) {
+    const T r = number(rate_at, rate);
+    each<T>(n, aligned(params, grads), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) p.x[v] -= r * g.x[v];
+        store(params + i, p);
+    });
+}
+
+template <class T, bool nesterov>
+__device__ void move(
+    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
+    const T r = number(rate_at, rate), b = T(beta);
+    each<T>(n, aligned(params, grads, velocity), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), u = load<V>(velocity + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            u.x[v] = b * u.x[v] - r * g.x[v];
+            p.x[v] += nesterov ? b * u.x[v] - r * g.x[v] : u.x[v];
+        }
+        store(params + i, p);
+        store(velocity + i, u);
+    });
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) momentum(
+    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
+    move<T, false>(params, grads, velocity, n, rate_at, rate, beta);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) nesterov(
+    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
+    move<T, true>(params, grads, velocity, n, rate_at, rate, beta);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) rmsprop(
+    T* params, const T* grads, T* square, Index n, const T* rate_at, double rate, double beta,
+    double epsilon) {
+    const T r = number(rate_at, rate), b = T(beta), rest = T(1 - beta), e = T(epsilon);
+    each<T>(n, aligned(params, grads, square), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), s = load<V>(square + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            s.x[v] = b * s.x[v] + rest * (g.x[v] * g.x[v]);
+            p.x[v] -= r * g.x[v] / (sqrt(s.x[v]) + e);
+        }
+        store(params + i, p);
+        store(square + i, s);
+    });
+}
+
+// With root = sqrt(c2): m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon).
+template <class T>
+__global__ void __launch_bounds__(THREADS) adam(
+    T* params, const T* grads, T* mu, T* nu, Index n, const T* rate_at, double rate,
+    const T* correction_1_at, double correction_1, const T* correction_2_at, double correction_2,
+    double beta_1, double beta_2, double epsilon) {
+    const T root = sqrt(number(correction_2_at, correction_2)), e = root * T(epsilon);
+    const T r = number(rate_at, rate) * root / number(correction_1_at, correction_1);
+    const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
+    each<T>(n, aligned(params, grads, mu, nu), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), m = load<V>(mu + i), s = load<V>(nu + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            m.x[v] = b1 * m.x[v] + rest_1 * g.x[v];
+            s.x[v] = b2 * s.x[v] + rest_2 * (g.x[v] * g.x[v]);
+            p.x[v] -= r * m.x[v] / (sqrt(s.x[v]) + e);
+        }
+        store(params + i, p);
+        store(mu + i, m);
+        store(nu + i, s);
+    });
+}
+
+template <class T>
+__device__ void scale(T* x, Index n, T factor) {
+    if (factor == 1) return;
+    each<T>(n, aligned(x), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> y = load<V>(x + i);
+        for (int v = 0; v < V; ++v) y.x[v] *= factor;
+        store(x + i, y);
+    });
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) shrink(
+    T* params, Index n, const T* amount_at, double amount) {
+    scale(params, n, 1 - number(amount_at, amount));
+}
+
+// min(1, max_norm / |grads|), which `clip` then multiplies by.
+template <class T>
+__global__ void __launch_bounds__(THREADS) clip_factor(
+    const T* grads, Index n, const T* max_norm_at, double max_norm, T* factor, T* partials,
+    unsigned* counter) {
+    T sum = 0;
+    each<T>(n, aligned(grads), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) sum += g.x[v] * g.x[v];
+    });
+    if (!grid_sum(sum, partials, counter) || threadIdx.x) return;
+    const T norm = sqrt(sum), most = number(max_norm_at, max_norm);
+    *factor = norm <= most ? T(1) : most / norm;
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) clip(T* grads, Index n, const T* factor) {
+    scale(grads, n, *factor);
+}

@@ -1,0 +1,155 @@
+"""CuPy on the host: the real `_cupy.py` and `cuda.cu`, on NumPy's arrays and without a GPU.
+
+A stand-in for the few parts of CuPy that `_cupy.py` uses. Its arrays are NumPy's, and its kernels
+are those of `cuda.cu`, compiled by g++ with `cuda_on_host.h`, which runs all threads of a launch.
+"""
+
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import numpy as np
+
+import nnaccel.kernels
+
+KERNELS = Path(nnaccel.kernels.__file__).parent
+HEADER = Path(__file__).with_suffix(".h")
+
+COMPILER = shutil.which("g++")
+NO_COMPILER = "needs g++, to run CUDA kernels on the host"
+
+GLUE = """
+#include "{header}"
+#include "{source}"
+
+template <auto kernel>
+void run(const unsigned* grid, const unsigned* shape, void** args) {{
+    host::launch(kernel, grid, shape, args);
+}}
+
+struct Entry {{
+    const char* types;
+    void (*launch)(const unsigned*, const unsigned*, void**);
+}};
+
+static const Entry table[] = {{{entries}}};
+
+extern "C" const char* types_of(int i) {{ return table[i].types; }}
+
+extern "C" void launch(int i, const unsigned* grid, const unsigned* shape, void** args) {{
+    table[i].launch(grid, shape, args);
+}}
+"""
+
+
+@cache
+def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
+    """All kernels that `_cupy.py` can ask for, compiled once in a process."""
+    entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in on_host().expressions())
+    folder = tempfile.TemporaryDirectory()
+    source, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
+    source.write_text(GLUE.format(header=HEADER, source=KERNELS / "cuda.cu", entries=entries))
+    warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+    command = [
+        *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
+        *("-U_FORTIFY_SOURCE", *warnings, *flags),
+        *(source, "-o", binary),
+    ]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(binary))
+    found.types_of.restype = ctypes.c_char_p
+    found.folder = folder  # kept as long as the library
+    return found
+
+
+class Kernel:
+    """What CuPy calls a RawKernel."""
+
+    def __init__(self, cupy: ModuleType, expression: str) -> None:
+        self._cupy = cupy
+        self._number = list(on_host().expressions()).index(expression)
+        self._types = library().types_of(self._number).decode()
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple) -> None:
+        self._cupy.launches += 1
+        assert min(*grid, *block) >= 1
+        assert len(args) == len(self._types)
+        values = [as_argument(x, kind) for x, kind in zip(args, self._types, strict=True)]
+        pointers = [ctypes.cast(ctypes.pointer(x), ctypes.c_void_p) for x in values]
+        shapes = [(ctypes.c_uint * 3)(*shape, *[1] * (3 - len(shape))) for shape in (grid, block)]
+        library().launch(self._number, *shapes, (ctypes.c_void_p * len(args))(*pointers))
+
+
+def as_argument(x: object, kind: str) -> ctypes._SimpleCData:
+    """An argument as CuPy passes it on, if the kernel wants one of that type."""
+    if isinstance(x, np.ndarray):
+        assert kind == "p"
+        return ctypes.c_void_p(x.ctypes.data)
+    if type(x) is int:
+        assert kind == "i" or (kind == "p" and x == 0)
+        return ctypes.c_longlong(x)
+    assert isinstance(x, float)
+    assert kind == "d"
+    return ctypes.c_double(x)
+
+
+class CompileException(Exception):
+    """CuPy's own is not a RuntimeError either."""
+
+
+def stand_in() -> ModuleType:
+    """A module with what `_cupy.py` uses of CuPy; it counts launches."""
+    cupy = ModuleType("cupy")
+
+    def empty(shape, dtype=np.float64):
+        """Memory that holds no number, so that what reads it before it is written shows."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8).fill(0xFF)
+        return array
+
+    def matmul(X, Y, out=None):
+        """As cuBLAS does it: without a copy where `out` is what CuPy wants."""
+        cupy.launches += 1
+        if out is not None:
+            assert out.flags.c_contiguous
+            assert X.dtype == Y.dtype == out.dtype
+            assert not any(np.shares_memory(factor, out) for factor in (X, Y))
+        return np.matmul(X, Y, out=out)
+
+    class RawModule:
+        def __init__(self, *, code, options, name_expressions):
+            assert code == (KERNELS / "cuda.cu").read_text()
+            assert options == ("--std=c++17",)
+            self.name_expressions = name_expressions
+
+        def get_function(self, name):
+            assert name in self.name_expressions
+            return Kernel(cupy, name)
+
+    cupy.launches = 0
+    cupy.ndarray = np.ndarray
+    cupy.empty, cupy.matmul, cupy.RawModule = empty, matmul, RawModule
+    for name in ("asarray", "empty_like", "reshape", "zeros"):
+        setattr(cupy, name, getattr(np, name))
+    cupy.cuda = SimpleNamespace(
+        compiler=SimpleNamespace(CompileException=CompileException),
+        runtime=SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 12080),
+    )
+    return cupy
+
+
+@cache
+def on_host() -> ModuleType:
+    """The module `nnaccel.kernels._cupy`, on the stand-in for CuPy, under another name."""
+    spec = importlib.util.spec_from_file_location("cupy_on_host", KERNELS / "_cupy.py")
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {"cupy": stand_in()}):
+        spec.loader.exec_module(module)
+    return module
