@@ -101,7 +101,15 @@ class Draw:
 
 # Cases: for each function, yields names and arguments.  X is (N, D), W (D, H).
 
-SHAPES = {"plain": (7, 5, 3), "one row": (1, 5, 3), "no row": (0, 5, 3), "long": (200, 4, WIDE)}
+SHAPES = {
+    "plain": (7, 5, 3),
+    "one row": (1, 5, 3),
+    "no row": (0, 5, 3),
+    "one column": (70, 1, 1),
+    "a warp wide": (9, 40, 32),
+    "wider than a warp": (65, 33, 33),
+    "long": (200, 4, WIDE),
+}
 
 
 def activation_cases():
@@ -171,6 +179,8 @@ def minibatch_cases(draw):
         yield f"{label}, weighted", (X, classes, weights, index, dtype), {}
         yield f"{label}, no row", (X, classes, weights, index[:0], dtype), {}
         yield f"{label}, one row", (X, targets, weights, index[:1], dtype), {}
+    wide = draw.rng.integers(0, 255, (6, 1100)).astype(np.uint8)
+    yield "wide", (wide, classes, weights, index, dtype), {}
     yield "small classes", (X, np.arange(6, dtype=np.int8), None, index, dtype), {}
     yield "strided targets", (X, draw(12, 2)[::2], draw(12, low=0.1)[::2], index, dtype), {}
 

@@ -12,9 +12,9 @@
 
 using Index = long long;
 
-constexpr unsigned WARP = 0xffffffff;  // all lanes of a warp
-constexpr int LANES = 32;
-constexpr int THREADS = 256;           // in a block, but for `narrow`
+inline constexpr unsigned WARP = 0xffffffff;  // all lanes of a warp
+inline constexpr int LANES = 32;
+inline constexpr int THREADS = 256;           // in a block, but for `narrow`
 
 // ---- Memory: 16 bytes at a time where everything is aligned
 
@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(128) narrow(
     A[row * H + lane] = G::forward(z, T(parameter));
 }
 
-constexpr int ROWS = THREADS / LANES;  // of a block in `derive`
+inline constexpr int ROWS = THREADS / LANES;  // of a block in `derive`
 
 // The sum of x over threadIdx.y, where that is 0.
 template <class T>
@@ -468,7 +468,7 @@ __device__ inline unsigned mix(unsigned x) {
     return x ^ (x >> 16);
 }
 
-constexpr unsigned GOLDEN = 0x9E3779B9u, BITS = 24;
+inline constexpr unsigned GOLDEN = 0x9E3779B9u, BITS = 24;
 
 // A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0.
 template <class T>
