@@ -57,9 +57,11 @@ def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
     source, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
     source.write_text(GLUE.format(header=HEADER, source=KERNELS / "cuda.cu", entries=entries))
     warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+    # As on a device, reading 16 bytes together at another place ends the process.
+    traps = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
     command = [
         *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
-        *("-U_FORTIFY_SOURCE", *warnings, *flags),
+        *("-U_FORTIFY_SOURCE", *warnings, *traps, *flags),
         *(source, "-o", binary),
     ]
     subprocess.run(command, check=True)

@@ -180,7 +180,7 @@ class Workspace(Buffers):
     def __init__(self, xp: Namespace) -> None:
         super().__init__(cupy)
         self._xp = xp
-        self._counters: Array = cupy.zeros(BLOCKS, np.uint32)
+        self._counters: Array | None = None  # zeros
         self._output: tuple[Array, Array] | None = None  # Z of the last layer, and where its db is
         self._summed: tuple[Array, Array] | None = None  # dZ of the loss, and its sum in that db
 
@@ -206,8 +206,8 @@ class Workspace(Buffers):
 
     def sums(self, n: int, dtype: Any, counters: int = 1) -> tuple[Array, Array]:
         """Room for n numbers that blocks add up together, and zeros that count the blocks."""
-        if self._counters.shape[0] < counters:
-            self._counters = cupy.zeros(counters, np.uint32)
+        if self._counters is None or self._counters.shape[0] < counters:
+            self._counters = cupy.zeros(max(counters, LANES), np.uint32)
         return self._buffer("sums", (n,), dtype), self._counters
 
     def views(self, params: Array, places: Layout) -> Any:
