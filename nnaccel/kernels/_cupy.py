@@ -124,7 +124,7 @@ def _versions() -> str:
             number = version()
         except Exception:  # whatever is wrong with CUDA is being reported already
             return "unknown"
-        return f"{number // 1000}.{number % 1000 // 10}"
+        return f"{number // 1000}.{number % 1000 // 10}" if number else "none"
 
     runtime = cupy.cuda.runtime
     return f"of CuPy {asked(runtime.runtimeGetVersion)}, of the driver " + asked(

@@ -279,36 +279,31 @@ __global__ void __launch_bounds__(THREADS) activate(
 }
 
 // Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `activate`.
-// X: (N, D).   W: (D, H).   A warp does a row: its lanes share out D, and then add up.
-// A block is 32 x blockDim.y.
+// X: (N, D).   W: (D, H).   A warp does a row: its lanes share out D, and then add up, for some
+// outputs at a time. A block is 32 x blockDim.y.
 template <class T, class G>
 __global__ void __launch_bounds__(128) narrow(
     const T* __restrict__ X, const T* __restrict__ W, const T* __restrict__ b, T* Z, T* A, Index N,
     Index D, Index H, double parameter) {
-    constexpr int SOME = 8;  // outputs whose weights are read together, to wait for memory once
+    constexpr int SOME = 8;
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
     const int lane = threadIdx.x, last = int(H) - 1;
-    T sums[LANES] = {};
-    for (Index d = lane; d < D; d += LANES) {
-        const T x = X[row * D + d];
-        const T* w = W + d * H;
+    T mine = 0;  // of the output with the number of the lane
+    for (int first = 0; first <= last; first += SOME) {
+        T sums[SOME] = {};
+#pragma unroll 4
+        for (Index d = lane; d < D; d += LANES) {
+            const T x = X[row * D + d];
+            const T* w = W + d * H;
 #pragma unroll
-        for (int h = 0; h < LANES; h += SOME) {
-            if (h > last) break;
-#pragma unroll
-            for (int i = h; i < h + SOME; ++i) sums[i] += x * w[i < last ? i : last];
+            for (int i = 0; i < SOME; ++i) sums[i] += x * w[first + i < last ? first + i : last];
         }
-    }
-    T mine = 0;
 #pragma unroll
-    for (int h = 0; h < LANES; h += SOME) {
-        if (h > last) break;
-#pragma unroll
-        for (int i = h; i < h + SOME; ++i) {
+        for (int i = 0; i < SOME; ++i) {
             T sum = sums[i];
             for (int far = LANES / 2; far; far /= 2) sum += __shfl_xor_sync(WARP, sum, far);
-            if (i == lane) mine = sum;
+            if (first + i == lane) mine = sum;
         }
     }
     if (lane > last) return;
