@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from array_api_compat import numpy as compat
 from conftest import named
-from test_epochs import NETWORKS, OPTIMIZERS, assert_same_run, examples, simple, trained
+from test_epochs import (
+    NETWORKS,
+    OPTIMIZERS,
+    OTHER_OPTIMIZERS,
+    assert_same_run,
+    examples,
+    simple,
+    trained,
+)
 
 from nnaccel import losses, metrics, optimizers
 from nnaccel.activations import ACTIVATIONS, get
@@ -242,10 +250,10 @@ def test_a_training_step_is_fifteen_launches(xp, cupy, device):
 
 
 @HOST
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_epoch_does_not_wait_for_the_device(xp, device, name):
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), *OTHER_OPTIMIZERS.values()])
+def test_an_epoch_does_not_wait_for_the_device(xp, device, optimizer):
     data = Data(*map(device, examples(weighted=True)))
-    problem = simple(optimizer=OPTIMIZERS[name], data=data, l2=0.1)
+    problem = simple(optimizer=optimizer, data=data, l2=0.1)
     expected = trained(problem.steps(), problem._replace(data=examples(weighted=True)))
     epoch = whole_epoch(
         problem.network, problem.loss, problem.optimizer, bind(xp), problem.batch_size, l2=0.1
@@ -279,13 +287,20 @@ def test_an_epoch_of_other_losses_is_its_steps(xp, name):
 
 
 @HOST
-def test_members_and_other_optimizers_are_left_to_the_steps(xp):
+@pytest.mark.parametrize("name", OTHER_OPTIMIZERS)
+def test_an_epoch_with_another_optimizer_is_its_steps(xp, name):
+    problem = simple(optimizer=OTHER_OPTIMIZERS[name])
+    epoch = whole_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
+
+
+@HOST
+def test_several_networks_are_left_to_the_steps(xp):
     problem = simple()
-    for optimizer, members in ((optimizers.momentum(0.01), None), (problem.optimizer, 2)):
-        epoch = whole_epoch(problem.network, problem.loss, optimizer, bind(xp), 16)
-        params = initialize(problem.network, members=members).astype(np.float32)
-        state = optimizer.init(params, xp=np)
-        assert epoch(params, state, problem.data, problem.order) is None
+    epoch = whole_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    params = initialize(problem.network, members=2).astype(np.float32)
+    state = problem.optimizer.init(params, xp=np)
+    assert epoch(params, state, problem.data, problem.order) is None
 
 
 @HOST

@@ -248,6 +248,26 @@ def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule, fa
         assert_same_run(found, trained(problem.steps(), problem, 2, state_step=6))
 
 
+OTHER_OPTIMIZERS = {
+    **{name: optimizers.get(name, 0.01) for name in ("gd", "momentum", "nesterov", "rmsprop")},
+    "gd with decay": optimizers.gradient_descent(0.01, weight_decay=0.1),
+    "scheduled": optimizers.nesterov(schedules.cosine(0.01, 10), weight_decay=0.1),
+    "clipped": optimizers.clipped(optimizers.adam(0.01), 0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OTHER_OPTIMIZERS.values(), ids=OTHER_OPTIMIZERS)
+@FAST
+def test_an_epoch_with_another_optimizer_is_its_steps(optimizer, fast):
+    problem = simple(optimizer=optimizer)
+    for start in (lambda problem: problem.start, members):
+        found, expected = (
+            trained(epoch, problem, start=start(problem))
+            for epoch in (problem.whole(fast=fast), problem.steps())
+        )
+        assert_same_run(found, expected)
+
+
 # What an epoch does not do is left to the steps.
 
 
@@ -255,17 +275,28 @@ def only_one_step_at_a_time(step, *, xp):
     return 0.01 if step < 3 else 0.001
 
 
-OTHER_OPTIMIZERS = {
-    **{name: optimizers.get(name, 0.01) for name in ("gd", "momentum", "nesterov", "rmsprop")},
-    "gd with decay": optimizers.gradient_descent(0.01, weight_decay=0.1),
-    "clipped": optimizers.clipped(optimizers.adam(0.01), 0.1),
+def changed(before=lambda grads: grads, after=lambda params: params):
+    """An optimizer that does something of its own to the gradient or to the parameters."""
+    adam = optimizers.adam(0.01)
+
+    def update(grads, state, params, **options):
+        params, state = adam.update(before(grads), state, params, **options)
+        return after(params), state
+
+    return adam._replace(update=update)
+
+
+UNKNOWN_OPTIMIZERS = {
     "a schedule with a branch": optimizers.adam(only_one_step_at_a_time),
+    "a gradient of its own": changed(before=lambda grads: 0.5 * grads),
+    "a constant gradient": changed(before=lambda grads: np.ones(59, np.float32)),
+    "parameters of its own": changed(after=lambda params: 0.5 * params),
 }
 
 
-@pytest.mark.parametrize("optimizer", OTHER_OPTIMIZERS.values(), ids=OTHER_OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", UNKNOWN_OPTIMIZERS.values(), ids=UNKNOWN_OPTIMIZERS)
 @FAST
-def test_other_optimizers_are_left_to_the_steps(optimizer, fast):
+def test_unknown_optimizers_are_left_to_the_steps(optimizer, fast):
     problem, ops = simple(optimizer=optimizer), bind(np, fast=fast)
     whole = problem.whole(ops, fast=fast)
     assert_refuses(whole, problem)

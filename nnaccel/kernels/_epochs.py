@@ -1,12 +1,12 @@
 """Whole epochs on NumPy and CuPy, with less between the steps than a step at a time can do.
 
 The optimizer is not written again: its own `update` is called once for all steps of the epoch, with
-a vector in the place of the step counter, and what it asks of `adam_update` is taken down. So each
+a vector in the place of the step counter, and what it asks of its rules is taken down. So each
 step has its numbers on the host: less Python on NumPy, and on CuPy no launches for the step
 counter, the schedule and the corrections, each of which would cost as much as a layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -22,6 +22,57 @@ from nnaccel.network import Network, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
 from nnaccel.typing import Array, Ops
+
+# How many vectors come first among the arguments of what optimizers ask for; numbers follow.
+VECTORS = {
+    optimizers.clip_by_global_norm: 1,  # grads
+    optimizers.shrink_weights: 1,  # params
+    optimizers.gradient_descent_update: 2,  # params, grads
+    optimizers.momentum_update: 3,  # params, grads, and so many slots
+    optimizers.nesterov_update: 3,
+    optimizers.rmsprop_update: 3,
+    optimizers.adam_update: 4,
+}
+
+
+def updates_of(
+    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+) -> list[tuple[Callable, tuple[Any, ...]]] | None:
+    """What the optimizer does in each of the next steps, functions and their numbers, which may be
+    vectors (n_steps,).
+
+    None for an optimizer that does something else to its vectors, and for one whose numbers are
+    not the same for all networks.   state.step: on the host, an array of xp.
+    """
+    asked: list[tuple[Callable, tuple[Any, ...]]] = []
+    grads: Any = object()  # nothing can be done to it
+    given = [params, *state.slots]
+
+    def taking_down(function: Callable, n: int) -> Callable:
+        def rule(*args: Any) -> Any:
+            ours = [grads] if function is optimizers.clip_by_global_norm else [params, grads]
+            ours = [*ours, *state.slots][:n]
+            if len(ours) < n or any(x is not y for x, y in zip(args, ours, strict=False)):
+                raise NotImplementedError
+            asked.append((function, args[n:]))
+            return args[0] if n < 3 else (args[0], *args[2:n])
+
+        return rule
+
+    class Recorder(Ops):
+        def __missing__(self, function: Callable) -> Callable:
+            raise NotImplementedError
+
+    recorder = Recorder(xp, {f: taking_down(f, n) for f, n in VECTORS.items()})
+    steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
+    try:
+        after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)
+    except (NotImplementedError, TypeError, ValueError):
+        return None  # the last two also from a schedule that takes one step at a time
+    kept = [after, *left.slots]
+    if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
+        return None
+    return None if any(np.ndim(x) > 1 for _, numbers in asked for x in numbers) else asked
 
 
 class Rules(NamedTuple):
@@ -39,33 +90,13 @@ class Rules(NamedTuple):
 def rules_of(
     optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
 ) -> Rules | None:
-    """The rules of the next steps; None for an optimizer that is not Adam alone, and for one whose
-    numbers are not the same for all networks.  state.step: on the host, an array of xp."""
-    shrinking: list[Any] = []
-    asked: list[Any] = []
-
-    def shrink(params: Array, amount: Any, n_weights: int) -> Array:
-        shrinking.append(amount)
-        return params
-
-    def adam(params: Array, grads: Array, mu: Array, nu: Array, *rules: Any) -> Any:
-        asked.append(rules)
-        return params, mu, nu
-
-    class Recorder(Ops):
-        def __missing__(self, function: Callable) -> Callable:
-            raise NotImplementedError
-
-    recorder = Recorder(xp, {optimizers.shrink_weights: shrink, optimizers.adam_update: adam})
-    steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
-    try:
-        optimizer.update(params, steps, params, ops=recorder, n_weights=n_weights)
-    except (NotImplementedError, TypeError, ValueError):
-        return None  # the last two from a schedule that takes one step at a time
-    if len(asked) != 1 or len(shrinking) > 1:
-        return None
-    rules = Rules(shrinking[0] if shrinking else None, *asked[0])
-    return None if any(np.ndim(rule) > 1 for rule in rules) else rules
+    """The rules of the next steps, as of `updates_of`, if the optimizer is Adam alone."""
+    match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp):
+        case [(optimizers.adam_update, rules)]:
+            return Rules(None, *rules)
+        case [(optimizers.shrink_weights, (amount, _)), (optimizers.adam_update, rules)]:
+            return Rules(amount, *rules)
+    return None
 
 
 def one_by_one(
@@ -103,6 +134,16 @@ def _draws(layers: Any) -> bool:
     return any(isinstance(x, Dropout) or _draws(getattr(x, "layers", ())) for x in layers)
 
 
+def each_step(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The numbers of one step after the other, endless where they are the same in each.
+
+    Those of vectors are Python's own: NumPy's take three times as long to calculate with.
+    """
+    return zip(
+        *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in numbers), strict=False
+    )
+
+
 def epoch_of(
     network: Network,
     loss: Loss,
@@ -116,7 +157,7 @@ def epoch_of(
 ) -> Callable[..., tuple[Array, State, Array] | None]:
     """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
 
-    It returns None, having done nothing, for optimizers other than Adam.
+    It returns None, having done nothing, for several networks, and where `updates_of` does.
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
@@ -127,16 +168,13 @@ def epoch_of(
         batches = bounds(order.shape[0], batch_size)
         step = np.int32(int(state.step))  # the one time that the host waits for the device
         now = State(step, state.slots)
-        rules = rules_of(optimizer, params, now, len(batches), n_weights, xp=host)
-        if rules is None:
+        updates = updates_of(optimizer, params, now, len(batches), n_weights, xp=host)
+        if updates is None:
             return None
-        # Python's own numbers: NumPy's take three times as long to calculate with.
-        each = zip(
-            *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in rules), strict=False
-        )
+        steps = [(f, each_step(numbers)) for f, numbers in updates]
         X, Y, weights, dtype = *data, params.dtype
         slots, records = state.slots, []
-        for (start, stop), (shrink, *numbers) in zip(batches, each, strict=False):
+        for start, stop in batches:
             index = order[start:stop]
             x, y, w = ops[minibatch](X, Y, weights, index, dtype)
             value, grads, Z = value_and_grad(
@@ -145,9 +183,15 @@ def epoch_of(
             records.append(value)
             if metric is not None:
                 records.append(metric.function(Z, y, w, xp=xp))
-            if shrink is not None:
-                params = ops[optimizers.shrink_weights](params, shrink, n_weights)
-            params, *slots = ops[optimizers.adam_update](params, grads, *slots, *numbers)
+            for f, numbers in steps:
+                if f is optimizers.clip_by_global_norm:
+                    grads = ops[f](grads, *next(numbers))
+                elif f is optimizers.shrink_weights:
+                    params = ops[f](params, *next(numbers))
+                elif slots:
+                    params, *slots = ops[f](params, grads, *slots, *next(numbers))
+                else:
+                    params = ops[f](params, grads, *next(numbers))
             step += 1
         # NumPy makes an array of numbers faster than it stacks them.
         records = np.array(records) if on_host else xp.stack(records)
