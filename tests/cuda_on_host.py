@@ -22,8 +22,8 @@ import nnaccel.kernels
 KERNELS = Path(nnaccel.kernels.__file__).parent
 HEADER = Path(__file__).with_suffix(".h")
 
-COMPILER = shutil.which("g++")
-NO_COMPILER = "needs g++, to run CUDA kernels on the host"
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
+NO_COMPILER = "needs g++ on Linux, to run CUDA kernels on the host"
 
 GLUE = """
 #include "{header}"

@@ -82,7 +82,7 @@ def whole_epoch(
     seed: int = 0,
     fast: bool = True,
 ) -> Callable[..., Any] | None:
-    """An epoch of that training with less Python than its steps, where there is such a kernel.
+    """An epoch of that training with less between its steps, where there is such a kernel.
 
     A function (params, state, data, order) -> (params, state, records) with the meaning of the
     steps one after the other; it may return None, having done nothing. ops, fast: as of `bind`.

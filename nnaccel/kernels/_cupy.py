@@ -71,7 +71,6 @@ PLAIN = [
     *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip"),
 ]
 
-
 # How the kernels know an integer type: by its size, negative if it is signed.
 KINDS = {
     f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)
