@@ -163,7 +163,7 @@ class Trainer:
     ) -> None:
         loss, optimizer = losses.get("softmax_cross_entropy"), optimizers.get("adam", 1e-3)
         self.device = device
-        self.data = put(network, loss, device, "float32", X, Y)
+        self.data = put(network, loss, device, "float32", device.asarray(X), Y)
         self.params = device.asarray(
             initialize(network) if params is None else params, "float32", copy=True
         )

@@ -62,7 +62,7 @@ def check_gradients(
     prepare(where, "float64")
     loss = losses.get(loss)
     with where.context():
-        data = put(network, loss, where, "float64", X, Y, weights)
+        data = put(network, loss, where, "float64", where.asarray(X), Y, weights)
         start = initialize(network, seed) if params is None else params
         return gradients.check_gradients(
             network,

@@ -1,26 +1,39 @@
-"""Examples: checked against a network and its loss, put on a device, and weighted."""
+"""Examples: checked against a network and its loss, put where they are to live, and weighted."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
+import array_api_compat as compat
 import numpy as np
 
 from nnaccel.batches import is_sparse
-from nnaccel.devices import Device, to_host
+from nnaccel.devices import Device, device_of, select, to_host
 from nnaccel.losses import Loss
 from nnaccel.network import Network
 from nnaccel.typing import Array
 
 
 class Data(NamedTuple):
-    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None.
-
-    X may be a CSR matrix, which stays where it is; its rows become dense a batch at a time.
-    """
+    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None."""
 
     X: Array
     Y: Array
     weights: Array | None = None
+
+
+class HostData(NamedTuple):
+    """The same on the host, as NumPy arrays, or with X a CSR matrix of SciPy or CuPy.
+
+    The rows reach a device a chunk at a time, as `Data`; see `nnaccel.streaming`.
+    """
+
+    X: Any
+    Y: np.ndarray
+    weights: np.ndarray | None = None
+
+
+RESIDENT = 0.6  # of a device's free memory: what a data set may take to live there
 
 
 def put(
@@ -31,13 +44,14 @@ def put(
     X: Any,
     Y: Any,
     weights: Any = None,
-) -> Data:
-    """Examples checked against a network and its loss, and put on a device.
+) -> Data | HostData:
+    """Examples checked against a network and its loss, and put where they are to live.
 
+    That is the device, unless they are sparse or take more than `RESIDENT` of its free memory.
     Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
     brought to mean 1. ValueError that names the array, what was expected and what came.
     """
-    X = X if is_sparse(X) else where.asarray(X)
+    X, Y = (x if is_sparse(x) or compat.is_array_api_obj(x) else to_host(x) for x in (X, Y))
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
@@ -45,12 +59,16 @@ def put(
         )
     if X.shape[0] == 0:
         raise ValueError("X has no rows; at least one example is needed")
-    if not is_sparse(X) and not where.xp.isdtype(X.dtype, ("integral", "bool")):
-        X = where.asarray(X, dtype)
-    Y = _targets(network, loss, where, dtype, where.asarray(Y))
+    resident = not is_sparse(X) and _fits(where, dtype, X, Y)
+    home = where if resident else select("cpu")
+    if not is_sparse(X):
+        X = home.asarray(X, None if _is_integral(X) else dtype)
+    elif X.dtype.kind == "f":
+        X = X.astype(dtype)
+    Y = _targets(network, loss, home, dtype, home.asarray(Y))
     _same_length("Y", Y, X)
     if weights is not None:
-        weights = where.asarray(weights, dtype)
+        weights = home.asarray(weights, dtype)
         if weights.ndim != 1:
             raise ValueError(f"weights must be (n_samples,), got shape {tuple(weights.shape)}")
         _same_length("weights", weights, X)
@@ -58,7 +76,25 @@ def put(
         if not (np.isfinite(host).all() and (host >= 0).all() and host.any()):
             raise ValueError("weights must be finite, not negative, and not all zero")
         weights = weights / float(host.mean(dtype=np.float64))
-    return Data(X, Y, weights)
+    return Data(X, Y, weights) if resident else HostData(X, Y, weights)
+
+
+def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
+    """Whether the examples may live on the device; what is there already stays."""
+    free = where.memory_free()
+    if free is None or where.holds(X):
+        return True
+    return sum(nbytes(x, dtype) for x in (X, Y)) < RESIDENT * free
+
+
+def nbytes(x: Array, dtype: str) -> int:
+    """The bytes of an array whose integers stay what they are, and all else becomes `dtype`."""
+    kind = x.dtype if _is_integral(x) else np.dtype(dtype)
+    return prod(x.shape) * kind.itemsize
+
+
+def _is_integral(x: Array) -> bool:
+    return device_of(x).xp.isdtype(x.dtype, ("integral", "bool"))
 
 
 def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) -> Array:
@@ -106,10 +142,10 @@ def at_least(least: int, **values: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def dense_rows(X: Any, rows: Any, where: Device, dtype: Any) -> Array:
-    """Rows of a CSR matrix, given by a slice or by their numbers, as a dense array on a device."""
-    X = where.asarray(X[rows].toarray())
-    return X if X.dtype == dtype else where.xp.astype(X, dtype)
+def rows_of(X: Any, rows: slice, where: Device, dtype: Any) -> Array:
+    """Rows of an array of any library, or of a CSR matrix, dense and as `dtype` on a device."""
+    part = where.asarray(X[rows].toarray() if is_sparse(X) else X[rows, ...])
+    return part if part.dtype == dtype else where.xp.astype(part, dtype)
 
 
 def class_weights(Y: Any, weighting: str | Mapping[int, float]) -> np.ndarray:

@@ -96,6 +96,29 @@ class Device(NamedTuple):
             x = x.copy()  # PyTorch has neither read-only tensors nor negative strides
         return x
 
+    def holds(self, x: Array) -> bool:
+        """Whether x is in the memory of this device already, whichever library it is of."""
+        return device_of(x).name == self.name or _same_gpu(self, device_of(x))
+
+    def memory_free(self) -> int | None:
+        """Bytes that a GPU has to give, what its library keeps for reuse counted as free.
+
+        None where arrays are in the memory of the host, and where the library does not say.
+        """
+        if self.library == "cupy":
+            with self.context():
+                pool = import_module("cupy").get_default_memory_pool()
+                return self.handle.mem_info[0] + pool.free_bytes()
+        if self.library == "torch" and self.handle.type == "cuda":
+            cuda = import_module("torch").cuda
+            kept = cuda.memory_reserved(self.handle) - cuda.memory_allocated(self.handle)
+            return cuda.mem_get_info(self.handle)[0] + kept
+        if self.library == "jax":
+            memory = self.handle.memory_stats() or {}
+            if "bytes_limit" in memory:
+                return memory["bytes_limit"] - memory.get("bytes_in_use", 0)
+        return None
+
     def synchronize(self, *arrays: Array) -> None:
         """Wait for the device.  JAX can wait for arrays only: pass what was computed last."""
         if self.library == "cupy":

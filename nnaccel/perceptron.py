@@ -42,10 +42,10 @@ from sklearn.utils.validation import (
 )
 
 from nnaccel import activations, initializers, lbfgs, losses, optimizers, schedules
-from nnaccel.batches import bounds, is_sparse, n_steps
+from nnaccel.batches import bounds, n_steps
 from nnaccel.callbacks import Watch
 from nnaccel.compile import compile_step
-from nnaccel.data import Data, dense_rows, put
+from nnaccel.data import Data, HostData, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_of, prepare, select, to_host
 from nnaccel.kernels import bind
 from nnaccel.layers import Chain, Dense
@@ -60,7 +60,8 @@ from nnaccel.network import (
     views,
 )
 from nnaccel.optimizers import Optimizer, State
-from nnaccel.training import EVALUATION_ROWS, Epoch, initialize, train
+from nnaccel.streaming import evaluation_rows, in_order
+from nnaccel.training import Epoch, initialize, train
 from nnaccel.typing import Array, Namespace, Ops
 
 try:
@@ -74,7 +75,6 @@ except ImportError:  # a scikit-learn without callbacks: those of the parameter 
 STOCHASTIC = ("sgd", "adam", *optimizers.OPTIMIZERS)
 ACTIVATION = {"logistic": "sigmoid"}  # scikit-learn's name: ours
 SCHEDULES = ("constant", "invscaling", "adaptive")  # scikit-learn's, for solver="sgd"
-ELEMENTS = 2**22  # of a sparse matrix made dense at a time where nothing is learned
 
 ARRAYS = {"coefs_", "intercepts_", "classes_", "_memory"}  # the attributes that hold arrays
 CURVES = (
@@ -107,9 +107,9 @@ class Setting(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """Validation data: on the device for the loss, and the codes on the host for the score."""
+    """Validation data: as they live for the loss, and the codes on the host for the score."""
 
-    data: Data
+    data: Data | HostData
     codes: np.ndarray
     weights: np.ndarray | None
 
@@ -695,7 +695,8 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         data, xp = held_out.data, where.xp
         with np.errstate(all="ignore"):
             Z = xp.concat(list(logits(network, self._tree(network, where), data.X, where, dtype)))
-            value = loss.function(Z, data.Y, data.weights, xp=xp, **dict(loss.options))[0]
+            Y, weights = (None if x is None else where.asarray(x) for x in data[1:])
+            value = loss.function(Z, Y, weights, xp=xp, **dict(loss.options))[0]
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_ = []
         self.validation_loss_curve_.append(float(to_host(value)))
@@ -778,26 +779,22 @@ def logits(network: Network, tree: Any, X: Any, where: Device, dtype: Any) -> It
 
     tree: the arrays of the layers.   X: of any library, or a CSR matrix.
     """
-    xp, ops, chain = where.xp, Ops(where.xp), Chain(network.layers)
+    ops, chain = Ops(where.xp), Chain(network.layers)
     dtype = dtype_of(where, dtype) if isinstance(dtype, str) else dtype
-    for start, stop in bounds(X.shape[0], _rows_at_a_time(X)):
-        if is_sparse(X):
-            rows = dense_rows(X, slice(start, stop), where, dtype)
-        else:
-            rows = where.asarray(X[start:stop, :])
-            rows = rows if rows.dtype == dtype else xp.astype(rows, dtype)
+    for start, stop in bounds(X.shape[0], evaluation_rows(X)):
+        rows = rows_of(X, slice(start, stop), where, dtype)
         yield chain.forward(tree, rows, ops=ops, key=None)[0]
 
 
-def full_objective(setting: Setting, data: Data, l2: float) -> lbfgs.Objective:
+def full_objective(setting: Setting, data: Data | HostData, l2: float) -> lbfgs.Objective:
     """The loss over all of the data and its gradient, with the penalty l2/2 |W|^2.
 
-    Summed over parts of the rows, which bounds the memory, and keeps a CSR matrix sparse.
+    Summed over parts of the rows, which bounds the memory.
     """
     network, loss, where, dtype = setting
     xp, ops, N = where.xp, bind(where.xp), data.X.shape[0]
     n_weights, kind = layout(network).n_weights, dtype_of(where, dtype)
-    parts = bounds(N, _rows_at_a_time(data.X))
+    parts = in_order(data, where)
 
     def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
         X = X if X.dtype == kind else xp.astype(X, kind)
@@ -807,23 +804,13 @@ def full_objective(setting: Setting, data: Data, l2: float) -> lbfgs.Objective:
 
     def objective(params: Array) -> tuple[Array, Array]:
         value = grads = 0.0
-        for start, stop in parts:
-            if is_sparse(data.X):
-                X = dense_rows(data.X, slice(start, stop), where, kind)
-            else:
-                X = data.X[start:stop, :]
-            weights = None if data.weights is None else data.weights[start:stop]
-            share = (stop - start) / N
-            part_value, part_grads = part(params, X, data.Y[start:stop, ...], weights)
+        for rows in parts():
+            share = rows.Y.shape[0] / N
+            part_value, part_grads = part(params, *rows)
             value, grads = value + share * part_value, grads + share * part_grads
         return l2_penalty(value, grads, params, l2, n_weights, xp=xp)
 
     return objective
-
-
-def _rows_at_a_time(X: Any) -> int:
-    most = max(1, ELEMENTS // X.shape[1]) if is_sparse(X) else EVALUATION_ROWS
-    return min(most, EVALUATION_ROWS)
 
 
 def inverse_scaling(rate: float, power: float, N: int, steps: int, seen: int) -> schedules.Schedule:

@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import array_api_compat as compat
 import numpy as np
 
 from nnaccel import losses, optimizers
 from nnaccel.batches import bounds, is_sparse, minibatch
 from nnaccel.compile import compile_epoch, compile_step
-from nnaccel.data import Data, at_least, dense_rows, floating_dtype, put
+from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, select, to_host
 from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
-from nnaccel.network import Layout, Network, forward, initial_params, layout, value_and_grad
+from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
+from nnaccel.streaming import Chunks, evaluation_rows, in_order, stream, training_rows
 from nnaccel.typing import Array, Ops
-
-EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the memory
 
 
 class Epoch(NamedTuple):
@@ -84,8 +84,9 @@ def train(
     network : Network
         Plain data, such as ``mlp(784, [512, 512], 10)``.
     X : array (N, n_inputs)
-        Of any library; integers stay integers in memory and are cast a batch at a time. A CSR
-        matrix of SciPy or CuPy stays one, and each batch of it is made dense.
+        Of any library; integers stay integers in memory and are cast a batch at a time. What is
+        too large for a GPU's memory stays on the host, and so does a CSR matrix of SciPy or CuPy;
+        their rows reach the device a chunk at a time, in the same minibatches.
     Y : array (N,) or (N, n_outputs)
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
@@ -143,12 +144,15 @@ def train(
         evaluation = make_evaluation(
             network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
         )
+        epoch = compile_epoch(step, where.xp, batch_size, whole, layout(network))
+        epoch = _epoch_on(data, epoch, batch_size, where)
+        held_out = None if held_out is None else in_order(held_out, where)
     return _run(
-        _make_epoch(step, data, batch_size, where, start.dtype, whole, layout(network)),
+        epoch,
         compile_step(evaluation, where.xp),
         start,
         state,
-        data,
+        data.X.shape[0],
         held_out,
         where=where,
         limit=limit_threads(network, batch_size, where.xp),
@@ -164,8 +168,8 @@ def _run(
     evaluation: Callable[..., Array],
     params: Array,
     state: State,
-    data: Data,
-    held_out: Data | None,
+    N: int,
+    held_out: Chunks | None,
     *,
     where: Device,
     limit: Callable[[], AbstractContextManager[Any]],
@@ -175,8 +179,7 @@ def _run(
     orders: Callable[[int], np.ndarray],
 ) -> Iterator[Epoch]:
     """The epochs of `train`, once everything is checked and built."""
-    N = data.X.shape[0]
-    batches = bounds(N, batch_size)
+    sizes = [stop - start for start, stop in bounds(N, batch_size)]
     for number in numbers:
         started = time.perf_counter()
         # Overflow is looked for where it shows, in the losses of the whole epoch.
@@ -185,7 +188,7 @@ def _run(
             values = to_host(records)
             seconds = time.perf_counter() - started
             check_finite(values, params, number, xp=where.xp)
-            trained = summarise(values, batches, metric)
+            trained = summarise(values, sizes, metric)
             held = (None, None)
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
@@ -193,39 +196,29 @@ def _run(
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
 
 
-def _make_epoch(
-    step: Callable[..., Any],
-    data: Data,
-    batch_size: int,
-    where: Device,
-    dtype: Any,
-    whole: Callable[..., Any] | None,
-    places: Layout,
+def _epoch_on(
+    data: Data | HostData, epoch: Callable[..., Any], batch_size: int, where: Device
 ) -> Callable[..., tuple[Array, State, Array]]:
     """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
 
-    A CSR matrix gives each step a small dense data set of its batch alone: sparse rows have no
-    fixed shape, so they are taken outside of what may be compiled.
+    epoch: as of `compile_epoch`. Data on the host are many small data sets that it goes through
+    one after the other, each of them one or more whole batches.
     """
-    xp, N = where.xp, data.X.shape[0]
-    if not is_sparse(data.X):
-        dense = compile_epoch(step, xp, batch_size, whole, places)
-        return lambda params, state, order: dense(params, state, data, where.asarray(order))
-    step = compile_step(step, xp, donate=(0, 1))
+    if isinstance(data, Data):
+        return lambda params, state, order: epoch(params, state, data, where.asarray(order))
+    rows = training_rows(data, batch_size)
+    chunks = stream(data, where, rows)
+    everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
 
-    def epoch(params: Array, state: State, order: np.ndarray) -> tuple[Array, State, Array]:
+    def streamed(params: Array, state: State, order: np.ndarray) -> tuple[Array, State, Array]:
         records = []
-        for start, stop in bounds(N, batch_size):
-            index = where.asarray(order[start:stop])
-            weights = None if data.weights is None else xp.take(data.weights, index, axis=0)
-            X = dense_rows(data.X, order[start:stop], where, dtype)
-            rows = Data(X, xp.take(data.Y, index, axis=0), weights)
-            everything = where.asarray(np.arange(stop - start))
-            params, state, record = step(params, state, rows, everything)
+        for chunk in chunks(order):
+            index = everything[: chunk.Y.shape[0]]
+            params, state, record = epoch(params, state, chunk, index)
             records.append(record)
-        return params, state, xp.stack(records)
+        return params, state, where.xp.concat(records)
 
-    return epoch
+    return streamed
 
 
 def make_step(
@@ -280,25 +273,18 @@ def _record(
 
 
 def evaluate(
-    evaluation: Callable[..., Array], params: Array, data: Data, metric: Metric | None
+    evaluation: Callable[..., Array], params: Array, parts: Chunks, metric: Metric | None
 ) -> tuple[Any, Any]:
-    """(loss, metric) over all of the data, in batches that bound the memory."""
-    records, batches = [], bounds(data.X.shape[0], EVALUATION_ROWS)
-    for start, stop in batches:
-        weights = None if data.weights is None else data.weights[start:stop]
-        if is_sparse(data.X):
-            X = dense_rows(data.X, slice(start, stop), device_of(params), params.dtype)
-        else:
-            X = data.X[start:stop, ...]
-        records.append(evaluation(params, X, data.Y[start:stop, ...], weights))
-    return summarise(np.stack([to_host(record) for record in records]), batches, metric)
+    """(loss, metric) over all of the data, in parts that bound the memory."""
+    records, sizes = [], []
+    for part in parts():
+        records.append(evaluation(params, *part))
+        sizes.append(part.Y.shape[0])
+    return summarise(np.stack([to_host(record) for record in records]), sizes, metric)
 
 
-def summarise(
-    records: np.ndarray, batches: list[tuple[int, int]], metric: Metric | None
-) -> tuple[Any, Any]:
+def summarise(records: np.ndarray, sizes: list[int], metric: Metric | None) -> tuple[Any, Any]:
     """(loss, metric) of all examples from the records of their batches, weighted by their sizes."""
-    sizes = [stop - start for start, stop in batches]
     means = np.average(records.astype(np.float64), axis=0, weights=sizes)
     if metric is None:
         return _plain(means), None
@@ -359,7 +345,7 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     """
     where = device_of(params)
     link = losses.get(loss).link if loss is not None else None
-    X = X if is_sparse(X) else where.asarray(X)
+    X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
@@ -367,11 +353,8 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
         )
     with where.context(), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
-        for start, stop in bounds(X.shape[0], EVALUATION_ROWS):
-            if is_sparse(X):
-                rows = dense_rows(X, slice(start, stop), where, params.dtype)
-            else:
-                rows = where.xp.astype(X[start:stop, ...], params.dtype)
+        for start, stop in bounds(X.shape[0], evaluation_rows(X)):
+            rows = rows_of(X, slice(start, stop), where, params.dtype)
             Z = forward(network, params, rows, ops=ops)
             parts.append(Z if link is None else link(Z, xp=where.xp))
         if not parts:

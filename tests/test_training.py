@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from nnaccel import losses, metrics, schedules, training
+from nnaccel import losses, metrics, schedules, streaming, training
 from nnaccel.activations import get as activation
 from nnaccel.batches import bounds, n_steps
 from nnaccel.data import Data, class_weights, put
@@ -204,7 +204,7 @@ def test_evaluation_goes_in_batches_that_bound_the_memory(monkeypatch):
     X, _ = blobs()
     whole = run(validation=blobs(23, seed=1), epochs=1)[0].validation_loss
     logits = predict(NETWORK, initialize(NETWORK), X)
-    monkeypatch.setattr(training, "EVALUATION_ROWS", 4)
+    monkeypatch.setattr(streaming, "EVALUATION_ROWS", 4)
     parts = run(validation=blobs(23, seed=1), epochs=1)[0].validation_loss
     assert parts == pytest.approx(whole, rel=1e-13)
     np.testing.assert_allclose(predict(NETWORK, initialize(NETWORK), X), logits, rtol=1e-13)
