@@ -18,6 +18,7 @@ from nnaccel import losses, optimizers
 from nnaccel.compile import compile_epoch
 from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
+from nnaccel.failures import in_words
 from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.network import Network, layout, mlp
 from nnaccel.training import initialize, make_step
@@ -103,7 +104,7 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
     """One network on one device."""
     try:
         X, Y, order = examples(shape)
-        with device.context():
+        with in_words(device, shape.network, "float32"), device.context():
             epoch = Trainer(shape.network, X, Y, device, batch_size=shape.batch).epoch
             bare = products(shape, device)
             # Turn and turn about, since a machine that slows down should slow both.

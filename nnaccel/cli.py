@@ -70,7 +70,7 @@ def _in_one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) and not message.startswith("not enough memory"):
         message = f"not enough memory ({message}); use fewer units (--hidden) or fewer rows"
     return message
 

@@ -90,7 +90,7 @@ def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
 def nbytes(x: Array, dtype: str) -> int:
     """The bytes of an array whose integers stay what they are, and all else becomes `dtype`."""
     kind = x.dtype if _is_integral(x) else np.dtype(dtype)
-    return prod(x.shape) * kind.itemsize
+    return prod(x.shape) * getattr(kind, "itemsize", 8)  # which the standard does not know
 
 
 def _is_integral(x: Array) -> bool:

@@ -86,8 +86,10 @@ class Device(NamedTuple):
         Between libraries on the CPU the NumPy array is a view, so nothing is copied there either.
         """
         if compat.is_array_api_obj(x) and _same_gpu(self, device_of(x)):
+            # JAX's arrays never change, so they share no memory with what others write to.
+            if self.library == "jax":  # which reads no strides with gaps either; a copy has none
+                return self.xp.from_dlpack(device_of(x).xp.asarray(x, copy=True))
             adopted = self.xp.from_dlpack(x)
-            # JAX's arrays never change: who writes to their memory must have a copy of it.
             return self.xp.asarray(adopted, copy=True) if compat.is_jax_array(x) else adopted
         x = to_host(x)
         if self.library != "numpy":
@@ -118,6 +120,15 @@ class Device(NamedTuple):
             if "bytes_limit" in memory:
                 return memory["bytes_limit"] - memory.get("bytes_in_use", 0)
         return None
+
+    def give_back(self) -> None:
+        """Return to the device what its library keeps for reuse; arrays are not touched."""
+        if self.library == "cupy":
+            cupy = import_module("cupy")
+            cupy.get_default_memory_pool().free_all_blocks()
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
+        elif self.library == "torch" and self.handle.type == "cuda":
+            import_module("torch").cuda.empty_cache()
 
     def synchronize(self, *arrays: Array) -> None:
         """Wait for the device.  JAX can wait for arrays only: pass what was computed last."""
@@ -260,8 +271,37 @@ def available() -> list[DeviceInfo]:
             try:
                 rows.extend(_rows(kind, title))
             except Exception as error:  # one broken library must not hide the others
-                rows.append(DeviceInfo(kind, title, problem=_first_line(error)))
+                rows.append(DeviceInfo(kind, title, problem=first_line(error)))
     return rows
+
+
+def unusable(device: Device, error: BaseException) -> str | None:
+    """What is wrong with a GPU that was found, if that is what a library's error means; else None.
+
+    CUDA says so when a program first runs there, and not when devices are counted.
+    """
+    said, library = str(error), device.library
+    found = f"{_TITLES.get(library, library)} says: {first_line(error)}"
+    if re.search(r"UnsupportedPtxVersion|UNSUPPORTED_PTX_VERSION|InsufficientDriver", said):
+        return (
+            f"device {device.name!r} has a driver that is older than the CUDA of this library "
+            f"({found}); update the driver, or replace the library: {_install(library)}"
+        )
+    if re.search(
+        r"(?i)NoKernelImage|no kernel image|NO_BINARY_FOR_GPU|value for --gpu-architecture", said
+    ):
+        return (
+            f"device {device.name!r} is a GPU that this build does not serve ({found}); install "
+            f"one that does: {_install(library)}"
+        )
+    if re.search(r"Failure finding \"|cannot open shared object|CuPy failed to load", said):
+        return (
+            f"device {device.name!r} needs a library of CUDA that is not found ({found}); "
+            f"run: {_install_cuda() if library == 'cupy' else _install(library)}"
+        )
+    if type(error).__name__ in ("CompileException", "NVRTCError"):
+        return f"device {device.name!r} cannot compile its kernels ({found}); {_HEADERS}"
+    return None
 
 
 # From arrays to devices
@@ -313,7 +353,7 @@ def _cupy_devices(kind: str) -> list[Device]:
     try:
         count, reason = cupy.cuda.runtime.getDeviceCount(), "no device"
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        count, reason = 0, _first_line(error)
+        count, reason = 0, first_line(error)
     if not count:
         driver, remedy = _cuda_driver(), "see what nvidia-smi shows, or use 'cpu'"
         found = f"a driver for CUDA {driver // 1000}" if driver else "no NVIDIA driver"
@@ -323,6 +363,14 @@ def _cupy_devices(kind: str) -> list[Device]:
             f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); "
             f"{remedy}"
         )
+    try:  # both are looked for when they are first needed, which is in the first step
+        cupy.cuda.nvrtc.getVersion()
+        cupy.cuda.cublas  # noqa: B018
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ImportError(
+            f"device {kind!r} needs the libraries of CUDA, which CuPy does not find "
+            f"({first_line(error)}); run: {_install_cuda()}"
+        ) from error
     xp = import_module("array_api_compat.cupy")
     return [_device(xp, cupy.cuda.Device(index)) for index in range(count)]
 
@@ -371,7 +419,7 @@ def _load(library: str, kind: str) -> Any:
             raise ImportError(_not_installed(library, kind)) from None
         raise ImportError(
             f"device {kind!r} needs {_TITLES[library]}, which is installed but cannot be imported "
-            f"({_first_line(error)}); reinstall it: {_install(library)}"
+            f"({first_line(error.__cause__ or error)}); reinstall it: {_install(library)}"
         ) from error
 
 
@@ -391,6 +439,20 @@ def _install(library: str) -> str:
         "python -m pip install 'nnaccel[cuda12]' (or cuda13, by the CUDA version that nvidia-smi "
         "shows; no NVIDIA driver is found here)"
     )
+
+
+def _install_cuda() -> str:
+    """What brings cuBLAS, NVRTC and the headers to the CuPy that is installed."""
+    names = [name for name in ("cupy-cuda12x", "cupy-cuda13x") if _has_distribution(name)]
+    name = names[0] if names else f"cupy-cuda{_cuda_major() or 12}x"
+    return f"python -m pip install '{name}[ctk]'"
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _cuda_driver() -> int | None:
@@ -415,7 +477,7 @@ def _cuda_major() -> int | None:
 
 def _rows(kind: str, title: str) -> Iterator[DeviceInfo]:
     if kind == "cpu" or kind.endswith(":cpu"):
-        yield DeviceInfo(kind, title, _processor(), *_host_memory())
+        yield DeviceInfo(kind, title, _processor(), *host_memory())
         return
     if kind != "torch:mps" and _cuda_driver() is None and not Path("/dev/kfd").exists():
         raise RuntimeError(
@@ -453,7 +515,7 @@ def _processor() -> str:
     return f"{name}, {len(usable)} cores"
 
 
-def _host_memory() -> tuple[int | None, int | None]:
+def host_memory() -> tuple[int | None, int | None]:
     """Bytes of memory, all and free, caches that the system gives up on demand counted as free."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -479,8 +541,10 @@ def _version(library: str) -> str:
     return ""
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """What an error says first; lines without a word do not count."""
+    lines = (line.strip() for line in str(error).splitlines() if re.search(r"\w", line))
+    return next(lines, type(error).__name__)
 
 
 _KINDS: dict[str, Callable[[str], list[Device]]] = {
@@ -510,6 +574,8 @@ _MEANT = {
     "jax:cuda": "jax:gpu",
     "tpu": "jax:tpu",
 }
+
+_HEADERS = "the headers and the NVRTC of CUDA must be of one version, see cupy.show_config()"
 
 _TITLES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
+from nnaccel.failures import in_words
 from nnaccel.inputs import (
     check_foreign,
     check_weights,
@@ -309,7 +310,8 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
                 self._check_shape(setting.network)
             held_out = self._held_out(setting, validation_data)
             if self.solver == "lbfgs":
-                self._fit_lbfgs(setting, X, codes, weights, held_out)
+                with in_words(where, setting.network, setting.dtype):
+                    self._fit_lbfgs(setting, X, codes, weights, held_out)
             else:
                 self._fit_stochastic(setting, X, codes, weights, held_out, rng, incremental)
             arrays = [*self.coefs_, *self.intercepts_]
@@ -720,8 +722,9 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         X = self._check_X(X, reset=False)
         home = device_of(X) if is_foreign(X) else select("cpu")
         where = device_of(self._first_coef) if self.device is None else select(self.device)
-        with where.context(), np.errstate(all="ignore"):
-            network = self._network(self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+        network = self._network(self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+        dtype = str(self._first_coef.dtype).rpartition(".")[2]
+        with in_words(where, network, dtype), where.context(), np.errstate(all="ignore"):
             tree = self._tree(network, where)
             parts = list(logits(network, tree, X, where, tree[0][0].dtype))
             return parts[0] if len(parts) == 1 else where.xp.concat(parts), home

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from nnaccel.batches import bounds, is_sparse
-from nnaccel.data import Data, HostData
+from nnaccel.data import Data, HostData, nbytes
 from nnaccel.devices import Device
 from nnaccel.typing import Array
 
@@ -59,6 +59,14 @@ def in_order(data: Data | HostData, where: Device) -> Chunks:
 def training_rows(data: HostData, batch_size: int) -> int:
     """The rows of a chunk to train on: whole batches, at least one."""
     return batch_size * max(1, ELEMENTS // data.X.shape[1] // batch_size)
+
+
+def bytes_on_device(data: Data | HostData, batch_size: int, dtype: str) -> int:
+    """What the examples take of a device while it trains on them."""
+    if isinstance(data, Data):
+        return sum(nbytes(x, dtype) for x in data if x is not None)
+    rows = min(training_rows(data, batch_size), data.X.shape[0])
+    return 3 * rows * data.X.shape[1] * data.X.dtype.itemsize
 
 
 def evaluation_rows(X: Any) -> int:

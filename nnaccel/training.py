@@ -21,13 +21,21 @@ from nnaccel.batches import bounds, is_sparse, minibatch
 from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, select, to_host
+from nnaccel.failures import in_words
 from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
-from nnaccel.streaming import Chunks, evaluation_rows, in_order, stream, training_rows
+from nnaccel.streaming import (
+    Chunks,
+    bytes_on_device,
+    evaluation_rows,
+    in_order,
+    stream,
+    training_rows,
+)
 from nnaccel.typing import Array, Ops
 
 
@@ -123,6 +131,8 @@ def train(
         At once, for arrays that do not fit together or values out of range.
     FloatingPointError
         In the epoch where the loss or a parameter stops being finite.
+    MemoryError
+        Where the device, or the host, has no memory left; it names a batch that would fit.
     """
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
@@ -130,37 +140,60 @@ def train(
     at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
-    data = put(network, loss, where, dtype, X, Y, weights)
-    held_out = None if validation is None else put(network, loss, where, dtype, *validation)
-    with where.context():
-        start = initialize(network, seed) if params is None else params
-        start = where.asarray(start if after is None else after.params, dtype, copy=True)
-        _check_params(network, start)
-        state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-        ops = bind(where.xp, fast=fast)
-        options = {"l2": float(l2), "metric": metric, "seed": seed}
-        step = make_step(network, loss, optimizer, ops, dtype=start.dtype, **options)
-        whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
-        evaluation = make_evaluation(
-            network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
+
+    def begin() -> Iterator[Epoch]:
+        data = put(network, loss, where, dtype, X, Y, weights)
+        held_out = None if validation is None else put(network, loss, where, dtype, *validation)
+        N = data.X.shape[0]
+        with where.context():
+            start = initialize(network, seed) if params is None else params
+            start = where.asarray(start if after is None else after.params, dtype, copy=True)
+            _check_params(network, start)
+            state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
+            ops = bind(where.xp, fast=fast)
+            options = {"l2": float(l2), "metric": metric, "seed": seed}
+            step = make_step(network, loss, optimizer, ops, dtype=start.dtype, **options)
+            whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
+            evaluation = make_evaluation(
+                network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
+            )
+            epoch = compile_epoch(step, where.xp, batch_size, whole, layout(network))
+            epoch = _epoch_on(data, epoch, batch_size, where)
+            held_out = None if held_out is None else in_order(held_out, where)
+        run = _run(
+            epoch,
+            compile_step(evaluation, where.xp),
+            start,
+            state,
+            N,
+            held_out,
+            where=where,
+            limit=limit_threads(network, batch_size, where.xp),
+            metric=metric,
+            batch_size=batch_size,
+            numbers=range(1 if after is None else after.number + 1, epochs + 1),
+            orders=lambda number: order_of(N, seed, number, shuffle),
         )
-        epoch = compile_epoch(step, where.xp, batch_size, whole, layout(network))
-        epoch = _epoch_on(data, epoch, batch_size, where)
-        held_out = None if held_out is None else in_order(held_out, where)
-    return _run(
-        epoch,
-        compile_step(evaluation, where.xp),
-        start,
-        state,
-        data.X.shape[0],
-        held_out,
-        where=where,
-        limit=limit_threads(network, batch_size, where.xp),
-        metric=metric,
-        batch_size=batch_size,
-        numbers=range(1 if after is None else after.number + 1, epochs + 1),
-        orders=lambda number: order_of(data.X.shape[0], seed, number, shuffle),
-    )
+        return _in_words(
+            run,
+            in_words(
+                where,
+                network,
+                dtype,
+                batch_size=min(batch_size, N),
+                data=bytes_on_device(data, batch_size, dtype),
+                members=start.shape[0] if start.ndim == 2 else 1,
+            ),
+        )
+
+    # In a function of its own, so that an error does not keep alive what it has put on a device.
+    with in_words(where, network, dtype):
+        return begin()
+
+
+def _in_words(epochs: Iterator[Epoch], context: AbstractContextManager[None]) -> Iterator[Epoch]:
+    with context:
+        yield from epochs
 
 
 def _run(
@@ -341,7 +374,8 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
 
     With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
-    array of any library. ValueError when its width is not that of the network.
+    array of any library. ValueError when its width is not that of the network, MemoryError where
+    the device has no memory left.
     """
     where = device_of(params)
     link = losses.get(loss).link if loss is not None else None
@@ -351,7 +385,8 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
             f"{tuple(X.shape)}"
         )
-    with where.context(), np.errstate(all="ignore"):
+    dtype = str(params.dtype).rpartition(".")[2]
+    with in_words(where, network, dtype), where.context(), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
         for start, stop in bounds(X.shape[0], evaluation_rows(X)):
             rows = rows_of(X, slice(start, stop), where, params.dtype)

@@ -1,6 +1,7 @@
 """The device flag, and the door between host and device."""
 
 import ctypes
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -240,8 +241,21 @@ class FakeDevice(SimpleNamespace):
     def __init__(self, id):
         super().__init__(id=id)
 
+    def __enter__(self):
+        return self
 
-def fake_cupy(monkeypatch, count):
+    def __exit__(self, *error):
+        pass
+
+
+class LibrariesMissing(SimpleNamespace):
+    """A `cupy.cuda` that looks for cuBLAS in vain."""
+
+    def __getattr__(self, name):
+        raise ImportError(f'Failure finding "libcublasLt.so.13": No such file: {name}')
+
+
+def fake_cupy(monkeypatch, count, *, libraries=True):
     """A CuPy that sees `count` devices, or raises what it is given instead."""
 
     def get_device_count():
@@ -254,10 +268,22 @@ def fake_cupy(monkeypatch, count):
         getDeviceCount=get_device_count,
         getDeviceProperties=lambda index: {"name": f"GPU {index}".encode()},
     )
-    cuda = SimpleNamespace(runtime=runtime, Device=FakeDevice)
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))
+    cuda = LibrariesMissing(runtime=runtime, Device=FakeDevice, nvrtc=nvrtc)
+    if libraries:
+        cuda.cublas = SimpleNamespace()
+    pools = [SimpleNamespace(freed=0, free_bytes=lambda: 5) for _ in range(2)]
+    for pool in pools:
+        pool.free_all_blocks = lambda pool=pool: setattr(pool, "freed", pool.freed + 1)
+    module = SimpleNamespace(
+        cuda=cuda,
+        get_default_memory_pool=lambda: pools[0],
+        get_default_pinned_memory_pool=lambda: pools[1],
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
     xp = SimpleNamespace(__name__="array_api_compat.cupy")
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", xp)
+    return pools
 
 
 @pytest.fixture(params=[None, 12040, 13000], ids=["no driver", "CUDA 12.4", "CUDA 13.0"])
@@ -283,6 +309,7 @@ def test_cupy_not_installed(monkeypatch, driver):
     ("count", "reason"),
     [
         (CUDARuntimeError("cudaErrorInsufficientDriver: too old"), "cudaErrorInsufficientDriver"),
+        (CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device"), "cudaErrorNoDevice"),
         (0, "no device"),
     ],
 )
@@ -292,7 +319,7 @@ def test_cupy_installed_without_a_device(monkeypatch, driver, count, reason):
         select("cuda:1")
     assert reason in str(raised.value)
     assert ("no NVIDIA driver" in str(raised.value)) == (driver is None)
-    assert ("replace CuPy" in str(raised.value)) == bool(driver and count)
+    assert ("replace CuPy" in str(raised.value)) == bool(driver and "Driver" in reason)
     assert select("auto").name == "cpu"
 
 
@@ -303,6 +330,116 @@ def test_cupy_with_devices(monkeypatch):
     assert select("cuda:1").context() == FakeDevice(1)
     with pytest.raises(ValueError, match="'cuda:2' needs a number below 2, .*'cuda:1'$"):
         select("cuda:2")
+
+
+def test_memory_of_a_gpu_is_what_is_free_and_what_the_pool_keeps(monkeypatch):
+    pools = fake_cupy(monkeypatch, 1)
+    assert select("cuda").memory_free() == 10 + 5
+    select("cuda").give_back()
+    assert [pool.freed for pool in pools] == [1, 1]
+
+
+def test_memory_that_pytorch_and_jax_have(monkeypatch):
+    torch = pytest.importorskip("torch")
+    for name, value in {
+        "mem_get_info": (100, 800),
+        "memory_reserved": 30,
+        "memory_allocated": 10,
+        "empty_cache": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    device = Device("torch:cuda:0", select("torch").xp, torch.device("cuda", 0))
+    assert device.memory_free() == 120
+    device.give_back()
+    jax = pytest.importorskip("jax")
+    for stats, free in (({"bytes_limit": 70, "bytes_in_use": 30}, 40), ({}, None), (None, None)):
+        handle = SimpleNamespace(memory_stats=lambda stats=stats: stats)
+        assert Device("jax:gpu:0", jax.numpy, handle).memory_free() == free
+
+
+def test_a_device_holds_its_arrays_and_those_of_other_libraries_on_the_same_gpu(
+    xp_device, monkeypatch
+):
+    x = xp_device.asarray(np.ones(2))
+    assert xp_device.device.holds(x)
+    assert xp_device.device.holds(np.ones(2)) == (xp_device.device.name == "cpu")
+    monkeypatch.setattr(devices, "_same_gpu", lambda *_: True)
+    assert xp_device.device.holds(np.ones(2))
+
+
+def test_arrays_of_one_gpu_go_from_library_to_library_by_dlpack(monkeypatch):
+    """On the CPU, which the three share as they share a GPU."""
+    torch = pytest.importorskip("torch")
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(devices, "_same_gpu", lambda *_: True)
+    monkeypatch.setattr(devices, "to_host", lambda x: pytest.fail("it went through the host"))
+    x = torch.arange(12.0).reshape(3, 4)
+    for view in (x, x.T, x[:, ::2], x[:0]):
+        array = select("jax:cpu").asarray(view)
+        assert array.tolist() == view.tolist()
+        assert select("torch").asarray(array).tolist() == view.tolist()
+    array = select("jax:cpu").asarray(x)
+    x[0, 0] = -1
+    select("torch").asarray(array)[0, 0] = -2
+    assert array[0, 0] == 0  # nobody writes to what JAX has
+    assert isinstance(array, jax.Array)
+
+
+def test_cupy_without_the_libraries_of_cuda(monkeypatch):
+    fake_cupy(monkeypatch, 1, libraries=False)
+    monkeypatch.setattr(devices, "_cuda_driver", lambda: 13000)
+    said = r"needs the libraries of CUDA, .*libcublasLt.*run: python -m pip install 'cupy-cuda13x\["
+    with pytest.raises(ImportError, match=said):
+        select("cuda")
+    assert select("auto").name == "cpu"
+    monkeypatch.setattr(devices, "_has_distribution", lambda name: name == "cupy-cuda12x")
+    with pytest.raises(ImportError, match=r"'cupy-cuda12x\[ctk\]'$"):
+        select("cuda")
+
+
+def test_cupys_own_report_of_what_is_missing_is_one_line(monkeypatch):
+    def broken(name):
+        try:
+            raise ImportError("libcudart.so.12: cannot open shared object file")
+        except ImportError as error:
+            raise ImportError("\n======\nFailed to import CuPy.\n\n======\n") from error
+
+    monkeypatch.setattr(devices, "import_module", broken)
+    with pytest.raises(ImportError, match=r"cannot be imported \(libcudart.so.12: cannot open"):
+        select("cuda")
+    assert devices.first_line(ImportError("\n=====\n  Failed.\n")) == "Failed."
+    assert devices.first_line(ImportError("")) == "ImportError"
+
+
+class CompileException(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        ("cudaErrorUnsupportedPtxVersion: the provided PTX was compiled", "update the driver"),
+        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the provided PTX", "a driver that is older"),
+        ("cudaErrorNoKernelImageForDevice: no kernel image is available", "does not serve"),
+        ("CUDA error: no kernel image is available for execution\nmore", "does not serve"),
+        (CompileException("nvrtc: error: invalid value for --gpu-architecture"), "does not serve"),
+        ('Failure finding "libnvrtc.so.13": No such file', r"run: .*\[ctk\]"),
+        (ImportError("libcublas.so.12: cannot open shared object file"), r"run: .*\[ctk\]"),
+        (CompileException("cannot open source file cuda_fp16.h\n1 error"), "cannot compile"),
+        ("cudaErrorIllegalAddress: an illegal memory access", None),
+        (ValueError("X has no rows"), None),
+    ],
+)
+def test_what_a_gpu_says_when_it_is_first_used(monkeypatch, error, match):
+    fake_cupy(monkeypatch, 1)
+    error = CUDARuntimeError(error) if isinstance(error, str) else error
+    said = devices.unusable(select("cuda"), error)
+    if match is None:
+        assert said is None
+    else:
+        assert re.search(match, said)
+        assert said.startswith("device 'cuda:0' ")
+        assert "\n" not in said
 
 
 def test_a_broken_library_is_an_import_error_with_its_reason(monkeypatch):

@@ -37,7 +37,7 @@ FLOORS = {
     ],
     2: ["kernels", "compile"],
     3: ["devices"],
-    4: ["data", "streaming", "training", "lbfgs", "checks", "checkpoint"],
+    4: ["data", "streaming", "failures", "training", "lbfgs", "checks", "checkpoint"],
     5: [
         "estimators",
         "estimator_files",
