@@ -70,8 +70,10 @@ def _in_one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, MemoryError) and not message.startswith("not enough memory"):
-        message = f"not enough memory ({message}); use fewer units (--hidden) or fewer rows"
+    if isinstance(error, MemoryError):
+        if not message.startswith("not enough memory"):
+            message = f"not enough memory ({message}); use fewer units (--hidden) or fewer rows"
+        message = message.replace("batch_size=", "--batch-size ")
     return message
 
 

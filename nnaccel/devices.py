@@ -208,6 +208,11 @@ def dtype_of(device: Device, name: str) -> Any:
     return getattr(device.xp, name)
 
 
+def dtype_name(x: Array) -> str:
+    """The name of the dtype of x, such as "float32", which `dtype_of` takes."""
+    return str(x.dtype).rpartition(".")[2]
+
+
 def prepare(device: Device, dtype: str) -> None:
     """Make `dtype` available on a device that the user named: "float64" on JAX enables x64.
 

@@ -18,7 +18,7 @@ from nnaccel import checkpoint, recipes, records
 from nnaccel.batches import n_steps
 from nnaccel.data import class_weights
 from nnaccel.datasets import split
-from nnaccel.devices import Device, select, to_host
+from nnaccel.devices import Device, dtype_name, select, to_host
 from nnaccel.features import Features, fit_features
 from nnaccel.kernels import worth_loading
 from nnaccel.losses import Loss
@@ -29,6 +29,7 @@ from nnaccel.sources import Examples, take
 from nnaccel.tables import TableWarning, import_extra
 from nnaccel.targets import Target, fit_target, rows_with_target
 from nnaccel.training import EarlyStopping, Epoch, predict, train
+from nnaccel.typing import Array
 
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
@@ -37,7 +38,7 @@ class Model(NamedTuple):
     """A trained network with all that it takes to use it on a table."""
 
     network: Network
-    params: np.ndarray
+    params: Array
     loss: Loss
     features: Features
     target: Target
@@ -48,7 +49,7 @@ class Model(NamedTuple):
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
         target's own units. Raises ValueError for a table that does not fit."""
-        return self.outputs_of(self.features.transform(data, str(self.params.dtype)), device)
+        return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
         """The same for rows that are encoded already, X (N, D)."""
@@ -74,6 +75,12 @@ class Model(NamedTuple):
     def evaluate(self, data: Any, y: Any, device: Device | None = None) -> dict[str, Any]:
         """Scores on labelled rows; see `scores_of`."""
         return scores_of(self.target, self.outputs(data, device), y)
+
+    def to(self, device: str | Device) -> "Model":
+        """The same model with its parameters on a device, where it then computes."""
+        where = select(device)
+        with where.context():
+            return self._replace(params=where.asarray(self.params))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model to one safe file; see `nnaccel.checkpoint.save`."""

@@ -47,7 +47,7 @@ from nnaccel.batches import bounds, n_steps
 from nnaccel.callbacks import Watch
 from nnaccel.compile import compile_step
 from nnaccel.data import Data, HostData, put, rows_of
-from nnaccel.devices import Device, device_of, dtype_of, prepare, select, to_host
+from nnaccel.devices import Device, device_of, dtype_name, dtype_of, prepare, select, to_host
 from nnaccel.kernels import bind
 from nnaccel.layers import Chain, Dense
 from nnaccel.losses import Loss
@@ -723,8 +723,8 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         home = device_of(X) if is_foreign(X) else select("cpu")
         where = device_of(self._first_coef) if self.device is None else select(self.device)
         network = self._network(self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
-        dtype = str(self._first_coef.dtype).rpartition(".")[2]
-        with in_words(where, network, dtype), where.context(), np.errstate(all="ignore"):
+        guard = in_words(where, network, dtype_name(self._first_coef))
+        with guard, where.context(), np.errstate(all="ignore"):
             tree = self._tree(network, where)
             parts = list(logits(network, tree, X, where, tree[0][0].dtype))
             return parts[0] if len(parts) == 1 else where.xp.concat(parts), home

@@ -163,7 +163,7 @@ class Pipeline:
     """Three chunks on their way: one that steps read, one being copied, one being gathered.
 
     A thread gathers rows into pinned memory, from where they are copied on a stream of their own.
-    Events order copies and steps on the device: the host waits for copies alone, never for steps.
+    Events order copies and steps on the device; the host waits for copies alone.
     """
 
     def __init__(self, data: HostData, rows: int, copies: Copies) -> None:

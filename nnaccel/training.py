@@ -20,7 +20,7 @@ from nnaccel import losses, optimizers
 from nnaccel.batches import bounds, is_sparse, minibatch
 from nnaccel.compile import compile_epoch, compile_step
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
-from nnaccel.devices import Device, device_of, select, to_host
+from nnaccel.devices import Device, device_of, dtype_name, select, to_host
 from nnaccel.failures import in_words
 from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
@@ -385,8 +385,7 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
             f"{tuple(X.shape)}"
         )
-    dtype = str(params.dtype).rpartition(".")[2]
-    with in_words(where, network, dtype), where.context(), np.errstate(all="ignore"):
+    with in_words(where, network, dtype_name(params)), where.context(), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
         for start, stop in bounds(X.shape[0], evaluation_rows(X)):
             rows = rows_of(X, slice(start, stop), where, params.dtype)

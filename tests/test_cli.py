@@ -502,6 +502,33 @@ def test_too_little_memory(error, monkeypatch):
     )
 
 
+def test_a_batch_that_is_too_large_names_one_that_fits(here, capsys, monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\nAnd more.")
+
+    monkeypatch.setattr("nnaccel.training.compile_epoch", lambda *_: refuse)
+    assert main(["train", "iris", "--device", "cpu", "--batch-size", "64"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "nnaccel: error: not enough memory on 'cpu' (RESOURCE_EXHAUSTED: Out of memory allocating"
+    )
+    assert line.endswith("; --batch-size 32 would fit")
+    assert list(here.iterdir()) == []
+
+
+def test_a_gpu_that_cannot_be_used_is_one_line(here, capsys, monkeypatch):
+    class CompileException(Exception):
+        pass
+
+    def refuse(*args):
+        raise CompileException("\nnvrtc: error: invalid value for --gpu-architecture (-arch)\n")
+
+    monkeypatch.setattr("nnaccel.training.compile_epoch", lambda *_: refuse)
+    assert main(["train", "iris", "--device", "cpu"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "is a GPU that this build does not serve" in line
+
+
 def test_a_model_is_replaced_and_nothing_else(run, error, here):
     run("train", "iris", *QUICK)
     before = (here / "iris.safetensors").read_bytes()

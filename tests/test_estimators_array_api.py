@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.utils import _array_api
 
 from nnaccel import MLPClassifier, MLPRegressor
-from nnaccel.devices import device_of, to_host
+from nnaccel.devices import device_of, select, to_host
 from nnaccel.inputs import is_foreign
 
 pytestmark = [
@@ -144,6 +144,24 @@ def test_torch_by_name_and_home_again():
     np.testing.assert_allclose(clf.predict_proba(X), P, atol=1e-12)
     with pytest.raises(ValueError, match="device must be one of"):
         clf.to("tpu9")
+
+
+@pytest.mark.parametrize("trained_on", ["cpu", "torch", "jax:cpu"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_predictions_on_another_device_than_that_of_the_training(trained_on, solver):
+    pytest.importorskip({"cpu": "numpy"}.get(trained_on, trained_on.partition(":")[0]))
+    clf = MLPClassifier((8,), device=trained_on, max_iter=5, random_state=0, solver=solver)
+    P = clf.fit(X, Y).predict_proba(X)
+    for name in ("torch", "jax:cpu", "cpu"):
+        pytest.importorskip({"cpu": "numpy"}.get(name, name.partition(":")[0]))
+        assert clf.to(name) is clf
+        assert device_of(clf.coefs_[0]).name == select(name).name
+        found = clf.predict_proba(X)
+        assert type(found) is np.ndarray
+        np.testing.assert_allclose(found, P, atol=1e-12)
+    if solver == "adam":
+        clf.to("torch").partial_fit(X, Y)  # and goes on learning there
+        assert device_of(clf.coefs_[0]).name == "torch:cpu"
 
 
 def test_sparse_on_another_library():

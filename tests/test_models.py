@@ -8,7 +8,7 @@ import pytest
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
 
 from nnaccel import checkpoint  # noqa: E402
-from nnaccel.devices import prepare, select  # noqa: E402
+from nnaccel.devices import device_of, prepare, select  # noqa: E402
 from nnaccel.models import Fit, Model, scores_of  # noqa: E402
 from nnaccel.recipes import Settings  # noqa: E402
 from nnaccel.sources import Examples, read  # noqa: E402
@@ -97,6 +97,28 @@ def test_the_same_run_on_every_library(dtype, tolerance):
         losses[name] = [*trained(fit).history[0].values()]
     for name in losses:
         np.testing.assert_allclose(losses[name], losses["cpu"], rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("trained_on", ["cpu", "torch", "jax:cpu"])
+def test_a_model_predicts_on_another_device_than_it_was_trained_on(trained_on, tmp_path):
+    pytest.importorskip({"cpu": "numpy"}.get(trained_on, trained_on.partition(":")[0]))
+    columns = random_table()
+    model = trained(Fit(examples(columns), Settings(**QUICK), device=select(trained_on)))
+    table = features(columns)
+    expected = model.outputs(table)
+    for name in ("cpu", "torch", "jax:cpu"):
+        try:
+            there = model.to(name)
+        except ImportError:
+            continue
+        assert device_of(there.params).name == select(name).name
+        np.testing.assert_allclose(there.outputs(table), expected, rtol=1e-5)
+        np.testing.assert_array_equal(there.predict(table), model.predict(table))
+        np.testing.assert_allclose(there.outputs(table, select("cpu")), expected, rtol=1e-5)
+        np.testing.assert_allclose(model.outputs(table, select(name)), expected, rtol=1e-5)
+        there.save(tmp_path / "m.safetensors")
+        np.testing.assert_array_equal(Model.load(tmp_path / "m.safetensors").params, model.params)
+        assert type(there.to("cpu").params) is np.ndarray
 
 
 def test_the_same_seed_gives_the_same_model_and_another_one_another():
