@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from math import prod
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 import array_api_compat as compat
 import numpy as np
 
 from nnaccel.batches import is_sparse
-from nnaccel.devices import Device, device_of, select, to_host
+from nnaccel.devices import Device, device_of, dtype_of, select, to_host
 from nnaccel.losses import Loss
 from nnaccel.network import Network
 from nnaccel.typing import Array
@@ -51,6 +52,7 @@ def put(
     Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
     brought to mean 1. ValueError that names the array, what was expected and what came.
     """
+    dtype_of(where, dtype)  # that there is one of that name
     X, Y = (x if is_sparse(x) or compat.is_array_api_obj(x) else to_host(x) for x in (X, Y))
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
@@ -89,8 +91,13 @@ def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
 
 def nbytes(x: Array, dtype: str) -> int:
     """The bytes of an array whose integers stay what they are, and all else becomes `dtype`."""
-    kind = x.dtype if _is_integral(x) else np.dtype(dtype)
-    return prod(x.shape) * getattr(kind, "itemsize", 8)  # which the standard does not know
+    each = getattr(x.dtype, "itemsize", 8) if _is_integral(x) else itemsize(dtype)
+    return prod(x.shape) * each
+
+
+def itemsize(dtype: str) -> int:
+    """The bytes of a number, of which the name of its dtype ends in the bits: "float32"."""
+    return int(dtype.lstrip(ascii_letters)) // 8
 
 
 def _is_integral(x: Array) -> bool:

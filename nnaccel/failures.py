@@ -11,9 +11,7 @@ import re
 import traceback
 from typing import Any
 
-import numpy as np
-
-from nnaccel.data import RESIDENT
+from nnaccel.data import RESIDENT, itemsize
 from nnaccel.devices import Device, first_line, host_memory, unusable
 from nnaccel.network import Network, layout
 
@@ -45,7 +43,7 @@ class in_words:
         members: int = 1,
     ) -> None:
         self.where = where
-        self.need = needs(network, dtype, members)
+        self.network, self.dtype, self.members = network, dtype, members
         self.batch_size, self.data = batch_size, data
 
     def __enter__(self) -> None:
@@ -65,7 +63,8 @@ class in_words:
             free = self.where.memory_free()
             free = host_memory()[1] if free is None else free
             said = f"{OURS} on {self.where.name!r} ({first_line(error)})"
-            known, remedy = _advice(free, self.need, self.batch_size, self.data)
+            need = needs(self.network, self.dtype, self.members)
+            known, remedy = _advice(free, need, self.batch_size, self.data)
             raise MemoryError(f"{said}: {known}; {remedy}") from error
         if message := unusable(self.where, error):
             raise RuntimeError(message) from error
@@ -102,7 +101,7 @@ def needs(network: Network, dtype: str, members: int = 1) -> tuple[int, int]:
     Parameters: values, gradient and the two moments of Adam. An example: its inputs, and for each
     unit Z and A, which are kept for the way back, with dA and dZ.
     """
-    number = np.dtype(dtype).itemsize * members
+    number = itemsize(dtype) * members
     units = _units(network.layers, network.n_inputs)
     return 4 * number * layout(network).size, number * (network.n_inputs + 4 * units)
 
