@@ -8,7 +8,6 @@ A chunk is a small data set on the device: what trains on resident data trains o
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from itertools import chain, cycle, pairwise
@@ -180,7 +179,11 @@ class Pipeline:
         ]
 
     def __call__(self, order: np.ndarray | None = None) -> Iterator[Data]:
+        from concurrent.futures import ThreadPoolExecutor  # 8 ms to load
+
         steps = self._copies.current()
+        for slot in self._slots:  # a new buffer may be one that steps before this still read
+            slot.used.record(steps)
         parts = _parts(self._data, self._rows, order)
         with ThreadPoolExecutor(1) as reader:
             gathered = (

@@ -468,6 +468,21 @@ def test_a_run_that_is_left_in_the_middle_can_be_followed_by_another():
     np.testing.assert_array_equal(read[0][0], data.X[::-1][:8])
 
 
+def test_a_buffer_that_was_another_array_before_is_read_to_its_end():
+    """A library's pool hands memory out again as soon as nothing but launched work needs it."""
+    machine, old = Machine("eager copies"), np.full((100, D), 7, "float32")
+
+    class Recycled(FakeCopies):
+        def empty(self, shape, dtype):
+            return old[: shape[0]] if shape == (8, D) else np.empty(shape, dtype)
+
+    read = []
+    machine.steps.enqueue(lambda: read.append(old.copy()))
+    next(Pipeline(host_data(8), 8, Recycled(machine))())
+    machine.steps.force(None)
+    assert (read[0] == 7).all()
+
+
 def test_the_buffers_are_three_chunks_whatever_the_data():
     copies = FakeCopies(Machine("eager copies"))
     pipeline = Pipeline(host_data(1000), 8, copies)
