@@ -265,6 +265,34 @@ def test_an_epoch_does_not_wait_for_the_device(xp, device, optimizer):
     assert_same_run((*plain, np.asarray(records)), expected)
 
 
+class Counter:
+    """A step counter on the device: it can be read only once."""
+
+    def __init__(self, value, reads=1):
+        self.value, self.reads = value, reads
+
+    def __add__(self, n):
+        return Counter(self.value + n, 0)
+
+    def __int__(self):
+        assert self.reads, "the host waits for the device"
+        self.reads -= 1
+        return self.value
+
+
+@HOST
+def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
+    problem = simple()
+    epoch = whole_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    params, state = problem.start
+    state = state._replace(step=Counter(7))
+    for _ in range(3):
+        params, state, _ = epoch(params, state, problem.data, problem.order)
+    expected = trained(problem.steps(), problem, state_step=7)
+    np.testing.assert_allclose(params, expected[0], rtol=1e-3, atol=1e-5)
+    assert state.step.value == expected[1].step
+
+
 @HOST
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])

@@ -161,12 +161,15 @@ def epoch_of(
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
+    left: tuple[Any, int] = None, 0  # the counter that the last epoch has left, and its value
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+        nonlocal left
         if params.ndim != 1:
             return None
         batches = bounds(order.shape[0], batch_size)
-        step = np.int32(int(state.step))  # the one time that the host waits for the device
+        # The host waits for the device here, for the first epoch of a run, and nowhere else.
+        step = np.int32(left[1] if state.step is left[0] else int(state.step))
         now = State(step, state.slots)
         updates = updates_of(optimizer, params, now, len(batches), n_weights, xp=host)
         if updates is None:
@@ -197,6 +200,7 @@ def epoch_of(
         records = np.array(records) if on_host else xp.stack(records)
         if metric is not None:
             records = xp.reshape(records, (len(batches), 2))
-        return params, State(state.step + len(batches), tuple(slots)), records
+        left = state.step + len(batches), int(step)
+        return params, State(left[0], tuple(slots)), records
 
     return epoch
