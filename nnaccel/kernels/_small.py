@@ -8,17 +8,15 @@ batch without a gap; a network may have fewer units than a processor's vector ha
 """
 
 from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  # loaded here, so that its threads can be limited
 
-from nnaccel import activations, losses
 from nnaccel.batches import bounds
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
-from nnaccel.layers import Dense
+from nnaccel.kernels._plans import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, by_batch, plan_of
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
@@ -29,19 +27,11 @@ TINY = np.finfo(np.float32).tiny
 
 IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
 ACTIVATIONS = {
-    activations.identity: IDENTITY,
-    activations.relu: RELU,
-    activations.leaky_relu: LEAKY_RELU,
-    activations.tanh: TANH,
-    activations.sigmoid: SIGMOID,
-}
-SLOPE = signature(activations.leaky_relu).parameters["slope"].default
-
-CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR = range(3)
-LOSSES = {
-    losses.softmax_cross_entropy: CROSS_ENTROPY,
-    losses.binary_cross_entropy: BINARY_CROSS_ENTROPY,
-    losses.squared_error: SQUARED_ERROR,
+    "identity": IDENTITY,
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "tanh": TANH,
+    "sigmoid": SIGMOID,
 }
 
 
@@ -60,21 +50,12 @@ def epoch_of(
     None where there is no such code: for other layers, activations and losses. The epoch itself
     returns None, having done nothing, for other optimizers and types.
     """
-    sizes, codes, slopes = [network.n_inputs], [], []
-    for layer in network.layers:
-        if not isinstance(layer, Dense):
-            return None
-        code = ACTIVATIONS.get(layer.activation.plain().forward)
-        if code is None:
-            return None
-        sizes.append(layer.units)
-        codes.append(code)
-        slopes.append(dict(layer.activation.options).get("slope", SLOPE))
-    if loss.function not in LOSSES or loss.options:
+    known = plan_of(network, loss, ACTIVATIONS)
+    if known is None:
         return None
+    sizes, codes = known.sizes, [ACTIVATIONS[name] for name in known.activations]
     n_weights = layout(network).n_weights
-    loss_code = LOSSES[loss.function]
-    plan = np.array(sizes), np.array(codes), np.array(slopes, np.float32)
+    plan = np.array(sizes), np.array(codes), np.array(known.parameters, np.float32)
     space = np.empty(2 * batch_size * sum(sizes), np.float32)
     grads = np.empty(layout(network).size, np.float32)
 
@@ -82,7 +63,7 @@ def epoch_of(
         X, Y, weights = data
         if not (params.dtype == X.dtype == np.float32):
             return None
-        if loss_code == CROSS_ENTROPY and Y.ndim != 1:
+        if known.loss == CROSS_ENTROPY and Y.ndim != 1:
             return None
         n_steps = len(bounds(order.shape[0], batch_size))
         rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
@@ -108,14 +89,14 @@ def epoch_of(
         values = np.empty(n_steps, np.float32)
         Z = np.empty((0 if metric is None else order.shape[0], sizes[-1]), np.float32)
         small_epoch(
-            params, *state.slots, grads, *inputs, batch_size, *plan, loss_code, scalars, betas,
+            params, *state.slots, grads, *inputs, batch_size, *plan, known.loss, scalars, betas,
             n_weights, np.float32(l2), space, values, Z,
         )  # fmt: skip
         state = State(state.step + n_steps, state.slots)
         if metric is None:
             return params, state, values
         weights = None if weights is None else weights[order]
-        means = by_batch(metric, Z, Y[order], weights, batch_size)
+        means = by_batch(metric, Z, Y[order], weights, batch_size, xp=xp)
         return params, state, np.stack([values, means], axis=1)
 
     return epoch
@@ -127,23 +108,6 @@ def fixed(values: Any, dtype: Any, ndim: int) -> Array:
     array = array.view() if array.ndim == ndim else array.reshape((0,) * ndim)
     array.flags.writeable = False
     return array
-
-
-def by_batch(metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int) -> Array:
-    """The metric of each batch (n_steps,): of the full ones at once, as leading axes."""
-    n_full = Z.shape[0] // batch_size
-    split = n_full * batch_size
-
-    def full(x: Array | None) -> Array | None:
-        return None if x is None else x[:split].reshape(n_full, batch_size, *x.shape[1:])
-
-    means = []
-    if n_full:
-        means.append(metric.function(full(Z), full(Y), full(weights), xp=np))
-    if split < Z.shape[0]:
-        rest = None if weights is None else weights[split:]
-        means.append(metric.function(Z[split:], Y[split:], rest, xp=np)[None])
-    return np.concatenate(means)
 
 
 @compiled

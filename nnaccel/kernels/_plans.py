@@ -1,0 +1,82 @@
+"""What the epochs of small networks have in common: which networks they know, and the metric.
+
+One is compiled by Numba for a processor (`_small.py`), one is a CUDA kernel (`_cupy_small.py`).
+"""
+
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+from nnaccel import losses
+from nnaccel.activations import ACTIVATIONS, Activation
+from nnaccel.layers import Dense
+from nnaccel.losses import Loss
+from nnaccel.metrics import Metric
+from nnaccel.network import Network
+from nnaccel.typing import Array, Namespace
+
+CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR = range(3)
+LOSSES = {
+    losses.softmax_cross_entropy: CROSS_ENTROPY,
+    losses.binary_cross_entropy: BINARY_CROSS_ENTROPY,
+    losses.squared_error: SQUARED_ERROR,
+}
+
+
+class Plan(NamedTuple):
+    """Dense layers one after the other, and a loss."""
+
+    sizes: list[int]  # of the input and of each layer
+    activations: list[str]
+    parameters: list[float]  # of the activations: slopes and the like
+    loss: int
+
+
+def plan_of(network: Network, loss: Loss, known: Container[str]) -> Plan | None:
+    """The plan of a network with these activations; None for what has no plan."""
+    sizes, names, parameters = [network.n_inputs], [], []
+    for layer in network.layers:
+        if not isinstance(layer, Dense):
+            return None
+        found = activation_of(layer.activation)
+        if found is None or found[0] not in known:
+            return None
+        sizes.append(layer.units)
+        names.append(found[0])
+        parameters.append(found[1])
+    if not names or loss.function not in LOSSES or loss.options:
+        return None
+    return Plan(sizes, names, parameters, LOSSES[loss.function])
+
+
+def activation_of(activation: Activation) -> tuple[str, float] | None:
+    """The name of an activation of the library, and its parameter; None for any other."""
+    known = ACTIVATIONS.get(activation.name)
+    if known is None or activation.plain() != known:
+        return None
+    parameters: dict[str, Any] = known.forward.__kwdefaults__ or {}
+    parameters = parameters | dict(activation.options)
+    return known.name, float(next(iter(parameters.values()), 0.0))
+
+
+def by_batch(
+    metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int, *, xp: Namespace
+) -> Array:
+    """The metric of each batch (..., n_steps): of the full ones at once, as leading axes.
+
+    Z: (..., N, K).   Y: (N,) or (N, K).   weights: (N,) or None.
+    """
+    lead, (N, K) = Z.shape[:-2], Z.shape[-2:]
+    n_full = N // batch_size
+    split = n_full * batch_size
+
+    def full(x: Array | None) -> Array | None:
+        return None if x is None else xp.reshape(x[:split], (n_full, batch_size, *x.shape[1:]))
+
+    means = []
+    if n_full:
+        logits = xp.reshape(Z[..., :split, :], (*lead, n_full, batch_size, K))
+        means.append(metric.function(logits, full(Y), full(weights), xp=xp))
+    if split < N:
+        rest = None if weights is None else weights[split:]
+        means.append(metric.function(Z[..., split:, :], Y[split:], rest, xp=xp)[..., None])
+    return xp.concat(means, axis=-1)
