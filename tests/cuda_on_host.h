@@ -10,6 +10,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,7 @@ using std::tanh;
 #define __launch_bounds__(threads)
 #define __restrict__
 #define __shared__ static  // blocks run one after the other
+#define CUDA_ON_HOST
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -70,6 +72,17 @@ static const std::function<void()>* body;
 static unsigned threads, begun;      // threads of the block, and those that have begun
 static unsigned long long progress;  // counts barriers released and threads ended
 static bool turned;
+
+// Shared memory of the size that a launch asks for; blocks find what is not a number in it.
+static std::vector<unsigned char> shared;
+
+// What threads have begun to copy, which is there when they have waited for it and not before.
+struct Copy {
+    void* to;
+    const void* from;
+    size_t size;
+};
+static std::vector<std::vector<Copy>> copies;
 
 void Barrier::release() {
     arrived = 0;
@@ -124,6 +137,8 @@ static void run_block() {
     warps.assign((threads + 31) / 32, Barrier{});
     slots.assign(warps.size() * 32, 0);
     for (unsigned t = 0; t < threads; ++t) ++warps[t / 32].members;
+    std::fill(shared.begin(), shared.end(), 0xFF);
+    copies.assign(threads, {});
     unsigned started = 0;
     for (begun = 0; begun < threads;) start(fibers[started++]);
     for (bool all_ended = false; !all_ended;) {
@@ -142,7 +157,8 @@ static void run_block() {
     }
 }
 
-static void launch(const unsigned grid[3], const unsigned shape[3], const std::function<void()>& f) {
+static void launch(
+    const unsigned grid[3], const unsigned shape[3], size_t room, const std::function<void()>& f) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {shape[0], shape[1], shape[2]};
     body = &f;
@@ -153,6 +169,7 @@ static void launch(const unsigned grid[3], const unsigned shape[3], const std::f
         std::abort();
     }
     if (fibers.size() < threads) fibers.resize(threads);
+    shared = std::vector<unsigned char>(room);
     const unsigned long long blocks = 1ull * grid[0] * grid[1] * grid[2];
     for (unsigned long long i = 0; i < blocks; ++i) {
         const unsigned long long b = turned ? blocks - 1 - i : i;
@@ -192,14 +209,32 @@ const char* types(void (*)(P...)) {
 }
 
 template <class... P>
-void launch(void (*kernel)(P...), const unsigned* grid, const unsigned* shape, void** args) {
-    launch(grid, shape, [=] { call(kernel, args, std::index_sequence_for<P...>()); });
+void launch(
+    void (*kernel)(P...), const unsigned* grid, const unsigned* shape, size_t room, void** args) {
+    launch(grid, shape, room, [=] { call(kernel, args, std::index_sequence_for<P...>()); });
 }
 
 }  // namespace host
 
 static inline void __syncthreads() { host::wait(host::block); }
+static inline void __syncwarp() { host::wait(host::warps[host::self->thread / 32]); }
 static inline void __threadfence() {}
+
+template <class T>
+T* shared_memory() {
+    return reinterpret_cast<T*>(host::shared.data());
+}
+
+template <class T>
+void fetch(T* to, const T* from) {
+    host::copies[host::self->thread].push_back({to, from, sizeof(T)});
+}
+
+static inline void fetched() {
+    for (const host::Copy& copy : host::copies[host::self->thread])
+        std::memcpy(copy.to, copy.from, copy.size);
+    host::copies[host::self->thread].clear();
+}
 
 template <class T>
 T __shfl_xor_sync(unsigned, T x, int mask) {

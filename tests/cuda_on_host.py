@@ -30,21 +30,22 @@ GLUE = """
 #include "{source}"
 
 template <auto kernel>
-void run(const unsigned* grid, const unsigned* shape, void** args) {{
-    host::launch(kernel, grid, shape, args);
+void run(const unsigned* grid, const unsigned* shape, size_t room, void** args) {{
+    host::launch(kernel, grid, shape, room, args);
 }}
 
 struct Entry {{
     const char* types;
-    void (*launch)(const unsigned*, const unsigned*, void**);
+    void (*launch)(const unsigned*, const unsigned*, size_t, void**);
 }};
 
 static const Entry table[] = {{{entries}}};
 
 extern "C" const char* types_of(int i) {{ return table[i].types; }}
 
-extern "C" void launch(int i, const unsigned* grid, const unsigned* shape, void** args) {{
-    table[i].launch(grid, shape, args);
+extern "C" void launch(
+    int i, const unsigned* grid, const unsigned* shape, size_t room, void** args) {{
+    table[i].launch(grid, shape, room, args);
 }}
 """
 
@@ -78,15 +79,20 @@ class Kernel:
         self._cupy = cupy
         self._number = list(on_host().expressions()).index(expression)
         self._types = library().types_of(self._number).decode()
+        self.max_dynamic_shared_size_bytes = 48 * 1024
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0
+    ) -> None:
         self._cupy.launches += 1
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
         assert min(*grid, *block) >= 1
         assert len(args) == len(self._types)
         values = [as_argument(x, kind) for x, kind in zip(args, self._types, strict=True)]
         pointers = [ctypes.cast(ctypes.pointer(x), ctypes.c_void_p) for x in values]
         shapes = [(ctypes.c_uint * 3)(*shape, *[1] * (3 - len(shape))) for shape in (grid, block)]
-        library().launch(self._number, *shapes, (ctypes.c_void_p * len(args))(*pointers))
+        room = ctypes.c_size_t(shared_mem)
+        library().launch(self._number, *shapes, room, (ctypes.c_void_p * len(args))(*pointers))
 
 
 def as_argument(x: object, kind: str) -> ctypes._SimpleCData:
@@ -145,17 +151,30 @@ def stand_in() -> ModuleType:
     for name in ("asarray", "empty_like", "reshape", "zeros"):
         setattr(cupy, name, getattr(np, name))
     cupy.cuda = SimpleNamespace(
+        Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),
         compiler=SimpleNamespace(CompileException=CompileException),
         runtime=SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 12080),
     )
     return cupy
 
 
-@cache
-def on_host() -> ModuleType:
-    """The module `nnaccel.kernels._cupy`, on the stand-in for CuPy, under another name."""
-    spec = importlib.util.spec_from_file_location("cupy_on_host", KERNELS / "_cupy.py")
+def loaded(name: str, **modules: ModuleType) -> ModuleType:
+    """That module of the kernels, under another name, where it finds these modules."""
+    spec = importlib.util.spec_from_file_location(f"{name}_on_host", KERNELS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {"cupy": stand_in()}):
+    with mock.patch.dict(sys.modules, modules):
         spec.loader.exec_module(module)
     return module
+
+
+@cache
+def on_host() -> ModuleType:
+    """The module `nnaccel.kernels._cupy` on the stand-in for CuPy."""
+    return loaded("_cupy", cupy=stand_in())
+
+
+@cache
+def small_on_host() -> ModuleType:
+    """The module `nnaccel.kernels._cupy_small`, likewise."""
+    modules = {"cupy": on_host().cupy, "nnaccel.kernels._cupy": on_host()}
+    return loaded("_cupy_small", **modules)

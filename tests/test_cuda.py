@@ -50,8 +50,12 @@ def cupy():
 
 @pytest.fixture
 def xp(monkeypatch):
-    """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's."""
+    """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's. Epochs are
+    those of steps, not those in one launch, which `test_cuda_small.py` is for."""
     monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy", cuda_on_host.on_host())
+    small = cuda_on_host.small_on_host()
+    monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy_small", small)
     namespace = ModuleType("array_api_compat.cupy")
     namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
     return namespace

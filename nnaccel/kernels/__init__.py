@@ -93,9 +93,12 @@ def whole_epoch(
 
     options = {"l2": l2, "metric": metric}
     large = _epochs.epoch_of(network, loss, optimizer, ops, batch_size, seed=seed, **options)
-    if _is_cupy(ops.xp):
-        return large
     small = None
+    if _is_cupy(ops.xp):
+        from nnaccel.kernels._cupy_small import epoch_of
+
+        small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
+        return large if small is None else lambda *args: small(*args) or large(*args)
     if fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of

@@ -14,11 +14,12 @@ from typing import Any
 import cupy
 import numpy as np
 
-from nnaccel import activations, optimizers
+from nnaccel import optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
 from nnaccel.kernels._numpy import dropout_vjp_in_place
 from nnaccel.kernels._places import Buffers
+from nnaccel.kernels._plans import activation_of
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
@@ -89,6 +90,7 @@ def expressions() -> Iterator[str]:
         for name in ("activate", "narrow", "derive"):
             yield from (f"{name}<{T}, {G}>" for G in FUNCTORS.values())
         yield from (f"{name}<{T}>" for name in PLAIN)
+        yield from (f"small_epoch<{T}, {V}>" for V in (1, 4))
 
 
 @cache
@@ -134,12 +136,8 @@ def _versions() -> str:
 @cache
 def functor(activation: Activation) -> tuple[str, float] | None:
     """The functor of `cuda.cu` for an activation, and its parameter; None where there is none."""
-    known = activations.ACTIVATIONS.get(activation.name)
-    if known is None or activation.plain() != known:
-        return None
-    parameters: dict[str, Any] = known.forward.__kwdefaults__ or {}
-    parameters = parameters | dict(activation.options)
-    return FUNCTORS[known.name], float(next(iter(parameters.values()), 0.0))
+    found = activation_of(activation)
+    return None if found is None else (FUNCTORS[found[0]], found[1])
 
 
 def tiles(rows: int, columns: int, element: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -610,3 +610,380 @@ template <class T>
 __global__ void __launch_bounds__(THREADS) clip(T* grads, Index n, const T* factor) {
     scale(grads, n, *factor);
 }
+
+// ---- A whole epoch of a small network in one launch: a block a network
+//
+// Parameters, gradient, minibatch and activations stay in shared memory, transposed as in the notes:
+// a row of numbers for each unit, a column for each example. A warp takes some examples through
+// all layers and back, waiting for nobody: `parts` lanes share out the units of a layer for the
+// same V examples. Then sums over examples are shared out, and then the update: the block waits
+// three times a step. The next minibatch comes in meanwhile.
+
+#ifndef CUDA_ON_HOST  // which has its own
+template <class T>
+__device__ T* shared_memory() {
+    extern __shared__ double2 memory[];
+    return reinterpret_cast<T*>(memory);
+}
+
+// Copies a number from global to shared memory by the time that this thread has `fetched`.
+template <class T>
+__device__ void fetch(T* to, const T* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::
+        "r"(unsigned(__cvta_generic_to_shared(to))), "l"(from), "n"(int(sizeof(T))) : "memory");
+#else
+    *to = *from;
+#endif
+}
+
+__device__ inline void fetched() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+#endif
+
+// A layer as the host describes it: where its W and b are in the flat vectors and in shared memory,
+// where its input (but for X), A and dZ are, and the tiles of dW up to and with this layer.
+struct alignas(16) Place {
+    int D, H, g, from_W, from_b, W, b, input, A, dZ, tiles, none;
+};
+
+inline constexpr int FIELDS = sizeof(Place) / sizeof(int);
+
+// Calls f with the activation of that number, if it is not the identity.
+template <class F>
+__device__ void with_activation(int g, F f) {
+    switch (g) {
+        case 1: f(Sigmoid()); break;
+        case 2: f(Tanh()); break;
+        case 3: f(Relu()); break;
+        case 4: f(LeakyRelu()); break;
+        case 5: f(Softplus()); break;
+        case 6: f(Elu()); break;
+        case 7: f(Selu()); break;
+    }
+}
+
+// V examples of Y = X W + b, for every `parts`th unit: X (D, ..), Y (H, ..), both of that stride.
+// W[d, h] is W[d down + h across]; b may be null.
+template <int V, class T>
+__device__ void multiply(
+    const T* X, const T* W, const T* b, T* Y, int D, int H, int down, int across, int stride,
+    int part, int parts) {
+    constexpr int SOME = 4;
+#pragma unroll 1
+    for (int first = part; first < H; first += SOME * parts) {
+        T sums[SOME][V];
+        int column[SOME];
+#pragma unroll
+        for (int s = 0; s < SOME; ++s) {
+            const int h = first + s * parts < H ? first + s * parts : H - 1;
+            column[s] = h * across;
+            for (int v = 0; v < V; ++v) sums[s][v] = b ? b[h] : T(0);
+        }
+#pragma unroll 2
+        for (int d = 0; d < D; ++d) {
+            const Pack<T, V> x = load<V>(X + d * stride);
+#pragma unroll
+            for (int s = 0; s < SOME; ++s) {
+                const T w = W[d * down + column[s]];
+                for (int v = 0; v < V; ++v) sums[s][v] += x.x[v] * w;
+            }
+        }
+#pragma unroll
+        for (int s = 0; s < SOME; ++s) {
+            const int h = first + s * parts;
+            Pack<T, V> y;
+            for (int v = 0; v < V; ++v) y.x[v] = sums[s][v];
+            if (h < H) store(Y + h * stride, y);
+        }
+    }
+}
+
+enum SmallLoss { CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR };
+
+// This lane's part of the loss of one example, and its dZ.   Z, dZ: columns of K logits.
+// Y: the class, or a column of K.   share: the weight of the example over their number.
+template <class T>
+__device__ T small_loss(
+    int loss, const T* Z, const T* Y, T share, T* dZ, int K, int stride, int part, int parts) {
+    T value = 0;
+    if (loss == CROSS_ENTROPY) {
+        T top = Z[0], S = 0;
+        for (int k = part; k < K; k += parts) top = Z[k * stride] > top ? Z[k * stride] : top;
+        for (int far = LANES / 2; far * parts >= LANES; far /= 2) {
+            const T other = __shfl_xor_sync(WARP, top, far);
+            top = other > top ? other : top;
+        }
+        for (int k = part; k < K; k += parts) {
+            const T e = exp(Z[k * stride] - top);
+            dZ[k * stride] = e;
+            S += e;
+        }
+        for (int far = LANES / 2; far * parts >= LANES; far /= 2)
+            S += __shfl_xor_sync(WARP, S, far);
+        const T y = Y[0], log_S = log(S);
+        for (int k = part; k < K; k += parts) {
+            const bool right = T(k) == y;
+            dZ[k * stride] = (dZ[k * stride] / S - T(right)) * share;
+            if (right) value = log_S - (Z[k * stride] - top);
+        }
+    } else {
+        for (int k = part; k < K; k += parts) {
+            const T z = Z[k * stride], y = Y[k * stride];
+            if (loss == BINARY_CROSS_ENTROPY) {
+                const T e = exp(-fabs(z));
+                dZ[k * stride] = ((z < 0 ? e : T(1)) / (1 + e) - y) * share;
+                value += log1p(e) + (z < 0 ? T(0) : z) - z * y;
+            } else {
+                dZ[k * stride] = (z - y) * share;
+                value += T(0.5) * (z - y) * (z - y);
+            }
+        }
+    }
+    return value * share;
+}
+
+// One tile of [dW; db] = [X; 1] dZ, V x V numbers that are `down` and `across` apart, by `sharing`
+// lanes, of which this one takes the examples from `lane` on.   X: (D, ..).   dZ: (H, ..).
+template <int V, class T>
+__device__ void small_gradient(
+    const T* X, const T* ones, const T* dZ, T* dW, T* db, int D, int H, int tile, bool there, int B,
+    int stride, int lane, int sharing) {
+    const int down = (D + V) / V, across = (H + V - 1) / V;
+    const int d0 = tile / across, h0 = tile - d0 * across;
+    const T *x[V], *z[V];
+    T sums[V][V] = {};
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        const int d = d0 + i * down, h = h0 + i * across;
+        x[i] = d < D ? X + d * stride : ones;
+        z[i] = dZ + (h < H ? h : H - 1) * stride;
+    }
+    const int end = there ? B : 0;
+#pragma unroll (V == 1 ? 4 : 1)
+    for (int i = lane; i < end; i += sharing) {
+        T a[V], d[V];
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            a[j] = x[j][i];
+            d[j] = z[j][i];
+        }
+#pragma unroll
+        for (int j = 0; j < V * V; ++j) sums[j / V][j % V] += a[j / V] * d[j % V];
+    }
+#pragma unroll
+    for (int j = 0; j < V * V; ++j) {
+        T sum = sums[j / V][j % V];
+        for (int far = sharing / 2; far; far /= 2) sum += __shfl_xor_sync(WARP, sum, far);
+        const int d = d0 + j / V * down, h = h0 + j % V * across;
+        if (lane || !there || h >= H) continue;
+        if (d < D) dW[d * (H | 1) + h] = sum;
+        else if (d == D) db[h] = sum;
+    }
+}
+
+// Some steps of Adam, from the one numbered `begin` on, for the network numbered blockIdx.x.
+// params, mu, nu: (networks, P).   X: (N, D), `row` numbers from one to the next.   Y: (N, C), or
+// the class numbers as T with C = 1.   order: (N,).   scalars: (steps of the epoch, 3), as below.
+// records: (steps of the epoch, networks).   logits: (networks, N, K) or null.
+// plan: (layers, FIELDS), see Place.   moments: room for 2 `room` numbers a network, or null where
+// shared memory has it. W's rows have an odd length there, for reading down without conflicts;
+// weights are the first n_weights of `room` numbers. The rest is as _cupy_small.py decides.
+template <class T, int V>
+__global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
+    T* params, T* mu, T* nu, Index P, const Index* plan, const double* slopes, Index layers,
+    const T* X, Index row, const T* Y, Index C, const T* weights, const Index* order, Index N,
+    Index batch, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,
+    double l2, Index loss, T* records, T* logits, T* moments, Index rooms, Index n_weights,
+    Index columns, Index lanes_of_examples, Index sharing_lanes) {
+    const int L = int(layers), stride = int(columns), room = int(rooms), n_w = int(n_weights);
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const int lane = thread % LANES, warp = thread / LANES, warps = threads / LANES;
+    Index* const index = shared_memory<Index>();
+    Place* const place = reinterpret_cast<Place*>(index + 2 * stride);
+    T* const memory = reinterpret_cast<T*>(index + 2 * stride + L * FIELDS / 2);
+    for (int i = thread; i < L * FIELDS; i += threads)
+        reinterpret_cast<int*>(place)[i] = int(plan[i]);
+    __syncthreads();
+
+    const int D = place[0].D, K = place[L - 1].H, targets = int(C);
+    T* const batches = memory;
+    T* const answers = batches + 2 * D * stride;
+    T* const shares = answers + 2 * targets * stride;
+    T* const ones = shares + 2 * stride;
+    T* const p = ones + stride;
+    T* const grads = p + room;
+    T* const partials = grads + room;
+    params += blockIdx.x * P;
+    mu += blockIdx.x * P;
+    nu += blockIdx.x * P;
+    // The host puts moments last, so that the places of layers do not depend on where they are.
+    T* const m = moments ? moments + Index(blockIdx.x) * 2 * room
+                         : memory + place[L - 1].dZ + K * stride;
+    T* const s = m + room;
+
+    const auto each_parameter = [&](auto f) {
+        for (int l = 0; l < L; ++l) {
+            const Place at = place[l];
+            for (int i = thread; i < at.D * at.H; i += threads)
+                f(at.from_W + i, at.W + i / at.H * (at.H | 1) + i % at.H);
+            for (int i = thread; i < at.H; i += threads) f(at.from_b + i, at.b + i);
+        }
+    };
+    for (int i = thread; i < room; i += threads) p[i] = grads[i] = m[i] = s[i] = 0;
+    for (int i = thread; i < stride; i += threads) ones[i] = 1;
+    __syncthreads();
+    each_parameter([&](int from, int to) {
+        p[to] = params[from];
+        m[to] = mu[from];
+        s[to] = nu[from];
+    });
+
+    // The examples of a lane are V from `mine` on, and then as many as the warps take together.
+    const int width = int(lanes_of_examples), parts = LANES / width, part = lane / width;
+    const int mine = (warp * width + lane % width) * V, reach = warps * width * V;
+    const int end = int(begin + steps);
+    const auto size = [&](int step) {
+        const Index left = N - step * batch;
+        return step >= end ? 0 : int(left < batch ? left : batch);
+    };
+    const auto fetch_index = [&](int step) {
+        const int B = size(step);
+        for (int i = thread; i < B; i += threads)
+            fetch(index + step % 2 * stride + i, order + step * batch + i);
+    };
+    const auto fetch_batch = [&](int step) {
+        const int B = size(step), half = step % 2;
+        for (int i = mine; i < B; i += reach)
+            for (int v = 0; v < V && i + v < B; ++v) {
+                const Index example = index[half * stride + i + v];
+                T* to = batches + half * D * stride + i + v;
+                for (int d = part; d < D; d += parts) fetch(to + d * stride, X + example * row + d);
+                to = answers + half * targets * stride + i + v;
+                for (int c = part; c < targets; c += parts)
+                    fetch(to + c * stride, Y + example * targets + c);
+                if (weights && part == 0) fetch(shares + half * stride + i + v, weights + example);
+            }
+    };
+    fetch_index(int(begin));
+    fetched();
+    __syncthreads();
+    fetch_batch(int(begin));
+    fetch_index(int(begin) + 1);
+    fetched();
+    __syncthreads();
+
+    const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
+    const T penalty = T(l2);
+#pragma unroll 1
+    for (int step = int(begin); step < end; ++step) {
+        const int B = size(step), half = step % 2;
+        const T* x = batches + half * D * stride;
+        fetch_batch(step + 1);
+        fetch_index(step + 2);
+
+        // Forward and back. Columns from B on hold whatever they hold, and nobody reads them.
+        T value = 0;
+        for (int first = warp * width * V; first < B; first += reach) {
+            const int i = first + lane % width * V;
+            for (int l = 0; l < L; ++l) {
+                const Place at = place[l];
+                const T slope = T(slopes[l]);
+                T* const A = memory + at.A + i;
+                multiply<V>(
+                    (l ? memory + at.input : x) + i, p + at.W, p + at.b, A, at.D, at.H, at.H | 1, 1,
+                    stride, part, parts);
+                with_activation(at.g, [&](auto g) {
+                    for (int h = part; h < at.H; h += parts) {
+                        Pack<T, V> a = load<V>(A + h * stride);
+                        for (int v = 0; v < V; ++v) a.x[v] = g.forward(a.x[v], slope);
+                        store(A + h * stride, a);
+                    }
+                });
+                __syncwarp();
+            }
+            const T* Z = memory + place[L - 1].A + i;
+            T* dZ = memory + place[L - 1].dZ + i;
+#pragma unroll 1
+            for (int v = 0; v < V; ++v) {
+                const bool there = i + v < B;
+                const T weight = weights ? shares[half * stride + i + v] : T(1);
+                const T found = small_loss(
+                    int(loss), Z + v, answers + half * targets * stride + i + v, weight / T(B),
+                    dZ + v, K, stride, part, parts);
+                if (!there) continue;
+                value += found;
+                if (!logits) continue;
+                T* to = logits + ((blockIdx.x * N) + step * batch + i + v) * K;
+                for (int k = part; k < K; k += parts) to[k] = Z[k * stride + v];
+            }
+            for (int l = L - 1; l >= 0; --l) {
+                const Place at = place[l];
+                const T slope = T(slopes[l]);
+                dZ = memory + at.dZ + i;
+                with_activation(at.g, [&](auto g) {
+                    const T* A = memory + at.A + i;
+                    for (int h = part; h < at.H; h += parts) {
+                        const Pack<T, V> a = load<V>(A + h * stride);
+                        Pack<T, V> d = load<V>(dZ + h * stride);
+                        for (int v = 0; v < V; ++v) d.x[v] = g.vjp(d.x[v], T(0), a.x[v], slope);
+                        store(dZ + h * stride, d);
+                    }
+                });
+                if (l == 0) break;
+                __syncwarp();
+                multiply<V>(
+                    dZ, p + at.W, static_cast<const T*>(nullptr), memory + place[l - 1].dZ + i,
+                    at.H, at.D, 1, at.H | 1, stride, part, parts);
+            }
+        }
+        if (penalty != 0)
+            for (int i = thread; i < n_w; i += threads) value += T(0.5) * penalty * p[i] * p[i];
+        for (int far = LANES / 2; far; far /= 2) value += __shfl_xor_sync(WARP, value, far);
+        if (lane == 0) partials[warp] = value;
+        __syncthreads();
+
+        // The gradient; the warp that has least to do adds up the loss.
+        const int sharing = int(sharing_lanes), some = LANES / sharing, tiles = place[L - 1].tiles;
+        for (int first = warp * some; first < tiles; first += warps * some) {
+            const int tile = first + lane / sharing;
+            int l = 0;
+            while (l < L - 1 && tile >= place[l].tiles) ++l;
+            const Place at = place[l];
+            small_gradient<V>(
+                l ? memory + at.input : x, ones, memory + at.dZ, grads + at.W, grads + at.b, at.D,
+                at.H, tile - (l ? place[l - 1].tiles : 0), tile < tiles, B, stride, lane % sharing,
+                sharing);
+        }
+        if (warp == warps - 1) {
+            value = lane < warps ? partials[lane] : T(0);
+            for (int far = LANES / 2; far; far /= 2) value += __shfl_xor_sync(WARP, value, far);
+            if (lane == 0) records[Index(step) * gridDim.x + blockIdx.x] = value;
+        }
+        __syncthreads();
+
+        // The update: W := keep W - rate m / (sqrt(v) + e), the corrections being in rate and e
+        const T rate = scalars[3 * step], e = scalars[3 * step + 1], keep = scalars[3 * step + 2];
+        for (int i = thread; i < room; i += threads) {
+            T w = p[i], g = grads[i];
+            if (i < n_w) {
+                g += penalty * w;
+                w *= keep;
+            }
+            const T first = b1 * m[i] + rest_1 * g, second = b2 * s[i] + rest_2 * (g * g);
+            m[i] = first;
+            s[i] = second;
+            p[i] = w - rate * first / (sqrt(second) + e);
+        }
+        fetched();
+        __syncthreads();
+    }
+    each_parameter([&](int to, int from) {
+        params[to] = p[from];
+        mu[to] = m[from];
+        nu[to] = s[from];
+    });
+}
