@@ -20,6 +20,7 @@ from test_epochs import (
     OTHER_OPTIMIZERS,
     assert_same_run,
     examples,
+    members,
     simple,
     trained,
 )
@@ -71,9 +72,12 @@ class OnDevice(np.ndarray):
 
     __float__ = __int__ = __bool__ = __index__ = __iter__ = item = tolist = refuse
 
-    def __array_ufunc__(self, *args, **options):
+    def __array_ufunc__(self, ufunc, method, *args, **options):
         OnDevice.operations += 1
-        return super().__array_ufunc__(*args, **options)
+        args = (x.view(np.ndarray) if isinstance(x, OnDevice) else x for x in args)
+        if "out" in options:
+            options["out"] = tuple(x.view(np.ndarray) for x in options["out"])
+        return np.asarray(getattr(ufunc, method)(*args, **options)).view(OnDevice)
 
     def __array_function__(self, *args):
         before = OnDevice.operations  # what it is made of does not count
@@ -298,6 +302,29 @@ def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
 
 
 @HOST
+@pytest.mark.parametrize("lead", [None, 3])
+@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
+    xp, cupy, device, metric, lead, monkeypatch
+):
+    """A launch for the network of the notes, and for three; the rest is done once an epoch."""
+    monkeypatch.setattr(cuda_on_host.small_on_host(), "MOST", 1e6)
+    host = examples(N=100, weighted=True)
+    problem = simple(data=host, l2=0.1, metric=metric)
+    expected = trained(problem.steps(), problem, start=lead and members(problem, lead))
+    options = {"l2": 0.1, "metric": metric}
+    epoch = whole_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16, **options)
+    params, state = problem.start if lead is None else members(problem, lead)
+    start = device(params), state._replace(slots=tuple(map(device, state.slots)))
+    there = problem._replace(data=Data(*map(device, host)))
+    before = cupy.launches
+    params, state, records = trained(epoch, there, start=start)
+    assert cupy.launches - before == 3
+    plain = np.asarray(params), state._replace(slots=tuple(map(np.asarray, state.slots)))
+    assert_same_run((*plain, np.asarray(records)), expected)
+
+
+@HOST
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
 def test_an_epoch_is_its_steps_by_the_definitions(xp, network, metric):
@@ -386,20 +413,40 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @DTYPES
 def test_an_epoch_on_a_gpu_is_its_steps_by_the_definitions(network, dtype):
-    device = named("cuda")
     data = examples(dtype=dtype, weighted=True)
-    problem = simple(network, dtype=dtype, data=data)._replace(l2=0.01)
-    expected = trained(problem.steps(), problem)
+    assert_trains_on_a_gpu(simple(network, dtype=dtype, data=data, l2=0.01))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("sizes", "batch"), [((3, 5, 4, 3), 16), ((2, 4, 2), 400), ((3, 40, 3), 128), ((64, 90, 9), 96)]
+)
+@pytest.mark.parametrize("lead", [None, 3])
+@DTYPES
+def test_an_epoch_in_one_launch_on_a_gpu_is_its_steps(sizes, batch, lead, dtype):
+    """The last one needs more shared memory than a kernel has unasked."""
+    network = mlp(sizes[0], sizes[1:-1], sizes[-1], activation="tanh")
+    data = examples(K=sizes[-1], N=3 * batch + 7, D=sizes[0], dtype=dtype, weighted=True)
+    problem = simple(network, dtype=dtype, data=data, l2=0.01, batch_size=batch)
+    assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
+
+
+def assert_trains_on_a_gpu(problem, start=None):
+    network, batch = problem.network, problem.batch_size
+    start = problem.start if start is None else start
+    copy = start[0].copy(), start[1]._replace(slots=tuple(map(np.copy, start[1].slots)))
+    expected = trained(problem.steps(), problem, start=copy)
+    device = named("cuda")
     with device.context():
         ops = bind(device.xp)
-        whole = whole_epoch(network, problem.loss, problem.optimizer, ops, 16, l2=0.01)
-        epoch = compile_epoch(problem.step(ops), device.xp, 16, whole)
-        there = Data(*map(device.asarray, data))
-        params = device.asarray(problem.start[0], copy=True)
+        whole = whole_epoch(network, problem.loss, problem.optimizer, ops, batch, l2=problem.l2)
+        epoch = compile_epoch(problem.step(ops), device.xp, batch, whole)
+        there = Data(*map(device.asarray, problem.data))
+        params = device.asarray(start[0], copy=True)
         state, records = problem.optimizer.init(params, xp=device.xp), []
         for _ in range(3):
             params, state, record = epoch(params, state, there, device.asarray(problem.order))
             records.append(to_host(record))
-    tolerance = {"float32": 1e-3, "float64": 1e-8}[dtype]
+    tolerance = {"float32": 1e-3, "float64": 1e-8}[problem.dtype]
     np.testing.assert_allclose(to_host(params), expected[0], rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(np.stack(records), expected[2], rtol=tolerance)

@@ -96,7 +96,7 @@ SHAPES = [
     ((2, 4, 2), 400, "float32", 1),
     ((2, 2), 1100, "float64", 1),  # more examples than threads
     ((3, 40, 3), 128, "float32", 4),
-    ((2, 9, 2), 600, "float64", 4),
+    ((2, 9, 2), 600, "float64", 2),
     ((1, 2, 2), 2100, "float32", 4),  # more examples than threads do at once
 ]
 
@@ -104,7 +104,7 @@ SHAPES = [
 @pytest.mark.parametrize(("sizes", "batch", "dtype", "V"), SHAPES)
 def test_every_geometry(sizes, batch, dtype, V, module):
     """With a last batch that leaves most threads without an example."""
-    assert module.geometry(list(sizes), batch).V == V
+    assert module.geometry(list(sizes), batch, np.dtype(dtype).itemsize).V == V
     network = mlp(sizes[0], sizes[1:-1], sizes[-1], activation="tanh")
     data = examples(K=sizes[-1], N=batch + 45, D=sizes[0], dtype=dtype, weighted=True)
     problem = simple(network, data=data, batch_size=batch, dtype=dtype, l2=0.01, metric=ACCURACY)
@@ -113,10 +113,11 @@ def test_every_geometry(sizes, batch, dtype, V, module):
 
 def test_a_geometry_covers_the_batch_and_avoids_conflicts(module):
     networks = [2, 2], [2, 4, 2], [64, 100, 10], [31, 33, 65, 1]
-    for sizes, batch in product(networks, [1, 2, 31, 32, 33, 128, 400, 1023, 4000]):
-        shape = module.geometry(sizes, batch)
+    batches = 1, 2, 31, 32, 33, 128, 400, 1023, 4000
+    for sizes, batch, itemsize in product(networks, batches, [4, 8]):
+        shape = module.geometry(sizes, batch, itemsize)
         assert shape.threads % 32 == 0
-        assert 0 < shape.threads <= (512 if shape.V == 4 else 1024)
+        assert 0 < shape.threads <= (768 if shape.V == 1 else 512)
         taken = shape.width * shape.V
         assert shape.columns >= -(-batch // taken) * taken
         assert shape.columns % shape.V == 0
@@ -184,7 +185,7 @@ def test_launches_moments_elsewhere_and_orders_of_threads_do_not_change_a_bit(
     several, launches = run()
     assert launches == 3
     assert_same_bits(several, expected)
-    shape = module.geometry([3, 5, 4, 3], 16)
+    shape = module.geometry([3, 5, 4, 3], 16, 4)
     places = module.places_of([3, 5, 4, 3], [2, 3, 0], 1, shape, 4)
     monkeypatch.setattr(module, "room_of_a_block", lambda: places.nbytes + places.moments - 1)
     assert_same_bits(run()[0], expected)

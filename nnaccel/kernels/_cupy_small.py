@@ -60,12 +60,12 @@ class Places(NamedTuple):
     moments: int  # bytes, in shared memory or elsewhere
 
 
-def geometry(sizes: list[int], batch_size: int) -> Geometry:
-    """For layers of these sizes. The more a thread has to do, the more it does at once: numbers
-    that it has read from shared memory then serve several products."""
+def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
+    """For layers of these sizes. Where a thread has much to do it does 16 bytes of examples at
+    once: what it has read from shared memory then serves several products."""
     widest = max(sizes[1:])
-    V = 4 if batch_size * min(LANES, widest) >= 4096 else 1
-    most = 512 if V > 1 else 1024
+    V = 16 // itemsize if batch_size * min(LANES, widest) >= 4096 else 1
+    most = 768 if V == 1 else 512  # threads, by the registers that each needs
     parts = min(LANES, power(512 * V // batch_size), power(2 * widest - 1))
     width = LANES // parts
     warps = -(-batch_size // (width * V))
@@ -158,14 +158,14 @@ def epoch_of(
             or X.dtype != dtype
             or X.strides[1] != X.itemsize
             or order.dtype != np.int64
-            or not (N and order.flags.c_contiguous)
+            or not (0 < N < 2**30 and order.flags.c_contiguous)
         ):
             return None
         targets = 1 if classes else Y.shape[1]
         if targets != (1 if classes else sizes[-1]):
             return None
         batch = min(batch_size, N)
-        shape = geometry(sizes, batch)
+        shape = geometry(sizes, batch, dtype.itemsize)
         found = places_of(sizes, codes, targets, shape, dtype.itemsize)
         limit, nbytes = room_of_a_block(), found.nbytes
         if nbytes > limit:
@@ -186,8 +186,11 @@ def epoch_of(
             nbytes += found.moments
         else:
             moments = cupy.empty(K * 2 * found.room, dtype)
-        if shape not in on_device:
-            on_device[shape] = cupy.asarray(found.layers), cupy.asarray(plan.parameters, float)
+        if (shape, dtype) not in on_device:
+            on_device[shape, dtype] = (
+                cupy.asarray(found.layers),
+                cupy.asarray(plan.parameters, dtype),
+            )
         values = cupy.empty((n_steps, K), dtype)
         Z: Any = 0 if metric is None else cupy.empty((K, N, sizes[-1]), dtype)
         run = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
@@ -208,7 +211,7 @@ def epoch_of(
                 (K,),
                 (shape.threads,),
                 (
-                    *(params, *state.slots, places.size, *on_device[shape], len(codes)),
+                    *(params, *state.slots, places.size, *on_device[shape, dtype], len(codes)),
                     *(*inputs, begin, stop - begin, *fixed),
                 ),
                 shared_mem=nbytes,

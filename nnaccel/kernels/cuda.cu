@@ -666,9 +666,9 @@ __device__ void with_activation(int g, F f) {
     }
 }
 
-// V examples of Y = X W + b, for every `parts`th unit: X (D, ..), Y (H, ..), both of that stride.
-// W[d, h] is W[d down + h across]; b may be null.
-template <int V, class T>
+// V examples of Y = X W, or X W + b, for every `parts`th unit: X (D, ..), Y (H, ..), both of that
+// stride. W[d, h] is W[d down + h across].
+template <int V, bool biased, class T>
 __device__ void multiply(
     const T* X, const T* W, const T* b, T* Y, int D, int H, int down, int across, int stride,
     int part, int parts) {
@@ -676,20 +676,21 @@ __device__ void multiply(
 #pragma unroll 1
     for (int first = part; first < H; first += SOME * parts) {
         T sums[SOME][V];
-        int column[SOME];
+        const T *x = X, *w[SOME];
 #pragma unroll
         for (int s = 0; s < SOME; ++s) {
             const int h = first + s * parts < H ? first + s * parts : H - 1;
-            column[s] = h * across;
-            for (int v = 0; v < V; ++v) sums[s][v] = b ? b[h] : T(0);
+            w[s] = W + h * across;
+            for (int v = 0; v < V; ++v) sums[s][v] = biased ? b[h] : T(0);
         }
 #pragma unroll 2
         for (int d = 0; d < D; ++d) {
-            const Pack<T, V> x = load<V>(X + d * stride);
+            const Pack<T, V> now = load<V>(x);
+            x += stride;
 #pragma unroll
             for (int s = 0; s < SOME; ++s) {
-                const T w = W[d * down + column[s]];
-                for (int v = 0; v < V; ++v) sums[s][v] += x.x[v] * w;
+                for (int v = 0; v < V; ++v) sums[s][v] += now.x[v] * *w[s];
+                w[s] += down;
             }
         }
 #pragma unroll
@@ -699,6 +700,28 @@ __device__ void multiply(
             for (int v = 0; v < V; ++v) y.x[v] = sums[s][v];
             if (h < H) store(Y + h * stride, y);
         }
+    }
+}
+
+// Y := f(Y, A) for V examples and every `parts`th of H units.
+template <int V, class T, class F>
+__device__ void change(T* Y, const T* A, int H, int stride, int part, int parts, F f) {
+    constexpr int SOME = V == 1 ? 4 : 1;  // at once: one waits as long as four
+#pragma unroll 1
+    for (int first = part; first < H; first += SOME * parts) {
+        Pack<T, V> y[SOME], a[SOME];
+#pragma unroll
+        for (int s = 0; s < SOME; ++s) {
+            const int h = first + s * parts < H ? first + s * parts : H - 1;
+            y[s] = load<V>(Y + h * stride);
+            a[s] = load<V>(A + h * stride);
+        }
+#pragma unroll
+        for (int s = 0; s < SOME; ++s)
+            for (int v = 0; v < V; ++v) y[s].x[v] = f(y[s].x[v], a[s].x[v]);
+#pragma unroll
+        for (int s = 0; s < SOME; ++s)
+            if (first + s * parts < H) store(Y + (first + s * parts) * stride, y[s]);
     }
 }
 
@@ -793,8 +816,8 @@ __device__ void small_gradient(
 // shared memory has it. W's rows have an odd length there, for reading down without conflicts;
 // weights are the first n_weights of `room` numbers. The rest is as _cupy_small.py decides.
 template <class T, int V>
-__global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
-    T* params, T* mu, T* nu, Index P, const Index* plan, const double* slopes, Index layers,
+__global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
+    T* params, T* mu, T* nu, Index P, const Index* plan, const T* slopes, Index layers,
     const T* X, Index row, const T* Y, Index C, const T* weights, const Index* order, Index N,
     Index batch, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,
     double l2, Index loss, T* records, T* logits, T* moments, Index rooms, Index n_weights,
@@ -842,22 +865,25 @@ __global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
         s[to] = nu[from];
     });
 
-    // The examples of a lane are V from `mine` on, and then as many as the warps take together.
+    // `width` lanes of a warp have V examples each, and the other parts of it the same ones; then
+    // come as many again as the warps take together. The next minibatch is fetched in the same way
+    // from the other end, by warps that may have no examples themselves.
     const int width = int(lanes_of_examples), parts = LANES / width, part = lane / width;
-    const int mine = (warp * width + lane % width) * V, reach = warps * width * V;
+    const int reach = warps * width * V;
+    const int other = ((warps - 1 - warp) * width + lane % width) * V;
     const int end = int(begin + steps);
     const auto size = [&](int step) {
-        const Index left = N - step * batch;
-        return step >= end ? 0 : int(left < batch ? left : batch);
+        const int left = int(N) - step * int(batch);
+        return step >= end ? 0 : left < int(batch) ? left : int(batch);
     };
     const auto fetch_index = [&](int step) {
         const int B = size(step);
-        for (int i = thread; i < B; i += threads)
+        for (int i = threads - 1 - thread; i < B; i += threads)
             fetch(index + step % 2 * stride + i, order + step * batch + i);
     };
     const auto fetch_batch = [&](int step) {
         const int B = size(step), half = step % 2;
-        for (int i = mine; i < B; i += reach)
+        for (int i = other; i < B; i += reach)
             for (int v = 0; v < V && i + v < B; ++v) {
                 const Index example = index[half * stride + i + v];
                 T* to = batches + half * D * stride + i + v;
@@ -891,17 +917,14 @@ __global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
             const int i = first + lane % width * V;
             for (int l = 0; l < L; ++l) {
                 const Place at = place[l];
-                const T slope = T(slopes[l]);
+                const T slope = slopes[l];
                 T* const A = memory + at.A + i;
-                multiply<V>(
+                multiply<V, true>(
                     (l ? memory + at.input : x) + i, p + at.W, p + at.b, A, at.D, at.H, at.H | 1, 1,
                     stride, part, parts);
                 with_activation(at.g, [&](auto g) {
-                    for (int h = part; h < at.H; h += parts) {
-                        Pack<T, V> a = load<V>(A + h * stride);
-                        for (int v = 0; v < V; ++v) a.x[v] = g.forward(a.x[v], slope);
-                        store(A + h * stride, a);
-                    }
+                    const auto forward = [&](T z, T) { return g.forward(z, slope); };
+                    change<V>(A, A, at.H, stride, part, parts, forward);
                 });
                 __syncwarp();
             }
@@ -922,20 +945,15 @@ __global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
             }
             for (int l = L - 1; l >= 0; --l) {
                 const Place at = place[l];
-                const T slope = T(slopes[l]);
+                const T slope = slopes[l];
                 dZ = memory + at.dZ + i;
                 with_activation(at.g, [&](auto g) {
-                    const T* A = memory + at.A + i;
-                    for (int h = part; h < at.H; h += parts) {
-                        const Pack<T, V> a = load<V>(A + h * stride);
-                        Pack<T, V> d = load<V>(dZ + h * stride);
-                        for (int v = 0; v < V; ++v) d.x[v] = g.vjp(d.x[v], T(0), a.x[v], slope);
-                        store(dZ + h * stride, d);
-                    }
+                    const auto vjp = [&](T dA, T a) { return g.vjp(dA, T(0), a, slope); };
+                    change<V>(dZ, memory + at.A + i, at.H, stride, part, parts, vjp);
                 });
                 if (l == 0) break;
                 __syncwarp();
-                multiply<V>(
+                multiply<V, false>(
                     dZ, p + at.W, static_cast<const T*>(nullptr), memory + place[l - 1].dZ + i,
                     at.H, at.D, 1, at.H | 1, stride, part, parts);
             }
@@ -944,6 +962,8 @@ __global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
             for (int i = thread; i < n_w; i += threads) value += T(0.5) * penalty * p[i] * p[i];
         for (int far = LANES / 2; far; far /= 2) value += __shfl_xor_sync(WARP, value, far);
         if (lane == 0) partials[warp] = value;
+        // Asked for now, since they come from far.
+        const T rate = scalars[3 * step], e = scalars[3 * step + 1], keep = scalars[3 * step + 2];
         __syncthreads();
 
         // The gradient; the warp that has least to do adds up the loss.
@@ -966,11 +986,10 @@ __global__ void __launch_bounds__(V == 1 ? 1024 : 512) small_epoch(
         __syncthreads();
 
         // The update: W := keep W - rate m / (sqrt(v) + e), the corrections being in rate and e
-        const T rate = scalars[3 * step], e = scalars[3 * step + 1], keep = scalars[3 * step + 2];
         for (int i = thread; i < room; i += threads) {
             T w = p[i], g = grads[i];
             if (i < n_w) {
-                g += penalty * w;
+                if (penalty != 0) g += penalty * w;
                 w *= keep;
             }
             const T first = b1 * m[i] + rest_1 * g, second = b2 * s[i] + rest_2 * (g * g);
