@@ -18,7 +18,7 @@ from array_api_compat import numpy as host
 from nnaccel.batches import bounds
 from nnaccel.kernels._cupy import LANES, TYPES, fits, kernel
 from nnaccel.kernels._epochs import rules_of
-from nnaccel.kernels._plans import CROSS_ENTROPY, by_batch, plan_of
+from nnaccel.kernels._plans import CROSS_ENTROPY, Plan, by_batch, plan_of, scalars_of
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
@@ -123,6 +123,23 @@ def room_of_a_block() -> int:
     return cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
+def takes(plan: Plan, params: Array, state: State, data: Any, order: Array) -> bool:
+    """Whether the kernel reads arrays of these types, shapes and places."""
+    X, Y, weights = data
+    vectors = (params, *state.slots) if weights is None else (params, *state.slots, weights)
+    return (
+        params.ndim in (1, 2)
+        and params.shape[0] > 0
+        and fits(*vectors)
+        and X.dtype == params.dtype
+        and X.strides[1] == X.itemsize
+        and Y.shape[1:] == (() if plan.loss == CROSS_ENTROPY else (plan.sizes[-1],))
+        and 0 < order.shape[0] < 2**30
+        and order.dtype == np.int64
+        and order.flags.c_contiguous
+    )
+
+
 def epoch_of(
     network: Network,
     loss: Loss,
@@ -142,80 +159,56 @@ def epoch_of(
     plan = plan_of(network, loss, ACTIVATIONS)
     if plan is None or work(plan.sizes, batch_size) > MOST:
         return None
-    sizes, codes = plan.sizes, [ACTIVATIONS.index(name) for name in plan.activations]
-    places = layout(network)
+    sizes, size, n_weights = plan.sizes, layout(network).size, layout(network).n_weights
+    codes = [ACTIVATIONS.index(name) for name in plan.activations]
+    targets = 1 if plan.loss == CROSS_ENTROPY else sizes[-1]
     on_device: dict[Any, Any] = {}  # the plan, uploaded for the first epoch
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
-        X, Y, weights = data
-        classes = plan.loss == CROSS_ENTROPY
-        N, dtype = order.shape[0], params.dtype
-        if (
-            Y.ndim != 2 - classes
-            or params.ndim > 2
-            or not params.shape[0]
-            or not fits(params, *state.slots, *(() if weights is None else (weights,)))
-            or X.dtype != dtype
-            or X.strides[1] != X.itemsize
-            or order.dtype != np.int64
-            or not (0 < N < 2**30 and order.flags.c_contiguous)
-        ):
+        if not takes(plan, params, state, data, order):
             return None
-        targets = 1 if classes else Y.shape[1]
-        if targets != (1 if classes else sizes[-1]):
-            return None
+        (X, Y, weights), N, dtype = data, order.shape[0], params.dtype
         batch = min(batch_size, N)
         shape = geometry(sizes, batch, dtype.itemsize)
-        found = places_of(sizes, codes, targets, shape, dtype.itemsize)
-        limit, nbytes = room_of_a_block(), found.nbytes
+        places = places_of(sizes, codes, targets, shape, dtype.itemsize)
+        limit, nbytes = room_of_a_block(), places.nbytes
         if nbytes > limit:
             return None
         n_steps = len(bounds(N, batch))
         now = State(np.int32(int(state.step)), state.slots)  # the one time that the host waits
-        rules = rules_of(optimizer, params, now, n_steps, places.n_weights, xp=host)
-        if rules is None or not rules.epsilon:  # without it, numbers that nobody uses are not any
+        rules = rules_of(optimizer, params, now, n_steps, n_weights, xp=host)
+        if rules is None or not rules.epsilon:  # numbers that only fill gaps would be 0 / 0
             return None
-        scalars = np.empty((n_steps, 3), dtype)
-        root = np.sqrt(rules.correction_2)
-        scalars[:, 0] = rules.rate * root / rules.correction_1
-        scalars[:, 1] = root * rules.epsilon
-        scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
         K = 1 if params.ndim == 1 else params.shape[0]
         moments: Any = 0
-        if nbytes + found.moments <= limit:
-            nbytes += found.moments
+        if nbytes + places.moments <= limit:
+            nbytes += places.moments
         else:
-            moments = cupy.empty(K * 2 * found.room, dtype)
+            moments = cupy.empty(2 * K * places.room, dtype)
         if (shape, dtype) not in on_device:
             on_device[shape, dtype] = (
-                cupy.asarray(found.layers),
+                cupy.asarray(places.layers),
                 cupy.asarray(plan.parameters, dtype),
             )
         values = cupy.empty((n_steps, K), dtype)
         Z: Any = 0 if metric is None else cupy.empty((K, N, sizes[-1]), dtype)
-        run = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
-        if nbytes > WITHOUT_ASKING:
-            run.max_dynamic_shared_size_bytes = nbytes
-        numbers = cupy.asarray(Y, dtype, order="C")  # class numbers too: floating, exact to 2^24
-        inputs = (
+        numbers = cupy.asarray(Y, dtype, order="C")  # of classes too: floating, exact to 2^24
+        before = (
+            *(params, *state.slots, size, *on_device[shape, dtype], len(codes)),
             *(X, X.strides[0] // X.itemsize, numbers, targets),
             *(0 if weights is None else weights, order, N, batch),
         )
-        fixed = (
-            *(cupy.asarray(scalars), float(rules.beta_1), float(rules.beta_2), float(l2)),
-            *(plan.loss, values, Z, moments, found.room, found.n_weights),
-            *(shape.columns, shape.width, shape.sharing),
+        after = (
+            cupy.asarray(scalars_of(rules, n_steps, dtype)),
+            *(float(rules.beta_1), float(rules.beta_2), float(l2), plan.loss, values, Z),
+            *(moments, places.room, places.n_weights, shape.columns, shape.width, shape.sharing),
         )
-        for begin, stop in bounds(n_steps, STEPS):
-            run(
-                (K,),
-                (shape.threads,),
-                (
-                    *(params, *state.slots, places.size, *on_device[shape, dtype], len(codes)),
-                    *(*inputs, begin, stop - begin, *fixed),
-                ),
-                shared_mem=nbytes,
-            )
+        run = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
+        if nbytes > WITHOUT_ASKING:
+            run.max_dynamic_shared_size_bytes = nbytes
+        for begin, end in bounds(n_steps, STEPS):
+            args = (*before, begin, end - begin, *after)
+            run((K,), (shape.threads,), args, shared_mem=nbytes)
         state = State(state.step + n_steps, state.slots)
         records = values if params.ndim == 2 else values[:, 0]
         if metric is None:

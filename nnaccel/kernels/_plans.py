@@ -1,4 +1,5 @@
-"""What the epochs of small networks have in common: which networks they know, and the metric.
+"""What the epochs of small networks have in common: which networks they know, the numbers of
+Adam, and the metric.
 
 One is compiled by Numba for a processor (`_small.py`), one is a CUDA kernel (`_cupy_small.py`).
 """
@@ -6,8 +7,11 @@ One is compiled by Numba for a processor (`_small.py`), one is a CUDA kernel (`_
 from collections.abc import Container
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nnaccel import losses
 from nnaccel.activations import ACTIVATIONS, Activation
+from nnaccel.kernels._epochs import Rules
 from nnaccel.layers import Dense
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
@@ -56,6 +60,19 @@ def activation_of(activation: Activation) -> tuple[str, float] | None:
     parameters: dict[str, Any] = known.forward.__kwdefaults__ or {}
     parameters = parameters | dict(activation.options)
     return known.name, float(next(iter(parameters.values()), 0.0))
+
+
+def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
+    """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them.
+
+    W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as in `adam_in_place`.
+    """
+    root = np.sqrt(rules.correction_2)
+    scalars = np.empty((n_steps, 3), dtype)
+    scalars[:, 0] = rules.rate * root / rules.correction_1
+    scalars[:, 1] = root * rules.epsilon
+    scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
+    return scalars
 
 
 def by_batch(

@@ -16,7 +16,13 @@ import scipy.linalg.cython_blas  # noqa: F401  # loaded here, so that its thread
 from nnaccel.batches import bounds
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
-from nnaccel.kernels._plans import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, by_batch, plan_of
+from nnaccel.kernels._plans import (
+    BINARY_CROSS_ENTROPY,
+    CROSS_ENTROPY,
+    by_batch,
+    plan_of,
+    scalars_of,
+)
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
@@ -69,12 +75,7 @@ def epoch_of(
         rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
         if rules is None:
             return None
-        # params := factor W - step m / (sqrt(v) + epsilon), as in `adam_in_place`
-        root = np.sqrt(rules.correction_2)
-        scalars = np.empty((n_steps, 3), np.float32)
-        scalars[:, 0] = rules.rate * root / rules.correction_1
-        scalars[:, 1] = root * rules.epsilon
-        scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
+        scalars = scalars_of(rules, n_steps, np.float32)
         betas = np.array([rules.beta_1, rules.beta_2], np.float32)
         # Compiling takes seconds for each combination of types, so there is one: what is not there
         # is an empty array.

@@ -666,63 +666,66 @@ __device__ void with_activation(int g, F f) {
     }
 }
 
+// f(h, Count<S>) for S units of this lane, h, h + parts, .. of H, until it has done all of its own:
+// SOME together as long as there are so many, and then half as many.
+template <int SOME, class F>
+__device__ void units(int h, int parts, int H, F f) {
+#pragma unroll 1
+    for (; h + (SOME - 1) * parts < H; h += SOME * parts) f(h, Count<SOME>());
+    if constexpr (SOME > 1) units<SOME / 2>(h, parts, H, f);
+}
+
 // V examples of Y = X W, or X W + b, for every `parts`th unit: X (D, ..), Y (H, ..), both of that
 // stride. W[d, h] is W[d down + h across].
 template <int V, bool biased, class T>
 __device__ void multiply(
     const T* X, const T* W, const T* b, T* Y, int D, int H, int down, int across, int stride,
     int part, int parts) {
-    constexpr int SOME = 4;
-#pragma unroll 1
-    for (int first = part; first < H; first += SOME * parts) {
-        T sums[SOME][V];
-        const T *x = X, *w[SOME];
+    units<4>(part, parts, H, [&](int h, auto count) {
+        constexpr int S = decltype(count)::value;
+        T sums[S][V];
+        const T *x = X, *w[S];
 #pragma unroll
-        for (int s = 0; s < SOME; ++s) {
-            const int h = first + s * parts < H ? first + s * parts : H - 1;
-            w[s] = W + h * across;
-            for (int v = 0; v < V; ++v) sums[s][v] = biased ? b[h] : T(0);
+        for (int s = 0; s < S; ++s) {
+            w[s] = W + (h + s * parts) * across;
+            for (int v = 0; v < V; ++v) sums[s][v] = biased ? b[h + s * parts] : T(0);
         }
 #pragma unroll 2
         for (int d = 0; d < D; ++d) {
             const Pack<T, V> now = load<V>(x);
             x += stride;
 #pragma unroll
-            for (int s = 0; s < SOME; ++s) {
+            for (int s = 0; s < S; ++s) {
                 for (int v = 0; v < V; ++v) sums[s][v] += now.x[v] * *w[s];
                 w[s] += down;
             }
         }
 #pragma unroll
-        for (int s = 0; s < SOME; ++s) {
-            const int h = first + s * parts;
+        for (int s = 0; s < S; ++s) {
             Pack<T, V> y;
             for (int v = 0; v < V; ++v) y.x[v] = sums[s][v];
-            if (h < H) store(Y + h * stride, y);
+            store(Y + (h + s * parts) * stride, y);
         }
-    }
+    });
 }
 
 // Y := f(Y, A) for V examples and every `parts`th of H units.
 template <int V, class T, class F>
 __device__ void change(T* Y, const T* A, int H, int stride, int part, int parts, F f) {
-    constexpr int SOME = V == 1 ? 4 : 1;  // at once: one waits as long as four
-#pragma unroll 1
-    for (int first = part; first < H; first += SOME * parts) {
-        Pack<T, V> y[SOME], a[SOME];
+    units<V == 1 ? 4 : 1>(part, parts, H, [&](int h, auto count) {
+        constexpr int S = decltype(count)::value;
+        Pack<T, V> y[S], a[S];
 #pragma unroll
-        for (int s = 0; s < SOME; ++s) {
-            const int h = first + s * parts < H ? first + s * parts : H - 1;
-            y[s] = load<V>(Y + h * stride);
-            a[s] = load<V>(A + h * stride);
+        for (int s = 0; s < S; ++s) {
+            y[s] = load<V>(Y + (h + s * parts) * stride);
+            a[s] = load<V>(A + (h + s * parts) * stride);
         }
 #pragma unroll
-        for (int s = 0; s < SOME; ++s)
+        for (int s = 0; s < S; ++s) {
             for (int v = 0; v < V; ++v) y[s].x[v] = f(y[s].x[v], a[s].x[v]);
-#pragma unroll
-        for (int s = 0; s < SOME; ++s)
-            if (first + s * parts < H) store(Y + (first + s * parts) * stride, y[s]);
-    }
+            store(Y + (h + s * parts) * stride, y[s]);
+        }
+    });
 }
 
 enum SmallLoss { CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR };
