@@ -13,7 +13,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from unittest import mock
 
 import numpy as np
 
@@ -162,8 +161,15 @@ def loaded(name: str, **modules: ModuleType) -> ModuleType:
     """That module of the kernels, under another name, where it finds these modules."""
     spec = importlib.util.spec_from_file_location(f"{name}_on_host", KERNELS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, modules):
+    before = {known: sys.modules.get(known) for known in modules}
+    sys.modules.update(modules)
+    try:  # not by `patch.dict`, which would forget whatever else is loaded meanwhile
         spec.loader.exec_module(module)
+    finally:
+        for known, old in before.items():
+            del sys.modules[known]
+            if old is not None:
+                sys.modules[known] = old
     return module
 
 
