@@ -117,7 +117,7 @@ def test_a_geometry_covers_the_batch_and_avoids_conflicts(module):
     for sizes, batch, itemsize in product(networks, batches, [4, 8]):
         shape = module.geometry(sizes, batch, itemsize)
         assert shape.threads % 32 == 0
-        assert 0 < shape.threads <= (768 if shape.V == 1 else 512)
+        assert 0 < shape.threads <= {(1, 4): 768, (1, 8): 640}.get((shape.V, itemsize), 512)
         taken = shape.width * shape.V
         assert shape.columns >= -(-batch // taken) * taken
         assert shape.columns % shape.V == 0
@@ -168,8 +168,8 @@ def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule):
 def test_launches_moments_elsewhere_and_orders_of_threads_do_not_change_a_bit(
     module, members_of, monkeypatch
 ):
-    """An epoch in one launch, in several, with the moments in global memory; and the host has
-    turned the order of threads round between them, since it does so with each launch."""
+    """An epoch in one launch and in several, with the moments in global memory, and with one place
+    for minibatches; the host turns the order of threads round with each launch."""
     problem = simple(data=examples(N=100), l2=0.01)
 
     def run(turn=False):
@@ -185,13 +185,15 @@ def test_launches_moments_elsewhere_and_orders_of_threads_do_not_change_a_bit(
     several, launches = run()
     assert launches == 3
     assert_same_bits(several, expected)
-    shape = module.geometry([3, 5, 4, 3], 16, 4)
-    places = module.places_of([3, 5, 4, 3], [2, 3, 0], 1, shape, 4)
-    monkeypatch.setattr(module, "room_of_a_block", lambda: places.nbytes + places.moments - 1)
-    assert_same_bits(run()[0], expected)
-    monkeypatch.setattr(module, "room_of_a_block", lambda: places.nbytes - 1)
-    params, state = problem.start
-    assert small(problem)(params, state, problem.data, problem.order) is None
+    sizes, codes = [3, 5, 4, 3], [2, 3, 0]
+    shape = module.geometry(sizes, 16, 4)
+    two, one = (module.places_of(sizes, codes, 1, shape, 4, halves) for halves in (2, 1))
+    for room in (two.nbytes + two.moments - 1, two.nbytes - 1, one.nbytes):
+        monkeypatch.setattr(module, "room_of_a_block", lambda room=room: room)
+        assert_same_bits(run()[0], expected)
+        assert_same_bits(run()[0], expected)
+    monkeypatch.setattr(module, "room_of_a_block", lambda: one.nbytes - 1)
+    assert_refuses(small(problem), problem, members_of and members_of(problem))
 
 
 def test_a_resumed_run_continues_bit_for_bit():

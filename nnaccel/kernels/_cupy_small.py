@@ -56,6 +56,7 @@ class Places(NamedTuple):
     layers: np.ndarray  # (L, 12), as `Place` in `cuda.cu` names them
     room: int  # numbers that parameters take, and n_weights of them weights
     n_weights: int
+    halves: int
     nbytes: int  # but for the moments
     moments: int  # bytes, in shared memory or elsewhere
 
@@ -65,7 +66,7 @@ def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
     once: what it has read from shared memory then serves several products."""
     widest = max(sizes[1:])
     V = 16 // itemsize if batch_size * min(LANES, widest) >= 4096 else 1
-    most = 768 if V == 1 else 512  # threads, by the registers that each needs
+    most = 512 if V > 1 else {4: 768, 8: 640}[itemsize]  # threads, by the registers that they need
     parts = min(LANES, power(512 * V // batch_size), power(2 * widest - 1))
     width = LANES // parts
     warps = -(-batch_size // (width * V))
@@ -89,14 +90,20 @@ def tiles_of(D: int, H: int, V: int) -> int:
 
 
 def places_of(
-    sizes: list[int], codes: list[int], targets: int, shape: Geometry, itemsize: int
+    sizes: list[int],
+    codes: list[int],
+    targets: int,
+    shape: Geometry,
+    itemsize: int,
+    halves: int = 2,
 ) -> Places:
-    """The places of everything for numbers of so many bytes, and Y of so many columns."""
+    """The places of everything for numbers of so many bytes, and Y of so many columns; halves: of
+    what holds minibatches, 2 if the next one comes in beside this one."""
     layers, columns = list(pairwise(sizes)), shape.columns
     n_weights = sum(D * (H | 1) for D, H in layers)  # rows of an odd length
     room = n_weights + sum(H for _, H in layers)
     room += -room % 4
-    params = (2 * (sizes[0] + targets + 1) + 1) * columns
+    params = (halves * (sizes[0] + targets + 1) + 1) * columns
     A = params + 2 * room + LANES
     dZ = A + sum(sizes[1:]) * columns
     W, b, from_W, from_b, tiles = params, params + n_weights, 0, sum(D * H for D, H in layers), 0
@@ -109,7 +116,8 @@ def places_of(
         A, dZ = A + H * columns, dZ + H * columns
     table = np.array(rows, np.int64)
     described = 16 * columns + 4 * table.size
-    return Places(table, room, n_weights, described + itemsize * dZ, itemsize * 2 * room)
+    nbytes = described + itemsize * dZ
+    return Places(table, room, n_weights, halves, nbytes, itemsize * 2 * room)
 
 
 def work(sizes: list[int], batch_size: int) -> int:
@@ -170,10 +178,14 @@ def epoch_of(
         (X, Y, weights), N, dtype = data, order.shape[0], params.dtype
         batch = min(batch_size, N)
         shape = geometry(sizes, batch, dtype.itemsize)
-        places = places_of(sizes, codes, targets, shape, dtype.itemsize)
-        limit, nbytes = room_of_a_block(), places.nbytes
-        if nbytes > limit:
+        limit = room_of_a_block()
+        for halves in (2, 1):
+            places = places_of(sizes, codes, targets, shape, dtype.itemsize, halves)
+            if places.nbytes <= limit:
+                break
+        else:
             return None
+        nbytes = places.nbytes
         n_steps = len(bounds(N, batch))
         now = State(np.int32(int(state.step)), state.slots)  # the one time that the host waits
         rules = rules_of(optimizer, params, now, n_steps, n_weights, xp=host)
@@ -185,8 +197,8 @@ def epoch_of(
             nbytes += places.moments
         else:
             moments = cupy.empty(2 * K * places.room, dtype)
-        if (shape, dtype) not in on_device:
-            on_device[shape, dtype] = (
+        if (shape, dtype, halves) not in on_device:
+            on_device[shape, dtype, halves] = (
                 cupy.asarray(places.layers),
                 cupy.asarray(plan.parameters, dtype),
             )
@@ -194,14 +206,15 @@ def epoch_of(
         Z: Any = 0 if metric is None else cupy.empty((K, N, sizes[-1]), dtype)
         numbers = cupy.asarray(Y, dtype, order="C")  # of classes too: floating, exact to 2^24
         before = (
-            *(params, *state.slots, size, *on_device[shape, dtype], len(codes)),
+            *(params, *state.slots, size, *on_device[shape, dtype, halves], len(codes)),
             *(X, X.strides[0] // X.itemsize, numbers, targets),
             *(0 if weights is None else weights, order, N, batch),
         )
         after = (
             cupy.asarray(scalars_of(rules, n_steps, dtype)),
             *(float(rules.beta_1), float(rules.beta_2), float(l2), plan.loss, values, Z),
-            *(moments, places.room, places.n_weights, shape.columns, shape.width, shape.sharing),
+            *(moments, places.room, places.n_weights, halves),
+            *(shape.columns, shape.width, shape.sharing),
         )
         run = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
         if nbytes > WITHOUT_ASKING:

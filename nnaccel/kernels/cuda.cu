@@ -817,14 +817,15 @@ __device__ void small_gradient(
 // records: (steps of the epoch, networks).   logits: (networks, N, K) or null.
 // plan: (layers, FIELDS), see Place.   moments: room for 2 `room` numbers a network, or null where
 // shared memory has it. W's rows have an odd length there, for reading down without conflicts;
-// weights are the first n_weights of `room` numbers. The rest is as _cupy_small.py decides.
+// weights are the first n_weights of `room` numbers. halves: 2 where the next minibatch has a place
+// of its own, and 1 where it has to wait for the place of this one. The rest is as _cupy_small.py decides.
 template <class T, int V>
-__global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
+__global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) small_epoch(
     T* params, T* mu, T* nu, Index P, const Index* plan, const T* slopes, Index layers,
     const T* X, Index row, const T* Y, Index C, const T* weights, const Index* order, Index N,
     Index batch, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,
     double l2, Index loss, T* records, T* logits, T* moments, Index rooms, Index n_weights,
-    Index columns, Index lanes_of_examples, Index sharing_lanes) {
+    Index halves, Index columns, Index lanes_of_examples, Index sharing_lanes) {
     const int L = int(layers), stride = int(columns), room = int(rooms), n_w = int(n_weights);
     const int thread = threadIdx.x, threads = blockDim.x;
     const int lane = thread % LANES, warp = thread / LANES, warps = threads / LANES;
@@ -835,11 +836,11 @@ __global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
         reinterpret_cast<int*>(place)[i] = int(plan[i]);
     __syncthreads();
 
-    const int D = place[0].D, K = place[L - 1].H, targets = int(C);
+    const int D = place[0].D, K = place[L - 1].H, targets = int(C), buffers = int(halves);
     T* const batches = memory;
-    T* const answers = batches + 2 * D * stride;
-    T* const shares = answers + 2 * targets * stride;
-    T* const ones = shares + 2 * stride;
+    T* const answers = batches + buffers * D * stride;
+    T* const shares = answers + buffers * targets * stride;
+    T* const ones = shares + buffers * stride;
     T* const p = ones + stride;
     T* const grads = p + room;
     T* const partials = grads + room;
@@ -885,10 +886,10 @@ __global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
             fetch(index + step % 2 * stride + i, order + step * batch + i);
     };
     const auto fetch_batch = [&](int step) {
-        const int B = size(step), half = step % 2;
+        const int B = size(step), half = step & (buffers - 1);
         for (int i = other; i < B; i += reach)
             for (int v = 0; v < V && i + v < B; ++v) {
-                const Index example = index[half * stride + i + v];
+                const Index example = index[step % 2 * stride + i + v];
                 T* to = batches + half * D * stride + i + v;
                 for (int d = part; d < D; d += parts) fetch(to + d * stride, X + example * row + d);
                 to = answers + half * targets * stride + i + v;
@@ -909,9 +910,9 @@ __global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
     const T penalty = T(l2);
 #pragma unroll 1
     for (int step = int(begin); step < end; ++step) {
-        const int B = size(step), half = step % 2;
+        const int B = size(step), half = step & (buffers - 1);
         const T* x = batches + half * D * stride;
-        fetch_batch(step + 1);
+        if (buffers == 2) fetch_batch(step + 1);
         fetch_index(step + 2);
 
         // Forward and back. Columns from B on hold whatever they hold, and nobody reads them.
@@ -987,6 +988,8 @@ __global__ void __launch_bounds__(V == 1 ? 768 : 512) small_epoch(
             if (lane == 0) records[Index(step) * gridDim.x + blockIdx.x] = value;
         }
         __syncthreads();
+
+        if (buffers == 1) fetch_batch(step + 1);
 
         // The update: W := keep W - rate m / (sqrt(v) + e), the corrections being in rate and e
         for (int i = thread; i < room; i += threads) {
