@@ -1,7 +1,6 @@
 """Phases of `gpu.py`: the machine, the CUDA sources, the tests, and the CPU beside the GPU."""
 
 import argparse
-import importlib
 import re
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from report import LIBRARIES, about
 from rounds import timed
+
+from nnaccel.kernels._cuda import expressions
 
 ROOT = Path(__file__).parents[1]
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
@@ -61,13 +62,8 @@ def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     if not paths or not compiler:
         yield "nvcc", {"note": "no CUDA sources" if not paths else "nvcc is not on the PATH"}
         return
-    try:
-        expressions = list(importlib.import_module("nnaccel.kernels._cupy").expressions())
-    except (ImportError, AttributeError) as error:
-        expressions = []
-        yield "templates", {"note": f"not instantiated: {' '.join(str(error).split())}"}
     for path in paths:
-        yield path.name, compiled(compiler, path, args.arch, expressions)
+        yield path.name, compiled(compiler, path, args.arch, list(expressions()))
 
 
 def compiled(

@@ -17,6 +17,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 import nnaccel.kernels
+from nnaccel.kernels._cuda import expressions
 
 KERNELS = Path(nnaccel.kernels.__file__).parent
 HEADER = Path(__file__).with_suffix(".h")
@@ -52,7 +53,7 @@ extern "C" void launch(
 @cache
 def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
     """All kernels that `_cupy.py` can ask for, compiled once in a process."""
-    entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in on_host().expressions())
+    entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in expressions())
     folder = tempfile.TemporaryDirectory()
     source, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
     source.write_text(GLUE.format(header=HEADER, source=KERNELS / "cuda.cu", entries=entries))
@@ -76,7 +77,7 @@ class Kernel:
 
     def __init__(self, cupy: ModuleType, expression: str) -> None:
         self._cupy = cupy
-        self._number = list(on_host().expressions()).index(expression)
+        self._number = list(expressions()).index(expression)
         self._types = library().types_of(self._number).decode()
         self.max_dynamic_shared_size_bytes = 48 * 1024
 

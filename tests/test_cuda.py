@@ -32,6 +32,7 @@ from nnaccel.compile import compile_epoch
 from nnaccel.data import Data
 from nnaccel.devices import to_host
 from nnaccel.kernels import bind, whole_epoch
+from nnaccel.kernels._cuda import expressions
 from nnaccel.layers.dense import dense
 from nnaccel.layers.dropout import dropout
 from nnaccel.network import layout, mlp, value_and_grad
@@ -105,7 +106,7 @@ def device(cupy, monkeypatch):
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc, to compile CUDA kernels")
 def test_kernels_compile_without_warnings_and_spill_nothing(tmp_path):
     """For an H100; every one that can be asked for, none of which has a stack in memory."""
-    names = list(cuda_on_host.on_host().expressions())
+    names = list(expressions())
     source = tmp_path / "all.cu"
     entries = ", ".join(f"reinterpret_cast<void*>({name})" for name in names)
     source.write_text(

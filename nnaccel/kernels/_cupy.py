@@ -5,10 +5,9 @@ journey through memory. The kernels of `cuda.cu` do in one launch what would be 
 products stay with cuBLAS, and write where their result belongs. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import cupy
@@ -17,6 +16,7 @@ import numpy as np
 from nnaccel import optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
+from nnaccel.kernels._cuda import CASTS, FUNCTORS, KINDS, LANES, SOURCE, THREADS, TYPES
 from nnaccel.kernels._numpy import dropout_vjp_in_place
 from nnaccel.kernels._places import Buffers
 from nnaccel.kernels._plans import activation_of
@@ -27,11 +27,6 @@ from nnaccel.network import Layout, flatten, l2_penalty, views
 from nnaccel.random import BITS, GOLDEN, Key
 from nnaccel.typing import Array, Namespace
 
-SOURCE = Path(__file__).with_name("cuda.cu")
-
-# The numbers of `cuda.cu`: threads in a block, lanes in a warp.
-THREADS, LANES = 256, 32
-
 # Blocks of a launch, at most: eight a multiprocessor of a large device. The same number on every
 # device gives the same order of sums, and so the same bits.
 BLOCKS = 1024
@@ -41,56 +36,10 @@ FEW = 128  # blocks of a launch whose results one block adds up one by one
 # a small product waits for launches, and cuBLAS is better at a large one.
 SMALL = 2**20
 
-TYPES = {"float32": "float", "float64": "double"}
-CASTS = {
-    "bool": "bool",
-    "int8": "signed char",
-    "uint8": "unsigned char",
-    "int16": "short",
-    "uint16": "unsigned short",
-    "int32": "int",
-    "uint32": "unsigned",
-    "int64": "long long",
-    "uint64": "unsigned long long",
-    **TYPES,
-}
-FUNCTORS = {
-    "identity": "Identity",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "relu": "Relu",
-    "leaky_relu": "LeakyRelu",
-    "softplus": "Softplus",
-    "elu": "Elu",
-    "selu": "Selu",
-    "gelu": "Gelu",
-    "silu": "Silu",
-    "mish": "Mish",
-}
-PLAIN = [
-    *("softmax_cross_entropy", "l2_penalty", "dropout", "gradient_descent", "momentum"),
-    *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip"),
-]
-
-# How the kernels know an integer type: by its size, negative if it is signed.
-KINDS = {
-    f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)
-}
-
 
 def kernels(xp: Namespace) -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
     return Workspace(xp).kernels()
-
-
-def expressions() -> Iterator[str]:
-    """Every kernel that can be asked for, as C++ writes its name."""
-    for T in TYPES.values():
-        yield from (f"minibatch<{T}, {S}>" for S in CASTS.values())
-        for name in ("activate", "narrow", "derive"):
-            yield from (f"{name}<{T}, {G}>" for G in FUNCTORS.values())
-        yield from (f"{name}<{T}>" for name in PLAIN)
-        yield from (f"small_epoch<{T}, {V}>" for V in (1, 2 if T == "double" else 4))
 
 
 @cache

@@ -16,8 +16,9 @@ import numpy as np
 from array_api_compat import numpy as host
 
 from nnaccel.batches import bounds
-from nnaccel.kernels._cupy import LANES, TYPES, fits, kernel
-from nnaccel.kernels._epochs import rules_of
+from nnaccel.kernels._cuda import LANES, TYPES
+from nnaccel.kernels._cupy import fits, kernel
+from nnaccel.kernels._epochs import Count, rules_of
 from nnaccel.kernels._plans import CROSS_ENTROPY, Plan, by_batch, plan_of, scalars_of
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
@@ -171,6 +172,7 @@ def epoch_of(
     codes = [ACTIVATIONS.index(name) for name in plan.activations]
     targets = 1 if plan.loss == CROSS_ENTROPY else sizes[-1]
     on_device: dict[Any, Any] = {}  # the plan, uploaded for the first epoch
+    count = Count()
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         if not takes(plan, params, state, data, order):
@@ -187,7 +189,7 @@ def epoch_of(
             return None
         nbytes = places.nbytes
         n_steps = len(bounds(N, batch))
-        now = State(np.int32(int(state.step)), state.slots)  # the one time that the host waits
+        now = State(count.of(state.step), state.slots)
         rules = rules_of(optimizer, params, now, n_steps, n_weights, xp=host)
         if rules is None or not rules.epsilon:  # numbers that only fill gaps would be 0 / 0
             return None
@@ -222,7 +224,7 @@ def epoch_of(
         for begin, end in bounds(n_steps, STEPS):
             args = (*before, begin, end - begin, *after)
             run((K,), (shape.threads,), args, shared_mem=nbytes)
-        state = State(state.step + n_steps, state.slots)
+        state = State(count.after(state.step, n_steps), state.slots)
         records = values if params.ndim == 2 else values[:, 0]
         if metric is None:
             return params, state, records

@@ -134,6 +134,27 @@ def _draws(layers: Any) -> bool:
     return any(isinstance(x, Dropout) or _draws(getattr(x, "layers", ())) for x in layers)
 
 
+class Count:
+    """The step counter of a run on the host, which asks the device for it in the first epoch alone:
+    nothing else in an epoch makes the host wait."""
+
+    def __init__(self) -> None:
+        self._left: Any = None  # what `after` gave last
+        self._value = 0
+
+    def of(self, step: Array) -> np.int32:
+        """The value of a counter ()."""
+        if step is not self._left:
+            self._value = int(step)
+        return np.int32(self._value)
+
+    def after(self, step: Array, n: int) -> Array:
+        """The counter that `of` was last asked for, n steps later."""
+        self._value += n
+        self._left = step + n
+        return self._left
+
+
 def each_step(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """The numbers of one step after the other, endless where they are the same in each.
 
@@ -161,15 +182,13 @@ def epoch_of(
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
-    left: tuple[Any, int] = None, 0  # the counter that the last epoch has left, and its value
+    count = Count()
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
-        nonlocal left
         if params.ndim != 1:
             return None
         batches = bounds(order.shape[0], batch_size)
-        # The host waits for the device here, for the first epoch of a run, and nowhere else.
-        step = np.int32(left[1] if state.step is left[0] else int(state.step))
+        step = count.of(state.step)
         now = State(step, state.slots)
         updates = updates_of(optimizer, params, now, len(batches), n_weights, xp=host)
         if updates is None:
@@ -200,7 +219,6 @@ def epoch_of(
         records = np.array(records) if on_host else xp.stack(records)
         if metric is not None:
             records = xp.reshape(records, (len(batches), 2))
-        left = state.step + len(batches), int(step)
-        return params, State(left[0], tuple(slots)), records
+        return params, State(count.after(state.step, len(batches)), tuple(slots)), records
 
     return epoch
