@@ -98,16 +98,15 @@ def whole_epoch(
         from nnaccel.kernels._cupy_small import epoch_of
 
         small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
-        return large if small is None else lambda *args: small(*args) or large(*args)
-    if fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
+    elif fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of
 
             small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
-    both = large if small is None else lambda *args: small(*args) or large(*args)
-    return _epochs.one_by_one(both, network)
+    either = large if small is None else lambda *args: small(*args) or large(*args)
+    return either if _is_cupy(ops.xp) else _epochs.one_by_one(either, network)
 
 
 def limit_threads(
