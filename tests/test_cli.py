@@ -788,7 +788,13 @@ def test_a_full_disk_behind_standard_output(trained):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_an_interrupted_run_writes_nothing(here):
-    with process("train", "digits", "--epochs", "100000", "--batch-size", "8") as train:
+    # A shell starts what runs in its background with interrupts ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        train = process("train", "digits", "--epochs", "100000", "--batch-size", "8")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with train:
         while not train.stdout.readline().startswith("epoch"):
             pass
         train.send_signal(signal.SIGINT)
