@@ -397,6 +397,22 @@ def test_the_compiled_epoch_leaves_other_types_to_the_other(change, dtype):
 # What is true of runs is true of runs of whole epochs.
 
 
+class Foreign:
+    """A layer that draws, of somebody else's."""
+
+    inner = layers.Dropout(0.3)
+    width, params = inner.width, inner.params
+    forward, backward = inner.forward, inner.backward
+
+
+@FAST
+def test_a_layer_that_nobody_knows_may_draw(fast):
+    network = Network(3, (layers.Dense(8, get("tanh")), Foreign(), layers.Dense(3)))
+    problem = simple(network)
+    assert_same_run(trained(problem.whole(fast=fast), problem), trained(problem.steps(), problem))
+    assert_refuses(problem.whole(fast=fast), problem, members(problem))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @FAST
 def test_a_resumed_run_continues_bit_for_bit(dropout, fast):

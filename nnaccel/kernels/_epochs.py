@@ -15,7 +15,7 @@ from array_api_compat import numpy as host
 
 from nnaccel import optimizers
 from nnaccel.batches import bounds, minibatch
-from nnaccel.layers import Dropout
+from nnaccel.layers import Chain, Dense, LayerNorm, Residual
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout, value_and_grad
@@ -130,8 +130,11 @@ def one_by_one(
 
 
 def _draws(layers: Any) -> bool:
-    """Whether a layer draws random numbers in training."""
-    return any(isinstance(x, Dropout) or _draws(getattr(x, "layers", ())) for x in layers)
+    """Whether a layer may draw random numbers in training: any that is not known not to."""
+    return any(
+        _draws(x.layers) if type(x) in (Chain, Residual) else type(x) not in (Dense, LayerNorm)
+        for x in layers
+    )
 
 
 class Count:
@@ -182,7 +185,7 @@ def epoch_of(
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
-    count = Count()
+    draws, count = _draws(network.layers), Count()
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim != 1:
@@ -199,8 +202,9 @@ def epoch_of(
         for start, stop in batches:
             index = order[start:stop]
             x, y, w = ops[minibatch](X, Y, weights, index, dtype)
+            key = Key(seed, step) if draws else None
             value, grads, Z = value_and_grad(
-                network, loss, params, x, y, w, ops=ops, l2=l2, key=Key(seed, step)
+                network, loss, params, x, y, w, ops=ops, l2=l2, key=key
             )
             records.append(value)
             if metric is not None:
