@@ -16,7 +16,7 @@ from nnaccel.typing import Array
 
 
 class Buffers:
-    """The memory of one training run, in arrays of a library with NumPy's interface.
+    """The memory of one training run, in arrays of NumPy, of CuPy or, gradients alone, of PyTorch.
 
     A step asks for its buffers in the same order each time, so the n-th request gets the n-th
     buffer; `views` comes before every pass through the network and starts the count again. The

@@ -13,10 +13,10 @@ import torch
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
-from nnaccel.kernels._places import bring_home, homes
+from nnaccel.kernels._places import Buffers
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import softmax_cross_entropy
-from nnaccel.network import Layout, flatten, views
+from nnaccel.network import flatten, views
 from nnaccel.typing import Array, Namespace
 
 FUSED_ADAM: Any = getattr(torch, "_fused_adam_", None)
@@ -37,30 +37,12 @@ def kernels(xp: Namespace) -> dict[Callable, Callable]:
     }
 
 
-class Workspace:
-    """The gradient vector of one training run, and the views of it and of the parameters."""
+class Workspace(Buffers):
+    """The gradient vector of one training run, and the kernels that write into it."""
 
     def __init__(self, xp: Namespace) -> None:
+        super().__init__(torch)
         self._xp = xp
-        self._params: Array | None = None
-        self._tree: Any = ()
-        self._grads: Any = None
-        self._grad_tree: Any = ()
-        self._homes: dict[int, Any] = {}  # id(W) -> (dW, db), parts of the gradient vector
-
-    def views(self, params: Array, places: Layout) -> Any:
-        """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
-        if params is not self._params:
-            self._params, self._tree = params, views(params, places, xp=self._xp)
-            self._grads = torch.empty_like(params)
-            self._grad_tree = views(self._grads, places, xp=self._xp)
-            self._homes = dict(homes(self._tree, self._grad_tree))
-        return self._tree
-
-    def flatten(self, arrays: Any, places: Layout) -> Array:
-        """Twin of `network.flatten`, for gradients: copies only what is not yet in its place."""
-        bring_home(arrays, self._grad_tree)
-        return self._grads
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
         """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
