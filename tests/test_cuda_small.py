@@ -16,6 +16,7 @@ from test_epochs import (
     Problem,
     assert_refuses,
     assert_same_run,
+    diverging,
     examples,
     members,
     simple,
@@ -209,12 +210,7 @@ def test_a_resumed_run_continues_bit_for_bit():
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
 def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value):
-    data = examples(loss)
-    problem = simple(mlp(3, [5], 3, activation=activation), data=data, loss=loss)
-    if math.isnan(value) or activation in ("identity", "relu"):
-        data.X[problem.order[20]] = value
-    else:
-        problem = problem._replace(optimizer=optimizers.adam(value))
+    problem = diverging(activation, loss, value)
     with np.errstate(all="ignore"):
         records, expected = (
             trained(epoch, problem, epochs=1)[2] for epoch in (small(problem), problem.steps())

@@ -461,17 +461,23 @@ def test_the_records_of_an_epoch_stay_when_the_next_one_runs(fast):
     np.testing.assert_array_equal(first, copy)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
-@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
-@FAST
-def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, fast):
+def diverging(activation, loss, value):
+    """A problem in which `value` comes up in the second step: an input, or else the rate."""
     data = examples(loss)
     problem = simple(mlp(3, [5], 3, activation=activation), data=data, loss=loss)
     if math.isnan(value) or activation in ("identity", "relu"):
         data.X[problem.order[20]] = value
     else:
         problem = problem._replace(optimizer=optimizers.adam(value))
+    return problem
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
+@FAST
+def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, fast):
+    problem = diverging(activation, loss, value)
     with np.errstate(all="ignore"):
         _, _, records = trained(problem.whole(fast=fast), problem, epochs=1)
         _, _, expected = trained(problem.steps(), problem, epochs=1)
