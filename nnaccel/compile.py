@@ -1,11 +1,29 @@
 """Making a training step fast on its library: as it is on most, `jit` on JAX, and whole epochs."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 from nnaccel.batches import bounds
 from nnaccel.network import Layout
 from nnaccel.typing import Array, Namespace
+
+R = TypeVar("R")
+
+
+def compiled_once(build: Callable[..., R]) -> Callable[..., R]:
+    """build(xp, ...), giving on JAX the same object again for the same arguments.
+
+    JAX takes longer to compile a run than most epochs take, and what it has compiled owns no
+    memory, so the next run may use it. Elsewhere kernels own a workspace, and are built anew.
+    """
+    again = lru_cache(maxsize=32)(build)
+
+    @wraps(build)
+    def either(xp: Namespace, *args: Any) -> R:
+        return (again if xp.__name__ == "jax.numpy" else build)(xp, *args)
+
+    return either
 
 
 def compile_step(

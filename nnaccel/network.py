@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nnaccel import activations
 from nnaccel.activations import Activation
-from nnaccel.layers import Chain, Dense, Dropout, Layer, Param
+from nnaccel.layers import Chain, Dense, Dropout, Layer, LayerNorm, Param, Residual
 from nnaccel.losses import Loss
 from nnaccel.random import Key
 from nnaccel.typing import Array, Namespace, Ops
@@ -61,6 +61,20 @@ def mlp(
         if dropout:
             layers.append(Dropout(dropout))
     return Network(int(n_inputs), (*layers, Dense(int(n_outputs), initializer=initializer)))
+
+
+def draws(network: Network) -> bool:
+    """Whether a layer may draw random numbers in training: any that is not known not to."""
+
+    def draws_in(layers: Any) -> bool:
+        return any(
+            draws_in(x.layers)
+            if type(x) in (Chain, Residual)
+            else type(x) not in (Dense, LayerNorm)
+            for x in layers
+        )
+
+    return draws_in(network.layers)
 
 
 class Slot(NamedTuple):

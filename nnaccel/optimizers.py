@@ -14,12 +14,15 @@ Hutter, arXiv:1711.05101, algorithm 2). An L2 penalty is part of the objective i
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec
 
 from nnaccel import schedules
 from nnaccel.names import find
 from nnaccel.schedules import Rate, Schedule
 from nnaccel.typing import Array, Namespace, Ops, handle_of
+
+P = ParamSpec("P")
 
 
 class State(NamedTuple):
@@ -120,6 +123,22 @@ def clip_by_global_norm(grads: Array, max_norm: Rate, *, xp: Namespace) -> Array
     return grads * (max_norm / xp.maximum(norm, max_norm + xp.zeros_like(norm)))
 
 
+def once(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """The factory, giving the same object for the same numbers: what JAX has compiled for one run
+    then serves the next. Hyper-parameters that are arrays make a new one each time."""
+    kept = lru_cache(maxsize=64, typed=True)(factory)
+
+    @wraps(factory)
+    def get(*args: P.args, **options: P.kwargs) -> Optimizer:
+        try:
+            return kept(*args, **options)  # pyright: ignore[reportArgumentType]
+        except TypeError:  # arrays cannot be hashed
+            return factory(*args, **options)
+
+    return get
+
+
+@once
 def gradient_descent(
     learning_rate: Rate | Schedule = 0.01, *, weight_decay: Rate = 0.0
 ) -> Optimizer:
@@ -131,6 +150,7 @@ def gradient_descent(
     return _optimizer(rule, 0, learning_rate, weight_decay)
 
 
+@once
 def momentum(
     learning_rate: Rate | Schedule = 0.01, *, beta: Rate = 0.9, weight_decay: Rate = 0.0
 ) -> Optimizer:
@@ -143,6 +163,7 @@ def momentum(
     return _optimizer(rule, 1, learning_rate, weight_decay)
 
 
+@once
 def nesterov(
     learning_rate: Rate | Schedule = 0.01, *, beta: Rate = 0.9, weight_decay: Rate = 0.0
 ) -> Optimizer:
@@ -155,6 +176,7 @@ def nesterov(
     return _optimizer(rule, 1, learning_rate, weight_decay)
 
 
+@once
 def rmsprop(
     learning_rate: Rate | Schedule = 0.001,
     *,
@@ -171,6 +193,7 @@ def rmsprop(
     return _optimizer(rule, 1, learning_rate, weight_decay)
 
 
+@once
 def adam(
     learning_rate: Rate | Schedule = 0.001,
     *,
@@ -208,6 +231,7 @@ def adamw(
     )
 
 
+@once
 def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
     """The optimizer, its gradient first scaled down to a global norm of at most max_norm."""
 

@@ -45,10 +45,10 @@ from sklearn.utils.validation import (
 from nnaccel import activations, initializers, lbfgs, losses, optimizers, schedules
 from nnaccel.batches import bounds, n_steps
 from nnaccel.callbacks import Watch
-from nnaccel.compile import compile_step
+from nnaccel.compile import compile_step, compiled_once
 from nnaccel.data import Data, HostData, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, dtype_of, prepare, select, to_host
-from nnaccel.kernels import bind
+from nnaccel.kernels import bind, limit_threads
 from nnaccel.layers import Chain, Dense
 from nnaccel.losses import Loss
 from nnaccel.network import (
@@ -795,25 +795,35 @@ def full_objective(setting: Setting, data: Data | HostData, l2: float) -> lbfgs.
     Summed over parts of the rows, which bounds the memory.
     """
     network, loss, where, dtype = setting
-    xp, ops, N = where.xp, bind(where.xp), data.X.shape[0]
-    n_weights, kind = layout(network).n_weights, dtype_of(where, dtype)
+    xp, N, n_weights = where.xp, data.X.shape[0], layout(network).n_weights
+    part = value_and_grad_of(xp, network, loss, dtype_of(where, dtype))
     parts = in_order(data, where)
-
-    def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
-        X = X if X.dtype == kind else xp.astype(X, kind)
-        return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
-
-    part = compile_step(part, xp)
+    limited = limit_threads(network, min(N, evaluation_rows(data.X)), xp)
 
     def objective(params: Array) -> tuple[Array, Array]:
         value = grads = 0.0
-        for rows in parts():
-            share = rows.Y.shape[0] / N
-            part_value, part_grads = part(params, *rows)
-            value, grads = value + share * part_value, grads + share * part_grads
+        with limited():
+            for rows in parts():
+                share = rows.Y.shape[0] / N
+                part_value, part_grads = part(params, *rows)
+                value, grads = value + share * part_value, grads + share * part_grads
         return l2_penalty(value, grads, params, l2, n_weights, xp=xp)
 
     return objective
+
+
+@compiled_once
+def value_and_grad_of(
+    xp: Namespace, network: Network, loss: Loss, dtype: Any
+) -> Callable[..., tuple[Array, Array]]:
+    """The function (params, X, Y, weights) -> (loss, gradient), compiled where that is possible."""
+    ops = bind(xp)
+
+    def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
+        X = X if X.dtype == dtype else xp.astype(X, dtype)
+        return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
+
+    return compile_step(part, xp)
 
 
 def inverse_scaling(rate: float, power: float, N: int, steps: int, seen: int) -> schedules.Schedule:

@@ -18,14 +18,14 @@ import numpy as np
 
 from nnaccel import losses, optimizers
 from nnaccel.batches import bounds, is_sparse, minibatch
-from nnaccel.compile import compile_epoch, compile_step
+from nnaccel.compile import compile_epoch, compile_step, compiled_once
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, select, to_host
 from nnaccel.failures import in_words
 from nnaccel.kernels import bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
-from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
+from nnaccel.network import Network, draws, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
 from nnaccel.streaming import (
@@ -36,7 +36,7 @@ from nnaccel.streaming import (
     stream,
     training_rows,
 )
-from nnaccel.typing import Array, Ops
+from nnaccel.typing import Array, Namespace, Ops
 
 
 class Epoch(NamedTuple):
@@ -150,19 +150,16 @@ def train(
             start = where.asarray(start if after is None else after.params, dtype, copy=True)
             _check_params(network, start)
             state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-            ops = bind(where.xp, fast=fast)
-            options = {"l2": float(l2), "metric": metric, "seed": seed}
-            step = make_step(network, loss, optimizer, ops, dtype=start.dtype, **options)
-            whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
-            evaluation = make_evaluation(
-                network, loss, bind(where.xp, fast=fast), dtype=start.dtype, metric=metric
+            seed_of_draws = seed if draws(network) else 0
+            epoch, evaluation = programs(
+                *(where.xp, network, loss, optimizer, batch_size, start.dtype),
+                *(float(l2), metric, seed_of_draws, fast),
             )
-            epoch = compile_epoch(step, where.xp, batch_size, whole, layout(network))
             epoch = _epoch_on(data, epoch, batch_size, where)
             held_out = None if held_out is None else in_order(held_out, where)
         run = _run(
             epoch,
-            compile_step(evaluation, where.xp),
+            evaluation,
             start,
             state,
             N,
@@ -227,6 +224,29 @@ def _run(
                 held = evaluate(evaluation, params, held_out, metric)
                 _check_validation(held[0], number)
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+
+
+@compiled_once
+def programs(
+    xp: Namespace,
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    dtype: Any,
+    l2: float = 0.0,
+    metric: Metric | None = None,
+    seed: int = 0,
+    fast: bool = True,
+) -> tuple[Callable[..., Any], Callable[..., Array]]:
+    """The epoch, as of `compile_epoch`, and the evaluation, as of `make_evaluation`, of a run."""
+    options = {"l2": l2, "metric": metric, "seed": seed}
+    ops = bind(xp, fast=fast)
+    step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
+    whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
+    evaluation = make_evaluation(network, loss, bind(xp, fast=fast), dtype=dtype, metric=metric)
+    epoch = compile_epoch(step, xp, batch_size, whole, layout(network))
+    return epoch, compile_step(evaluation, xp)
 
 
 def _epoch_on(

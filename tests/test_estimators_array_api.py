@@ -14,6 +14,7 @@ from sklearn.utils import _array_api
 from nnaccel import MLPClassifier, MLPRegressor
 from nnaccel.devices import device_of, select, to_host
 from nnaccel.inputs import is_foreign
+from nnaccel.network import value_and_grad
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -196,3 +197,41 @@ def test_memory_is_shared_where_it_can_be():
     clf = MLPClassifier(max_iter=2, device="cpu").fit(X, Y)
     tensor = torch.from_numpy(X)
     assert np.shares_memory(device_of(clf.coefs_[0]).asarray(tensor), X)
+
+
+def tracing(monkeypatch, module):
+    """A list that grows whenever that module has JAX trace the training step."""
+    traced = []
+
+    def traced_too(*args, **kwargs):
+        traced.append(args)
+        return value_and_grad(*args, **kwargs)
+
+    monkeypatch.setattr(f"nnaccel.{module}.value_and_grad", traced_too)
+    return traced
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "sgd"}, {"clip_norm": 1.0}, {"alpha": 0.0}])
+def test_jax_compiles_for_the_first_of_equal_runs_alone(monkeypatch, options):
+    pytest.importorskip("jax")
+    traced = tracing(monkeypatch, "training")
+    # A width of its own, so that no other test has had it compiled.
+    clf = MLPClassifier((3, 3 + len(options)), device="jax", max_iter=2, beta_2=0.99, **options)
+    clf.partial_fit(X, Y, classes=[0, 1, 2])
+    before = len(traced)
+    assert before
+    clf.partial_fit(X, Y)
+    clf.fit(X, Y)
+    assert len(traced) == before
+    clf.set_params(learning_rate_init=0.02).fit(X, Y)
+    assert len(traced) > before
+
+
+def test_jax_compiles_the_objective_of_lbfgs_once(monkeypatch):
+    pytest.importorskip("jax")
+    traced = tracing(monkeypatch, "perceptron")
+    clf = MLPClassifier((3, 2, 3), device="jax", max_iter=3, solver="lbfgs").fit(X, Y)
+    before = len(traced)
+    assert before
+    clf.fit(X, Y)
+    assert len(traced) == before

@@ -388,3 +388,13 @@ def test_torch_takes_the_same_steps_on_a_schedule(make_ops):
     optimizer = adamw(schedules.one_cycle(0.05, STEPS + 1), weight_decay=0.1)
     found = run(optimizer, start(), STEPS, ops=make_ops(np))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@EVERY
+def test_the_same_numbers_give_the_same_optimizer(name):
+    """So that what a compiler keeps for one run serves the next."""
+    assert get(name, 0.1) is get(name, 0.1)
+    assert clipped(get(name, 0.1), 1.0) is clipped(get(name, 0.1), 1.0)
+    assert get(name, 0.1) is not get(name, 0.2)
+    rates = np.array([[0.1], [0.2]])
+    assert get(name, rates) is not get(name, rates)

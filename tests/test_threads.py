@@ -5,9 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from nnaccel import mlp, train
+from nnaccel import MLPClassifier, mlp, train
 from nnaccel.kernels import _threads, limit_threads
 from nnaccel.kernels._threads import one_thread
+from nnaccel.network import value_and_grad
 
 threadpoolctl = pytest.importorskip("threadpoolctl", reason="the limit is set by threadpoolctl")
 
@@ -88,3 +89,20 @@ def test_without_threadpoolctl_nothing_is_limited(monkeypatch):
     monkeypatch.undo()
     with limit():
         assert blas_threads() == {2}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("n_features", "threads"), [(8, {1}), (1024, {2})])
+def test_lbfgs_limits_the_products_of_a_small_network(monkeypatch, n_features, threads):
+    seen = []
+
+    def counting(*args, **kwargs):
+        seen.append(blas_threads())
+        return value_and_grad(*args, **kwargs)
+
+    monkeypatch.setattr("nnaccel.perceptron.value_and_grad", counting)
+    X = np.random.default_rng(0).standard_normal((200, n_features))
+    MLPClassifier((64,), solver="lbfgs", max_iter=2).fit(X, X[:, 0] > 0)
+    assert seen
+    assert all(found == threads for found in seen)
+    assert blas_threads() == {2}

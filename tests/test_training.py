@@ -486,11 +486,15 @@ def test_initial_weights_come_from_the_seed_on_the_host():
     assert (params != initialize(NETWORK, 6)).mean() > 0.8
 
 
-def test_dropout_differs_by_step_and_seed_and_prediction_has_none():
+@pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
+def test_dropout_differs_by_step_and_seed_and_prediction_has_none(device):
     """One example, a rate of zero: only the mask changes the loss."""
+    if device != "cpu":
+        pytest.importorskip(device)
     network = mlp(D, [64], K, dropout=0.5)
     X, Y = blobs(1)
     options = {"optimizer": gradient_descent(0.0), "validation": (X, Y), "epochs": 6}
+    options |= {"device": device}
     params = initialize(network, 0)
     epochs = run(network, X, Y, params=params, **options)
     assert len(set(curve(epochs))) == 6

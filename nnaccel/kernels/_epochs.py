@@ -15,10 +15,9 @@ from array_api_compat import numpy as host
 
 from nnaccel import optimizers
 from nnaccel.batches import bounds, minibatch
-from nnaccel.layers import Chain, Dense, LayerNorm, Residual
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
-from nnaccel.network import Network, layout, value_and_grad
+from nnaccel.network import Network, draws, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
 from nnaccel.typing import Array, Ops
@@ -107,12 +106,12 @@ def one_by_one(
     They have nothing to do with each other, and one alone stays in the cache. Together they draw
     other numbers for dropout than each alone: for those it returns None, having done nothing.
     """
-    draws = _draws(network.layers)
+    random = draws(network)
 
     def epochs(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim == 1:
             return epoch(params, state, data, order)
-        if draws or params.ndim != 2:
+        if random or params.ndim != 2:
             return None
         step, records = state.step, []
         for member in zip(params, *state.slots, strict=True):
@@ -127,14 +126,6 @@ def one_by_one(
         return (params, State(step, state.slots), np.stack(records, axis=-1)) if records else None
 
     return epochs
-
-
-def _draws(layers: Any) -> bool:
-    """Whether a layer may draw random numbers in training: any that is not known not to."""
-    return any(
-        _draws(x.layers) if type(x) in (Chain, Residual) else type(x) not in (Dense, LayerNorm)
-        for x in layers
-    )
 
 
 class Count:
@@ -185,7 +176,7 @@ def epoch_of(
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
-    draws, count = _draws(network.layers), Count()
+    random, count = draws(network), Count()
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim != 1:
@@ -202,7 +193,7 @@ def epoch_of(
         for start, stop in batches:
             index = order[start:stop]
             x, y, w = ops[minibatch](X, Y, weights, index, dtype)
-            key = Key(seed, step) if draws else None
+            key = Key(seed, step) if random else None
             value, grads, Z = value_and_grad(
                 network, loss, params, x, y, w, ops=ops, l2=l2, key=key
             )
