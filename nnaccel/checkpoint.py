@@ -92,7 +92,7 @@ def save(
     from safetensors.numpy import save as to_bytes
 
     tensors = {"params": data}
-    write(path, to_bytes(tensors, {"nnaccel": text, "sha256": digest(text, tensors)}))
+    write(path, to_bytes(tensors, metadata(text, tensors)))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -105,11 +105,11 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     content = path.read_bytes()
     where = f"{path}: not a model that can be used"
     try:
-        metadata, tensors = _parse(content)
+        header, tensors = _parse(content)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
-        text = metadata["nnaccel"]
+        text, _, claimed = header["nnaccel"].rpartition("\n")
         header = json.loads(text)
         version = header["version"]
         if header["format"] != FORMAT or type(version) is not int:
@@ -118,7 +118,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{where}: a safetensors file that nnaccel has not written") from None
     if version > VERSION:
         raise ValueError(f"{where}: written by a later nnaccel (format {version}); upgrade nnaccel")
-    if metadata.get("sha256") != digest(text, tensors):
+    if claimed != digest(text, tensors):
         raise ValueError(f"{where}: its content has been altered since it was written (SHA-256)")
     try:
         return _rebuild(header, tensors)
@@ -132,8 +132,9 @@ def is_model(path: str | os.PathLike[str]) -> bool:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(min(length, os.path.getsize(path)))
-        return json.loads(json.loads(header)["__metadata__"]["nnaccel"])["format"] == FORMAT
-    except (KeyError, TypeError, ValueError, RecursionError):
+        text, _, _ = json.loads(header)["__metadata__"]["nnaccel"].rpartition("\n")
+        return json.loads(text)["format"] == FORMAT
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return False
 
 
@@ -157,6 +158,15 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
             raise _unwritable(path, error, f"no room for {size:,} bytes") from None
         finally:
             os.unlink(file.name)
+
+
+def metadata(text: str, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What a model file says of itself: the header's text, and the digest in a last line.
+
+    One entry, because safetensors writes several in an order that differs between processes: so
+    equal models are equal files.
+    """
+    return {"nnaccel": f"{text}\n{digest(text, tensors)}"}
 
 
 def digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:

@@ -18,7 +18,7 @@ from safetensors.numpy import save as to_bytes
 
 import nnaccel
 from nnaccel import activations, checkpoint, initializers, losses
-from nnaccel.checkpoint import LAYER_FIELDS, digest, is_model, load, save, writable, write
+from nnaccel.checkpoint import LAYER_FIELDS, digest, is_model, load, metadata, save, writable, write
 from nnaccel.layers import LAYERS, Dense, Dropout, LayerNorm, Residual
 from nnaccel.network import Network, layout, mlp
 from nnaccel.training import initialize
@@ -60,6 +60,11 @@ def fails(path, *words):
 
 
 # ---------------------------------------------------------------------------- there and back
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    files = {saved(tmp_path / "m", EVERYTHING, extra={"a": 1}).read_bytes() for _ in range(16)}
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -220,12 +225,21 @@ def test_a_foreign_file(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, {}, {"format": "pt"}, {"nnaccel": "{"}, {"nnaccel": "3"}, {"nnaccel": "{}"}]
+    "entries", [None, {}, {"format": "pt"}, {"nnaccel": "{"}, {"nnaccel": "3"}, {"nnaccel": "{}"}]
 )
-def test_a_foreign_safetensors_file(tmp_path, metadata):
+def test_a_foreign_safetensors_file(tmp_path, entries):
     path = tmp_path / "m"
-    path.write_bytes(to_bytes({"params": np.zeros(3)}, metadata))
+    path.write_bytes(to_bytes({"params": np.zeros(3)}, entries))
     fails(path, "a safetensors file that nnaccel has not written")
+    assert not is_model(path)
+
+
+def test_an_entry_that_is_no_text(tmp_path):
+    """Which safetensors itself does not write."""
+    header = json.dumps({"__metadata__": {"nnaccel": 3}}).encode()
+    path = tmp_path / "m"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    fails(path, "no safetensors file")
     assert not is_model(path)
 
 
@@ -240,7 +254,8 @@ def test_a_missing_file(tmp_path):
 def header_of(path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"])
+    text = json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"]
+    return json.loads(text.partition("\n")[0])
 
 
 def rebuilt(path, header, tensors=None):
@@ -248,7 +263,7 @@ def rebuilt(path, header, tensors=None):
     text = header if isinstance(header, str) else json.dumps(header)
     tensors = {"params": load(path).params} if tensors is None else tensors
     forged = path.with_name("forged")
-    forged.write_bytes(to_bytes(tensors, {"nnaccel": text, "sha256": digest(text, tensors)}))
+    forged.write_bytes(to_bytes(tensors, metadata(text, tensors)))
     return forged
 
 
