@@ -2,10 +2,13 @@
 
 A stand-in for the few parts of CuPy that `_cupy.py` uses. Its arrays are NumPy's, and its kernels
 are those of `cuda.cu`, compiled by g++ with `cuda_on_host.h`, which runs all threads of a launch.
+Matrix products go by the real `_cublaslt.py` to a library of the same functions, which is compiled
+from `cublaslt_on_host.cpp`.
 """
 
 import ctypes
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +73,62 @@ def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
     found.types_of.restype = ctypes.c_char_p
     found.folder = folder  # kept as long as the library
     return found
+
+
+@cache
+def header_folders() -> tuple[Path, ...]:
+    """Where CUDA's headers are, cublasLt.h and what it includes; empty where they are not."""
+    nvcc = shutil.which("nvcc")
+    homes = [os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
+    folders = [Path(home) / "include" for home in (*homes, "/usr/local/cuda") if home]
+    folders += [x for path in sys.path for x in Path(path).glob("nvidia/*/include")]
+    found = next((folder for folder in folders if (folder / "cublasLt.h").exists()), None)
+    return () if found is None else (found, found / "cccl")
+
+
+@cache
+def cublaslt() -> ctypes.CDLL:
+    """The library of `cublaslt_on_host.cpp`, compiled once in a process: with CUDA's own headers
+    where they are found."""
+    folder = tempfile.TemporaryDirectory()
+    binary = Path(folder.name) / "cublaslt.so"
+    headers = [flag for path in header_folders() for flag in ("-isystem", path)]
+    command = [
+        *(COMPILER, "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"),
+        *("-Wall", "-Wextra", "-Werror", *headers, *(["-DCUDA_HEADERS"] if headers else [])),
+        *(HEADER.with_name("cublaslt_on_host.cpp"), "-o", binary),
+    ]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(binary))
+    found.host_clock.restype = ctypes.c_double
+    found.host_cost.argtypes = [ctypes.c_int, ctypes.c_double]
+    found.host_objects.restype = ctypes.c_longlong
+    found.folder = folder
+    return found
+
+
+class Counted:
+    """A library whose products count as launches of CuPy's stand-in."""
+
+    def __init__(self, library: ctypes.CDLL, cupy: ModuleType) -> None:
+        self._library, self._cupy = library, cupy
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._library, name)
+
+    def cublasLtMatmul(self, *args: int) -> int:
+        self._cupy.launches += 1
+        return self._library.cublasLtMatmul(*args)
+
+
+class Event:
+    """A moment on the clock of the stand-in for cuBLASLt."""
+
+    def record(self, stream: object) -> None:
+        self.time = cublaslt().host_clock()
+
+    def synchronize(self) -> None:
+        pass
 
 
 class Kernel:
@@ -153,7 +212,15 @@ def stand_in() -> ModuleType:
     cupy.cuda = SimpleNamespace(
         Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),
         compiler=SimpleNamespace(CompileException=CompileException),
-        runtime=SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 12080),
+        runtime=SimpleNamespace(
+            runtimeGetVersion=lambda: 13000,
+            driverGetVersion=lambda: 12080,
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda _: {"name": b"host", "multiProcessorCount": 1},
+        ),
+        get_current_stream=lambda: SimpleNamespace(ptr=0, is_capturing=lambda: False),
+        Event=Event,
+        get_elapsed_time=lambda begin, end: end.time - begin.time,
     )
     return cupy
 
@@ -177,7 +244,20 @@ def loaded(name: str, **modules: ModuleType) -> ModuleType:
 @cache
 def on_host() -> ModuleType:
     """The module `nnaccel.kernels._cupy` on the stand-in for CuPy."""
-    return loaded("_cupy", cupy=stand_in())
+    products = products_on_host()
+    modules = {"cupy": products.cupy, "nnaccel.kernels._cublaslt": products}
+    return loaded("_cupy", **modules)
+
+
+@cache
+def products_on_host() -> ModuleType:
+    """The module `nnaccel.kernels._cublaslt` on the stand-ins; it takes the algorithm that comes
+    first, as where no choice can be kept."""
+    module = loaded("_cublaslt", cupy=stand_in())
+    module.library = cache(lambda: Counted(module.declared(cublaslt()), module.cupy))
+    module.address = lambda x: x.ctypes.data
+    module.cache_folder = lambda: None
+    return module
 
 
 @cache

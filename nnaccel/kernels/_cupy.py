@@ -2,7 +2,8 @@
 
 On a GPU a launch costs more than the work of most elementwise operations, and each temporary is a
 journey through memory. The kernels of `cuda.cu` do in one launch what would be five or ten; matrix
-products stay with cuBLAS, and write where their result belongs. Nothing here waits for the device.
+products are cuBLASLt's, and write where their result belongs. Nothing here waits for the device,
+but for the first product of each kind, whose algorithms may be timed; see `_cublaslt.py`.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 from nnaccel import optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
+from nnaccel.kernels._cublaslt import WORKSPACE, Plan, address, plan_of
 from nnaccel.kernels._cuda import CASTS, FUNCTORS, KINDS, LANES, SOURCE, THREADS, TYPES
 from nnaccel.kernels._numpy import dropout_vjp_in_place
 from nnaccel.kernels._places import Buffers
@@ -37,9 +39,12 @@ FEW = 128  # blocks of a launch whose results one block adds up one by one
 SMALL = 2**20
 
 
-def kernels(xp: Namespace) -> dict[Callable, Callable]:
-    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
-    return Workspace(xp).kernels()
+def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
+    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
+
+    precision: what products of float32 matrices are computed in, "float32" or "tf32".
+    """
+    return Workspace(xp, precision).kernels()
 
 
 @cache
@@ -120,12 +125,32 @@ def fits(*arrays: Array) -> bool:
     return dtype.name in TYPES and all(x.dtype == dtype and x.flags.c_contiguous for x in arrays)
 
 
-class Workspace(Buffers):
-    """The buffers of one training run on a device, and the kernels that write into them."""
+def product_shape(X: Array, Y: Array) -> tuple[int, ...] | None:
+    """The shape of X Y for matrices, or stacks of them along one axis, of one floating type; None
+    for other arrays, and where nothing is to be multiplied."""
+    if X.dtype != Y.dtype or X.dtype.name not in TYPES or not X.size or not Y.size:
+        return None
+    if {X.ndim, Y.ndim} - {2, 3} or X.shape[-1] != Y.shape[-2]:
+        return None
+    counts = {x.shape[0] for x in (X, Y) if x.ndim == 3} - {1}
+    if len(counts) > 1:
+        return None
+    lead = (counts.pop() if counts else 1,) if 3 in (X.ndim, Y.ndim) else ()
+    return *lead, X.shape[-2], Y.shape[-1]
 
-    def __init__(self, xp: Namespace) -> None:
+
+class Workspace(Buffers):
+    """The buffers of one training run on a device, and the kernels that write into them.
+
+    precision: what products of float32 matrices are computed in, "float32" or "tf32".
+    """
+
+    def __init__(self, xp: Namespace, precision: str = "float32") -> None:
         super().__init__(cupy)
         self._xp = xp
+        self._tf32 = precision == "tf32"
+        self._plans: dict[Any, Plan | None] = {}  # by the products that they are for
+        self._room = 0  # where the workspace of products is
         self._counters: Array | None = None  # zeros
         self._output: tuple[Array, Array] | None = None  # Z of the last layer, and where its db is
         self._summed: tuple[Array, Array] | None = None  # dZ of the loss, and its sum in that db
@@ -192,21 +217,50 @@ class Workspace(Buffers):
         )
         return *rows, None if weights is None else pairs[1]
 
+    def product(self, X: Array, Y: Array, out: Array) -> Array:
+        """X Y, written into `out`, which shares no memory with X and Y.
+
+        X: (..., N, D).   Y: (..., D, H).   out: (..., N, H).   Transposed views are read as they
+        lie. On the current stream, which may be one that is being captured.
+        """
+        x, y, to = address(X), address(Y), address(out)
+        key = (
+            *(X.shape, X.strides, x % 16, X.dtype.char, Y.shape, Y.strides, y % 16),
+            *(out.strides, to % 16, out.dtype.char),
+        )
+        if key not in self._plans:
+            room = self._buffer("products", (WORKSPACE,), np.uint8)
+            self._room = address(room)
+            self._plans[key] = plan_of(X, Y, out, room, tf32=self._tf32)
+        plan = self._plans[key]
+        if plan is not None:
+            plan(x, y, to, self._room, cupy.cuda.get_current_stream().ptr)
+        elif out.flags.c_contiguous:
+            cupy.matmul(X, Y, out=out)
+        else:
+            out[...] = cupy.matmul(X, Y)
+        return out
+
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
         """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
-        g = functor(activation)
-        if g is None or X.ndim != 2 or W.ndim != 2 or not X.size or not fits(W, X, b):
+        g, shape = functor(activation), product_shape(X, W)
+        if shape is None or b.dtype != W.dtype:
             return dense(X, W, b, activation, xp=self._xp)
+        Z = self.empty(shape, W.dtype)
+        if g is None or len(shape) > 2 or not fits(W, X, b):
+            Z = self.product(X, W, Z) + b
+            return Z, activation.forward(Z, xp=self._xp)
         (N, D), H, T = X.shape, W.shape[1], TYPES[W.dtype.name]
-        A = self.empty((N, H), W.dtype)
-        Z = self.empty((N, H), W.dtype) if activation.reads_Z else A
+        A = self.empty(shape, W.dtype) if activation.reads_Z else Z
         if H <= LANES and N * D <= SMALL:
             rows = THREADS // LANES // 2
             kernel("narrow", T, g[0])(
-                (-(-N // rows),), (LANES, rows), (X, W, b, Z, A, N, D, H, g[1])
+                (-(-N // rows),),
+                (LANES, rows),
+                (X, W, b, Z, A, N, D, H, g[1], int(self._tf32)),
             )
         else:
-            cupy.matmul(X, W, out=Z)
+            self.product(X, W, Z)
             kernel("activate", T, g[0])(*tiles(N, H, W.itemsize), (Z, b, A, N, H, g[1]))
         if g[0] == "Identity" and id(W) in self._homes:
             self._output = A, self._homes[id(W)][1]
@@ -224,15 +278,25 @@ class Workspace(Buffers):
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`: dZ overwrites dA; dW and db are in the gradient."""
         g, read = functor(activation), (Z, A) if activation.reads_Z else (A,)
-        if g is None or X.ndim != 2 or W.ndim != 2 or not X.size or not fits(W, X, dA, *read):
+        shape = product_shape(X, W)
+        if shape is None or shape != A.shape or any(x.dtype != W.dtype for x in (dA, A)):
             return dense_vjp(dA, X, W, Z, A, activation, xp=self._xp, need_dX=need_dX)
         dW, db = self._homes.get(id(W), (None, None))
-        if self._summed is None or dA is not self._summed[0] or db is not self._summed[1]:
+        if g is None or len(shape) > 2 or not fits(W, X, dA, *read):
+            dA = activation.vjp(dA, Z, A, xp=self._xp)
+            db = self._xp.sum(dA, axis=-2, keepdims=True)
+        elif self._summed is None or dA is not self._summed[0] or db is not self._summed[1]:
             if db is None:
                 db = self.empty((1, W.shape[1]), W.dtype)
             self.derive(dA, Z if activation.reads_Z else None, A, g, db)
-        dW = cupy.matmul(X.T, dA, out=dW)
-        dX = cupy.matmul(dA, W.T, out=self.empty(X.shape, dA.dtype)) if need_dX else None
+        if dW is None:
+            dW = self.empty((*shape[:-2], *W.shape[-2:]), W.dtype)
+        self.product(X.swapaxes(-1, -2), dA, dW)
+        dX = None
+        if need_dX:
+            dX = self.product(
+                dA, W.swapaxes(-1, -2), self.empty((*shape[:-1], W.shape[-2]), W.dtype)
+            )
         return dX, dW, db
 
     def derive(self, dA: Array, Z: Array | None, A: Array, g: tuple[str, float], db: Array) -> None:

@@ -1,7 +1,7 @@
 // CUDA kernels, each the twin of a function of the mathematics floor; see _cupy.py for who calls them.
 //
 // Matrices are (rows, columns), row-major, and named by the letters of the equations; matrix
-// products are cuBLAS's. A kernel is compiled when it is first asked for, for its types alone.
+// products are cuBLASLt's. A kernel is compiled when it is first asked for, for its types alone.
 //
 // Arguments are pointers, `Index` and `double`: what CuPy makes of arrays and of Python's numbers.
 // A number that changes from step to step comes as a pair, `x_at` and `x`: where x_at is not null
@@ -63,6 +63,16 @@ template <class T>
 __device__ T number(const T* at, double value) {
     return at ? *at : T(value);
 }
+
+// ---- Factors of products, in less than the precision of their type
+
+// To the 10 bits of TF32, ties to even.
+__device__ inline float to_tf32(float x) {
+    const unsigned bits = __float_as_uint(x);
+    return x == x ? __uint_as_float((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFFu) : x;
+}
+
+__device__ inline double to_tf32(double x) { return x; }  // float64 is never anything else
 
 // ---- Sums in a fixed order
 
@@ -279,12 +289,12 @@ __global__ void __launch_bounds__(THREADS) activate(
 }
 
 // Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `activate`.
-// X: (N, D).   W: (D, H).   A warp does a row: its lanes share out D, and then add up, for some
-// outputs at a time. A block is 32 x blockDim.y.
+// X: (N, D).   W: (D, H).   tf32: whether they are rounded to TF32. A warp does a row: its lanes
+// share out D, and then add up, for some outputs at a time. A block is 32 x blockDim.y.
 template <class T, class G>
 __global__ void __launch_bounds__(128) narrow(
     const T* __restrict__ X, const T* __restrict__ W, const T* __restrict__ b, T* Z, T* A, Index N,
-    Index D, Index H, double parameter) {
+    Index D, Index H, double parameter, Index tf32) {
     constexpr int SOME = 8;
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
@@ -294,10 +304,13 @@ __global__ void __launch_bounds__(128) narrow(
         T sums[SOME] = {};
 #pragma unroll 4
         for (Index d = lane; d < D; d += LANES) {
-            const T x = X[row * D + d];
-            const T* w = W + d * H;
+            const T x = tf32 ? to_tf32(X[row * D + d]) : X[row * D + d];
+            const T* at = W + d * H;
 #pragma unroll
-            for (int i = 0; i < SOME; ++i) sums[i] += x * w[first + i < last ? first + i : last];
+            for (int i = 0; i < SOME; ++i) {
+                const T w = at[first + i < last ? first + i : last];
+                sums[i] += x * (tf32 ? to_tf32(w) : w);
+            }
         }
 #pragma unroll
         for (int i = 0; i < SOME; ++i) {
