@@ -91,6 +91,7 @@ class Layout(NamedTuple):
     slots: Any  # nested tuples of Slot, as the layers nest
     n_weights: int  # the length of the first part, to which decay and penalty apply
     size: int  # P
+    layers: tuple[Layer, ...]  # whose arrays they are
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +109,8 @@ def layout(network: Network) -> Layout:
         if params[i].decays:
             n_weights = position
     in_order = iter(range(len(params)))
-    return Layout(transform(lambda _: slots[next(in_order)], tree, Param), n_weights, position)
+    nested = transform(lambda _: slots[next(in_order)], tree, Param)
+    return Layout(nested, n_weights, position, network.layers)
 
 
 def views(params: Array, places: Layout, *, xp: Namespace) -> Any:

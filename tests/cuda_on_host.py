@@ -207,7 +207,7 @@ def stand_in() -> ModuleType:
     cupy.launches = 0
     cupy.ndarray = np.ndarray
     cupy.empty, cupy.matmul, cupy.RawModule = empty, matmul, RawModule
-    for name in ("asarray", "empty_like", "reshape", "zeros"):
+    for name in ("asarray", "ascontiguousarray", "empty_like", "reshape", "zeros"):
         setattr(cupy, name, getattr(np, name))
     cupy.cuda = SimpleNamespace(
         Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),

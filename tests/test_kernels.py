@@ -19,6 +19,7 @@ from nnaccel.batches import minibatch
 from nnaccel.data import Data
 from nnaccel.devices import to_host
 from nnaccel.kernels import bind
+from nnaccel.kernels._epochs import renew
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.network import flatten, forward, l2_penalty, layout, mlp, value_and_grad, views
@@ -267,7 +268,12 @@ def bernoulli_cases(draw):
             yield f"{shape}, {p}", (key(), p, shape), {}
 
 
+def renew_cases(draw):
+    yield "a vector", (draw(WIDE),), {}
+
+
 CASES = {
+    renew: renew_cases,
     views: views_cases,
     flatten: flatten_cases,
     minibatch: minibatch_cases,

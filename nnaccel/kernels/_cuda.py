@@ -12,6 +12,7 @@ SOURCE = Path(__file__).with_name("cuda.cu")
 THREADS, LANES = 256, 32
 
 TYPES = {"float32": "float", "float64": "double"}
+HALF = "Bf16"  # bfloat16, which arrays of the host hold as 16-bit integers
 CASTS = {
     "bool": "bool",
     "int8": "signed char",
@@ -37,6 +38,7 @@ FUNCTORS = {
     "silu": "Silu",
     "mish": "Mish",
 }
+BY_SIGN = ("Identity", "Relu", "LeakyRelu")  # whose derivatives read no more than the sign of A
 PLAIN = [
     *("softmax_cross_entropy", "l2_penalty", "dropout", "gradient_descent", "momentum"),
     *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip"),
@@ -52,7 +54,11 @@ def expressions() -> Iterator[str]:
     """Every kernel that can be asked for, as C++ writes its name."""
     for T in TYPES.values():
         yield from (f"minibatch<{T}, {S}>" for S in CASTS.values())
-        for name in ("activate", "narrow", "derive"):
-            yield from (f"{name}<{T}, {G}>" for G in FUNCTORS.values())
+        for G in FUNCTORS.values():
+            yield f"activate<{T}, {G}>"
+            yield from (f"{name}<{T}, {T}, {G}>" for name in ("narrow", "derive"))
         yield from (f"{name}<{T}>" for name in PLAIN)
         yield from (f"small_epoch<{T}, {V}>" for V in (1, 2 if T == "double" else 4))
+    yield f"halve<{TYPES['float32']}>"
+    yield from (f"narrow<{TYPES['float32']}, {HALF}, {G}>" for G in FUNCTORS.values())
+    yield from (f"derive<{TYPES['float32']}, {HALF}, {G}>" for G in BY_SIGN)

@@ -6,7 +6,7 @@ products are cuBLASLt's, and write where their result belongs. Nothing here wait
 but for the first product of each kind, whose algorithms may be timed; see `_cublaslt.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from math import prod
 from typing import Any
@@ -18,10 +18,22 @@ from nnaccel import optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
 from nnaccel.kernels._cublaslt import WORKSPACE, Plan, address, plan_of
-from nnaccel.kernels._cuda import CASTS, FUNCTORS, KINDS, LANES, SOURCE, THREADS, TYPES
+from nnaccel.kernels._cuda import (
+    BY_SIGN,
+    CASTS,
+    FUNCTORS,
+    HALF,
+    KINDS,
+    LANES,
+    SOURCE,
+    THREADS,
+    TYPES,
+)
+from nnaccel.kernels._epochs import renew
 from nnaccel.kernels._numpy import dropout_vjp_in_place
-from nnaccel.kernels._places import Buffers
+from nnaccel.kernels._places import Buffers, homes
 from nnaccel.kernels._plans import activation_of
+from nnaccel.layers import Chain, Dense, Residual
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
@@ -34,6 +46,8 @@ from nnaccel.typing import Array, Namespace
 BLOCKS = 1024
 FEW = 128  # blocks of a launch whose results one block adds up one by one
 
+BF16 = np.dtype(np.uint16)  # the bits of bfloat16, for which NumPy has no type
+
 # Examples times inputs, up to which a dense layer of at most LANES units is a kernel of our own:
 # a small product waits for launches, and cuBLAS is better at a large one.
 SMALL = 2**20
@@ -42,7 +56,7 @@ SMALL = 2**20
 def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
 
-    precision: what products of float32 matrices are computed in, "float32" or "tf32".
+    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".
     """
     return Workspace(xp, precision).kernels()
 
@@ -126,11 +140,9 @@ def fits(*arrays: Array) -> bool:
 
 
 def product_shape(X: Array, Y: Array) -> tuple[int, ...] | None:
-    """The shape of X Y for matrices, or stacks of them along one axis, of one floating type; None
-    for other arrays, and where nothing is to be multiplied."""
-    if X.dtype != Y.dtype or X.dtype.name not in TYPES or not X.size or not Y.size:
-        return None
-    if {X.ndim, Y.ndim} - {2, 3} or X.shape[-1] != Y.shape[-2]:
+    """The shape of X Y for matrices, or stacks of them along one axis; None for other arrays, and
+    where nothing is to be multiplied."""
+    if {X.ndim, Y.ndim} - {2, 3} or X.shape[-1] != Y.shape[-2] or not X.size or not Y.size:
         return None
     counts = {x.shape[0] for x in (X, Y) if x.ndim == 3} - {1}
     if len(counts) > 1:
@@ -139,24 +151,55 @@ def product_shape(X: Array, Y: Array) -> tuple[int, ...] | None:
     return *lead, X.shape[-2], Y.shape[-1]
 
 
+def into_dense(layers: Any, tree: Any) -> Iterator[int]:
+    """id(W) of each dense layer whose output only a dense layer reads. A class derived from one of
+    ours may do something else."""
+    for layer, arrays, after in zip(layers, tree, (*layers[1:], None), strict=True):
+        if type(layer) in (Chain, Residual):
+            yield from into_dense(layer.layers, arrays)
+        elif type(layer) is Dense and type(after) is Dense:
+            yield id(arrays[0])
+
+
+def widened(x: Array) -> Array:
+    """An array of bfloat16 in float32."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == BF16 else x
+
+
 class Workspace(Buffers):
     """The buffers of one training run on a device, and the kernels that write into them.
 
-    precision: what products of float32 matrices are computed in, "float32" or "tf32".
+    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".
+
+    With "bf16" factors of products are arrays of bfloat16, of type BF16: there is a copy of the
+    parameters, which the update writes too, and one of the minibatch. Between two dense layers A is
+    in bfloat16 alone, and float32 beside it where the derivative reads more than its sign. What
+    comes from elsewhere is copied when a product asks for it.
     """
 
     def __init__(self, xp: Namespace, precision: str = "float32") -> None:
         super().__init__(cupy)
         self._xp = xp
-        self._tf32 = precision == "tf32"
+        self._tf32, self._bf16 = precision == "tf32", precision == "bf16"
+        # What definitions are told, since they are float32 by themselves.
+        self._definition = {} if precision == "float32" else {"precision": precision}
         self._plans: dict[Any, Plan | None] = {}  # by the products that they are for
         self._room = 0  # where the workspace of products is
         self._counters: Array | None = None  # zeros
         self._output: tuple[Array, Array] | None = None  # Z of the last layer, and where its db is
         self._summed: tuple[Array, Array] | None = None  # dZ of the loss, and its sum in that db
+        # Of bfloat16: arrays and their copies, in this pass through the network, of the last
+        # minibatch, and of the parameters; and whether that is still what they are.
+        self._halves: dict[int, tuple[Array, Array]] = {}
+        self._batch: tuple[Array, Array] | None = None
+        self._copy: Array | None = None
+        self._weights: dict[int, Array] = {}  # id(W) -> its part of the copy
+        self._fresh = False
+        self._into_dense: set[int] = set()
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
+            renew: self.renew,
             views: self.views,
             flatten: self.flatten,
             minibatch: self.minibatch,
@@ -184,7 +227,44 @@ class Workspace(Buffers):
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; see `Buffers.views`."""
         self._output = self._summed = None
-        return super().views(params, places)
+        known = params is self._params
+        tree = super().views(params, places)
+        if self._bf16:
+            self._halves = {} if self._batch is None else {id(self._batch[0]): self._batch}
+            if not known:
+                self._copy, self._weights = None, {}
+                self._into_dense = set(into_dense(places.layers, tree))
+                if params.dtype == np.float32:
+                    self._copy = self._buffer("copy", params.shape, BF16)
+                    parts = views(self._copy, places, xp=cupy)
+                    self._weights = {W: part[0] for W, part in homes(tree, parts)}
+            if self._copy is not None and not (known and self._fresh):
+                self.halve(params, self._copy)
+            # Whatever changes parameters, but for an update that writes the copy, comes later.
+            self._fresh = False
+        return tree
+
+    def renew(self, params: Array) -> None:
+        """Twin of `_epochs.renew`."""
+        self._fresh = params is self._params and self._copy is not None
+        if self._fresh:
+            self.halve(params, self._copy)
+
+    def halve(self, X: Array, half: Array) -> None:
+        """X in bfloat16, written into `half`."""
+        kernel("halve", TYPES[X.dtype.name])(*line(X.size, X.itemsize), (X, half, X.size))
+
+    def factor(self, x: Array, bf16: bool) -> Array:
+        """A float32 array as products take it: itself, or its copy in bfloat16."""
+        if not bf16 or x.dtype == BF16:
+            return x
+        if id(x) in self._weights:
+            return self._weights[id(x)]
+        if id(x) not in self._halves:
+            half = self.empty(x.shape, BF16)
+            self.halve(cupy.ascontiguousarray(x), half)
+            self._halves[id(x)] = x, half  # x too, lest its id becomes that of another array
+        return self._halves[id(x)][1]
 
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
@@ -208,10 +288,14 @@ class Workspace(Buffers):
             pairs = 0, 0
         else:
             pairs = weights, self._buffer("weights", (B,), dtype)
+        half = 0
+        if self._bf16 and dtype == np.float32:
+            half = self._buffer("X in bfloat16", (B, D), BF16)
+            self._batch = rows[0], half
         kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])(
             *tiles(B, D, dtype.itemsize),
             (
-                *(X, X.strides[0] // X.itemsize, index, rows[0], B, D),
+                *(X, X.strides[0] // X.itemsize, index, rows[0], half, B, D),
                 *(Y, rows[1], Y.itemsize, prod(row), *pairs),
             ),
         )
@@ -236,35 +320,53 @@ class Workspace(Buffers):
         if plan is not None:
             plan(x, y, to, self._room, cupy.cuda.get_current_stream().ptr)
         elif out.flags.c_contiguous:
-            cupy.matmul(X, Y, out=out)
+            cupy.matmul(widened(X), widened(Y), out=out)
         else:
-            out[...] = cupy.matmul(X, Y)
+            out[...] = cupy.matmul(widened(X), widened(Y))
         return out
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
-        """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
-        g, shape = functor(activation), product_shape(X, W)
-        if shape is None or b.dtype != W.dtype:
-            return dense(X, W, b, activation, xp=self._xp)
+        """Twin of `layers.dense.dense`; Z is None where the activation does not read it. Where
+        A is of bfloat16, Z is what the derivative reads if that is not A."""
+        g, shape, bf16 = functor(activation), product_shape(X, W), self.in_bf16(W)
+        if shape is None or not self.takes(X, W) or b.dtype != W.dtype:
+            return dense(X, W, b, activation, xp=self._xp, **self._definition)
         Z = self.empty(shape, W.dtype)
-        if g is None or len(shape) > 2 or not fits(W, X, b):
-            Z = self.product(X, W, Z) + b
+        x, w = self.factor(X, bf16), self.factor(W, bf16)
+        if g is None or len(shape) > 2 or not (fits(W, b) and x.flags.c_contiguous):
+            Z = self.product(x, w, Z) + b
             return Z, activation.forward(Z, xp=self._xp)
-        (N, D), H, T = X.shape, W.shape[1], TYPES[W.dtype.name]
+        (N, D), H, T, (G, parameter) = X.shape, W.shape[1], TYPES[W.dtype.name], g
         A = self.empty(shape, W.dtype) if activation.reads_Z else Z
+        half = self.empty(shape, BF16) if bf16 and id(W) in self._into_dense else None
+        # Z and A are only what the derivative reads, if the next layer reads neither.
+        kept = A if half is None or not (activation.reads_Z or G in BY_SIGN) else None
+        places = b, Z, 0 if kept is None else kept, 0 if half is None else half
         if H <= LANES and N * D <= SMALL:
             rows = THREADS // LANES // 2
-            kernel("narrow", T, g[0])(
+            kernel("narrow", T, HALF if bf16 else T, G)(
                 (-(-N // rows),),
                 (LANES, rows),
-                (X, W, b, Z, A, N, D, H, g[1], int(self._tf32)),
+                (x, w, *places, N, D, H, parameter, int(self._tf32)),
             )
         else:
-            self.product(X, W, Z)
-            kernel("activate", T, g[0])(*tiles(N, H, W.itemsize), (Z, b, A, N, H, g[1]))
-        if g[0] == "Identity" and id(W) in self._homes:
+            self.product(x, w, Z)
+            kernel("activate", T, G)(*tiles(N, H, W.itemsize), (Z, b, *places[2:], N, H, parameter))
+        if half is not None:
+            return (Z if activation.reads_Z else kept), half
+        if G == "Identity" and id(W) in self._homes:
             self._output = A, self._homes[id(W)][1]
         return (Z if activation.reads_Z else None), A
+
+    def in_bf16(self, W: Array) -> bool:
+        """Whether products with these weights are of bfloat16."""
+        return self._bf16 and W.dtype == np.float32
+
+    def takes(self, X: Array, W: Array) -> bool:
+        """Whether they are of types that products take."""
+        return W.dtype.name in TYPES and (
+            X.dtype == W.dtype or (X.dtype == BF16 and self.in_bf16(W))
+        )
 
     def dense_vjp(
         self,
@@ -276,42 +378,51 @@ class Workspace(Buffers):
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA; dW and db are in the gradient."""
-        g, read = functor(activation), (Z, A) if activation.reads_Z else (A,)
-        shape = product_shape(X, W)
-        if shape is None or shape != A.shape or any(x.dtype != W.dtype for x in (dA, A)):
-            return dense_vjp(dA, X, W, Z, A, activation, xp=self._xp, need_dX=need_dX)
+        """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
+        g, shape, bf16 = functor(activation), product_shape(X, W), self.in_bf16(W)
+        if shape is None or shape != A.shape or not self.takes(X, W) or dA.dtype != W.dtype:
+            options = {"xp": self._xp, "need_dX": need_dX, **self._definition}
+            return dense_vjp(dA, X, W, Z, A, activation, **options)
         dW, db = self._homes.get(id(W), (None, None))
-        if g is None or len(shape) > 2 or not fits(W, X, dA, *read):
-            dA = activation.vjp(dA, Z, A, xp=self._xp)
-            db = self._xp.sum(dA, axis=-2, keepdims=True)
-        elif self._summed is None or dA is not self._summed[0] or db is not self._summed[1]:
+        read: Any = Z if activation.reads_Z or (A.dtype == BF16 and Z is not None) else A
+        if g is None or len(shape) > 2 or not (fits(W, dA) and read.flags.c_contiguous):
+            dZ = activation.vjp(dA, Z, A, xp=self._xp)
+            db = self._xp.sum(dZ, axis=-2, keepdims=True)
+        elif self._summed is not None and dA is self._summed[0] and db is self._summed[1]:
+            dZ = dA
+        else:
             if db is None:
                 db = self.empty((1, W.shape[1]), W.dtype)
-            self.derive(dA, Z if activation.reads_Z else None, A, g, db)
+            dZ = self.derive(dA, read, g, db, bf16)
         if dW is None:
             dW = self.empty((*shape[:-2], *W.shape[-2:]), W.dtype)
-        self.product(X.swapaxes(-1, -2), dA, dW)
+        dZ = self.factor(dZ, bf16)
+        self.product(self.factor(X, bf16).swapaxes(-1, -2), dZ, dW)
         dX = None
         if need_dX:
-            dX = self.product(
-                dA, W.swapaxes(-1, -2), self.empty((*shape[:-1], W.shape[-2]), W.dtype)
-            )
+            dX = self.empty((*shape[:-1], W.shape[-2]), W.dtype)
+            self.product(dZ, self.factor(W, bf16).swapaxes(-1, -2), dX)
         return dX, dW, db
 
-    def derive(self, dA: Array, Z: Array | None, A: Array, g: tuple[str, float], db: Array) -> None:
-        """dZ = dA g'(Z), written over dA, and db, its sum over examples."""
-        N, H = A.shape
+    def derive(self, dA: Array, read: Array, g: tuple[str, float], db: Array, bf16: bool) -> Array:
+        """dZ = dA g'(Z), written over dA or in bfloat16, and db, its sum over examples.
+
+        read: Z where the derivative reads it, else A.
+        """
+        N, H = dA.shape
         columns = -(-H // LANES)
         strips = max(1, min(BLOCKS // columns, -(-N // LANES)))
-        kernel("derive", TYPES[A.dtype.name], g[0])(
+        half = self.empty(dA.shape, BF16) if bf16 else None
+        T = TYPES[dA.dtype.name]
+        kernel("derive", T, HALF if read.dtype == BF16 else T, g[0])(
             (columns, strips),
             (LANES, THREADS // LANES),
             (
-                *(dA, 0 if Z is None else Z, A, db, N, H, g[1]),
-                *self.sums(strips * H, A.dtype, columns),
+                *(dA, read, 0 if half is None else half, db, N, H, g[1]),
+                *self.sums(strips * H, dA.dtype, columns),
             ),
         )
+        return dA if half is None else half
 
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
@@ -332,10 +443,11 @@ class Workspace(Buffers):
                 Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
             )
         (N, K), dtype = Z.shape, Z.dtype
-        value, dZ, db = cupy.empty((), dtype), self.empty((N, K), dtype), 0
+        value, dZ, half, db = cupy.empty((), dtype), self.empty((N, K), dtype), 0, 0
         if K <= LANES and self._output is not None and Z is self._output[0]:
             db = self._output[1]
             self._summed = dZ, db
+            half = self.with_half(dZ)
         lanes = min(LANES, 1 << (K - 1).bit_length())
         blocks = min(FEW, -(-N * lanes // THREADS))
         kernel("softmax_cross_entropy", TYPES[dtype.name])(
@@ -343,7 +455,7 @@ class Workspace(Buffers):
             (THREADS,),
             (
                 *(Z, Y, KINDS[Y.dtype.name], 0 if weights is None else weights),
-                *(value, dZ, db, N, K, lanes, *self.sums(blocks * (LANES + 1), dtype)),
+                *(value, dZ, half, db, N, K, lanes, *self.sums(blocks * (LANES + 1), dtype)),
             ),
         )
         return value, dZ
@@ -374,11 +486,19 @@ class Workspace(Buffers):
         kernel("dropout", TYPES[X.dtype.name])(
             *line(X.size, X.itemsize),
             (
-                *(X, A, M, X.size, key.seed * GOLDEN % 2**31, *step, key.path),
+                *(X, A, M, self.with_half(A), X.size, key.seed * GOLDEN % 2**31, *step, key.path),
                 *(round(keep * 2**BITS), keep),
             ),
         )
         return A, M
+
+    def with_half(self, x: Array) -> Any:
+        """Where a kernel that makes x, for products, writes it in bfloat16 as well; or 0."""
+        if not self.in_bf16(x):
+            return 0
+        half = self.empty(x.shape, BF16)
+        self._halves[id(x)] = x, half
+        return half
 
     def update(
         self, name: str, vectors: Any, changing: Any, fixed: Any = (), n: int | None = None
@@ -391,11 +511,17 @@ class Workspace(Buffers):
             return False
         if not all(isinstance(x, float | int) for x in fixed):
             return False
-        n = first.shape[0] if n is None else n
+        half: tuple[Any, ...] = ()
+        if n is None:  # all of them, in bfloat16 too
+            n = first.shape[0]
+            self._fresh = first is self._params and self._copy is not None
+            half = (self._copy if self._fresh else 0,)
+        else:
+            self._fresh = False
         if n:
             kernel(name, TYPES[first.dtype.name])(
                 *line(n, first.itemsize),
-                (*vectors, n, *(x for p in pairs if p for x in p), *map(float, fixed)),
+                (*vectors, *half, n, *(x for p in pairs if p for x in p), *map(float, fixed)),
             )
         return True
 

@@ -20,7 +20,7 @@ from nnaccel.metrics import Metric
 from nnaccel.network import Network, draws, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import Key
-from nnaccel.typing import Array, Ops
+from nnaccel.typing import Array, Namespace, Ops
 
 # How many vectors come first among the arguments of what optimizers ask for; numbers follow.
 VECTORS = {
@@ -32,6 +32,12 @@ VECTORS = {
     optimizers.rmsprop_update: 3,
     optimizers.adam_update: 4,
 }
+
+
+def renew(params: Array, *, xp: Namespace) -> None:
+    """Says that an epoch begins with these parameters. Nothing else has to be done here: it is for
+    kernels that keep something made of the parameters, which may have been changed in place since
+    the last epoch."""
 
 
 def updates_of(
@@ -181,6 +187,7 @@ def epoch_of(
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim != 1:
             return None
+        ops[renew](params)
         batches = bounds(order.shape[0], batch_size)
         step = count.of(state.step)
         now = State(step, state.slots)

@@ -7,6 +7,9 @@
 // A number that changes from step to step comes as a pair, `x_at` and `x`: where x_at is not null
 // the number lies there, on the device, else it is x.
 //
+// With bfloat16 products the factors that nothing else reads are stored in bfloat16, and others in
+// both types, by the kernel that makes them: `half` is where, or null.
+//
 // The same input gives the same bits: every sum has a fixed order, and there are no atomic
 // operations on floating numbers. What is not a number stays one, so that divergence shows.
 
@@ -64,15 +67,45 @@ __device__ T number(const T* at, double value) {
     return at ? *at : T(value);
 }
 
-// ---- Factors of products, in less than the precision of their type
+// ---- Factors of products, in less than float32
 
-// To the 10 bits of TF32, ties to even.
-__device__ inline float to_tf32(float x) {
-    const unsigned bits = __float_as_uint(x);
-    return x == x ? __uint_as_float((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFFu) : x;
+// x with its last `bits` bits rounded away, ties to even.
+__device__ inline float shorter(float x, int bits) {
+    const unsigned u = __float_as_uint(x), last = u >> bits & 1;
+    return x == x ? __uint_as_float((u + (1u << bits >> 1) - 1 + last) & ~0u << bits) : x;
 }
 
+__device__ inline float to_tf32(float x) { return shorter(x, 13); }
 __device__ inline double to_tf32(double x) { return x; }  // float64 is never anything else
+
+struct Bf16 {
+    unsigned short bits;
+
+    Bf16() = default;
+    __device__ explicit Bf16(float x) : bits(__float_as_uint(shorter(x, 16)) >> 16) {
+        if (x != x) bits = 0x7FFF;  // which might have lost the bits that say so
+    }
+    __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+// Stores float32 numbers in bfloat16 as well, if they have a place.
+template <int V, class T>
+__device__ void store_half(Bf16* half, Index i, const Pack<T, V>& pack) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (!half) return;
+        Pack<Bf16, V> y;
+        for (int v = 0; v < V; ++v) y.x[v] = Bf16(pack.x[v]);
+        store(half + i, y);
+    }
+}
+
+// X in bfloat16.
+template <class T>
+__global__ void __launch_bounds__(THREADS) halve(const T* X, Bf16* half, Index n) {
+    each<T>(n, aligned(X, half), [&](Index i, auto count) {
+        store_half(half, i, load<decltype(count)::value>(X + i));
+    });
+}
 
 // ---- Sums in a fixed order
 
@@ -196,9 +229,9 @@ struct Gelu {
 struct Silu {
     static constexpr bool reads_Z = true;
     template <class T> static __device__ T forward(T z, T c) { return z * Sigmoid::forward(z, c); }
-    template <class T> static __device__ T vjp(T dA, T z, T a, T c) {
+    template <class T> static __device__ T vjp(T dA, T z, T, T c) {
         const T s = Sigmoid::forward(z, c);
-        return dA * (s + a * (1 - s));
+        return dA * (s + z * s * (1 - s));
     }
 };
 
@@ -222,12 +255,12 @@ __device__ void copy_row(const void* from, void* to, Index example, Index row, I
     for (Index i = threadIdx.x; i < units; i += blockDim.x) target[i] = source[i];
 }
 
-// The rows of X, Y and weights with the numbers in `index` (B,), X as T.
+// The rows of X, Y and weights with the numbers in `index` (B,), X as T and in `half`.
 // X (N, D): `stride` elements from row to row.   Y: rows of so many units of 1, 2, 4 or 8 bytes.
 // A block does blockDim.y examples; blocks with another blockIdx.y do more columns of the same.
 template <class T, class S>
 __global__ void __launch_bounds__(THREADS) minibatch(
-    const S* X, Index stride, const Index* index, T* X_rows, Index B, Index D,
+    const S* X, Index stride, const Index* index, T* X_rows, Bf16* half, Index B, Index D,
     const void* Y, void* Y_rows, Index unit, Index units, const T* weights, T* weight_rows) {
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= B) return;
@@ -237,15 +270,20 @@ __global__ void __launch_bounds__(THREADS) minibatch(
     const S* from = X + example * stride;
     T* to = X_rows + row * D;
     constexpr int V = WIDE<T>;
-    if (D % V == 0 && stride % V == 0 && aligned(X, X_rows)) {
+    if (D % V == 0 && stride % V == 0 && aligned(X, X_rows, half)) {
         for (Index i = first * V; i < D; i += step * V) {
             const Pack<S, V> source = load<V>(from + i);
             Pack<T, V> target;
             for (int v = 0; v < V; ++v) target.x[v] = T(source.x[v]);
             store(to + i, target);
+            store_half(half, row * D + i, target);
         }
     } else {
-        for (Index i = first; i < D; i += step) to[i] = T(from[i]);
+        for (Index i = first; i < D; i += step) {
+            const Pack<T, 1> target = {{T(from[i])}};
+            store(to + i, target);
+            store_half(half, row * D + i, target);
+        }
     }
     if (blockIdx.y) return;
     switch (unit) {
@@ -259,11 +297,11 @@ __global__ void __launch_bounds__(THREADS) minibatch(
 
 // ---- The dense layer
 
-// Z += b and A = g(Z), (N, H); A may be Z, and Z is kept only where the derivative reads it.
-// The geometry is that of `minibatch`.
+// Z += b and A = g(Z), (N, H); A may be Z, or null where nothing reads it but `half`, and Z is kept
+// only where the derivative reads it. The geometry is that of `minibatch`.
 template <class T, class G>
 __global__ void __launch_bounds__(THREADS) activate(
-    T* Z, const T* b, T* A, Index N, Index H, double parameter) {
+    T* Z, const T* b, T* A, Bf16* half, Index N, Index H, double parameter) {
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
     const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
@@ -278,10 +316,11 @@ __global__ void __launch_bounds__(THREADS) activate(
             a.x[v] = G::forward(z.x[v], c);
         }
         if (G::reads_Z) store(Z + i, z);
-        store(A + i, a);
+        if (A) store(A + i, a);
+        store_half(half, i, a);
     };
     constexpr int V = WIDE<T>;
-    if (H % V == 0 && aligned(Z, A)) {
+    if (H % V == 0 && aligned(Z, A, half)) {
         for (Index column = first * V; column < H; column += step * V) run(column, Count<V>());
     } else {
         for (Index column = first; column < H; column += step) run(column, Count<1>());
@@ -289,27 +328,29 @@ __global__ void __launch_bounds__(THREADS) activate(
 }
 
 // Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `activate`.
-// X: (N, D).   W: (D, H).   tf32: whether they are rounded to TF32. A warp does a row: its lanes
-// share out D, and then add up, for some outputs at a time. A block is 32 x blockDim.y.
-template <class T, class G>
+// X: (N, D).   W: (D, H).   tf32: whether they are rounded to TF32.   A, half: as of `activate`.
+// A warp does a row: its lanes share out D, and then add up, for some outputs at a time. A block is
+// 32 x blockDim.y.
+template <class T, class S, class G>
 __global__ void __launch_bounds__(128) narrow(
-    const T* __restrict__ X, const T* __restrict__ W, const T* __restrict__ b, T* Z, T* A, Index N,
-    Index D, Index H, double parameter, Index tf32) {
+    const S* __restrict__ X, const S* __restrict__ W, const T* __restrict__ b, T* Z, T* A,
+    Bf16* half, Index N, Index D, Index H, double parameter, Index tf32) {
     constexpr int SOME = 8;
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
     const int lane = threadIdx.x, last = int(H) - 1;
+    const bool shorten = sizeof(S) == sizeof(float) && tf32;
     T mine = 0;  // of the output with the number of the lane
     for (int first = 0; first <= last; first += SOME) {
         T sums[SOME] = {};
 #pragma unroll 4
         for (Index d = lane; d < D; d += LANES) {
-            const T x = tf32 ? to_tf32(X[row * D + d]) : X[row * D + d];
-            const T* at = W + d * H;
+            const T x = X[row * D + d], factor = shorten ? to_tf32(x) : x;
+            const S* at = W + d * H;
 #pragma unroll
             for (int i = 0; i < SOME; ++i) {
                 const T w = at[first + i < last ? first + i : last];
-                sums[i] += x * (tf32 ? to_tf32(w) : w);
+                sums[i] += factor * (shorten ? to_tf32(w) : w);
             }
         }
 #pragma unroll
@@ -321,8 +362,10 @@ __global__ void __launch_bounds__(128) narrow(
     }
     if (lane > last) return;
     const T z = mine + b[lane];
+    const Pack<T, 1> a = {{G::forward(z, T(parameter))}};
     if (G::reads_Z) Z[row * H + lane] = z;
-    A[row * H + lane] = G::forward(z, T(parameter));
+    if (A) store(A + row * H + lane, a);
+    store_half(half, row * H + lane, a);
 }
 
 inline constexpr int ROWS = THREADS / LANES;  // of a block in `derive`
@@ -339,13 +382,14 @@ __device__ T sum_of_rows(T x) {
     return x;
 }
 
-// dZ = dA g'(Z) over dA, and db = its sum over rows.   dA, Z, A: (N, H).   db: (H,).
+// dZ = dA g'(Z) over dA, or in `half` alone, and db = its sum over rows.   dA: (N, H).   db: (H,).
+// read: (N, H), Z where the derivative reads it, else A.
 // A block is 32 columns x 8 rows, and goes down in strides of all the rows of the grid; the last
 // block of its columns adds up what the gridDim.y of them have found, partials (gridDim.y, H).
-template <class T, class G>
+template <class T, class S, class G>
 __global__ void __launch_bounds__(THREADS) derive(
-    T* dA, const T* __restrict__ Z, const T* __restrict__ A, T* db, Index N, Index H,
-    double parameter, T* partials, unsigned* counters) {
+    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, double parameter,
+    T* partials, unsigned* counters) {
     constexpr int SOME = 4;  // rows that are read together, to wait for memory once
     const Index column = Index(blockIdx.x) * LANES + threadIdx.x;
     const Index step = Index(gridDim.y) * ROWS;
@@ -353,22 +397,21 @@ __global__ void __launch_bounds__(THREADS) derive(
     T sum = 0;
     for (Index first = Index(blockIdx.y) * ROWS + threadIdx.y; column < H && first < N;
          first += SOME * step) {
-        T da[SOME], z[SOME], a[SOME];
+        T da[SOME], y[SOME];
 #pragma unroll
         for (int s = 0; s < SOME; ++s) {
             const Index row = first + s * step, i = row * H + column;
-            const bool there = row < N;
-            da[s] = there ? dA[i] : T(0);
-            a[s] = there ? A[i] : T(0);
-            z[s] = there && G::reads_Z ? Z[i] : T(0);
+            da[s] = row < N ? dA[i] : T(0);
+            y[s] = row < N ? T(read[i]) : T(0);
         }
 #pragma unroll
         for (int s = 0; s < SOME; ++s) {
-            const Index row = first + s * step;
+            const Index row = first + s * step, i = row * H + column;
             if (row >= N) break;
-            const T dZ = G::vjp(da[s], z[s], a[s], c);
-            dA[row * H + column] = dZ;
-            sum += dZ;
+            const Pack<T, 1> dZ = {{G::vjp(da[s], y[s], y[s], c)}};
+            if (!half) store(dA + i, dZ);
+            store_half(half, i, dZ);
+            sum += dZ.x[0];
         }
     }
     sum = sum_of_rows(sum);
@@ -397,12 +440,12 @@ __device__ inline Index class_of(const void* Y, Index kind, Index i) {
 }
 
 // The mean of -w log softmax(Z)[Y] and its gradient dZ = w (softmax(Z) - [k = Y]) / N, (N, K), and
-// db = the sum of dZ over rows where K <= 32 and db is not null.
+// db = the sum of dZ over rows where K <= 32 and db is not null; dZ is in `half` as well.
 // So many `lanes` do a row: a power of two, K at least, or else 32.   partials: (gridDim.x, 33).
 template <class T>
 __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
-    const T* Z, const void* Y, Index kind, const T* weights, T* loss, T* dZ, T* db, Index N,
-    Index K, Index lanes, T* partials, unsigned* counter) {
+    const T* Z, const void* Y, Index kind, const T* weights, T* loss, T* dZ, Bf16* half, T* db,
+    Index N, Index K, Index lanes, T* partials, unsigned* counter) {
     __shared__ T columns[THREADS];
     const int width = int(lanes), lane = threadIdx.x % width, rows = THREADS / width;
     T losses = 0, sum = 0;
@@ -421,9 +464,10 @@ __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
         const Index y = end ? class_of(Y, kind, row) : 0;
         const T w = weights && end ? weights[row] : T(1), log_S = log(S), share = w / T(N);
         for (Index k = lane; k < end; k += width) {
-            const T d = (exp(z[k] - top) / S - T(k == y)) * share;
-            dZ[row * K + k] = d;
-            sum += d;
+            const Pack<T, 1> d = {{(exp(z[k] - top) / S - T(k == y)) * share}};
+            store(dZ + row * K + k, d);
+            store_half(half, row * K + k, d);
+            sum += d.x[0];
             if (k == y) losses += w * (log_S - (z[k] - top));
         }
     }
@@ -478,15 +522,16 @@ __device__ inline unsigned mix(unsigned x) {
 
 inline constexpr unsigned GOLDEN = 0x9E3779B9u, BITS = 24;
 
-// A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0.
+// A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0; A is in `half`
+// as well.
 template <class T>
 __global__ void __launch_bounds__(THREADS) dropout(
-    const T* X, T* A, T* M, Index n, Index seed, const int* step_at, Index step, Index path,
+    const T* X, T* A, T* M, Bf16* half, Index n, Index seed, const int* step_at, Index step, Index path,
     Index threshold, double keep) {
     const unsigned moment = step_at ? unsigned(*step_at) : unsigned(step);
     const unsigned key = mix(mix((moment + unsigned(seed)) * GOLDEN) + unsigned(path));
     const T kept = 1 / T(keep);
-    each<T>(n, aligned(X, A, M), [&](Index i, auto count) {
+    each<T>(n, aligned(X, A, M, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         const Pack<T, V> x = load<V>(X + i);
         Pack<T, V> a, m;
@@ -497,29 +542,33 @@ __global__ void __launch_bounds__(THREADS) dropout(
         }
         store(A + i, a);
         store(M + i, m);
+        store_half(half, i, a);
     });
 }
 
-// ---- Optimizers, on flat vectors of n numbers; see optimizers.py for their equations
+// ---- Optimizers, on flat vectors of n numbers; see optimizers.py for their equations. The new
+// parameters are in `half` as well.
 
 template <class T>
 __global__ void __launch_bounds__(THREADS) gradient_descent(
-    T* params, const T* grads, Index n, const T* rate_at, double rate) {
+    T* params, const T* grads, Bf16* half, Index n, const T* rate_at, double rate) {
     const T r = number(rate_at, rate);
-    each<T>(n, aligned(params, grads), [&](Index i, auto count) {
+    each<T>(n, aligned(params, grads, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         Pack<T, V> p = load<V>(params + i);
         const Pack<T, V> g = load<V>(grads + i);
         for (int v = 0; v < V; ++v) p.x[v] -= r * g.x[v];
         store(params + i, p);
+        store_half(half, i, p);
     });
 }
 
 template <class T, bool nesterov>
 __device__ void move(
-    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
     const T r = number(rate_at, rate), b = T(beta);
-    each<T>(n, aligned(params, grads, velocity), [&](Index i, auto count) {
+    each<T>(n, aligned(params, grads, velocity, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         Pack<T, V> p = load<V>(params + i), u = load<V>(velocity + i);
         const Pack<T, V> g = load<V>(grads + i);
@@ -529,27 +578,30 @@ __device__ void move(
         }
         store(params + i, p);
         store(velocity + i, u);
+        store_half(half, i, p);
     });
 }
 
 template <class T>
 __global__ void __launch_bounds__(THREADS) momentum(
-    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
-    move<T, false>(params, grads, velocity, n, rate_at, rate, beta);
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
+    move<T, false>(params, grads, velocity, half, n, rate_at, rate, beta);
 }
 
 template <class T>
 __global__ void __launch_bounds__(THREADS) nesterov(
-    T* params, const T* grads, T* velocity, Index n, const T* rate_at, double rate, double beta) {
-    move<T, true>(params, grads, velocity, n, rate_at, rate, beta);
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
+    move<T, true>(params, grads, velocity, half, n, rate_at, rate, beta);
 }
 
 template <class T>
 __global__ void __launch_bounds__(THREADS) rmsprop(
-    T* params, const T* grads, T* square, Index n, const T* rate_at, double rate, double beta,
-    double epsilon) {
+    T* params, const T* grads, T* square, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta, double epsilon) {
     const T r = number(rate_at, rate), b = T(beta), rest = T(1 - beta), e = T(epsilon);
-    each<T>(n, aligned(params, grads, square), [&](Index i, auto count) {
+    each<T>(n, aligned(params, grads, square, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         Pack<T, V> p = load<V>(params + i), s = load<V>(square + i);
         const Pack<T, V> g = load<V>(grads + i);
@@ -559,19 +611,20 @@ __global__ void __launch_bounds__(THREADS) rmsprop(
         }
         store(params + i, p);
         store(square + i, s);
+        store_half(half, i, p);
     });
 }
 
 // With root = sqrt(c2): m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon).
 template <class T>
 __global__ void __launch_bounds__(THREADS) adam(
-    T* params, const T* grads, T* mu, T* nu, Index n, const T* rate_at, double rate,
+    T* params, const T* grads, T* mu, T* nu, Bf16* half, Index n, const T* rate_at, double rate,
     const T* correction_1_at, double correction_1, const T* correction_2_at, double correction_2,
     double beta_1, double beta_2, double epsilon) {
     const T root = sqrt(number(correction_2_at, correction_2)), e = root * T(epsilon);
     const T r = number(rate_at, rate) * root / number(correction_1_at, correction_1);
     const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
-    each<T>(n, aligned(params, grads, mu, nu), [&](Index i, auto count) {
+    each<T>(n, aligned(params, grads, mu, nu, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         Pack<T, V> p = load<V>(params + i), m = load<V>(mu + i), s = load<V>(nu + i);
         const Pack<T, V> g = load<V>(grads + i);
@@ -583,6 +636,7 @@ __global__ void __launch_bounds__(THREADS) adam(
         store(params + i, p);
         store(mu + i, m);
         store(nu + i, s);
+        store_half(half, i, p);
     });
 }
 
