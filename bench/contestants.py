@@ -27,8 +27,7 @@ def products(problem: Problem, device: str = "cpu", precision: str | None = None
     from nnaccel.benchmark import products
     from nnaccel.devices import select
 
-    _supported(precision)
-    bare = products(problem.shape, select(device))
+    bare = products(problem.shape, select(device), **_supported(precision))
 
     def run(epochs: int) -> float:
         bare(epochs * len(problem.order))

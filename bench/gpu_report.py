@@ -165,7 +165,7 @@ def peers(results: Found, found: Found) -> str:
         if remark(result):
             parts.append(remark(result) + "\n")
             continue
-        peak = best_product(products, ("cupy", "torch", "jax"), precision)
+        peak = best_product(products, ("nnaccel", "cupy", "torch", "jax"), precision)
         parts.append(markdown(result["contestants"], columns_of(result, peak)))
     return "\n".join(parts)
 

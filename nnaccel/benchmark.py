@@ -188,18 +188,26 @@ class Trainer:
         return records
 
 
-def products(shape: Shape, device: Device) -> Callable[[int], None]:
+def products(shape: Shape, device: Device, precision: str = "float32") -> Callable[[int], None]:
     """The bare matrix products of so many steps, on as many threads, and each into memory that is
-    there where possible."""
-    xp = device.xp
+    there where possible. precision: on CuPy, whose kernels have it; float32 elsewhere."""
+    xp, given = device.xp, lambda x: x
+    multiply: Any = xp.matmul
+    if device.library == "cupy":
+        from nnaccel.kernels._cupy import Workspace
+
+        space = Workspace(xp, precision)
+        multiply, given = space.product, lambda x: space.factor(x, precision == "bf16")
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
+    A, W = [given(x) for x in A], [given(x) for x in W]
     pairs = [(A[i], W[i]) for i in range(len(W))]
     pairs += [(xp.matrix_transpose(A[i]), A[i + 1]) for i in reversed(range(len(W)))]
     pairs += [(A[i + 1], xp.matrix_transpose(W[i])) for i in reversed(range(1, len(W)))]
     # NumPy and CuPy write into place, as the kernels let them.
     in_place = device.library in ("numpy", "cupy")
-    outs = [xp.matmul(left, right) for left, right in pairs]
+    shapes = [(left.shape[0], right.shape[1]) for left, right in pairs]
+    outs = [device.asarray(np.empty(size, np.float32)) for size in shapes]
 
     limit = limit_threads(shape.network, shape.batch, xp)
 
@@ -209,9 +217,9 @@ def products(shape: Shape, device: Device) -> Callable[[int], None]:
             for _ in range(steps):
                 for (left, right), out in zip(pairs, outs, strict=True):
                     if in_place:
-                        result = xp.matmul(left, right, out=out)
+                        result = multiply(left, right, out=out)
                     else:
-                        result = xp.matmul(left, right)
+                        result = multiply(left, right)
         device.synchronize(result)
 
     return bare

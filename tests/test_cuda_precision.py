@@ -4,19 +4,24 @@ The definition is that of float32 but for the products of dense layers, whose fa
 here by arithmetic, without the kernels' tricks with bits.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import cuda_on_host
 import numpy as np
 import pytest
+from array_api_compat import numpy as compat
+from conftest import named
 from test_cublaslt import BITS, rounded, stored
 from test_epochs import NETWORKS, OPTIMIZERS, OTHER_OPTIMIZERS, simple, trained
 
-from nnaccel import layers, losses, optimizers
+from nnaccel import benchmark, layers, losses, optimizers
 from nnaccel.activations import ACTIVATIONS, Activation, get
 from nnaccel.compile import compile_epoch
 from nnaccel.data import Data
+from nnaccel.devices import to_host
 from nnaccel.kernels import _epochs
 from nnaccel.kernels._epochs import renew
 from nnaccel.layers.dense import Dense, dense, dense_vjp
@@ -24,9 +29,15 @@ from nnaccel.network import Network, forward, layout, mlp, value_and_grad, views
 from nnaccel.training import initialize
 from nnaccel.typing import Ops
 
-pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 PRECISION = pytest.mark.parametrize("precision", ["tf32", "bf16"])
 LOSS = losses.get("softmax_cross_entropy")
+
+
+@pytest.fixture(autouse=True)
+def compiler(request):
+    """What runs on the host needs one."""
+    if not cuda_on_host.COMPILER and "gpu" not in request.keywords:
+        pytest.skip(cuda_on_host.NO_COMPILER)
 
 
 def shortened(x, bits):
@@ -188,6 +199,7 @@ def test_bfloat16_has_the_bits_of_rounding_by_arithmetic():
     bits = rng.integers(0, 2**32, 10_000, dtype=np.uint64).astype(np.uint32)
     bits[:2000] = (bits[:2000] & 0xFFFF0000) | 0x8000
     bits[2000:3000] |= 0x7FFF
+    bits[3000:3100] = 0x7F800001  # not a number, of which the upper half would be infinite
     x = bits.view(np.float32)
     x = np.concatenate([x, np.array([0.0, -0.0, 1.0, 2.0**-133, 3.4e38, -3.4e38], np.float32)])
     found = np.empty(x.shape, np.uint16)
@@ -221,13 +233,24 @@ def test_what_is_not_a_number_shows_in_the_loss(precision, place):
     assert np.isnan(grads).any()
 
 
+@pytest.mark.parametrize("H", [5, 40])
+def test_in_bfloat16_nothing_is_written_over_dA(H):
+    """Which saves as much as a pass through memory."""
+    rng = np.random.default_rng(0)
+    X, W, b, dA = (rng.standard_normal(s).astype("f4") for s in ((9, 6), (6, H), (1, H), (9, H)))
+    before, ops = dA.copy(), kernels("bf16")
+    Z, A = ops[dense](X, W, b, RELU)
+    ops[dense_vjp](dA, X, W, Z, A, RELU)
+    np.testing.assert_array_equal(dA, before)
+
+
 # The copy of the parameters
 
 
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), *OTHER_OPTIMIZERS.values()])
 def test_the_update_writes_the_copy_too(optimizer, monkeypatch):
-    """Rounded once at the start, and never again during an epoch."""
-    network, data = mlp(12, [40, 7], 3), examples()
+    """Rounded once at the start and never again in an epoch; nor is anything else by itself."""
+    network, data = mlp(12, [40, 7], 3, dropout=0.2), examples()
     work = space("bf16")
     ops, made = Ops(np, work.kernels()), []
     halve = work.halve
@@ -324,6 +347,25 @@ def test_an_epoch_is_its_steps_by_the_definitions(name, precision):
     np.testing.assert_allclose(found[2], expected[2], rtol=gap)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_the_floor_under_steps_is_of_the_same_products(precision, monkeypatch):
+    module = cuda_on_host.on_host()
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy", module)
+    done, plan_of = [], module.plan_of
+    monkeypatch.setattr(
+        module, "plan_of", lambda X, *a, **o: done.append(X.dtype.name) or plan_of(X, *a, **o)
+    )
+    there = SimpleNamespace(
+        library="cupy", xp=compat, asarray=np.asarray, synchronize=lambda result: None
+    )
+    shape = benchmark.Shape((12, 40, 3), 16)
+    bare, before = benchmark.products(shape, there, precision), module.cupy.launches
+    for _ in range(2):
+        bare(2)
+    assert module.cupy.launches - before == 4 * len(shape.products)
+    assert done == ["uint16" if precision == "bf16" else "float32"] * len(shape.products)
+
+
 @PRECISION
 def test_without_cublaslt_a_pass_is_the_same(precision, monkeypatch):
     """Products of bfloat16 are CuPy's then, of float32; those of TF32 are as exact as float32."""
@@ -333,3 +375,26 @@ def test_without_cublaslt_a_pass_is_the_same(precision, monkeypatch):
     expected = run(ops=definitions(precision if precision == "bf16" else "float32"))[1]
     monkeypatch.setattr(module, "plan_of", lambda *_, **__: None)
     assert distance(run(ops=kernels(precision))[1], expected) < 3e-4
+
+
+@pytest.mark.gpu
+@PRECISION
+@pytest.mark.parametrize("network", PASSES.values(), ids=PASSES)
+def test_a_pass_on_a_gpu_is_that_of_rounded_factors(network, precision):
+    """A GPU may cut factors off for TF32 instead of rounding them, with twice the error."""
+    there, data = named("cuda"), examples()
+    from nnaccel.kernels import _cupy
+
+    params = initialize(network).astype(np.float32)
+    run = partial(value_and_grad, network, LOSS)
+    with there.context():
+        ops = Ops(there.xp, _cupy.kernels(there.xp, precision))
+        arrays = (there.asarray(x) for x in (params, data.X, data.Y))
+        found = to_host(run(*arrays, ops=ops)[1])
+    expected, exact = (
+        run(params, data.X, data.Y, ops=o)[1] for o in (definitions(precision), Ops(np))
+    )
+    gap = distance(expected, exact)
+    assert gap / 8 < distance(found, exact) < 4 * gap
+    if precision == "bf16":
+        assert distance(found, expected) < gap / 8
