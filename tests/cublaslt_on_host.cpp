@@ -51,7 +51,7 @@ enum Kind {
 };
 
 double clock_now = 0;
-double costs[KINDS] = {4, 2, 3, 1};
+double costs[KINDS] = {4, 2, 3, 1};  // negative: fails
 bool tf32_is_forced = false;
 long long handles = 0, objects = 0, products = 0;
 
@@ -374,6 +374,7 @@ cublasStatus_t cublasLtMatmul(
     if (misplaced(A, a) || misplaced(B, b) || misplaced(D, d) || uintptr_t(workspace) % 16 ||
         need > room || (need && !workspace))
         return CUBLAS_STATUS_INVALID_VALUE;
+    if (costs[kind] < 0) return CUBLAS_STATUS_NOT_SUPPORTED;
     // These would be silent on a device, and wrong.
     const Span out(D, d);
     if (out.meets(Span(A, a)) || out.meets(Span(B, b))) return CUBLAS_STATUS_INVALID_VALUE;

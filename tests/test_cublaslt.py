@@ -204,18 +204,26 @@ def test_float32_is_ieee_even_if_the_library_prefers_tf32(module):
         assert 1e-4 < np.abs(out - exact).max() < 1e-2
 
 
+def sliding(x, width):
+    return np.lib.stride_tricks.sliding_window_view(x, width)
+
+
 @HOST
 @pytest.mark.parametrize(
     "make",
     [
         lambda x: (x[::2, ::2], x[:3, :4], np.empty((3, 4))),
-        lambda x: (x[:3, :3], x[:3, :4], np.empty((4, 3)).T),
+        lambda x: (x[:3, :3], x[:3, :3], np.empty((3, 3)).T),
         lambda x: (x[:3, :3], x[:3, :4].astype(np.float32), np.empty((3, 4))),
         lambda x: (x[:3, :3], x[:3, :4], np.empty((3, 4), np.float32)),
         lambda x: (*(np.ones((3, 3), np.int64) for _ in range(3)),),
         lambda x: (x[None, None, :3, :3], x[:3, :4], np.empty((1, 1, 3, 4))),
         lambda x: (np.stack([x[:3, :3]] * 2), np.stack([x[:3, :3]] * 3), np.empty((3, 3, 3))),
         lambda x: (x[:3, :3], x[2::-1, :4], np.empty((3, 4))),
+        lambda x: (np.stack([x[:3, :3]] * 3)[::-1], x[:3, :3], np.empty((3, 3, 3))),
+        lambda x: (np.broadcast_to(x[:1, :3], (3, 3)), x[:3, :3], np.empty((3, 3))),
+        lambda x: (np.broadcast_to(x[:3, :1], (3, 3)), x[:3, :3], np.empty((3, 3))),
+        lambda x: (sliding(x[0], 3), x[:3, :3], np.empty((4, 3))),
     ],
 )
 def test_what_it_cannot_take_has_no_plan(module, make, caplog):
@@ -294,7 +302,7 @@ def choose(module, monkeypatch, tmp_path):
     draw = draws()
     X, Y = draw(8, 16), draw(16, 8)
 
-    def kind(*costs):
+    def kind(*costs, X=X):
         module._plans.clear()
         for number, cost in enumerate(costs):
             cuda_on_host.cublaslt().host_cost(number, cost)
@@ -325,6 +333,26 @@ def test_a_hair_does_not_count(choose):
 @HOST
 def test_sums_without_an_order_are_never_taken(choose):
     assert choose(10.0, 5.0, 5.0, 0.01) == IN_EIGHT
+
+
+@HOST
+def test_what_fails_when_it_is_timed_is_not_taken(choose):
+    assert choose(10.0, -1.0, 5.0) == HALVES
+
+
+@HOST
+def test_an_algorithm_for_aligned_arrays_is_not_for_others(choose):
+    costs, odd = (10.0, 1.0, 20.0), np.ones(8 * 16 + 1)[1:].reshape(8, 16)
+    assert odd.ctypes.data % 16
+    assert choose(*costs) == IN_EIGHT
+    assert choose(*costs, X=odd) == IN_TURN
+
+
+@HOST
+def test_of_two_processes_that_choose_at_once_the_first_counts(module, tmp_path):
+    path = tmp_path / "a choice"
+    assert [module.keep(path, number, "some product") for number in (2, 1)] == [2, 2]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @HOST

@@ -124,7 +124,7 @@ def address(x: Array) -> int:
 
 def matrix_of(x: Array) -> Matrix | None:
     """An array (..., rows, columns) with at most one leading axis; None where neither its rows nor
-    its columns are contiguous, or where it is of another type."""
+    its columns are contiguous, where they overlap, and where it is of another type."""
     if x.dtype.name not in TYPES or x.ndim not in (2, 3):
         return None
     rows, columns = x.shape[-2:]
@@ -135,8 +135,8 @@ def matrix_of(x: Array) -> Matrix | None:
         return None
     if (across == 1 or columns == 1) and (down >= columns or rows == 1):
         return Matrix(kind, columns, rows, down if rows > 1 else columns, stride, False)
-    if (down == 1 or rows == 1) and (across >= rows or columns == 1):
-        return Matrix(kind, rows, columns, across if columns > 1 else rows, stride, True)
+    if (down == 1 or rows == 1) and across >= rows:
+        return Matrix(kind, rows, columns, across, stride, True)
     return None
 
 
@@ -144,14 +144,14 @@ def problem_of(X: Array, Y: Array, out: Array, tf32: bool) -> Problem | None:
     """The product as the library is told of it; None for arrays that it cannot take."""
     matrices = matrix_of(Y), matrix_of(X), matrix_of(out)
     y, x, o = matrices
-    if y is None or x is None or o is None or o.flipped or y.type != x.type:
+    if y is None or x is None or o is None or o.flipped:
         return None
     count = out.shape[0] if out.ndim == 3 else 1
     if any(a.ndim == 3 and a.shape[0] not in (1, count) for a in (X, Y)):
         return None
     if x.type == header.CUDA_R_64F:
         compute = header.CUBLAS_COMPUTE_64F
-    elif tf32 and x.type == header.CUDA_R_32F:
+    elif tf32:
         compute = header.CUBLAS_COMPUTE_32F_FAST_TF32
     else:
         compute = header.CUBLAS_COMPUTE_32F
