@@ -193,6 +193,26 @@ def test_float64_is_never_rounded(network, precision):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
+def test_integers_of_sixteen_bits_are_what_they_are():
+    """Though bfloat16 is kept in such arrays."""
+    rng, ops = np.random.default_rng(0), kernels("float32")
+    X, W, b = rng.integers(0, 9, (5, 6)), rng.standard_normal((6, 40)), np.zeros((1, 40), "f4")
+    W = W.astype(np.float32)
+    found = ops[dense](X.astype(np.uint16), W, b, RELU)[1]
+    np.testing.assert_allclose(found, dense(X.astype(np.float32), W, b, RELU, xp=np)[1], rtol=1e-5)
+    takes = space("bf16").takes
+    assert not takes(X.astype(np.uint16), W)
+    assert takes(X.astype(np.float32), W)
+
+
+def test_parameters_need_not_be_contiguous():
+    network, data = mlp(12, [40], 3), examples()
+    params = initialize(network, members=2).astype(np.float32)
+    strided = np.concatenate([params, params], axis=1)[:, : params.shape[1]]
+    runs = [forward(network, p, data.X, ops=kernels("bf16")).copy() for p in (params, strided)]
+    np.testing.assert_array_equal(*runs)
+
+
 def test_bfloat16_has_the_bits_of_rounding_by_arithmetic():
     """Ties, carries into the exponent, overflow, what is below the normal range, and no numbers."""
     rng = np.random.default_rng(0)

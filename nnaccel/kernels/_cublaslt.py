@@ -244,8 +244,8 @@ class Description:
         check(f"cublasLt{self.kind}SetAttribute", self.at, attribute, ctypes.byref(value), size)
 
 
-ONE = {kind: make(1) for kind, make in ((0, ctypes.c_float), (1, ctypes.c_double))}
-ZERO = {kind: make(0) for kind, make in ((0, ctypes.c_float), (1, ctypes.c_double))}
+ONE = {header.CUDA_R_32F: ctypes.c_float(1), header.CUDA_R_64F: ctypes.c_double(1)}
+ZERO = {header.CUDA_R_32F: ctypes.c_float(0), header.CUDA_R_64F: ctypes.c_double(0)}
 
 
 class Plan:

@@ -188,8 +188,9 @@ class Workspace(Buffers):
         self._counters: Array | None = None  # zeros
         self._output: tuple[Array, Array] | None = None  # Z of the last layer, and where its db is
         self._summed: tuple[Array, Array] | None = None  # dZ of the loss, and its sum in that db
-        # Of bfloat16: arrays and their copies, in this pass through the network, of the last
-        # minibatch, and of the parameters; and whether that is still what they are.
+        # Of bfloat16: arrays and their copies in this pass through the network, which for those
+        # that are of bfloat16 alone are they themselves; the last minibatch and its copy; that of
+        # the parameters, and whether it is still what they are.
         self._halves: dict[int, tuple[Array, Array]] = {}
         self._batch: tuple[Array, Array] | None = None
         self._copy: Array | None = None
@@ -240,8 +241,7 @@ class Workspace(Buffers):
                     self._weights = {W: part[0] for W, part in homes(tree, parts)}
             if self._copy is not None and not (known and self._fresh):
                 self.halve(params, self._copy)
-            # Whatever changes parameters, but for an update that writes the copy, comes later.
-            self._fresh = False
+            self._fresh = False  # until an update writes the copy too
         return tree
 
     def renew(self, params: Array) -> None:
@@ -252,17 +252,18 @@ class Workspace(Buffers):
 
     def halve(self, X: Array, half: Array) -> None:
         """X in bfloat16, written into `half`."""
+        X = cupy.ascontiguousarray(X)
         kernel("halve", TYPES[X.dtype.name])(*line(X.size, X.itemsize), (X, half, X.size))
 
     def factor(self, x: Array, bf16: bool) -> Array:
         """A float32 array as products take it: itself, or its copy in bfloat16."""
-        if not bf16 or x.dtype == BF16:
+        if not bf16:
             return x
         if id(x) in self._weights:
             return self._weights[id(x)]
         if id(x) not in self._halves:
             half = self.empty(x.shape, BF16)
-            self.halve(cupy.ascontiguousarray(x), half)
+            self.halve(x, half)
             self._halves[id(x)] = x, half  # x too, lest its id becomes that of another array
         return self._halves[id(x)][1]
 
@@ -338,7 +339,7 @@ class Workspace(Buffers):
             return Z, activation.forward(Z, xp=self._xp)
         (N, D), H, T, (G, parameter) = X.shape, W.shape[1], TYPES[W.dtype.name], g
         A = self.empty(shape, W.dtype) if activation.reads_Z else Z
-        half = self.empty(shape, BF16) if bf16 and id(W) in self._into_dense else None
+        half = self.alone(shape) if bf16 and id(W) in self._into_dense else None
         # Z and A are only what the derivative reads, if the next layer reads neither.
         kept = A if half is None or not (activation.reads_Z or G in BY_SIGN) else None
         places = b, Z, 0 if kept is None else kept, 0 if half is None else half
@@ -363,10 +364,10 @@ class Workspace(Buffers):
         return self._bf16 and W.dtype == np.float32
 
     def takes(self, X: Array, W: Array) -> bool:
-        """Whether they are of types that products take."""
-        return W.dtype.name in TYPES and (
-            X.dtype == W.dtype or (X.dtype == BF16 and self.in_bf16(W))
-        )
+        """Whether they are of one type, or X of bfloat16 and made here: elsewhere 16-bit integers
+        are what they are."""
+        ours = self.in_bf16(W) and X.dtype == BF16 and id(X) in self._halves
+        return W.dtype.name in TYPES and (ours or X.dtype == W.dtype)
 
     def dense_vjp(
         self,
@@ -380,7 +381,8 @@ class Workspace(Buffers):
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
         g, shape, bf16 = functor(activation), product_shape(X, W), self.in_bf16(W)
-        if shape is None or shape != A.shape or not self.takes(X, W) or dA.dtype != W.dtype:
+        takes = self.takes(X, W) and self.takes(A, W) and self.takes(dA, W)
+        if shape is None or shape != A.shape or not takes:
             options = {"xp": self._xp, "need_dX": need_dX, **self._definition}
             return dense_vjp(dA, X, W, Z, A, activation, **options)
         dW, db = self._homes.get(id(W), (None, None))
@@ -412,7 +414,7 @@ class Workspace(Buffers):
         N, H = dA.shape
         columns = -(-H // LANES)
         strips = max(1, min(BLOCKS // columns, -(-N // LANES)))
-        half = self.empty(dA.shape, BF16) if bf16 else None
+        half = self.alone(dA.shape) if bf16 else None
         T = TYPES[dA.dtype.name]
         kernel("derive", T, HALF if read.dtype == BF16 else T, g[0])(
             (columns, strips),
@@ -491,6 +493,12 @@ class Workspace(Buffers):
             ),
         )
         return A, M
+
+    def alone(self, shape: tuple[int, ...]) -> Array:
+        """An array of bfloat16 for what products alone read."""
+        half = self.empty(shape, BF16)
+        self._halves[id(half)] = half, half
+        return half
 
     def with_half(self, x: Array) -> Any:
         """Where a kernel that makes x, for products, writes it in bfloat16 as well; or 0."""
