@@ -4,6 +4,11 @@ A stand-in for the few parts of CuPy that `_cupy.py` uses. Its arrays are NumPy'
 are those of `cuda.cu`, compiled by g++ with `cuda_on_host.h`, which runs all threads of a launch.
 Matrix products go by the real `_cublaslt.py` to a library of the same functions, which is compiled
 from `cublaslt_on_host.cpp`.
+
+While a stream is captured nothing runs: what is launched is taken down, with the addresses and
+numbers of that moment and nothing else, and runs when the graph is launched. What CuPy refuses in
+a capture is refused. Memory comes from pools, as CuPy's does: when the last array of a piece is
+gone, the next array of that size has it.
 """
 
 import ctypes
@@ -13,7 +18,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -117,8 +125,19 @@ class Counted:
         return getattr(self._library, name)
 
     def cublasLtMatmul(self, *args: int) -> int:
-        self._cupy.launches += 1
-        return self._library.cublasLtMatmul(*args)
+        """Its status, which in a graph must be that of success."""
+        assert args[-1] == self._cupy.cuda.get_current_stream().ptr
+        statuses = []
+
+        def run() -> None:
+            statuses.append(self._library.cublasLtMatmul(*args[:-1], 0))
+
+        def run_again() -> None:
+            run()
+            assert not statuses[-1]
+
+        self._cupy.launch(run if self._cupy.recorded is None else run_again)
+        return statuses[0] if statuses else 0
 
 
 class Event:
@@ -143,15 +162,16 @@ class Kernel:
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0
     ) -> None:
-        self._cupy.launches += 1
         assert shared_mem <= self.max_dynamic_shared_size_bytes
         assert min(*grid, *block) >= 1
         assert len(args) == len(self._types)
         values = [as_argument(x, kind) for x, kind in zip(args, self._types, strict=True)]
-        pointers = [ctypes.cast(ctypes.pointer(x), ctypes.c_void_p) for x in values]
         shapes = [(ctypes.c_uint * 3)(*shape, *[1] * (3 - len(shape))) for shape in (grid, block)]
-        room = ctypes.c_size_t(shared_mem)
-        library().launch(self._number, *shapes, room, (ctypes.c_void_p * len(args))(*pointers))
+        self._cupy.launch(partial(self._run, shapes, ctypes.c_size_t(shared_mem), values))
+
+    def _run(self, shapes: list, room: ctypes.c_size_t, values: list) -> None:
+        pointers = [ctypes.cast(ctypes.pointer(x), ctypes.c_void_p) for x in values]
+        library().launch(self._number, *shapes, room, (ctypes.c_void_p * len(values))(*pointers))
 
 
 def as_argument(x: object, kind: str) -> ctypes._SimpleCData:
@@ -171,27 +191,292 @@ class CompileException(Exception):
     """CuPy's own is not a RuntimeError either."""
 
 
+class Memory:
+    """A piece of a pool's memory; it goes back when the last array of it is gone."""
+
+    def __init__(self, pool: "MemoryPool", size: int) -> None:
+        rounded = -(-max(size, 1) // 512) * 512
+        free = pool.free[rounded]
+        self.block = free.pop() if free else np.empty(rounded + 64, np.uint8)
+        self.free = free
+        # No number is in it, so that what reads it before it is written shows.
+        self.block.fill(0xFF)
+        at = self.block.ctypes.data
+        self.__array_interface__ = {
+            "data": (at + -at % 64, False), "shape": (size,), "typestr": "|u1", "version": 3,
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        self.free.append(self.block)
+
+
+class MemoryPool:
+    """Memory is never given back to the system: a graph may still have the address."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+
+    def malloc(self, size: int) -> Memory:
+        return Memory(self, size)
+
+
+class Address:
+    """An array as a launch knows it: keeps nothing alive."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.__array_interface__ = {
+            "data": (x.ctypes.data, False), "shape": x.shape, "strides": x.strides,
+            "typestr": x.dtype.str, "version": 3,
+        }  # fmt: skip
+
+    def array(self) -> np.ndarray:
+        return np.asarray(self)
+
+
+def mapped(function: Callable, kind: type, x: object) -> object:
+    """x with the function applied to what is of that kind in it."""
+    if isinstance(x, kind):
+        return function(x)
+    if isinstance(x, tuple | list):
+        return type(x)(mapped(function, kind, part) for part in x)
+    if isinstance(x, dict):
+        return {name: mapped(function, kind, part) for name, part in x.items()}
+    return x
+
+
+def looking(name: str) -> Callable:
+    """The method of NumPy's arrays, for which the host would wait for the device."""
+
+    def look(self: "OnDevice", *args: object) -> object:
+        on_host().cupy.wait()
+        return getattr(self.view(np.ndarray), name)(*args)
+
+    return look
+
+
+class OnDevice(np.ndarray):
+    """An array that the host cannot look into; counts the operations that are not kernels."""
+
+    operations = 0
+    __float__, __int__, __bool__ = map(looking, ("__float__", "__int__", "__bool__"))
+    __index__, __iter__ = map(looking, ("__index__", "__iter__"))
+    item, tolist = map(looking, ("item", "tolist"))
+
+    @property
+    def data(self) -> SimpleNamespace:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def set(self, host: np.ndarray, stream: object) -> None:
+        on_host().cupy.upload()
+        self.view(np.ndarray)[...] = host
+
+    def get(self) -> np.ndarray:
+        """A copy on the host, which waits for the device."""
+        assert on_host().cupy.recorded is None
+        return np.array(self)
+
+    def __array_ufunc__(self, ufunc, method, *args, **options):
+        if ufunc is np.matmul:
+            on_host().cupy.refuse_products()
+        return self.apply(getattr(ufunc, method), args, options)
+
+    def __array_function__(self, function, types, args, options):
+        return self.apply(function, args, options)
+
+    def apply(self, function: Callable, args: tuple, options: dict) -> "OnDevice":
+        """The result of an operation of NumPy's, as a launch; views are none."""
+        cupy = on_host().cupy
+        known = mapped(Address, OnDevice, (args, options))
+
+        def result() -> np.ndarray:
+            with np.errstate(all="ignore"):
+                args, options = mapped(Address.array, Address, known)
+                return np.asarray(function(*args, **options))
+
+        if out := options.get("out"):
+            cupy.operation(result)
+            return out[0]
+        found = result()  # of whatever is there by now, if this is captured: its shape is needed
+        arrays = []
+        mapped(arrays.append, OnDevice, (args, options))
+        for x in arrays:
+            if np.may_share_memory(found, x.view(np.ndarray)):
+                assert found.ctypes.data == x.ctypes.data
+                assert found.dtype == x.dtype
+                return np.lib.stride_tricks.as_strided(x, found.shape, found.strides, subok=True)
+        into = cupy.empty(found.shape, found.dtype)
+        target = Address(into)
+        cupy.operation(lambda: np.copyto(target.array(), result()))
+        return into
+
+    def __getitem__(self, index):
+        index = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(i, np.ndarray | list) for i in index):
+            return self.apply(np.ndarray.__getitem__, (self, index), {})
+        # An element is an array too.
+        return super().__getitem__(index if ... in index else (*index, ...))
+
+    def __setitem__(self, index, value):
+        if isinstance(value, np.ndarray) and not isinstance(value, OnDevice):
+            on_host().cupy.upload()
+        into, value = Address(self[index]), mapped(Address, OnDevice, value)
+        on_host().cupy.operation(
+            lambda: np.copyto(into.array(), mapped(Address.array, Address, value))
+        )
+
+    def astype(self, dtype, copy=True):
+        if self.dtype == dtype and not copy:
+            return self
+        return self.apply(np.ndarray.astype, (self, dtype), {})
+
+    def copy(self, order="C"):
+        return self.apply(np.ndarray.copy, (self, order), {})
+
+
+class Stream:
+    """CuPy's stream, or the default one."""
+
+    def __init__(self, cupy: ModuleType, non_blocking: bool = False) -> None:
+        self._cupy, self._non_blocking = cupy, non_blocking
+        self._capturing = False
+        self.ptr = id(self) if non_blocking else 0
+
+    def __enter__(self) -> None:
+        assert self._cupy.stream is None
+        self._cupy.stream = self
+
+    def __exit__(self, *_: object) -> None:
+        assert not self._capturing, "a capture has not been ended"
+        self._cupy.stream = None
+
+    def is_capturing(self) -> bool:
+        return self._capturing
+
+    def wait_event(self, event: object) -> None:
+        """What has been launched has run."""
+
+    def synchronize(self) -> None:
+        """Likewise."""
+
+    def begin_capture(self) -> None:
+        assert self._non_blocking
+        assert self._cupy.stream is self
+        assert self._cupy.recorded is None
+        self._capturing, self._cupy.recorded = True, []
+
+    def end_capture(self) -> "Graph":
+        assert self._capturing
+        self._capturing, recorded, self._cupy.recorded = False, self._cupy.recorded, None
+        return Graph(self._cupy, recorded)
+
+
+class Graph:
+    """What has been captured."""
+
+    def __init__(self, cupy: ModuleType, recorded: list[Callable[[], None]]) -> None:
+        self._cupy, self.recorded = cupy, recorded
+
+    def launch(self) -> None:
+        assert self._cupy.recorded is None
+        self._cupy.graphs += 1
+        for run in self.recorded:
+            run()
+
+    def __reduce__(self) -> str:
+        raise TypeError("no default __reduce__ due to non-trivial __cinit__")
+
+
 def stand_in() -> ModuleType:
-    """A module with what `_cupy.py` uses of CuPy; it counts launches."""
+    """A module with what is used of CuPy. It counts launches of kernels, graphs and products,
+    and copies from the host. `kind` is the type of the arrays that it makes; `patient`: whether
+    the host may look into those on the device."""
     cupy = ModuleType("cupy")
+    cupy.kind = cupy.ndarray = np.ndarray
+    cupy.launches = cupy.graphs = cupy.uploads = 0
+    cupy.recorded = cupy.stream = None
+    cupy.patient = False
+    cupy.malloc = MemoryPool().malloc
+
+    def launch(run):
+        """What runs now, or in each launch of the graph that is being captured."""
+        if cupy.recorded is not None:
+            cupy.recorded.append(run)
+        else:
+            cupy.launches += 1
+            run()
+
+    def operation(run):
+        """The same, of NumPy's."""
+        if cupy.recorded is not None:
+            cupy.recorded.append(run)
+        else:
+            OnDevice.operations += 1
+            run()
+
+    def wait():
+        if cupy.recorded is not None:
+            raise RuntimeError("the current stream is capturing, so D2H transfers are disallowed")
+        assert cupy.patient, "the host waits for the device"
+
+    def upload():
+        if cupy.recorded is not None:
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        cupy.uploads += 1
+
+    def refuse_products():
+        if cupy.recorded is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
+
+    @contextmanager
+    def using_allocator(malloc):
+        before, cupy.malloc = cupy.malloc, malloc
+        try:
+            yield
+        finally:
+            cupy.malloc = before
 
     def empty(shape, dtype=np.float64):
-        """Memory that holds no number, so that what reads it before it is written shows."""
-        array = np.empty(shape, dtype)
-        array.reshape(-1).view(np.uint8).fill(0xFF)
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        return np.asarray(cupy.malloc(size)).view(dtype).reshape(shape).view(cupy.kind)
+
+    def zeros(shape, dtype=np.float64):
+        array = empty(shape, dtype)
+        array.view(np.ndarray).fill(0)
+        if cupy.recorded is not None:
+            into = Address(array)
+            cupy.recorded.append(lambda: into.array().fill(0))
         return array
 
+    def asarray(x, dtype=None, order=None):
+        """With arrays on the device: copies what is not there yet."""
+        if cupy.kind is np.ndarray:
+            return np.asarray(x, dtype, order=order)
+        if isinstance(x, cupy.kind):
+            return cast(x, dtype)
+        host = np.asarray(x, dtype)
+        upload()
+        array = empty(host.shape, host.dtype)
+        array.view(np.ndarray)[...] = host
+        return array
+
+    def cast(x, dtype):
+        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+
+    def ascontiguousarray(x, dtype=None):
+        x = cast(x, dtype)
+        return x if x.flags.c_contiguous else x.copy()
+
     def matmul(X, Y, out=None):
-        """As cuBLAS does it: without a copy where `out` is what CuPy wants."""
-        cupy.launches += 1
-        X, Y = X.view(np.ndarray), Y.view(np.ndarray)
+        """As cuBLAS does it: without a copy where `out` is what CuPy wants; not in a capture."""
+        refuse_products()
         if out is None:
-            return np.matmul(X, Y)
-        into = out.view(np.ndarray)
-        assert into.flags.c_contiguous
-        assert X.dtype == Y.dtype == into.dtype
-        assert not any(np.shares_memory(factor, into) for factor in (X, Y))
-        np.matmul(X, Y, out=into)
+            out = empty((*X.shape[:-1], Y.shape[-1]), X.dtype)
+        assert out.flags.c_contiguous
+        assert X.dtype == Y.dtype == out.dtype
+        x, y, into = map(Address, (X, Y, out))
+        assert not any(np.shares_memory(factor.array(), into.array()) for factor in (x, y))
+        launch(lambda: np.matmul(x.array(), y.array(), out=into.array()))
         return out
 
     class RawModule:
@@ -204,13 +489,17 @@ def stand_in() -> ModuleType:
             assert name in self.name_expressions
             return Kernel(cupy, name)
 
-    cupy.launches = 0
-    cupy.ndarray = np.ndarray
-    cupy.empty, cupy.matmul, cupy.RawModule = empty, matmul, RawModule
-    for name in ("asarray", "ascontiguousarray", "empty_like", "reshape", "zeros"):
-        setattr(cupy, name, getattr(np, name))
+    null = Stream(cupy)
+    cupy.launch, cupy.operation, cupy.upload, cupy.wait = launch, operation, upload, wait
+    cupy.refuse_products = refuse_products
+    cupy.empty, cupy.zeros, cupy.asarray = empty, zeros, asarray
+    cupy.ascontiguousarray, cupy.matmul, cupy.RawModule = ascontiguousarray, matmul, RawModule
+    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
+    cupy.reshape = np.reshape
     cupy.cuda = SimpleNamespace(
         Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),
+        MemoryPool=MemoryPool,
+        Stream=partial(Stream, cupy),
         compiler=SimpleNamespace(CompileException=CompileException),
         runtime=SimpleNamespace(
             runtimeGetVersion=lambda: 13000,
@@ -218,9 +507,10 @@ def stand_in() -> ModuleType:
             getDevice=lambda: 0,
             getDeviceProperties=lambda _: {"name": b"host", "multiProcessorCount": 1},
         ),
-        get_current_stream=lambda: SimpleNamespace(ptr=0, is_capturing=lambda: False),
+        get_current_stream=lambda: cupy.stream or null,
         Event=Event,
         get_elapsed_time=lambda begin, end: end.time - begin.time,
+        using_allocator=using_allocator,
     )
     return cupy
 
@@ -265,3 +555,10 @@ def small_on_host() -> ModuleType:
     """The module `nnaccel.kernels._cupy_small`, likewise."""
     modules = {"cupy": on_host().cupy, "nnaccel.kernels._cupy": on_host()}
     return loaded("_cupy_small", **modules)
+
+
+@cache
+def graphs_on_host() -> ModuleType:
+    """The module `nnaccel.kernels._cupy_graphs`, likewise."""
+    modules = {"cupy": on_host().cupy, "nnaccel.kernels._cupy": on_host()}
+    return loaded("_cupy_graphs", **modules)

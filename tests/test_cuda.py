@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from array_api_compat import numpy as compat
 from conftest import named
+from cuda_on_host import OnDevice
 from test_epochs import (
     NETWORKS,
     OPTIMIZERS,
@@ -53,50 +54,23 @@ def cupy():
 @pytest.fixture
 def xp(monkeypatch):
     """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's. Epochs are
-    those of steps, not those in one launch, which `test_cuda_small.py` is for."""
+    those of steps, not those in one launch nor those of graphs, which `test_cuda_small.py` and
+    `test_cuda_graphs.py` are for."""
     monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy", cuda_on_host.on_host())
-    small = cuda_on_host.small_on_host()
+    small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
     monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setattr(graphs, "takes", lambda *_: False)
     monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy_small", small)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy_graphs", graphs)
     namespace = ModuleType("array_api_compat.cupy")
     namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
     return namespace
 
 
-class OnDevice(np.ndarray):
-    """An array that the host cannot look into; counts the operations that are not kernels."""
-
-    operations = 0
-
-    def refuse(self, *_):
-        raise AssertionError("the host waits for the device")
-
-    __float__ = __int__ = __bool__ = __index__ = __iter__ = item = tolist = refuse
-
-    def __array_ufunc__(self, ufunc, method, *args, **options):
-        OnDevice.operations += 1
-        args = (x.view(np.ndarray) if isinstance(x, OnDevice) else x for x in args)
-        if "out" in options:
-            options["out"] = tuple(x.view(np.ndarray) for x in options["out"])
-        return np.asarray(getattr(ufunc, method)(*args, **options)).view(OnDevice)
-
-    def __array_function__(self, *args):
-        before = OnDevice.operations  # what it is made of does not count
-        result = super().__array_function__(*args)
-        OnDevice.operations = before + 1
-        return result
-
-    def __setitem__(self, *args):
-        OnDevice.operations += 1
-        super().__setitem__(*args)
-
-
 @pytest.fixture
 def device(cupy, monkeypatch):
     """What puts an array on the device; the stand-in makes all of its own there."""
-    for name in ("empty", "zeros", "empty_like"):
-        make = getattr(cupy, name)
-        monkeypatch.setattr(cupy, name, lambda *args, make=make: make(*args).view(OnDevice))
+    monkeypatch.setattr(cupy, "kind", OnDevice)
     return lambda x: x.view(OnDevice)
 
 
@@ -416,6 +390,34 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
 def test_an_epoch_on_a_gpu_is_its_steps_by_the_definitions(network, dtype):
     data = examples(dtype=dtype, weighted=True)
     assert_trains_on_a_gpu(simple(network, dtype=dtype, data=data, l2=0.01))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@DTYPES
+def test_an_epoch_of_graphs_on_a_gpu_has_the_bits_of_one_without(
+    network, dtype, monkeypatch, caplog
+):
+    device = named("cuda")
+    monkeypatch.setattr("nnaccel.kernels._cupy_graphs.FIRST", 1)
+    monkeypatch.setattr("nnaccel.kernels._cupy_small.MOST", 0)
+    data = examples(N=500, dtype=dtype, weighted=True)
+    problem = simple(network, dtype=dtype, data=data, l2=0.01)
+    runs = []
+    with device.context(), caplog.at_level("DEBUG", logger="nnaccel"):
+        for fast in (True, False):
+            parts = network, problem.loss, problem.optimizer, bind(device.xp), problem.batch_size
+            epoch = whole_epoch(*parts, l2=problem.l2, fast=fast)
+            there, params = Data(*map(device.asarray, data)), device.asarray(problem.start[0])
+            state, found = problem.optimizer.init(params, xp=device.xp), []
+            for _ in range(3):
+                params, state, losses = epoch(params, state, there, device.asarray(problem.order))
+                found.append(to_host(losses))
+            runs.append([*found, *map(to_host, (params, *state.slots))])
+    for x, y in zip(*runs, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert "captured" in caplog.text
+    assert "without CUDA graphs" not in caplog.text
 
 
 @pytest.mark.gpu

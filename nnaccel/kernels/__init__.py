@@ -85,28 +85,36 @@ def whole_epoch(
     """An epoch of that training with less between its steps, where there is such a kernel.
 
     A function (params, state, data, order) -> (params, state, records) with the meaning of the
-    steps one after the other; it may return None, having done nothing. ops, fast: as of `bind`.
+    steps one after the other; it may return None, having done nothing. ops: as of `bind`.
+    fast: also with Numba, and with CUDA graphs on CuPy.
     """
     if not (_is_numpy(ops.xp) or _is_cupy(ops.xp)):
         return None
     from nnaccel.kernels import _epochs, _threads
 
     options = {"l2": l2, "metric": metric}
-    large = _epochs.epoch_of(network, loss, optimizer, ops, batch_size, seed=seed, **options)
-    small = None
+    steps = options | {"seed": seed, "count": _epochs.Count()}
+    epochs = []  # what is fastest comes first
     if _is_cupy(ops.xp):
         from nnaccel.kernels._cupy_small import epoch_of
 
-        small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
+        epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
+        if fast:
+            from nnaccel.kernels._cupy import Workspace
+            from nnaccel.kernels._cupy_graphs import epoch_of
+
+            space = Workspace(ops.xp)
+            epochs.append(epoch_of(network, loss, optimizer, space, batch_size, xp=ops.xp, **steps))
     elif fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of
 
-            small = epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)
+            epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
-    either = large if small is None else lambda *args: small(*args) or large(*args)
-    return either if _is_cupy(ops.xp) else _epochs.one_by_one(either, network)
+    epochs.append(_epochs.epoch_of(network, loss, optimizer, ops, batch_size, **steps))
+    whole = _epochs.first_of([epoch for epoch in epochs if epoch is not None])
+    return whole if _is_cupy(ops.xp) else _epochs.one_by_one(whole, network)
 
 
 def limit_threads(

@@ -41,7 +41,7 @@ FUNCTORS = {
 BY_SIGN = ("Identity", "Relu", "LeakyRelu")  # whose derivatives read no more than the sign of A
 PLAIN = [
     *("softmax_cross_entropy", "l2_penalty", "dropout", "gradient_descent", "momentum"),
-    *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip"),
+    *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip", "begin", "tick"),
 ]
 
 # How the kernels know an integer type: by its size, negative if it is signed.

@@ -225,6 +225,10 @@ class Workspace(Buffers):
             self._counters = cupy.zeros(max(counters, LANES), np.uint32)
         return self._buffer("sums", (n,), dtype), self._counters
 
+    def memory(self) -> list[Array]:
+        """As of `Buffers.memory`."""
+        return [*super().memory(), *([] if self._counters is None else [self._counters])]
+
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; see `Buffers.views`."""
         self._output = self._summed = None

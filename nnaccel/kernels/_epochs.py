@@ -104,6 +104,17 @@ def rules_of(
     return None
 
 
+def first_of(
+    epochs: list[Callable[..., tuple[Array, State, Array] | None]],
+) -> Callable[..., tuple[Array, State, Array] | None]:
+    """The epoch as the first of these does it that does not return None."""
+
+    def epoch(*args: Any) -> tuple[Array, State, Array] | None:
+        return next((done for one in epochs if (done := one(*args)) is not None), None)
+
+    return epoch
+
+
 def one_by_one(
     epoch: Callable[..., tuple[Array, State, Array] | None], network: Network
 ) -> Callable[..., tuple[Array, State, Array] | None]:
@@ -165,6 +176,34 @@ def each_step(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     )
 
 
+def step_of(
+    network: Network, loss: Loss, *, ops: Ops, l2: float
+) -> Callable[..., tuple[Array, Any, Array, tuple[Array, Array, Array | None]]]:
+    """The step (params, slots, data, index, key, updates) -> (params, slots, value, (Z, Y,
+    weights)): what the loss and the metric of its minibatch are computed from.
+
+    updates: functions as of `updates_of`, each with an iterator over the numbers of the steps.
+    """
+
+    def step(params: Array, slots: Any, data: Any, index: Array, key: Any, updates: Any) -> Any:
+        X, Y, weights = ops[minibatch](*data, index, params.dtype)
+        value, grads, Z = value_and_grad(
+            network, loss, params, X, Y, weights, ops=ops, l2=l2, key=key
+        )
+        for f, numbers in updates:
+            if f is optimizers.clip_by_global_norm:
+                grads = ops[f](grads, *next(numbers))
+            elif f is optimizers.shrink_weights:
+                params = ops[f](params, *next(numbers))
+            elif slots:
+                params, *slots = ops[f](params, grads, *slots, *next(numbers))
+            else:
+                params = ops[f](params, grads, *next(numbers))
+        return params, slots, value, (Z, Y, weights)
+
+    return step
+
+
 def epoch_of(
     network: Network,
     loss: Loss,
@@ -175,48 +214,39 @@ def epoch_of(
     l2: float,
     metric: Metric | None,
     seed: int,
+    count: Count | None = None,
 ) -> Callable[..., tuple[Array, State, Array] | None]:
     """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
 
     It returns None, having done nothing, for several networks, and where `updates_of` does.
+    count: of the run; None: that of this epoch alone.
     """
     n_weights, xp = layout(network).n_weights, ops.xp
     on_host = xp.__name__ in (np.__name__, host.__name__)
-    random, count = draws(network), Count()
+    step = step_of(network, loss, ops=ops, l2=l2)
+    random, count = draws(network), Count() if count is None else count
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim != 1:
             return None
         ops[renew](params)
         batches = bounds(order.shape[0], batch_size)
-        step = count.of(state.step)
-        now = State(step, state.slots)
+        number = count.of(state.step)
+        now = State(number, state.slots)
         updates = updates_of(optimizer, params, now, len(batches), n_weights, xp=host)
         if updates is None:
             return None
-        steps = [(f, each_step(numbers)) for f, numbers in updates]
-        X, Y, weights, dtype = *data, params.dtype
+        updates = [(f, each_step(numbers)) for f, numbers in updates]
         slots, records = state.slots, []
         for start, stop in batches:
-            index = order[start:stop]
-            x, y, w = ops[minibatch](X, Y, weights, index, dtype)
-            key = Key(seed, step) if random else None
-            value, grads, Z = value_and_grad(
-                network, loss, params, x, y, w, ops=ops, l2=l2, key=key
+            key = Key(seed, number) if random else None
+            params, slots, value, outcome = step(
+                params, slots, data, order[start:stop], key, updates
             )
             records.append(value)
             if metric is not None:
-                records.append(metric.function(Z, y, w, xp=xp))
-            for f, numbers in steps:
-                if f is optimizers.clip_by_global_norm:
-                    grads = ops[f](grads, *next(numbers))
-                elif f is optimizers.shrink_weights:
-                    params = ops[f](params, *next(numbers))
-                elif slots:
-                    params, *slots = ops[f](params, grads, *slots, *next(numbers))
-                else:
-                    params = ops[f](params, grads, *next(numbers))
-            step += 1
+                records.append(metric.function(*outcome, xp=xp))
+            number += 1
         # NumPy makes an array of numbers faster than it stacks them.
         records = np.array(records) if on_host else xp.stack(records)
         if metric is not None:

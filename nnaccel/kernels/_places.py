@@ -51,6 +51,10 @@ class Buffers:
             self._shaped[place, shape, dtype] = view
         return view
 
+    def memory(self) -> list[Array]:
+        """All memory that there is by now: for those who know it by its addresses alone."""
+        return [*self._memory.values(), *([] if self._grads is None else [self._grads])]
+
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; also makes the gradient vector, and knows each dW by its W."""
         self._next = 0

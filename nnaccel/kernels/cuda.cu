@@ -678,6 +678,71 @@ __global__ void __launch_bounds__(THREADS) clip(T* grads, Index n, const T* fact
     scale(grads, n, *factor);
 }
 
+// ---- Epochs of captured steps
+//
+// A step that is captured in a graph has the addresses and numbers of the time when it was
+// captured. What differs from step to step, or from epoch to epoch, it finds on the device in fixed
+// places: `begin` writes it there, and `tick`, the last kernel of each step, what comes next.
+
+template <class T>
+struct Epoch {
+    const T* table;      // (steps, n): the optimizer's numbers in each step
+    Index n;
+    const Index* order;  // (N,): the examples, `batch` a step
+    Index N, batch;
+    T* losses;           // (steps,)
+    T* logits;           // (kept, stride) or null: of a step and its successors, over and over
+    Index kept, stride;
+    Index step;          // that is under way
+};
+
+static_assert(sizeof(Epoch<double>) <= 128, "the room that _cupy_graphs.py makes for it");
+
+// The numbers of a step and its part of the order, if there is such a step.
+template <class T>
+__device__ void prepare(const Epoch<T>& epoch, Index step, T* numbers, Index* index) {
+    const Index thread = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+    const Index threads = Index(gridDim.x) * blockDim.x;
+    const Index first = step * epoch.batch, left = epoch.N - first;
+    if (left <= 0) return;
+    for (Index i = thread; i < epoch.n; i += threads) numbers[i] = epoch.table[step * epoch.n + i];
+    for (Index i = thread; i < left && i < epoch.batch; i += threads)
+        index[i] = epoch.order[first + i];
+}
+
+// count: updates before this epoch, from which `count_at` goes on.
+template <class T>
+__global__ void __launch_bounds__(THREADS) begin(
+    Epoch<T>* at, const T* table, Index n, const Index* order, Index N, Index batch, T* losses,
+    T* logits, Index kept, Index stride, T* numbers, Index* index, int* count_at, Index count) {
+    const Epoch<T> epoch = {table, n, order, N, batch, losses, logits, kept, stride, 0};
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *at = epoch;
+        *count_at = int(count);
+    }
+    prepare(epoch, 0, numbers, index);
+}
+
+// loss: of the step that ends.   Z: its logits, so many numbers.
+template <class T>
+__global__ void __launch_bounds__(THREADS) tick(
+    Epoch<T>* at, const T* loss, const T* Z, Index size, T* numbers, Index* index, int* count_at,
+    unsigned* counter) {
+    const Epoch<T> epoch = *at;
+    if (blockIdx.x == 0 && threadIdx.x == 0) epoch.losses[epoch.step] = *loss;
+    if (epoch.logits) {
+        T* to = epoch.logits + epoch.step % epoch.kept * epoch.stride;
+        each<T>(size, aligned(Z, to), [&](Index i, auto count) {
+            store(to + i, load<decltype(count)::value>(Z + i));
+        });
+    }
+    prepare(epoch, epoch.step + 1, numbers, index);
+    if (comes_last(counter, gridDim.x) && threadIdx.x == 0) {
+        at->step = epoch.step + 1;
+        ++*count_at;
+    }
+}
+
 // ---- A whole epoch of a small network in one launch: a block a network
 //
 // Parameters, gradient, minibatch and activations stay in shared memory, transposed as in the notes:
