@@ -251,7 +251,8 @@ class Fit:
             seed=settings.seed,
             device=self.device,
             dtype=settings.dtype,
-            fast=worth_loading(self.network, batch_size, steps),
+            # Elsewhere nothing has to be loaded first.
+            fast=self.device.library != "numpy" or worth_loading(self.network, batch_size, steps),
         )
 
     def __iter__(self) -> Iterator[Epoch]:

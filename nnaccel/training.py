@@ -122,8 +122,9 @@ def train(
     after : Epoch, optional
         Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
     fast : bool
-        Use Numba's kernels on NumPy arrays where Numba is installed. The first run in a process
-        loads them in about 0.3 s; `nnaccel.kernels.worth_loading` says when one run repays that.
+        Use Numba's kernels on NumPy arrays where Numba is installed, and CUDA graphs on CuPy's. The
+        first run in a process loads Numba in about 0.3 s; `nnaccel.kernels.worth_loading` says when
+        one run repays that.
 
     Raises
     ------
