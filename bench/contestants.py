@@ -41,6 +41,11 @@ def ours(problem: Problem, device: str, precision: str | None = None) -> Run:
     return nnaccel_on(device, **_supported(precision))(problem)
 
 
+def ours_eager(problem: Problem, device: str, precision: str | None = None) -> Run:
+    """The same without CUDA graphs."""
+    return nnaccel_on(device, **_supported(precision) | {"fast": False})(problem)
+
+
 def _supported(precision: str | None) -> dict[str, Any]:
     """The options of nnaccel for a precision; RuntimeError where it does not have it."""
     options = {} if precision is None else PRECISIONS[precision].nnaccel
@@ -350,6 +355,7 @@ CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
 GPU_CONTESTANTS: dict[str, Callable[[Problem, str, str], Run]] = {
     "products": products,
     "nnaccel": ours,
+    "nnaccel eager": ours_eager,
     "torch eager": torch_eager,
     "torch compiled": torch_compiled,
     "torch graphs": torch_graphs,

@@ -56,7 +56,7 @@ class Race:
         self.precision, self.folder, self.args = precision, folder, args
         self.absent = {
             name: f"nnaccel does not compute in {precision} yet"
-            for name in (FLOOR, "nnaccel")
+            for name in (FLOOR, "nnaccel", "nnaccel eager")
             if PRECISIONS[precision].nnaccel is None
         }
         self.workers = {

@@ -83,10 +83,10 @@ def launches(results: Found, found: Found) -> str:
             row = (shape, f"{step:.0f}", f"{result['host']:.4f}", f"{result['held']:.2f}", verdict)
             waits.append(row)
         elif remark(result):
-            counts.append((shape, remark(result), "", "", "", ""))
+            counts.append((shape, remark(result), *[""] * 5))
         else:
             step, epoch = result["step"], result["epoch"]
-            what = ("kernels", "launches", "Memcpy DtoH", "waits")
+            what = ("kernels", "launches", "graphs", "Memcpy DtoH", "waits")
             cells = [f"{step.get(key, 0):g}" for key in what]
             counts.append((shape, *cells, f"{epoch.get('waits', 0):g}"))
             kernels = {k.partition(" ")[2]: v for k, v in step.items() if k.startswith("kernel ")}
@@ -94,7 +94,8 @@ def launches(results: Found, found: Found) -> str:
             names.append(f"\n{shape}, kernels a step:\n")
             names += [f"- {number:g} `{kernel}`" for kernel, number in listed]
     head = ("steps given out while the GPU is held", "host µs a step", "host s", "GPU held s", "")
-    calls = ("a step", "kernels", "launches", "copies to the host", "waits", "waits an epoch")
+    calls = ("a step", "kernels", "launches", "of graphs", "copies to the host", "waits")
+    calls += ("waits an epoch",)
     return "\n".join([table(head, waits), table(calls, counts), *names]) + "\n"
 
 

@@ -103,8 +103,8 @@ def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def tally(events: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Numbers of: kernels, kernels by name, copies by direction, launches and waits by the name
-    of the call."""
+    """Numbers of: kernels, kernels by name, copies by direction, launches, those of graphs among
+    them, and waits by the name of the call."""
     counts: Counter[str] = Counter()
     for event in events:
         kind, name = event.get("cat"), str(event.get("name", ""))
@@ -116,6 +116,7 @@ def tally(events: Iterable[Mapping[str, Any]]) -> Counter[str]:
         elif kind in ("cuda_runtime", "cuda_driver"):
             if "Launch" in name:
                 counts["launches"] += 1
+                counts["graphs"] += "GraphLaunch" in name
                 counts[f"call {name}"] += 1
             elif "Synchronize" in name:
                 counts["waits"] += 1

@@ -270,7 +270,8 @@ def test_cuda_sources_are_compiled(bench, tmp_path):
 def test_calls_of_a_step_and_of_an_epoch(bench):
     def trace(steps):
         kernels = [{"cat": "kernel", "name": "gemm"}, {"cat": "kernel", "name": "gemm"}]
-        step = [*kernels, {"cat": "cuda_driver", "name": "cuLaunchKernel"}]
+        calls = {"cuda_driver": "cuLaunchKernel", "cuda_runtime": "cudaGraphLaunch"}
+        step = kernels + [{"cat": kind, "name": name} for kind, name in calls.items()]
         step.append({"cat": "gpu_memcpy", "name": "Memcpy DtoD (Device -> Device)"})
         end = [{"cat": "gpu_memcpy", "name": "Memcpy DtoH (Device -> Pageable)"}]
         end += [{"cat": "cuda_runtime", "name": "cudaStreamSynchronize"}, {"cat": "cpu_op"}]
@@ -281,8 +282,10 @@ def test_calls_of_a_step_and_of_an_epoch(bench):
     assert found["step"] == {
         "kernels": 2.0,
         "kernel gemm": 2.0,
-        "launches": 1.0,
+        "launches": 2.0,
         "call cuLaunchKernel": 1.0,
+        "graphs": 1.0,
+        "call cudaGraphLaunch": 1.0,
         "Memcpy DtoD": 1.0,
     }
     assert found["epoch"] == {"Memcpy DtoH": 1.0, "waits": 1.0, "call cudaStreamSynchronize": 1.0}
@@ -386,7 +389,7 @@ def test_the_page_of_a_gpu_run(bench):
     )
     assert "| tests | 9 | ended after 9 s: its time was up |" in text
     assert "| 2-4-2x16 | 500 | 0.0040 | 0.50 | does not wait |" in text
-    assert "| 2-4-2x16 | 45 | 45 | 0 | 0 | 1 |" in text
+    assert "| 2-4-2x16 | 45 | 45 | 0 | 0 | 0 | 1 |" in text
     assert "| cuda:0 2-4-2x16 | 1 | 0.5 | 10 | 1e+06 | 0.50 | 0.200 |" in text
     assert "| torch graphs | 4 | 4.5 | 0.5 | 5 | 0.100 | 2.25 (2.00 to 2.50) |" in text
     assert "left out: no time was left" in text
