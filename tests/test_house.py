@@ -34,6 +34,7 @@ FLOORS = {
         "gradients",
         "batches",
         "metrics",
+        "precision",
     ],
     2: ["kernels", "compile"],
     3: ["devices"],

@@ -6,9 +6,11 @@ it, and is kept only while a benchmark shows that it pays.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
@@ -18,29 +20,38 @@ from nnaccel.typing import Namespace, Ops
 LOADING = 0.5  # seconds for Numba and its compiled code from the disk, with some to spare
 
 
-def bind(xp: Namespace, *, fast: bool = True) -> Ops:
+def bind(xp: Namespace, *, fast: bool = True, precision: str = "float32") -> Ops:
     """The operations of a library, with the kernels that exist for it.
 
     They own a workspace that each step uses again: take a new set for every training run and
     thread. What one call of `forward` or `value_and_grad` returns may be overwritten by the next.
     fast: also the kernels that need Numba, if it is installed; `worth_loading` says for which
     runs the time to load it is well spent.
+    precision: of the products in dense layers, "float32", "tf32" or "bf16", for float32 arrays; see
+    `nnaccel.precision`.
     """
+    kernels = _kernels(xp, fast)
+    if precision != "float32":
+        kernels |= {f: partial(f, xp=xp, precision=precision) for f in (dense, dense_vjp)}
+    return Ops(xp, kernels)
+
+
+def _kernels(xp: Namespace, fast: bool) -> dict[Callable, Callable]:
     if _is_numpy(xp):
-        return Ops(xp, _numpy_kernels(fast))
+        return _numpy_kernels(fast)
     if xp.__name__ == "array_api_compat.torch":
         from nnaccel.kernels._torch import kernels
 
-        return Ops(xp, kernels(xp))
+        return kernels(xp)
     if _is_cupy(xp):
         from nnaccel.kernels._cupy import kernels
 
-        return Ops(xp, kernels(xp))
+        return kernels(xp)
     if xp.__name__ == "jax.numpy":
         from nnaccel.kernels._jax import kernels
 
-        return Ops(xp, kernels(xp))
-    return Ops(xp)
+        return kernels(xp)
+    return {}
 
 
 def _numpy_kernels(fast: bool) -> dict[Callable, Callable]:

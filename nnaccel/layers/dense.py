@@ -6,20 +6,28 @@ from typing import Any
 from nnaccel import initializers
 from nnaccel.activations import ACTIVATIONS, Activation
 from nnaccel.layers.layer import Param
+from nnaccel.precision import product
 from nnaccel.random import Key
 from nnaccel.typing import Array, Namespace, Ops
 
 
 def dense(
-    X: Array, W: Array, b: Array, activation: Activation, *, xp: Namespace
+    X: Array,
+    W: Array,
+    b: Array,
+    activation: Activation,
+    *,
+    xp: Namespace,
+    precision: str = "float32",
 ) -> tuple[Array, Array]:
     """Z = X W + b and A = g(Z).
 
     X: (..., N, D).   W: (..., D, H).   b: (..., 1, H).   Returns Z and A, (..., N, H).
     Leading axes broadcast: X (N, D) with W (K, D, H) is K layers on the same data.
+    precision: of the product; see `nnaccel.precision`.
     Source: Bishop, PRML (2006), eq. 5.48-5.49.
     """
-    Z = X @ W + b
+    Z = product(X, W, precision, xp=xp) + b
     return Z, activation.forward(Z, xp=xp)
 
 
@@ -33,17 +41,19 @@ def dense_vjp(
     *,
     xp: Namespace,
     need_dX: bool = True,
+    precision: str = "float32",
 ) -> tuple[Array | None, Array, Array]:
     """dZ = dA g'(Z), dW = X^T dZ, db = sum of dZ over examples, dX = dZ W^T.
 
     dA, Z, A: (..., N, H) and X, W as in `dense`.   Returns dX (..., N, D), or None where it is
     not needed, dW (..., D, H) and db (..., 1, H). The 1/N of the notes is already in dA.
+    precision: of both products; the sum db is of dZ as it is.
     Source: Bishop, PRML (2006), eq. 5.53-5.56.
     """
     dZ = activation.vjp(dA, Z, A, xp=xp)
-    dW = xp.matrix_transpose(X) @ dZ
+    dW = product(xp.matrix_transpose(X), dZ, precision, xp=xp)
     db = xp.sum(dZ, axis=-2, keepdims=True)
-    dX = dZ @ xp.matrix_transpose(W) if need_dX else None
+    dX = product(dZ, xp.matrix_transpose(W), precision, xp=xp) if need_dX else None
     return dX, dW, db
 
 
