@@ -22,11 +22,12 @@ from nnaccel.compile import compile_epoch, compile_step, compiled_once
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, select, to_host
 from nnaccel.failures import in_words
-from nnaccel.kernels import bind, limit_threads, whole_epoch
+from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, draws, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
+from nnaccel.precision import check_precision
 from nnaccel.random import Key
 from nnaccel.streaming import (
     Chunks,
@@ -81,6 +82,7 @@ def train(
     seed: int = 0,
     device: str | Device | None = None,
     dtype: str | None = None,
+    precision: str = "float32",
     params: Array | None = None,
     after: Epoch | None = None,
     fast: bool = True,
@@ -117,6 +119,10 @@ def train(
         Where to train; None is where the arrays are. See `nnaccel.devices.select`.
     dtype : "float32" or "float64", optional
         None is that of X if it is floating, else float32.
+    precision : "float32", "tf32" or "bf16"
+        Of the matrix products in dense layers, for dtype float32: their operands are rounded to it,
+        all else is float32. A GPU has faster products for the lower ones; NumPy imitates them, and
+        so do the others on a CPU. See `nnaccel.precision`.
     params : array (P,) or (K, P), optional
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
@@ -141,6 +147,7 @@ def train(
     at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
+    check_precision(precision, dtype)
 
     def begin() -> Iterator[Epoch]:
         data = put(network, loss, where, dtype, X, Y, weights)
@@ -154,7 +161,7 @@ def train(
             seed_of_draws = seed if draws(network) else 0
             epoch, evaluation = programs(
                 *(where.xp, network, loss, optimizer, batch_size, start.dtype),
-                *(float(l2), metric, seed_of_draws, fast),
+                *(float(l2), metric, seed_of_draws, fast, precision),
             )
             epoch = _epoch_on(data, epoch, batch_size, where)
             held_out = None if held_out is None else in_order(held_out, where)
@@ -167,6 +174,7 @@ def train(
             held_out,
             where=where,
             limit=limit_threads(network, batch_size, where.xp),
+            multiplying=arithmetic(where.xp, precision),
             metric=metric,
             batch_size=batch_size,
             numbers=range(1 if after is None else after.number + 1, epochs + 1),
@@ -204,6 +212,7 @@ def _run(
     *,
     where: Device,
     limit: Callable[[], AbstractContextManager[Any]],
+    multiplying: Callable[[], AbstractContextManager[Any]],
     metric: Metric | None,
     batch_size: int,
     numbers: range,
@@ -214,7 +223,7 @@ def _run(
     for number in numbers:
         started = time.perf_counter()
         # Overflow is looked for where it shows, in the losses of the whole epoch.
-        with where.context(), limit(), np.errstate(all="ignore"):
+        with where.context(), limit(), multiplying(), np.errstate(all="ignore"):
             params, state, records = epoch(params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
@@ -239,13 +248,15 @@ def programs(
     metric: Metric | None = None,
     seed: int = 0,
     fast: bool = True,
+    precision: str = "float32",
 ) -> tuple[Callable[..., Any], Callable[..., Array]]:
     """The epoch, as of `compile_epoch`, and the evaluation, as of `make_evaluation`, of a run."""
     options = {"l2": l2, "metric": metric, "seed": seed}
-    ops = bind(xp, fast=fast)
+    how: dict[str, Any] = {"fast": fast, "precision": precision}
+    ops = bind(xp, **how)
     step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
-    whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast, **options)
-    evaluation = make_evaluation(network, loss, bind(xp, fast=fast), dtype=dtype, metric=metric)
+    whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
+    evaluation = make_evaluation(network, loss, bind(xp, **how), dtype=dtype, metric=metric)
     epoch = compile_epoch(step, xp, batch_size, whole, layout(network))
     return epoch, compile_step(evaluation, xp)
 
@@ -395,10 +406,12 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
 
     With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
-    array of any library. ValueError when its width is not that of the network, MemoryError where
-    the device has no memory left.
+    array of any library. The products are float32, or float64 with such params, in whatever
+    precision the network was trained. ValueError when its width is not that of the network,
+    MemoryError where the device has no memory left.
     """
     where = device_of(params)
+    multiplying = arithmetic(where.xp)
     link = losses.get(loss).link if loss is not None else None
     X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
@@ -406,7 +419,8 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
             f"{tuple(X.shape)}"
         )
-    with in_words(where, network, dtype_name(params)), where.context(), np.errstate(all="ignore"):
+    guard = in_words(where, network, dtype_name(params))
+    with guard, where.context(), multiplying(), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
         for start, stop in bounds(X.shape[0], evaluation_rows(X)):
             rows = rows_of(X, slice(start, stop), where, params.dtype)

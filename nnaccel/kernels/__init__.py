@@ -30,41 +30,41 @@ def bind(xp: Namespace, *, fast: bool = True, precision: str = "float32") -> Ops
     precision: of the products in dense layers, "float32", "tf32" or "bf16", for float32 arrays; see
     `nnaccel.precision`.
     """
-    kernels = _kernels(xp, fast)
-    if precision != "float32":
-        kernels |= {f: partial(f, xp=xp, precision=precision) for f in (dense, dense_vjp)}
-    return Ops(xp, kernels)
-
-
-def _kernels(xp: Namespace, fast: bool) -> dict[Callable, Callable]:
     if _is_numpy(xp):
-        return _numpy_kernels(fast)
+        return Ops(xp, _numpy_kernels(fast, precision))
     if xp.__name__ == "array_api_compat.torch":
         from nnaccel.kernels._torch import kernels
 
-        return kernels(xp)
+        return Ops(xp, kernels(xp, precision))
     if _is_cupy(xp):
         from nnaccel.kernels._cupy import kernels
 
-        return kernels(xp)
+        return Ops(xp, kernels(xp) | _products(xp, precision))
     if xp.__name__ == "jax.numpy":
         from nnaccel.kernels._jax import kernels
 
-        return kernels(xp)
-    return {}
+        return Ops(xp, kernels(xp, precision))
+    return Ops(xp, _products(xp, precision))
 
 
-def _numpy_kernels(fast: bool) -> dict[Callable, Callable]:
+def _products(xp: Namespace, precision: str) -> dict[Callable, Callable]:
+    """The definitions that a precision changes, in that precision."""
+    if precision == "float32":
+        return {}
+    return {f: partial(f, xp=xp, precision=precision) for f in (dense, dense_vjp)}
+
+
+def _numpy_kernels(fast: bool, precision: str) -> dict[Callable, Callable]:
     if fast and find_spec("numba"):
         try:
             from nnaccel.kernels._numba import kernels
 
-            return kernels()
+            return kernels(precision)
         except ImportError:  # a Numba that does not fit this NumPy says so when it is imported
             pass
     from nnaccel.kernels._numpy import kernels
 
-    return kernels()
+    return kernels(precision)
 
 
 def worth_loading(network: Network, batch_size: int, n_steps: int) -> bool:
@@ -92,12 +92,13 @@ def whole_epoch(
     metric: Metric | None = None,
     seed: int = 0,
     fast: bool = True,
+    precision: str = "float32",
 ) -> Callable[..., Any] | None:
     """An epoch of that training with less between its steps, where there is such a kernel.
 
     A function (params, state, data, order) -> (params, state, records) with the meaning of the
-    steps one after the other; it may return None, having done nothing. ops: as of `bind`.
-    fast: also with Numba, and with CUDA graphs on CuPy.
+    steps one after the other; it may return None, having done nothing. ops, precision: as of
+    `bind`.   fast: also with Numba, and with CUDA graphs on CuPy.
     """
     if not (_is_numpy(ops.xp) or _is_cupy(ops.xp)):
         return None
@@ -105,18 +106,20 @@ def whole_epoch(
 
     options = {"l2": l2, "metric": metric}
     steps = options | {"seed": seed, "count": _epochs.Count()}
+    ieee = precision == "float32"  # which is how the epochs of small networks multiply
     epochs = []  # what is fastest comes first
     if _is_cupy(ops.xp):
-        from nnaccel.kernels._cupy_small import epoch_of
+        if ieee:
+            from nnaccel.kernels._cupy_small import epoch_of
 
-        epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
+            epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
         if fast:
             from nnaccel.kernels._cupy import Workspace
             from nnaccel.kernels._cupy_graphs import epoch_of
 
-            space = Workspace(ops.xp)
+            space = Workspace(ops.xp, precision)
             epochs.append(epoch_of(network, loss, optimizer, space, batch_size, xp=ops.xp, **steps))
-    elif fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
+    elif ieee and fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
         try:
             from nnaccel.kernels._small import epoch_of
 
@@ -137,6 +140,25 @@ def limit_threads(
     from nnaccel.kernels._threads import limit_of
 
     return limit_of(network, batch_size)
+
+
+def arithmetic(
+    xp: Namespace, precision: str = "float32"
+) -> Callable[[], AbstractContextManager[Any]]:
+    """What gives the context in which products are of that precision where a library leaves it to
+    a setting of the process, and those that no kernel does are IEEE float32 products.
+
+    PyTorch has such a setting, for all products on CUDA devices; JAX has one for each thread.
+    """
+    if xp.__name__ == "array_api_compat.torch":
+        from nnaccel.kernels import _torch
+
+        return partial(_torch.arithmetic, precision)
+    if xp.__name__ == "jax.numpy":
+        import jax
+
+        return partial(jax.default_matmul_precision, "highest")
+    return nullcontext
 
 
 def _is_numpy(xp: Namespace) -> bool:

@@ -4,14 +4,24 @@ XLA fuses elementwise work by itself, but it copies where arrays are cut out of 
 matrix products and where gradients are joined to one. So what works on the whole vector is done
 here part by part, one for each array of the network. XLA knows that a part of joined parts is
 that part: of the cutting and joining in a step nothing is left.
+
+Every product says in which precision it is: by itself a product of float32 is IEEE on a processor
+and TF32 on a GPU.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from nnaccel import optimizers
+from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
+from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.network import Layout, Slot, l2_penalty, leaves, views
+from nnaccel.precision import PRECISIONS
 from nnaccel.typing import Array, Namespace
 
 SMALL = 2**16  # parameters, below which copying costs less than a call for each part
@@ -32,11 +42,13 @@ def parts_of(places: Layout) -> list[slice]:
     return [slice(start, stop) for start, stop in bounds]
 
 
-def kernels(xp: Namespace) -> dict[Callable, Callable]:
+def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
-    parts = Parts(xp)
+    parts, layer = Parts(xp), Products(xp, precision)
     return {
         minibatch: take_minibatch,
+        dense: layer.dense,
+        dense_vjp: layer.dense_vjp,
         views: parts.views,
         l2_penalty: parts.l2_penalty,
         optimizers.shrink_weights: parts.shrink_weights,
@@ -98,6 +110,66 @@ class Parts:
 
     def _join(self, pieces: Any) -> Array:
         return self._xp.concat(list(pieces), axis=-1)
+
+
+class Products:
+    """The kernels of dense layers, whose products are of one precision."""
+
+    def __init__(self, xp: Namespace, precision: str) -> None:
+        self._xp, self._product = xp, PRODUCTS[precision]
+
+    def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Array, Array]:
+        """Twin of `layers.dense.dense`."""
+        Z = self._product(X, W) + b
+        return Z, activation.forward(Z, xp=self._xp)
+
+    def dense_vjp(
+        self,
+        dA: Array,
+        X: Array,
+        W: Array,
+        Z: Array,
+        A: Array,
+        activation: Activation,
+        need_dX: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        """Twin of `layers.dense.dense_vjp`."""
+        dZ = activation.vjp(dA, Z, A, xp=self._xp)
+        dW = self._product(X.mT, dZ)
+        dX = self._product(dZ, W.mT) if need_dX else None
+        return dX, dW, jnp.sum(dZ, -2, keepdims=True)
+
+
+ieee = partial(jnp.matmul, precision="highest")
+
+
+def tf32(X: Array, Y: Array) -> Array:
+    """X Y by the units of a GPU that has them, else with operands that are rounded to TF32."""
+    return jax.lax.platform_dependent(
+        *(X, Y),
+        cuda=partial(jnp.matmul, precision="tensorfloat32"),
+        default=lambda X, Y: ieee(rounded(X, "tf32"), rounded(Y, "tf32")),
+    )
+
+
+def bf16(X: Array, Y: Array) -> Array:
+    """X Y of bfloat16 numbers, added up in float32."""
+    # XLA may leave out a conversion there and back, but not the rounding.
+    X, Y = (rounded(x, "bf16").astype(jnp.bfloat16) for x in (X, Y))
+    return jnp.matmul(X, Y, preferred_element_type=jnp.float32)
+
+
+def rounded(x: Array, precision: str) -> Array:
+    """Twin of `precision.rounded`."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=PRECISIONS[precision])
+
+
+# Twins of `precision.product`, each in one precision.
+PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
+    "float32": ieee,
+    "tf32": tf32,
+    "bf16": bf16,
+}
 
 
 def take_minibatch(

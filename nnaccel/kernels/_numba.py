@@ -23,9 +23,9 @@ from nnaccel.typing import Array
 RELAXED = {"contract", "reassoc", "nsz", "arcp"}
 
 
-def kernels() -> dict[Callable, Callable]:
+def kernels(precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
-    return FastWorkspace().kernels()
+    return FastWorkspace(precision).kernels()
 
 
 def compiled(function: Callable, **options: Any) -> Any:
@@ -61,6 +61,9 @@ class FastWorkspace(Workspace):
             return super().derive(dA, Z, A, activation, db)
         kernel(dA, A, db)
         return dA
+
+    def shorten(self, x: Array, y: Array, n: int) -> None:
+        shorten(x.view(np.uint32), y.view(np.uint32), n)
 
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
@@ -108,6 +111,18 @@ def derive_relu(dA: Array, A: Array, db: Array) -> None:
             d = dA[i, j] * number(A[i, j] > zero)
             dA[i, j] = d
             db[0, j] += d
+
+
+@compiled
+def shorten(x: Array, y: Array, n: int) -> None:
+    """The bits y of x without its last n digits, rounded; infinities and NaN stay."""
+    one, n, exponent = np.uint32(1), np.uint32(n), np.uint32(0x7F800000)
+    half, kept = np.uint32((one << (n - one)) - one), np.uint32(~((one << n) - one))
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            bits = x[i, j]
+            r = np.uint32(bits + half + ((bits >> n) & one)) & kept
+            y[i, j] = bits if bits & exponent == exponent else r
 
 
 ACTIVATE: dict[Callable, Any] = {

@@ -20,6 +20,7 @@ from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
 from nnaccel.losses import softmax_cross_entropy
 from nnaccel.network import flatten, l2_penalty, views
+from nnaccel.precision import PRECISIONS, rounded
 from nnaccel.random import Key, bernoulli
 from nnaccel.typing import Array
 
@@ -27,16 +28,21 @@ BLOCK = 32_768  # elements: a few blocks of float32 fit in a second-level cache
 FEW = 32  # classes, up to which the softmax works on columns: NumPy is slow along short rows
 
 
-def kernels() -> dict[Callable, Callable]:
+def kernels(precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
-    return Workspace().kernels()
+    return Workspace(precision).kernels()
 
 
 class Workspace(Buffers):
-    """The buffers of one training run, and the kernels that write into them."""
+    """The buffers of one training run, and the kernels that write into them.
 
-    def __init__(self) -> None:
+    A precision below float32 is imitated: it takes longer, and shows what a GPU would compute.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
         super().__init__(np)
+        self._precision = precision
+        self._product = np.ndarray.dot if precision == "float32" else self.product
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -82,8 +88,8 @@ class Workspace(Buffers):
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
         """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
         if X.ndim != 2 or W.ndim != 2:
-            return dense(X, W, b, activation, xp=np)
-        Z = X.dot(W, self.empty((X.shape[0], W.shape[1]), W.dtype))
+            return dense(X, W, b, activation, xp=np, precision=self._precision)
+        Z = self._product(X, W, self.empty((X.shape[0], W.shape[1]), W.dtype))
         A = self.empty(Z.shape, Z.dtype) if activation.reads_Z else Z
         self.activate(Z, b, A, activation)
         return (Z if activation.reads_Z else None), A
@@ -111,14 +117,44 @@ class Workspace(Buffers):
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`: dZ overwrites dA; dW and db are in the gradient."""
         if X.ndim != 2 or W.ndim != 2:
-            return dense_vjp(dA, X, W, Z, A, activation, xp=np, need_dX=need_dX)
+            return dense_vjp(
+                dA, X, W, Z, A, activation, xp=np, need_dX=need_dX, precision=self._precision
+            )
         dW, db = self._homes.get(id(W), (None, None))
         if db is None:
             db = np.empty((1, W.shape[1]), W.dtype)
         dZ = self.derive(dA, Z, A, activation, db)
-        dW = X.T.dot(dZ, dW)
-        dX = dZ.dot(W.T, self.empty(X.shape, dZ.dtype)) if need_dX else None
+        dW = self._product(X.T, dZ, dW)
+        dX = self._product(dZ, W.T, self.empty(X.shape, dZ.dtype)) if need_dX else None
         return dX, dW, db
+
+    def product(self, X: Array, Y: Array, out: Array | None) -> Array:
+        """Twin of `precision.product`, in the precision of the workspace."""
+        return self.rounded(X, "left").dot(self.rounded(Y, "right"), out)
+
+    def rounded(self, x: Array, place: str) -> Array:
+        """Twin of `precision.rounded`, in the buffer of that place; as `x` lies in memory."""
+        if x.dtype != np.float32:
+            return rounded(x, self._precision, xp=np)
+        if x.flags.f_contiguous and not x.flags.c_contiguous:
+            return self.rounded(x.T, place).T
+        y = self._buffer(place, x.shape, np.float32)
+        self.shorten(x, y, PRECISIONS["float32"] - PRECISIONS[self._precision])
+        return y
+
+    def shorten(self, x: Array, y: Array, n: int) -> None:
+        """y = x without its last n digits, rounded, by arithmetic on the bits of x (N, D).
+
+        A carry goes on into the exponent, as it should.
+        """
+        for rows in blocks(*x.shape):
+            bits, result = x[rows].view(np.uint32), y[rows].view(np.uint32)
+            np.right_shift(bits, n, out=result)
+            result &= 1  # a tie rounds up where the last digit that is kept is odd
+            result += 2 ** (n - 1) - 1
+            result += bits
+            result &= 2**32 - 2**n
+            np.copyto(y[rows], x[rows], where=np.isnan(x[rows]))
 
     def derive(
         self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array

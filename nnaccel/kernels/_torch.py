@@ -5,7 +5,10 @@ never there; they land in one flat vector, and each is written by the product th
 """
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,15 +20,20 @@ from nnaccel.kernels._places import Buffers
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.losses import softmax_cross_entropy
 from nnaccel.network import flatten, views
+from nnaccel.precision import PRECISIONS
 from nnaccel.typing import Array, Namespace
 
 FUSED_ADAM: Any = getattr(torch, "_fused_adam_", None)
 LARGE = 2**15  # parameters, from which on its threads pay: it starts them for any number
 
 
-def kernels(xp: Namespace) -> dict[Callable, Callable]:
-    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
-    space = Workspace(xp)
+def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
+    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
+
+    On CUDA devices float32 products and those of precision "tf32" are what they are called only in
+    the context of `arithmetic`.
+    """
+    space = Workspace(xp, precision)
     return {
         views: space.views,
         flatten: space.flatten,
@@ -40,15 +48,18 @@ def kernels(xp: Namespace) -> dict[Callable, Callable]:
 class Workspace(Buffers):
     """The gradient vector of one training run, and the kernels that write into it."""
 
-    def __init__(self, xp: Namespace) -> None:
+    def __init__(self, xp: Namespace, precision: str = "float32") -> None:
         super().__init__(torch)
-        self._xp = xp
+        self._xp, self._precision = xp, precision
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
         """Twin of `layers.dense.dense`; Z is None where the activation does not read it."""
         if X.ndim != 2 or W.ndim != 2:
-            return dense(X, W, b, activation, xp=self._xp)
-        Z = torch.addmm(b, X, W)
+            return dense(X, W, b, activation, xp=self._xp, precision=self._precision)
+        if self._precision == "float32":
+            Z = torch.addmm(b, X, W)
+        else:
+            Z = self._product(*self._operands(X, W)).add_(b)
         if activation.forward is activations.relu:
             return None, torch.relu_(Z)
         return Z, activation.forward(Z, xp=self._xp)
@@ -65,15 +76,36 @@ class Workspace(Buffers):
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
         if X.ndim != 2 or W.ndim != 2:
-            return dense_vjp(dA, X, W, Z, A, activation, xp=self._xp, need_dX=need_dX)
+            return dense_vjp(
+                *(dA, X, W, Z, A, activation),
+                xp=self._xp,
+                need_dX=need_dX,
+                precision=self._precision,
+            )
         if activation.vjp is activations.relu_vjp:
             dZ = torch.ops.aten.threshold_backward.grad_input(dA, A, 0, grad_input=dA)
         else:
             dZ = activation.vjp(dA, Z, A, xp=self._xp)
         dW, db = self._homes.get(id(W), (None, None))
-        dW = torch.mm(X.T, dZ) if dW is None else torch.mm(X.T, dZ, out=dW)
         db = torch.sum(dZ, 0, True) if db is None else torch.sum(dZ, 0, True, out=db)
-        return (torch.mm(dZ, W.T) if need_dX else None), dW, db
+        X, W, dZ = self._operands(X, W, dZ)
+        dW = self._product(X.T, dZ, dW)
+        return (self._product(dZ, W.T) if need_dX else None), dW, db
+
+    def _operands(self, *arrays: Array) -> tuple[Array, ...]:
+        """The arrays as products in the precision of the workspace take them."""
+        device = arrays[0].device
+        if self._precision == "float32" or (self._precision == "tf32" and device.type == "cuda"):
+            return arrays
+        if self._precision == "bf16" and multiplies_bf16(device):
+            return tuple(x.bfloat16() for x in arrays)
+        return tuple(rounded(x, self._precision) for x in arrays)
+
+    def _product(self, X: Array, Y: Array, out: Array | None = None) -> Array:
+        """Twin of `precision.product`, for matrices of `_operands`."""
+        if X.dtype == torch.bfloat16:
+            return torch.mm(X, Y, out_dtype=torch.float32, out=out)
+        return torch.mm(X, Y, out=out)
 
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
@@ -132,6 +164,79 @@ class Workspace(Buffers):
         spread = torch.sqrt(nu, out=grads).add_(root * epsilon)
         step = torch.div(mu, spread, out=grads).mul_(rate * root / correction_1)
         return params.sub_(step), mu, nu
+
+
+@cache
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices there can give the sums as they are, in float32."""
+    x = torch.ones((16, 16), dtype=torch.bfloat16, device=device)
+    try:
+        torch.mm(x, x, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):  # an older PyTorch, or no such kernel
+        return False
+    return True
+
+
+def rounded(x: Array, precision: str) -> Array:
+    """Twin of `precision.rounded`."""
+    if precision == "bf16":
+        return x.bfloat16().float()
+    n = PRECISIONS["float32"] - PRECISIONS[precision]
+    bits = x.view(torch.int32)
+    bits = bits + (((bits >> n) & 1) + (2 ** (n - 1) - 1)) & -(2**n)
+    return torch.where(torch.isnan(x), x, bits.view(torch.float32))
+
+
+_TURN = threading.Condition()
+_INSIDE: set[int] = set()  # the threads in the context, all with the same setting
+_SETTING: list[Any] = []  # that setting, and what was set before
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Products of float32 matrices are IEEE inside, or TF32 on CUDA devices for that precision.
+
+    PyTorch has one setting for the process. So threads that want another one wait for their turn,
+    and the last one to leave brings back what was there before.
+    """
+    me, wanted = threading.get_ident(), "tf32" if precision == "tf32" else "ieee"
+    if me in _INSIDE:
+        yield
+        return
+    with _TURN:
+        _TURN.wait_for(lambda: not _INSIDE or _SETTING[0] == wanted)
+        if not _INSIDE:
+            _SETTING[:] = wanted, _set(wanted)
+        _INSIDE.add(me)
+    try:
+        yield
+    finally:
+        with _TURN:
+            _INSIDE.remove(me)
+            if not _INSIDE:
+                _SETTING[1]()
+                _TURN.notify_all()
+
+
+def _set(wanted: str) -> Callable[[], None]:
+    """Sets the arithmetic of products; what brings the former one back."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):  # before PyTorch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if wanted == "tf32" else "highest")
+        return lambda: torch.set_float32_matmul_precision(before)
+    places = [(matmul, wanted), (torch.backends.mkldnn.matmul, "ieee")]  # pyright: ignore
+    found = [(place, place.fp32_precision) for place, _ in places]
+    for place, value in places:
+        place.fp32_precision = value
+
+    def bring_back() -> None:
+        for place, value in found:
+            place.fp32_precision = "none"  # which leaves it to the setting of all backends
+            if place.fp32_precision != value:
+                place.fp32_precision = value
+
+    return bring_back
 
 
 def quiet(mu: Array) -> Array:
