@@ -19,7 +19,7 @@ from nnaccel.compile import compile_epoch
 from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
 from nnaccel.failures import in_words
-from nnaccel.kernels import bind, limit_threads, whole_epoch
+from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
 from nnaccel.network import Network, layout, mlp
 from nnaccel.training import initialize, make_step
 from nnaccel.typing import Array
@@ -161,6 +161,7 @@ class Trainer:
         batch_size: int,
         params: np.ndarray | None = None,
         fast: bool = True,
+        precision: str = "float32",
     ) -> None:
         loss, optimizer = losses.get("softmax_cross_entropy"), optimizers.get("adam", 1e-3)
         self.device = device
@@ -169,10 +170,12 @@ class Trainer:
             initialize(network) if params is None else params, "float32", copy=True
         )
         self.state = optimizer.init(self.params, xp=device.xp)
-        ops = bind(device.xp, fast=fast)
+        how: dict[str, Any] = {"fast": fast, "precision": precision}
+        ops = bind(device.xp, **how)
         step = make_step(network, loss, optimizer, ops, dtype=self.params.dtype)
-        whole = whole_epoch(network, loss, optimizer, ops, batch_size, fast=fast)
+        whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how)
         self._limit = limit_threads(network, batch_size, device.xp)
+        self._multiplying = arithmetic(device.xp, precision)
         self._epoch = compile_epoch(step, device.xp, batch_size, whole, layout(network))
 
     def epoch(self, order: Array) -> np.ndarray:
@@ -181,7 +184,7 @@ class Trainer:
 
     def launch(self, order: Array) -> Array:
         """The same, but the losses stay on the device, which may still be at work."""
-        with self._limit(), np.errstate(all="ignore"):
+        with self._limit(), self._multiplying(), np.errstate(all="ignore"):
             self.params, self.state, records = self._epoch(
                 self.params, self.state, self.data, self.device.asarray(order)
             )

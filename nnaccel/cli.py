@@ -238,6 +238,8 @@ def _train_options(parser: Any) -> None:
            help="the share of hidden units dropped in each step")  # fmt: skip
     option(group, "initializer", choices=WORDS["initializer"], help="of the weights")
     option(group, "dtype", choices=WORDS["dtype"], help="of the arithmetic")
+    option(group, "precision", choices=WORDS["precision"],
+           help="of the products in training, where a GPU has faster ones")  # fmt: skip
     _device_option(group)
     group = parser.add_argument_group("training")
     option(group, "loss", choices=WORDS["loss"], help="what to minimise")

@@ -62,10 +62,11 @@ def plan(fit: Fit, device: str) -> str:
     sizes = "-".join(map(str, (network.n_inputs, *chosen.hidden, network.n_outputs)))
     kind = f"{' '.join(chosen.activation)}, dropout {chosen.dropout:g}"
     steps = n_steps(fit.rows["train"], chosen.batch_size, chosen.epochs)
+    precision = "" if chosen.precision == "float32" else f", products in {chosen.precision}"
     return (
         f"{fit.target.task} of {fit.target.name!r}, rows: {rows}\n"
         f"network {sizes}, {kind if chosen.hidden else 'linear'}, "
-        f"{layout(network).size:,} parameters, on {device}\n"
+        f"{layout(network).size:,} parameters, on {device}{precision}\n"
         f"{chosen.optimizer}, {chosen.schedule} schedule up to {chosen.learning_rate:g}, weight "
         f"decay {chosen.weight_decay:g}, {_count(chosen.epochs, 'epoch')} in batches of "
         f"{chosen.batch_size}, {_count(steps, 'step')}"

@@ -105,6 +105,10 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         `nnaccel.devices.select`). None is where X is.
     dtype : {"float32", "float64"} or None, default=None
         To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
+        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
+        float32 in any case.
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
@@ -211,6 +215,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         max_fun: int = 15000,
         device: str | None = None,
         dtype: str | None = None,
+        precision: str = "float32",
         dropout: float = 0.0,
         class_weight: Any = None,
         label_smoothing: float = 0.0,
@@ -533,6 +538,10 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         `nnaccel.devices.select`). None is where X is.
     dtype : {"float32", "float64"} or None, default=None
         To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
+        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
+        float32 in any case.
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
@@ -639,6 +648,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         max_fun: int = 15000,
         device: str | None = None,
         dtype: str | None = None,
+        precision: str = "float32",
         dropout: float = 0.0,
         delta: float = 1.0,
         quantile: float = 0.5,

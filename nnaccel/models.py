@@ -251,6 +251,7 @@ class Fit:
             seed=settings.seed,
             device=self.device,
             dtype=settings.dtype,
+            precision=settings.precision,
             # Elsewhere nothing has to be loaded first.
             fast=self.device.library != "numpy" or worth_loading(self.network, batch_size, steps),
         )

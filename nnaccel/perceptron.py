@@ -48,7 +48,7 @@ from nnaccel.callbacks import Watch
 from nnaccel.compile import compile_step, compiled_once
 from nnaccel.data import Data, HostData, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, dtype_of, prepare, select, to_host
-from nnaccel.kernels import bind, limit_threads
+from nnaccel.kernels import arithmetic, bind, limit_threads
 from nnaccel.layers import Chain, Dense
 from nnaccel.losses import Loss
 from nnaccel.network import (
@@ -61,6 +61,7 @@ from nnaccel.network import (
     views,
 )
 from nnaccel.optimizers import Optimizer, State
+from nnaccel.precision import PRECISIONS, check_precision
 from nnaccel.streaming import evaluation_rows, in_order
 from nnaccel.training import Epoch, initialize, train
 from nnaccel.typing import Array, Namespace, Ops
@@ -143,6 +144,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     max_fun: int
     device: str | None
     dtype: str | None
+    precision: str
     dropout: float
     weight_decay: float
     clip_norm: float | None
@@ -189,6 +191,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "dtype": [StrOptions({"float32", "float64"}), None],
+        "precision": [StrOptions({*PRECISIONS})],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
@@ -303,6 +306,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         setting = Setting(
             self._network(X.shape[1], sizes), self._loss(), where, self._dtype(X, where)
         )
+        self._check_precision(setting.dtype)
         with where.context():
             if first:
                 self._start(setting, rng)
@@ -318,6 +322,15 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
             if not all(bool(where.xp.all(where.xp.isfinite(array))) for array in arrays):
                 raise ValueError(NOT_FINITE)
         return self
+
+    def _check_precision(self, dtype: str) -> None:
+        check_precision(self.precision, dtype)
+        if self.solver == "lbfgs" and self.precision != "float32":
+            raise ValueError(
+                f"precision={self.precision!r} is for the stochastic solvers, got solver='lbfgs', "
+                "whose line search lives on small differences of the loss; choose solver='adam', "
+                "or leave precision out"
+            )
 
     def _sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -565,6 +578,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
                 seed=seed if incremental else (seed + n_before) % 2**31,
                 device=where,
                 dtype=dtype,
+                precision=self.precision,
                 params=self._params(setting),
                 after=after,
             )
@@ -784,9 +798,12 @@ def logits(network: Network, tree: Any, X: Any, where: Device, dtype: Any) -> It
     """
     ops, chain = Ops(where.xp), Chain(network.layers)
     dtype = dtype_of(where, dtype) if isinstance(dtype, str) else dtype
+    multiplying = arithmetic(where.xp)
     for start, stop in bounds(X.shape[0], evaluation_rows(X)):
         rows = rows_of(X, slice(start, stop), where, dtype)
-        yield chain.forward(tree, rows, ops=ops, key=None)[0]
+        with multiplying():
+            Z = chain.forward(tree, rows, ops=ops, key=None)[0]
+        yield Z
 
 
 def full_objective(setting: Setting, data: Data | HostData, l2: float) -> lbfgs.Objective:
@@ -799,10 +816,11 @@ def full_objective(setting: Setting, data: Data | HostData, l2: float) -> lbfgs.
     part = value_and_grad_of(xp, network, loss, dtype_of(where, dtype))
     parts = in_order(data, where)
     limited = limit_threads(network, min(N, evaluation_rows(data.X)), xp)
+    multiplying = arithmetic(xp)
 
     def objective(params: Array) -> tuple[Array, Array]:
         value = grads = 0.0
-        with limited():
+        with limited(), multiplying():
             for rows in parts():
                 share = rows.Y.shape[0] / N
                 part_value, part_grads = part(params, *rows)

@@ -26,7 +26,8 @@ def rounded(x: Array, precision: str, *, xp: Namespace) -> Array:
 
     x: float32, of any shape. What rounds up beyond the largest number becomes infinite, and numbers
     below the normal range keep the spacing that they have there, as in IEEE formats of that size.
-    ValueError for another dtype, and for a precision that there is not.
+    ValueError for another dtype, and for a precision that there is not. Where a library makes such
+    small numbers zero, so it does here; a compiler that fuses the operations needs a kernel for it.
     Source: Rump, Ultimately fast accurate summation, SIAM J. Sci. Comput. 31 (2009), for `unit`.
     """
     if precision == "float32":

@@ -16,6 +16,7 @@ from nnaccel.losses import Loss
 from nnaccel.names import find
 from nnaccel.network import Network, mlp
 from nnaccel.optimizers import Optimizer
+from nnaccel.precision import PRECISIONS, check_precision
 
 SMALL = 2000  # rows below which none is set aside for validation: all are needed for training
 TASKS = ("auto", "classification", "regression")
@@ -52,6 +53,7 @@ class Settings:
     clip_norm: float | None = None
     seed: int = 0
     dtype: str = "float32"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         """ValueError that names the first setting out of range."""
@@ -68,6 +70,7 @@ class Settings:
         for name, known in NAMES.items():
             for word in self.activation if name == "activation" else (getattr(self, name),):
                 find(name, word, dict.fromkeys(known))
+        check_precision(self.precision, self.dtype)
         if self.early_stopping and self.validation_fraction == 0:
             raise ValueError(
                 "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
@@ -99,6 +102,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "optimizer": tuple(optimizers.OPTIMIZERS),
     "schedule": tuple(schedules.SCHEDULES),
     "dtype": ("float32", "float64"),
+    "precision": tuple(PRECISIONS),
 }
 # The rate that each optimizer is given on few and on many rows.
 RATES = {

@@ -156,7 +156,7 @@ def bf16(X: Array, Y: Array) -> Array:
     """X Y of bfloat16 numbers, added up in float32."""
     # XLA may leave out a conversion there and back, but not the rounding.
     X, Y = (rounded(x, "bf16").astype(jnp.bfloat16) for x in (X, Y))
-    return jnp.matmul(X, Y, preferred_element_type=jnp.float32)
+    return jnp.matmul(X, Y, precision="default", preferred_element_type=jnp.float32)
 
 
 def rounded(x: Array, precision: str) -> Array:

@@ -116,12 +116,12 @@ def derive_relu(dA: Array, A: Array, db: Array) -> None:
 @compiled
 def shorten(x: Array, y: Array, n: int) -> None:
     """The bits y of x without its last n digits, rounded; infinities and NaN stay."""
-    one, n, exponent = np.uint32(1), np.uint32(n), np.uint32(0x7F800000)
-    half, kept = np.uint32((one << (n - one)) - one), np.uint32(~((one << n) - one))
+    one, last, exponent = np.uint32(1), np.uint32(n), np.uint32(0x7F800000)
+    half, kept = np.uint32((one << (last - one)) - one), np.uint32(~((one << last) - one))
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             bits = x[i, j]
-            r = np.uint32(bits + half + ((bits >> n) & one)) & kept
+            r = np.uint32(bits + half + ((bits >> last) & one)) & kept
             y[i, j] = bits if bits & exponent == exponent else r
 
 
