@@ -186,6 +186,24 @@ def test_the_command_line_has_the_last_word(run, here):
     assert (settings["hidden"], settings["epochs"], settings["learning_rate"]) == ([5, 6], 1, 1e-3)
 
 
+def test_the_precision_of_products(run, error, here):
+    def trained(*options):
+        run("train", "iris", *QUICK, *options)
+        return Model.load(here / "iris.safetensors")
+
+    whole = trained()
+    assert "products in" not in run.out
+    (here / "run.yaml").write_text("precision: bf16\n")
+    model = trained("--config", "run.yaml")
+    assert ", on cpu, products in bf16\n" in run.out
+    assert (whole.settings["precision"], model.settings["precision"]) == ("float32", "bf16")
+    assert 0 < abs(model.history[0]["loss"] - whole.history[0]["loss"]) < 1e-2
+    assert re.search(r"precision +bf16", run("inspect", "iris.safetensors"))
+    assert "did you mean 'bf16'?" in error("train", "iris", "--precision", "fb16")
+    line = error("train", "iris", "--precision", "tf32", "--dtype", "float64")
+    assert line.startswith("precision='tf32' is for dtype float32, got float64: ")
+
+
 @pytest.mark.parametrize(
     ("text", "name", "value"),
     [

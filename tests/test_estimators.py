@@ -398,6 +398,8 @@ def test_an_activation_for_each_layer_dropout_and_initializers():
         {"solver": "adamw", "weight_decay": 0.1},
         {"weight_decay": 0.1, "clip_norm": 1.0},
         {"dtype": "float32"},
+        {"dtype": "float32", "precision": "tf32"},
+        {"dtype": "float32", "precision": "bf16"},
     ],
 )
 def test_ways_to_train(options):
@@ -406,6 +408,44 @@ def test_ways_to_train(options):
     clf = MLPClassifier(random_state=0, max_iter=60, batch_size=30, **options).fit(X, y)
     assert clf.score(X, y) > 0.94
     assert clf.coefs_[0].dtype == options.get("dtype", "float64")
+
+
+@pytest.mark.parametrize(("ours", "_"), PAIRS)
+def test_precision(ours, _, tmp_path):
+    """Another run than in float32, near to it, and refused where it means nothing."""
+    X, y = (DIABETES[0], DIABETES[1]) if ours is MLPRegressor else IRIS
+    X = X.astype(np.float32)
+    nets = {
+        precision: ours(max_iter=5, random_state=0, precision=precision).fit(X, y)
+        for precision in ("float32", "tf32", "bf16")
+    }
+    whole = nets["float32"].loss_
+    assert 0 < abs(nets["tf32"].loss_ - whole) < 1e-3 * whole
+    assert 0 < abs(nets["bf16"].loss_ - whole) < 1e-2 * whole
+    assert nets["tf32"].loss_ != nets["bf16"].loss_
+    assert clone(nets["bf16"]).get_params()["precision"] == "bf16"
+    nets["bf16"].save(tmp_path / "model")
+    back = ours.load(tmp_path / "model")
+    assert back.precision == "bf16"
+    np.testing.assert_array_equal(back.predict(X), nets["bf16"].predict(X))
+    step = ours(random_state=0, precision="bf16").partial_fit(
+        X, y, **({} if ours is MLPRegressor else {"classes": np.unique(y)})
+    )
+    assert step.loss_ == nets["bf16"].loss_curve_[0]
+    for options, message in {
+        ("float16",): "The 'precision' parameter of .* must be a str among",
+        (
+            "tf32",
+            "float64",
+        ): "precision='tf32' is for dtype float32, got float64: .*dtype='float32'",
+        ("bf16", "float32", "lbfgs"): "precision='bf16' is for the stochastic solvers, .*'adam'",
+    }.items():
+        given = dict(zip(("precision", "dtype", "solver"), options, strict=False))
+        with pytest.raises(ValueError, match=message):
+            ours(**given).fit(X, y)
+    # float64 data ask for float64 arithmetic, unless a dtype is named.
+    with pytest.raises(ValueError, match="is for dtype float32, got float64"):
+        ours(precision="bf16").fit(X.astype(np.float64), y)
 
 
 def test_weight_decay_shrinks_and_the_learning_rate_follows_its_schedule():

@@ -103,6 +103,7 @@ def test_what_is_given_stays(name, N):
         ("optimizer", "adamm"),
         ("schedule", "cosin"),
         ("dtype", "float16"),
+        ("precision", "float16"),
     ],
 )
 def test_what_is_out_of_range_is_named(name, value):
@@ -113,6 +114,12 @@ def test_what_is_out_of_range_is_named(name, value):
 def test_every_setting_is_checked_by_some_rule():
     checked = {*NAMES, *RANGES, "hidden", "batch_size", "epochs", "early_stopping", "class_weight"}
     assert checked == {field.name for field in fields(Settings)}
+
+
+def test_a_lower_precision_is_for_float32():
+    Settings(precision="tf32")
+    with pytest.raises(ValueError, match="precision='tf32' is for dtype float32, got float64: "):
+        Settings(precision="tf32", dtype="float64")
 
 
 def test_early_stopping_needs_rows_to_tell_by():
