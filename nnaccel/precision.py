@@ -44,11 +44,3 @@ def rounded(x: Array, precision: str, *, xp: Namespace) -> Array:
     shift = (1.5 * 2.0 ** (23 - PRECISIONS[precision])) * unit
     y = (y + shift) - shift
     return xp.where(finite, xp.copysign(y * scale, x), x)
-
-
-def product(X: Array, Y: Array, precision: str, *, xp: Namespace) -> Array:
-    """X Y with both rounded to that precision; products of numbers and their sums are float32.
-
-    X: (..., N, D).   Y: (..., D, H).   Returns (..., N, H).
-    """
-    return rounded(X, precision, xp=xp) @ rounded(Y, precision, xp=xp)

@@ -20,7 +20,7 @@ from nnaccel.devices import select, to_host
 from nnaccel.kernels import arithmetic, bind, whole_epoch
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.network import Network, mlp, value_and_grad
-from nnaccel.precision import PRECISIONS, check_precision, product, rounded
+from nnaccel.precision import PRECISIONS, check_precision, rounded
 from nnaccel.training import initialize, make_step, predict, train
 from nnaccel.typing import Ops
 
@@ -301,14 +301,6 @@ def test_gradients_multiply_rounded_operands(xp_device, precision, shapes):
             for (name, bounds), found in zip(expected.items(), grads, strict=True):
                 if found is not None:
                     assert_within(xp_device.to_numpy(found), *bounds, f"{label} {name}")
-
-
-def test_the_product_is_that_of_the_definition():
-    rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((2, 5, 5)).astype(np.float32)
-    for precision in PRECISIONS:
-        expected = nearest(X, precision) @ nearest(Y, precision)
-        np.testing.assert_array_equal(product(X, Y, precision, xp=np), expected)
 
 
 @pytest.mark.parametrize("xp", ["numpy", "torch", "jax.numpy"])

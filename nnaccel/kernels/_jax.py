@@ -164,7 +164,7 @@ def rounded(x: Array, precision: str) -> Array:
     return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=PRECISIONS[precision])
 
 
-# Twins of `precision.product`, each in one precision.
+# What multiplies two matrices in a precision.
 PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
     "float32": ieee,
     "tf32": tf32,

@@ -129,7 +129,7 @@ class Workspace(Buffers):
         return dX, dW, db
 
     def product(self, X: Array, Y: Array, out: Array | None) -> Array:
-        """Twin of `precision.product`, in the precision of the workspace."""
+        """X Y in the precision of the workspace, where it is not float32."""
         return self.rounded(X, "left").dot(self.rounded(Y, "right"), out)
 
     def rounded(self, x: Array, place: str) -> Array:

@@ -102,7 +102,7 @@ class Workspace(Buffers):
         return tuple(rounded(x, self._precision) for x in arrays)
 
     def _product(self, X: Array, Y: Array, out: Array | None = None) -> Array:
-        """Twin of `precision.product`, for matrices of `_operands`."""
+        """X Y for matrices of `_operands`."""
         if X.dtype == torch.bfloat16:
             return torch.mm(X, Y, out_dtype=torch.float32, out=out)
         return torch.mm(X, Y, out=out)

@@ -6,7 +6,7 @@ from typing import Any
 from nnaccel import initializers
 from nnaccel.activations import ACTIVATIONS, Activation
 from nnaccel.layers.layer import Param
-from nnaccel.precision import product
+from nnaccel.precision import rounded
 from nnaccel.random import Key
 from nnaccel.typing import Array, Namespace, Ops
 
@@ -24,10 +24,11 @@ def dense(
 
     X: (..., N, D).   W: (..., D, H).   b: (..., 1, H).   Returns Z and A, (..., N, H).
     Leading axes broadcast: X (N, D) with W (K, D, H) is K layers on the same data.
-    precision: of the product; see `nnaccel.precision`.
+    precision: that of X and W in the product; see `nnaccel.precision`.
     Source: Bishop, PRML (2006), eq. 5.48-5.49.
     """
-    Z = product(X, W, precision, xp=xp) + b
+    X, W = (rounded(x, precision, xp=xp) for x in (X, W))
+    Z = X @ W + b
     return Z, activation.forward(Z, xp=xp)
 
 
@@ -47,13 +48,14 @@ def dense_vjp(
 
     dA, Z, A: (..., N, H) and X, W as in `dense`.   Returns dX (..., N, D), or None where it is
     not needed, dW (..., D, H) and db (..., 1, H). The 1/N of the notes is already in dA.
-    precision: of both products; the sum db is of dZ as it is.
+    precision: that of X, W and dZ in the products; the sum db is of dZ as it is.
     Source: Bishop, PRML (2006), eq. 5.53-5.56.
     """
     dZ = activation.vjp(dA, Z, A, xp=xp)
-    dW = product(xp.matrix_transpose(X), dZ, precision, xp=xp)
     db = xp.sum(dZ, axis=-2, keepdims=True)
-    dX = product(dZ, xp.matrix_transpose(W), precision, xp=xp) if need_dX else None
+    X, W, dZ = (rounded(x, precision, xp=xp) for x in (X, W, dZ))
+    dW = xp.matrix_transpose(X) @ dZ
+    dX = dZ @ xp.matrix_transpose(W) if need_dX else None
     return dX, dW, db
 
 
