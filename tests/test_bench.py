@@ -76,6 +76,26 @@ def test_the_serial_part_by_amdahls_law(bench):
     assert bench["serial"].threads_to(0.1, 53.0, 0.0, 2) == "never"
 
 
+def test_differences_between_precisions_are_those_of_pairs(bench):
+    difference = bench["low_precision"].difference
+    assert difference([3.0, 5.0, 7.0], [1.0, 3.0, 5.0]) == (2.0, 0.0)
+    mean, error = difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
+    assert (mean, error) == (2.0, pytest.approx(1.0 / 3**0.5))
+    about = {"processor": "a chip", "threads": 2, "versions": {"numpy": "2"}}
+    tested = {"accuracy": [0.9, 0.8], "log loss": [0.25, 0.35]}
+    other = {"accuracy": [0.91, 0.82], "log loss": [0.25, 0.33]}
+    found = {
+        "machine": about, "date": "2026-11-24T00", "command": "python bench/low_precision.py",
+        "runs": {"flowers": {"settings": {}, "float32": tested, "bf16": other}},
+    }  # fmt: skip
+    lines = bench["low_precision"].table(found).splitlines()
+    assert "| float32 | 0.8500 ± 0.0707 |  | 0.3000 ± 0.0707 |  |" in lines
+    assert (
+        "| bf16 | 0.8650 ± 0.0636 | +0.0150 ± 0.0050 | 0.2900 ± 0.0566 | -0.0100 ± 0.0100 |"
+        in lines
+    )
+
+
 def test_turns_are_taken_round_by_round(bench, monkeypatch):
     monkeypatch.setattr(bench["rounds"], "calm", lambda patience: None)
     order = []
