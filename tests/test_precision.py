@@ -662,6 +662,32 @@ def raise_(error):
     raise error
 
 
+@pytest.mark.parametrize(
+    "library",
+    [
+        *("cpu", "torch:cpu", "jax:cpu"),
+        *(pytest.param(name, marks=pytest.mark.gpu) for name in ("cuda", "torch:cuda", "jax:gpu")),
+    ],
+)
+@EACH
+def test_how_precise_a_device_is(library, precision):
+    """Where a process has asked for TF32 in everything; a GPU may cut digits off for it."""
+    rng, device = np.random.default_rng(0), named(library)
+    X, W = rng.standard_normal((2, 512, 512)).astype(np.float32)
+    whole, args = X.astype(np.float64) @ W, (X, W, np.zeros((1, 512), np.float32))
+    with torch_set("high") if library.startswith("torch") else nullcontext():
+        ops = bind(device.xp, precision=precision)
+        with device.context(), arithmetic(device.xp, precision)():
+            A = to_host(ops[dense](*map(device.asarray, args), get("identity"))[1])
+    error = np.abs(A - whole).max() / np.abs(whole).max()
+    lowest, highest = {
+        "float32": (0.0, 2e-6), "tf32": (5e-5, 2e-3), "bf16": (5e-4, 1e-2)
+    }[precision]  # fmt: skip
+    assert lowest < error < highest
+    if precision == "bf16":
+        assert_within(A, *exact(X, W, precision))
+
+
 def dots(precision, platform, context=nullcontext):
     """The products in the program of a training step for a platform, as JAX writes them."""
     jax = pytest.importorskip("jax")

@@ -88,9 +88,12 @@ class Workspace(Buffers):
             dZ = activation.vjp(dA, Z, A, xp=self._xp)
         dW, db = self._homes.get(id(W), (None, None))
         db = torch.sum(dZ, 0, True) if db is None else torch.sum(dZ, 0, True, out=db)
-        X, W, dZ = self._operands(X, W, dZ)
+        X, dZ = self._operands(X, dZ)
         dW = self._product(X.T, dZ, dW)
-        return (self._product(dZ, W.T) if need_dX else None), dW, db
+        if not need_dX:
+            return None, dW, db
+        (W,) = self._operands(W)
+        return self._product(dZ, W.T), dW, db
 
     def _operands(self, *arrays: Array) -> tuple[Array, ...]:
         """The arrays as products in the precision of the workspace take them."""
