@@ -65,7 +65,7 @@ def main() -> None:
 def problems(args: Any) -> Iterator[tuple[str, Examples, dict[str, Any]]]:
     """Names, examples with their test data, and settings beside the defaults."""
     if args.mnist:
-        yield "MNIST", read(str(args.mnist)), {"hidden": (512, 512), "epochs": 10}
+        yield "MNIST", read(str(args.mnist)), {"hidden": (256, 128), "epochs": 8}
     if args.adult_train and args.adult_test:
         examples = read(str(args.adult_train), "income")
         test = read(str(args.adult_test), "income")
