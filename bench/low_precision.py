@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--adult-train", type=Path)
     parser.add_argument("--adult-test", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--epochs", type=int, help="instead of each problem's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--control", metavar="DEVICE", help="for another run in float32")
@@ -46,7 +47,8 @@ def main() -> None:
     runs = [(precision, args.device, precision) for precision in PRECISIONS]
     if args.control:
         runs.append((f"{WHOLE} on {args.control}", args.control, WHOLE))
-    found = about(len(os.sched_getaffinity(0)), ("nnaccel", "numpy", "numba", "jax", "torch"))
+    threads = int(os.environ.get("OPENBLAS_NUM_THREADS", len(os.sched_getaffinity(0))))
+    found = about(threads, ("nnaccel", "numpy", "numba", "jax", "torch"))
     found["runs"] = {}
     for name, examples, options in known:
         if args.epochs:
@@ -55,7 +57,7 @@ def main() -> None:
         for label, device, precision in runs:
             tested = [
                 scores(examples, Settings(seed=seed, precision=precision, **options), device)
-                for seed in range(args.seeds)
+                for seed in range(args.first, args.first + args.seeds)
             ]
             kept[label] = {score: [one[score] for one in tested] for score in SCORES}
             print(name, label, *kept[label][SCORES[0]], flush=True)

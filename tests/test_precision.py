@@ -202,6 +202,11 @@ def test_the_names_of_precisions():
         check_precision("tf32", "float64")
 
 
+def test_there_are_no_operations_in_another_precision():
+    with pytest.raises(ValueError, match="precision must be one of float32, tf32, bf16, got 'fp8'"):
+        bind(np, precision="fp8")
+
+
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch", "jax"])
 def test_other_dtypes_are_refused_where_they_are_rounded(name):
     from conftest import XP_DEVICES

@@ -15,6 +15,7 @@ from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
 from nnaccel.optimizers import Optimizer
+from nnaccel.precision import check_precision
 from nnaccel.typing import Namespace, Ops
 
 LOADING = 0.5  # seconds for Numba and its compiled code from the disk, with some to spare
@@ -28,8 +29,9 @@ def bind(xp: Namespace, *, fast: bool = True, precision: str = "float32") -> Ops
     fast: also the kernels that need Numba, if it is installed; `worth_loading` says for which
     runs the time to load it is well spent.
     precision: of the products in dense layers, "float32", "tf32" or "bf16", for float32 arrays; see
-    `nnaccel.precision`.
+    `nnaccel.precision`. ValueError for another.
     """
+    check_precision(precision, "float32")
     if _is_numpy(xp):
         return Ops(xp, _numpy_kernels(fast, precision))
     if xp.__name__ == "array_api_compat.torch":
