@@ -54,14 +54,7 @@ class Race:
 
     def __init__(self, precision: str, folder: str, args: argparse.Namespace) -> None:
         self.precision, self.folder, self.args = precision, folder, args
-        self.absent = {
-            name: f"nnaccel does not compute in {precision} yet"
-            for name in (FLOOR, "nnaccel", "nnaccel eager")
-            if PRECISIONS[precision].nnaccel is None
-        }
-        self.workers = {
-            name: self.start(name) for name in args.contestants if name not in self.absent
-        }
+        self.workers = {name: self.start(name) for name in args.contestants}
 
     def start(self, name: str) -> Worker:
         words = ["peer", name, self.args.device, self.precision, self.folder]
@@ -73,9 +66,6 @@ class Race:
         turns = {}
         print(self.precision, shape.name, file=sys.stderr)
         for name in self.args.contestants:
-            if name in self.absent:
-                found[name] = {"problem": self.absent[name]}
-                continue
             found[name] = {}
             turns[name] = self.prepare(name, number, shape, found[name])
         judge(found, "loss", PRECISIONS[self.precision].tolerance, leave=[FLOOR])

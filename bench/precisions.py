@@ -11,7 +11,7 @@ class Precision(NamedTuple):
     """One arithmetic of matrix products, in the words of each library."""
 
     meaning: str
-    nnaccel: dict[str, Any] | None  # options of `nnaccel.benchmark.Trainer`; None: not supported
+    nnaccel: dict[str, Any]  # options of `nnaccel.benchmark.Trainer`
     torch: str  # for torch.set_float32_matmul_precision
     jax: str  # for jax_default_matmul_precision
     bfloat16: bool  # PyTorch under autocast; JAX with weights and activations cast in the loss
@@ -19,13 +19,14 @@ class Precision(NamedTuple):
     error: float  # the largest relative error of a product of Gaussian matrices to be this precise
 
 
-# A row is added, or `nnaccel` filled in, and the rounds of that precision have one more runner.
 PRECISIONS = {
     "ieee": Precision("IEEE float32 products", {}, "highest", "highest", False, 0.02, 1e-5),
-    "tf32": Precision("TF32 products", None, "high", "tensorfloat32", False, 0.02, 2e-3),
+    "tf32": Precision(
+        "TF32 products", {"precision": "tf32"}, "high", "tensorfloat32", False, 0.02, 2e-3
+    ),
     "bf16": Precision(
         "bfloat16 products and activations, float32 master weights",
-        None,
+        {"precision": "bf16"},
         "highest",
         # This is about what is left in float32: on a GPU, JAX's "bfloat16" would mean TF32.
         "highest",

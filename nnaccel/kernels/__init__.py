@@ -41,7 +41,7 @@ def bind(xp: Namespace, *, fast: bool = True, precision: str = "float32") -> Ops
     if _is_cupy(xp):
         from nnaccel.kernels._cupy import kernels
 
-        return Ops(xp, kernels(xp) | _products(xp, precision))
+        return Ops(xp, kernels(xp, precision))
     if xp.__name__ == "jax.numpy":
         from nnaccel.kernels._jax import kernels
 
