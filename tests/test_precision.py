@@ -3,6 +3,7 @@ layers against float64 products of numbers rounded so, and runs on every library
 
 import inspect
 import math
+import sys
 import threading
 import tracemalloc
 from contextlib import contextmanager, nullcontext
@@ -466,10 +467,8 @@ def test_a_step_allocates_nothing_large_once_it_is_warm(fast, precision):
 
 @pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 @EACH
-def test_the_epoch_of_one_launch_is_for_float32_alone(monkeypatch, precision):
-    """On CuPy, where the small epoch multiplies by itself."""
-    import sys
-
+def test_cupy_is_told_the_precision(monkeypatch, precision):
+    """Its kernels are, and the epoch in one launch, which multiplies by itself, steps aside."""
     network, loss = mlp(6, [8], 3), losses.get("softmax_cross_entropy")
     asked, small = [], cuda_on_host.small_on_host()
     monkeypatch.setattr(small, "epoch_of", lambda *args, **options: asked.append(args))
@@ -486,6 +485,10 @@ def test_the_epoch_of_one_launch_is_for_float32_alone(monkeypatch, precision):
     ops = bind(Library(), precision=precision)
     whole_epoch(network, loss, optimizers.adam(1e-3), ops, 16, precision=precision)
     assert bool(asked) == (precision == "float32")
+    rng = np.random.default_rng(0)
+    X, W = (rng.standard_normal(shape).astype(np.float32) for shape in ((70, 60), (60, 40)))
+    A = ops[dense](X, W, np.zeros((1, 40), np.float32), get("identity"))[1]
+    assert_within(A, *exact(X, W, precision))
 
 
 # What PyTorch and JAX do by themselves
