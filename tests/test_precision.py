@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from types import ModuleType
 
 import cuda_on_host
 import numpy as np
@@ -468,27 +469,26 @@ def test_a_step_allocates_nothing_large_once_it_is_warm(fast, precision):
 @pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 @EACH
 def test_cupy_is_told_the_precision(monkeypatch, precision):
-    """Its kernels are, and the epoch in one launch, which multiplies by itself, steps aside."""
-    network, loss = mlp(6, [8], 3), losses.get("softmax_cross_entropy")
-    asked, small = [], cuda_on_host.small_on_host()
+    """Its kernels are, those of graphs too; the epoch in one launch, which multiplies by itself,
+    steps aside."""
+    network, loss, rule = mlp(6, [8], 3), losses.get("softmax_cross_entropy"), optimizers.adam(1e-3)
+    small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
+    asked, spaces = [], []
     monkeypatch.setattr(small, "epoch_of", lambda *args, **options: asked.append(args))
+    monkeypatch.setattr(graphs, "epoch_of", lambda *args, **options: spaces.append(args[3]))
     monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy", cuda_on_host.on_host())
     monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy_small", small)
-    xp = select("cpu").xp
-
-    class Library:
-        __name__ = "cupy"
-
-        def __getattr__(self, name):
-            return getattr(xp, name)
-
-    ops = bind(Library(), precision=precision)
-    whole_epoch(network, loss, optimizers.adam(1e-3), ops, 16, precision=precision)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels._cupy_graphs", graphs)
+    xp = ModuleType("array_api_compat.cupy")
+    xp.__dict__.update({k: v for k, v in vars(select("cpu").xp).items() if k[:2] != "__"})
+    ops = bind(xp, precision=precision)
+    whole_epoch(network, loss, rule, ops, 16, precision=precision)
     assert bool(asked) == (precision == "float32")
     rng = np.random.default_rng(0)
     X, W = (rng.standard_normal(shape).astype(np.float32) for shape in ((70, 60), (60, 40)))
-    A = ops[dense](X, W, np.zeros((1, 40), np.float32), get("identity"))[1]
-    assert_within(A, *exact(X, W, precision))
+    for kernels in (ops, spaces[0].kernels()):
+        A = kernels[dense](X, W, np.zeros((1, 40), np.float32), get("identity"))[1]
+        assert_within(A, *exact(X, W, precision))
 
 
 # What PyTorch and JAX do by themselves
