@@ -253,7 +253,8 @@ class Fit:
             dtype=settings.dtype,
             precision=settings.precision,
             # Elsewhere nothing has to be loaded first.
-            fast=self.device.library != "numpy" or worth_loading(self.network, batch_size, steps),
+            fast=self.device.library != "numpy"
+            or worth_loading(self.network, self.loss, batch_size, steps),
         )
 
     def __iter__(self) -> Iterator[Epoch]:

@@ -69,18 +69,22 @@ def _numpy_kernels(fast: bool, precision: str) -> dict[Callable, Callable]:
     return kernels(precision)
 
 
-def worth_loading(network: Network, batch_size: int, n_steps: int) -> bool:
+def worth_loading(network: Network, loss: Loss, batch_size: int, n_steps: int) -> bool:
     """Whether a run of that many steps on NumPy saves more time with Numba than loading it takes.
 
-    It saves about 40 microseconds of calls a step, and 0.7 nanoseconds for each parameter and
-    each unit of an example: passes through memory.
+    It saves about 40 microseconds of calls a step, or 6 where NumPy has an epoch with fewer calls,
+    and 0.7 nanoseconds for each parameter and each unit of an example: passes through memory.
     """
+    from nnaccel.kernels import _numpy_small, _threads
+
+    few = _threads.one_is_enough(network, batch_size)
+    few = few and _numpy_small.plan_for(network, loss, batch_size)
     units, D = 0, network.n_inputs
     for layer in network.layers:
         D = layer.width(D)
         units += D
     elements = layout(network).size + batch_size * units
-    return n_steps * (40e-6 + 0.7e-9 * elements) > LOADING
+    return n_steps * ((6e-6 if few else 40e-6) + 0.7e-9 * elements) > LOADING
 
 
 def whole_epoch(
@@ -121,16 +125,26 @@ def whole_epoch(
 
             space = Workspace(ops.xp, precision)
             epochs.append(epoch_of(network, loss, optimizer, space, batch_size, xp=ops.xp, **steps))
-    elif ieee and fast and find_spec("numba") and _threads.one_is_enough(network, batch_size):
-        try:
-            from nnaccel.kernels._small import epoch_of
-
-            epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
-        except ImportError:  # of Numba or of SciPy, whose BLAS it needs
-            pass
+    elif ieee and _threads.one_is_enough(network, batch_size):
+        epoch_of = _small_epochs(fast)
+        epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
     epochs.append(_epochs.epoch_of(network, loss, optimizer, ops, batch_size, **steps))
     whole = _epochs.first_of([epoch for epoch in epochs if epoch is not None])
     return whole if _is_cupy(ops.xp) else _epochs.one_by_one(whole, network)
+
+
+def _small_epochs(fast: bool) -> Callable[..., Callable[..., Any] | None]:
+    """The `epoch_of` of small networks on NumPy, with Numba or without."""
+    if fast and find_spec("numba"):
+        try:
+            from nnaccel.kernels._small import epoch_of
+
+            return epoch_of
+        except ImportError:  # of Numba or of SciPy, whose BLAS it needs
+            pass
+    from nnaccel.kernels._numpy_small import epoch_of
+
+    return epoch_of
 
 
 def limit_threads(

@@ -1,7 +1,8 @@
 """What the epochs of small networks have in common: which networks they know, the numbers of
 Adam, and the metric.
 
-One is compiled by Numba for a processor (`_small.py`), one is a CUDA kernel (`_cupy_small.py`).
+On a processor one is calls of NumPy (`_numpy_small.py`) and one compiled by Numba (`_small.py`);
+one is a CUDA kernel (`_cupy_small.py`).
 """
 
 from collections.abc import Container
