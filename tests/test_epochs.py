@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+import tracemalloc
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -458,7 +459,7 @@ def test_the_length_of_chunks_changes_no_bit(dtype, monkeypatch):
     problem = simple(data=data, optimizer=OPTIMIZERS["scheduled adamw"], **options)
     expected = trained(problem.small(fast=False), problem)
     assert_same_run(expected, trained(problem.steps(), problem), dtype)
-    for steps, size in [(1, 2**19), (2, 2**19), (5, 2**19), (32, 1), (32, 1000)]:
+    for steps, size in [(1, 2**20), (2, 2**20), (5, 2**20), (32, 1), (32, 1000)]:
         monkeypatch.setattr(_numpy_small, "STEPS", steps)
         monkeypatch.setattr(_numpy_small, "CHUNK", size)
         params, state, records = trained(problem.small(fast=False), problem)
@@ -467,6 +468,22 @@ def test_the_length_of_chunks_changes_no_bit(dtype, monkeypatch):
             strict=True,
         ):  # fmt: skip
             np.testing.assert_array_equal(found, reference)
+
+
+def test_an_epoch_of_few_calls_takes_no_more_memory_for_more_examples(monkeypatch):
+    from nnaccel.kernels import _numpy_small
+
+    monkeypatch.setattr(_numpy_small, "CHUNK", 2**16)
+    problem = simple(mlp(8, [4], 3), data=examples(N=2**16, D=8), batch_size=64)
+    epoch, (params, state), order = problem.small(fast=False), problem.start, problem.order
+    epoch(params, state, problem.data, order)
+    tracemalloc.start()
+    try:
+        epoch(params, state, problem.data, order)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < problem.data.X.nbytes / 8
 
 
 def test_an_interrupted_epoch_of_few_calls_has_changed_nothing(monkeypatch):
@@ -630,19 +647,17 @@ def test_an_epoch_calls_less_python_than_its_steps(fast):
         finally:
             sys.setprofile(before)
         counts[name] = calls[0] / n_steps
-    assert counts["whole"] < (4 if fast else 20), counts
-    assert counts["steps"] > 50, counts
+    assert counts["whole"] < (4 if fast else 16) < counts["steps"] / 5, counts
 
 
 def test_a_step_of_few_calls_has_few():
-    """Of NumPy, everything included: 2-4-2 with ReLU, cross-entropy and Adam."""
+    """Of NumPy, all of them: those of 2-4-2 with ReLU, cross-entropy and Adam."""
     from nnaccel.kernels._numpy_small import Steps, Vectors, plan_for
 
     network, loss = mlp(2, [4], 2), losses.get("softmax_cross_entropy")
-    plan = plan_for(network, loss, 400)
-    steps = Steps(
-        plan, Vectors(network, np.dtype("float32")), 400, 0.0, None, *(False, False, 0.9, 0.999)
-    )
+    vectors, plan = Vectors(network, np.dtype("float32")), plan_for(network, loss, 400)
+    options = {"metric": None, "weighted": False, "decays": False, "beta_1": 0.9, "beta_2": 0.999}
+    steps = Steps(plan, vectors, 400, 0.0, **options)
     assert [len(calls) for calls in steps.calls] == [22] * steps.most
 
 

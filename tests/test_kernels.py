@@ -18,7 +18,7 @@ from nnaccel.activations import ACTIVATIONS, get
 from nnaccel.batches import minibatch
 from nnaccel.data import Data
 from nnaccel.devices import to_host
-from nnaccel.kernels import bind
+from nnaccel.kernels import bind, worth_loading
 from nnaccel.kernels._epochs import renew
 from nnaccel.layers.dense import dense, dense_vjp
 from nnaccel.layers.dropout import dropout, dropout_vjp
@@ -528,6 +528,21 @@ def test_libraries_without_kernels_run_the_definitions(xp_device):
         ].shape
         == ()
     )
+
+
+@pytest.mark.parametrize(
+    ("dropout", "loss", "n_steps", "worth"),
+    [
+        (0.0, "softmax_cross_entropy", 40_000, False),
+        (0.0, "softmax_cross_entropy", 100_000, True),
+        (0.0, "huber", 8000, False),
+        (0.0, "huber", 40_000, True),
+        (0.1, "softmax_cross_entropy", 40_000, True),
+    ],
+)
+def test_numba_is_for_runs_that_save_more_than_it_takes_to_load(dropout, loss, n_steps, worth):
+    network = mlp(2, [4], 2, dropout=dropout)
+    assert worth_loading(network, losses.get(loss), 400, n_steps) == worth
 
 
 # The hot path: allocations

@@ -39,7 +39,7 @@ from nnaccel.typing import Array, Namespace
 # time, which takes more calls and fewer passes through memory.
 MOST = 50_000
 
-CHUNK = 2**19  # bytes of minibatches that are gathered at once, so that they stay in the cache
+CHUNK = 2**20  # bytes of minibatches that are gathered at once, so that they stay in a cache
 STEPS = 32  # that they are for, at most: more do not make a step faster
 NARROW = 24  # inputs, up to which a product is so much faster for columns that they are copied
 FEW = 12  # classes, up to which a product that repeats their sum is faster than to broadcast it
