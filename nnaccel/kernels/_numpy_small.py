@@ -234,9 +234,10 @@ class Steps:
         return np.stack([values, means], axis=1)
 
     def _step(self, t: int) -> Calls:
-        v = self.vectors
-        now, after = v.moments[t % 2], v.moments[(t + 1) % 2]
-        W, dW = v.matrices(v.params), v.matrices(now[2])
+        """The calls of the t-th step."""
+        moments, matrices = self.vectors.moments, self.vectors.matrices
+        now, after = moments[t % 2], moments[(t + 1) % 2]
+        W, dW = matrices(self.vectors.params), matrices(now[2])
         Z = self.logits[t % len(self.logits)]
         inputs, outputs = [self.X[t], *self.A], [*(A[:-1] for A in self.A), Z]
         calls: Calls = []
@@ -266,31 +267,31 @@ class Steps:
 
     def _update(self, t: int, now: Array, after: Array) -> Calls:
         """The L2 penalty, decay and Adam."""
-        v, x = self.vectors, self.between
-        m, s, g, square, _ = *after[:2], *now[2:]
+        params, x = self.vectors.params, self.between
+        m, v, g, square = *after[:2], *now[2:4]
         rate, epsilon, amount = (self.scalars[t, i, ...] for i in range(3))
         calls: Calls = []
         if self.penalty is not None:
             calls += [
-                (np.multiply, (v.params, self.penalty, x)),
+                (np.multiply, (params, self.penalty, x)),
                 (np.add, (g, x, g)),
-                (x.dot, (v.params, self.squares[t, ...])),
+                (x.dot, (params, self.squares[t, ...])),
             ]
         if self.decays is not None:
             calls += [
-                (np.multiply, (v.params, self.decays, x)),
+                (np.multiply, (params, self.decays, x)),
                 (np.multiply, (x, amount, x)),
-                (np.subtract, (v.params, x, v.params)),
+                (np.subtract, (params, x, params)),
             ]
         return [
             *calls,
             (np.multiply, (g, g, square)),
             (self.rule.dot, (now, after[:2])),
-            (np.sqrt, (s, x)),
+            (np.sqrt, (v, x)),
             (np.add, (x, epsilon, x)),
             (np.divide, (m, x, x)),
             (np.multiply, (x, rate, x)),
-            (np.subtract, (v.params, x, v.params)),
+            (np.subtract, (params, x, params)),
         ]
 
 
