@@ -392,14 +392,18 @@ def test_small_is_what_one_thread_does_best(fast, monkeypatch):
 
 
 def test_without_numba_small_networks_have_the_epoch_of_few_calls(monkeypatch):
+    """But not in another precision, which its products do not have."""
     from nnaccel.kernels import _numpy_small
 
     asked = []
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(_numpy_small, "epoch_of", lambda *args, **more: asked.append(more["l2"]))
-    for l2 in (0.1, 0.2):
-        simple(l2=l2).whole(fast=True)
-    assert asked == [0.1, 0.2]
+    for l2, precision in [(0.1, "float32"), (0.2, "bf16"), (0.3, "tf32")]:
+        network, loss, optimizer, _, batch_size, *_ = simple()
+        ops = bind(np, precision=precision)
+        options = {"l2": l2, "precision": precision}
+        assert whole_epoch(network, loss, optimizer, ops, batch_size, **options) is not None
+    assert asked == [0.1]
 
 
 @pytest.mark.parametrize(
