@@ -64,7 +64,7 @@ def put(
     resident = not is_sparse(X) and _fits(where, dtype, X, Y)
     home = where if resident else select("cpu")
     if not is_sparse(X):
-        X = home.asarray(X, None if _is_integral(X) else dtype)
+        X = home.in_rows(home.asarray(X, None if _is_integral(X) else dtype))
     elif X.dtype.kind == "f":
         X = X.astype(dtype)
     Y = _targets(network, loss, home, dtype, home.asarray(Y))

@@ -98,6 +98,20 @@ class Device(NamedTuple):
             x = x.copy()  # PyTorch has neither read-only tensors nor negative strides
         return x
 
+    def in_rows(self, x: Array) -> Array:
+        """x, an array of this device, with each row in one piece and the rows one after the other:
+        a copy where that is not so, as in columns of a table or a part of them.
+
+        Rows are gathered at every step, and NumPy would copy all of the others for that.
+        """
+        with self.context():
+            match self.library:
+                case "numpy" | "cupy":
+                    return self.xp.ascontiguousarray(x)
+                case "torch":
+                    return x.contiguous()
+        return x
+
     def holds(self, x: Array) -> bool:
         """Whether x is in the memory of this device already, whichever library it is of."""
         return device_of(x).name == self.name or _same_gpu(self, device_of(x))

@@ -130,6 +130,27 @@ def test_unusual_numpy_arrays_arrive_whole(xp_device, x):
     np.testing.assert_array_equal(to_host(xp_device.device.asarray(x)), x)
 
 
+@pytest.mark.parametrize(
+    "form", ["plain", "by columns", "a part of the columns", "every other row"]
+)
+def test_rows_come_together(xp_device, form):
+    x = xp_device.asarray(np.arange(48.0).reshape(6, 8))
+    parts = {
+        "by columns": xp_device.xp.matrix_transpose(x),
+        "a part of the columns": x[:, 1:],
+        "every other row": x[::2, :],
+    }
+    part = parts.get(form, x)
+    rows = xp_device.device.in_rows(part)
+    np.testing.assert_array_equal(xp_device.to_numpy(rows), to_host(part), strict=True)
+    if xp_device.device.library in ("numpy", "cupy"):
+        assert rows.flags.c_contiguous
+    elif xp_device.device.library == "torch":
+        assert rows.is_contiguous()
+    if form == "plain":
+        assert rows is x
+
+
 def test_every_library_reaches_every_other(xp_device):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     source = xp_device.asarray(x)

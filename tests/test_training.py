@@ -12,6 +12,7 @@ import pytest
 from nnaccel import losses, metrics, schedules, streaming, training
 from nnaccel.activations import get as activation
 from nnaccel.batches import bounds, n_steps
+from nnaccel.compile import compile_epoch
 from nnaccel.data import Data, class_weights, put
 from nnaccel.devices import select
 from nnaccel.kernels import bind
@@ -307,6 +308,29 @@ def test_any_network_and_layout_is_its_steps_by_the_definitions(network, form, c
     }
     found = run(network, given, Y.astype(np.int32), **options)
     follow_by_definitions(found, network, given.astype("float32"), Y, **options)
+
+
+@pytest.mark.parametrize("where", ["cpu", "torch"])
+def test_rows_are_brought_together_once_and_not_at_every_step(where, monkeypatch):
+    if where == "torch":
+        pytest.importorskip("torch")
+    seen = []
+
+    def looking(*args):
+        epoch = compile_epoch(*args)
+
+        def looks(params, state, data, order):
+            seen.append(data.X)
+            return epoch(params, state, data, order)
+
+        return looks
+
+    monkeypatch.setattr("nnaccel.training.compile_epoch", looking)
+    X, Y = blobs()
+    for given in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2]):
+        run(X=given, Y=Y, epochs=2, device=where)
+    assert len(seen) == 4
+    assert all(x.strides[1] == x.itemsize if where == "cpu" else x.is_contiguous() for x in seen)
 
 
 def test_an_epoch_visits_the_examples_in_its_order():
