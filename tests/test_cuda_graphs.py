@@ -561,7 +561,7 @@ def where(xp, cupy, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "cupy", seen)
     monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=np.empty))
-    xp.asarray = asarray
+    xp.asarray, xp.ascontiguousarray = asarray, cupy.ascontiguousarray
     return Device("cuda:0", xp, Handle())
 
 
