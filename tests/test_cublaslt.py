@@ -5,6 +5,7 @@ import gc
 import logging
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,6 +329,33 @@ def test_the_fastest_is_taken_and_kept(choose, tmp_path, best):
 @HOST
 def test_a_hair_does_not_count(choose):
     assert choose(1.0, 0.99, 0.98) == IN_TURN
+
+
+@HOST
+def test_small_products_are_timed_on_the_device_and_not_on_the_host(module, monkeypatch):
+    """A launch takes the host longer than either algorithm takes the device."""
+    launch, clearing = 5.0, 10.0
+    clock = {"host": 0.0, "device": 0.0}
+
+    def enqueue(cost):
+        clock["host"] += launch
+        clock["device"] = max(clock.values()) + cost
+        return 0
+
+    class Event:
+        def record(self, stream):
+            enqueue(0.0)
+            self.time = clock["device"]
+
+        def synchronize(self):
+            clock["host"] = max(clock.values())
+
+    costs = {"slow": 4.0, "quick": 2.0}
+    plan = SimpleNamespace(run=lambda *_: enqueue(costs[plan.algorithm]))
+    plan.choose = partial(setattr, plan, "algorithm")
+    monkeypatch.setattr(module.cupy.cuda, "Event", Event)
+    monkeypatch.setattr(module.cupy.cuda.runtime, "memsetAsync", lambda *_: enqueue(clearing))
+    assert module.fastest(plan, list(costs), range(4), SimpleNamespace(ptr=0)) == 1
 
 
 @HOST

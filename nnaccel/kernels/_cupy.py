@@ -17,7 +17,7 @@ import numpy as np
 from nnaccel import optimizers
 from nnaccel.activations import Activation
 from nnaccel.batches import minibatch
-from nnaccel.kernels._cublaslt import WORKSPACE, Plan, address, plan_of
+from nnaccel.kernels._cublaslt import ALIGNED, WORKSPACE, Plan, address, plan_of
 from nnaccel.kernels._cuda import (
     BY_SIGN,
     CASTS,
@@ -314,8 +314,8 @@ class Workspace(Buffers):
         """
         x, y, to = address(X), address(Y), address(out)
         key = (
-            *(X.shape, X.strides, x % 16, X.dtype.char, Y.shape, Y.strides, y % 16),
-            *(out.strides, to % 16, out.dtype.char),
+            *(X.shape, X.strides, x % ALIGNED, X.dtype.char),
+            *(Y.shape, Y.strides, y % ALIGNED, out.strides, to % ALIGNED, out.dtype.char),
         )
         if key not in self._plans:
             room = self._buffer("products", (WORKSPACE,), np.uint8)
