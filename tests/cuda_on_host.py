@@ -211,10 +211,13 @@ class Memory:
 
 
 class MemoryPool:
-    """Memory is never given back to the system: a graph may still have the address."""
+    """Memory is not given back by itself, as in CuPy, where that of a pool that is gone is lost."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+
+    def free_all_blocks(self) -> None:
+        self.free.clear()
 
     def malloc(self, size: int) -> Memory:
         return Memory(self, size)

@@ -398,6 +398,28 @@ def test_memory_that_a_graph_knows_is_nobody_elses(xp, cupy, monkeypatch):
         assert_same_bits(run(epoch_of(problem, xp), problem), expected)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
+    """The pool does not do it by itself."""
+    pools, make = [], cuda_on_host.MemoryPool
+    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda: pools.append(make()) or pools[0])
+    if fails:
+        monkeypatch.setattr(cuda_on_host.Stream, "end_capture", never_ended)
+    problem = simple(NETWORKS["layer norm"])
+    epoch = epoch_of(problem, xp)
+    run(epoch, problem)
+    (pool,) = pools
+    assert bool(pool.free) is not fails
+    del epoch
+    gc.collect()
+    assert not pool.free
+
+
+def never_ended(stream, end=cuda_on_host.Stream.end_capture):
+    end(stream)
+    raise RuntimeError("the graph cannot be made")
+
+
 def test_nothing_is_collected_during_a_capture(xp, monkeypatch):
     """And the collector is as before afterwards."""
     states, begin = [], cuda_on_host.Stream.begin_capture
@@ -433,7 +455,7 @@ def failing(name, error):
 
 
 def no_room(cupy, patch):
-    pool = SimpleNamespace(malloc=fail(MemoryError("no room")))
+    pool = SimpleNamespace(malloc=fail(MemoryError("no room")), free_all_blocks=lambda: None)
     patch.setattr(cupy.cuda, "MemoryPool", lambda: pool)
 
 

@@ -9,6 +9,7 @@ of the figures here has been measured on a GPU yet.
 
 import gc
 import logging
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -121,6 +122,7 @@ class Graphs:
         self._space = space
         self._kinds: dict[Any, Kind] = {}  # what has been used last comes last
         self._pool: Any = None
+        self._give_back: Any = None  # the memory of the pool, once
         self._stream: Any = None
 
     def run(
@@ -160,16 +162,21 @@ class Graphs:
         log.debug("training goes on without CUDA graphs: %s", reason)
         self.failed = True
         self._kinds.clear()
+        if self._pool is not None:
+            self._give_back()
         self._pool = self._stream = None
 
     def _captured(self, steps: int, step: Callable[..., list[Array]], arrays: list[Array]) -> Any:
         """The graph of so many steps, with the memory that it knows by its addresses.
 
         CuPy's pool would give away the memory of a temporary array that the graph still writes to
-        (its issue 9655), so such arrays come from a pool that nobody else uses.
+        (its issue 9655), so such arrays come from a pool that nobody else uses. A pool that is no
+        more keeps what is free in it for ever, so it has to be told.
         """
         if self._pool is None:
             self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+            self._give_back = weakref.finalize(self, self._pool.free_all_blocks)
+            self._give_back.atexit = False  # CUDA may be gone before
         collecting = gc.isenabled()
         gc.disable()  # which might give memory back to CUDA meanwhile
         try:
