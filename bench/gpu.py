@@ -52,8 +52,9 @@ PHASES = {
     "tests": Phase("gpu_phases", 150),
     "launches": Phase("launches", 60),
     "parity": Phase("gpu_phases", 120),
-    "throughput": Phase("throughput", 100),
-    "peers": Phase("gpu_peers", 420),
+    "fit": Phase("gpu_phases", 90),
+    "throughput": Phase("throughput", 130),
+    "peers": Phase("gpu_peers", 600),
 }
 WITHOUT_GPU = ("sources",)
 

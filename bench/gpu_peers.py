@@ -2,8 +2,8 @@
 
 As in `peers.py`: each in a process of its own, the same parameters and minibatches, the same loss
 or it is not shown. All of a precision are started together, and only one of them computes at a
-time. IEEE float32 and the largest network come first: where time runs out, it is for what says
-least.
+time. Precisions share the time, and in each the largest network comes first: where time runs out,
+it is for what says least.
 """
 
 import argparse
@@ -37,11 +37,15 @@ def peers(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
             save(problem(shapes[number]), Path(folder) / f"{number}.npz")
-        for precision in args.precisions:
+        for left, precision in zip(
+            range(len(args.precisions), 0, -1), args.precisions, strict=True
+        ):
+            begun = time.monotonic()
+            stop = begun + (args.stop - begun) / left
             race = Race(precision, folder, args)
             for number in sorted(numbers, key=lambda n: -shapes[n].flops):
                 name, started = f"{precision} {shapes[number].name}", time.monotonic()
-                if args.stop - started < expected[number]:
+                if stop - started < expected[number]:
                     yield name, {"note": "left out: no time was left"}
                     continue
                 yield name, race.run(number, shapes[number])

@@ -119,6 +119,17 @@ def parity(results: Found, found: Found) -> str:
     return table(head, rows)
 
 
+def fit(results: Found, found: Found) -> str:
+    rows = []
+    for name, result in results.items():
+        if remark(result):
+            rows.append((name, remark(result), "", ""))
+            continue
+        cells = (f"{result['seconds']:.2f}", result["epochs"], f"{result['accuracy']:.4f}")
+        rows.append((name, *cells))
+    return table(("from arrays to a test accuracy", "seconds", "epochs", "accuracy"), rows)
+
+
 def throughput(results: Found, found: Found) -> str:
     products, steps, parts = [], [], []
     peak = best_product(results, ("cupy",), "ieee")
@@ -195,6 +206,7 @@ RENDERED: dict[str, Callable[[Found, Found], str]] = {
     "tests": tests,
     "launches": launches,
     "parity": parity,
+    "fit": fit,
     "throughput": throughput,
     "peers": peers,
 }

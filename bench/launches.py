@@ -49,6 +49,7 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     for shape in shapes[:-1]:
         try:
             yield f"calls {shape.name}", calls(shape, args)
+            yield f"calls {shape.name} without graphs", calls(shape, args, fast=False)
         except ImportError as error:
             yield f"calls {shape.name}", {"note": f"the profiler is PyTorch's: {error}"}
 
@@ -77,11 +78,11 @@ def hold() -> float:
     return HELD
 
 
-def calls(shape: Shape, args: argparse.Namespace) -> dict[str, Any]:
-    """What CUPTI counts in a step and in an epoch."""
+def calls(shape: Shape, args: argparse.Namespace, *, fast: bool = True) -> dict[str, Any]:
+    """What CUPTI counts in a step and in an epoch.   fast: as of `nnaccel.training.train`."""
     device = select(args.device)
     X, Y, order = examples(shape)
-    trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch)
+    trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch, fast=fast)
     counts = []
     for n in (STEPS, STEPS, 2 * STEPS):  # the first one warms the profiler up
         some = device.asarray(order[: n * shape.batch])

@@ -91,9 +91,12 @@ class Worker:
 
 
 def answer(work: Callable[..., Iterable[float]]) -> None:
-    """The life of a worker: for the numbers that come in, the numbers that go out."""
-    for line in sys.stdin:
-        print(*work(*map(int, line.split())), flush=True)
+    """The life of a worker: for the numbers that come in, the numbers that go out. What libraries
+    and their processes print goes to the errors instead."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            print(*work(*map(int, line.split())), file=out, flush=True)
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:

@@ -25,6 +25,7 @@ Product = Callable[[np.ndarray, np.ndarray], tuple[Callable[[], Any], Callable[[
 
 def throughput(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     yield from bare_products(args)
+    yield "members", members(args)
     shapes, devices = gpu_shapes(args.rehearse), [args.device, "cpu"]
     for name in dict.fromkeys(devices):
         for shape in shapes:
@@ -32,7 +33,6 @@ def throughput(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
                 shape = shape._replace(batch=shape.batch // 16)  # else an epoch takes a minute
             seconds = 0.05 if args.rehearse else 1.0
             yield f"step {name} {shape.name}", measure(shape, select(name), seconds)._asdict()
-    yield "members", members(args)
 
 
 def bare_products(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,7 @@ class Shape(NamedTuple):
     @property
     def steps(self) -> int:
         """Of an epoch: enough to forget where one begins, few enough for the data to stay small."""
-        return int(np.clip(5e8 / self.flops, 8, 64))
+        return int(np.clip(5e8 / self.flops, 8, 1024))
 
     @property
     def network(self) -> Network:

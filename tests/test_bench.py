@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -196,6 +197,50 @@ def test_a_worker_that_does_not_answer_is_ended(bench, monkeypatch, tmp_path):
         worker.close()
 
 
+def test_what_a_worker_prints_is_no_answer(bench, monkeypatch, tmp_path):
+    """Nor do the processes that it starts hold its answers open."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import subprocess, sys\nsys.path.insert(0, {str(BENCH)!r})\nimport rounds\n"
+        "def work(a):\n    print('a library prints', flush=True)\n"
+        "    subprocess.Popen(['sleep', '60'], start_new_session=True)\n    return (a + 1,)\n"
+        "rounds.answer(work)\n"
+    )
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    worker = bench["rounds"].Worker([], 1)
+    assert worker.ask(2, limit=60.0) == [3.0]
+    started = time.monotonic()
+    worker.close()
+    assert time.monotonic() - started < 30
+
+
+def test_precisions_share_the_time(bench, monkeypatch):
+    """And a shape that would take longer than what is left is left out."""
+    gpu_peers, clock, ran = bench["gpu_peers"], [0.0], []
+
+    class Race:
+        def __init__(self, precision, folder, args):
+            self.precision = precision
+
+        def run(self, number, shape):
+            ran.append((self.precision, number))
+            clock[0] += 40.0
+            return {"contestants": {}}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(gpu_peers, "Race", Race)
+    monkeypatch.setattr(gpu_peers.time, "monotonic", lambda: clock[0])
+    args = Namespace(rehearse=True, shapes=None, precisions=["ieee", "tf32", "bf16"], stop=160.0)
+    results = dict(gpu_peers.peers(args))
+    assert ran == [("ieee", 1), ("ieee", 0), ("tf32", 1), ("bf16", 1)]
+    assert [name for name, r in results.items() if "note" in r] == [
+        "tf32 2-4-2x16",
+        "bf16 2-4-2x16",
+    ]
+
+
 def test_every_precision_is_told_to_each_library(bench):
     precisions = bench["precisions"].PRECISIONS
     assert list(precisions) == ["ieee", "tf32", "bf16"]
@@ -346,8 +391,11 @@ def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
     words = ["--precisions", "ieee", "bf16", "--contestants", "nnaccel", "torch graphs"]
     text, found = run_gpu(tmp_path, "--rehearse", "--rounds", "1", *words)
     assert {name: entry["problem"] for name, entry in found["phases"].items()} == dict.fromkeys(
-        ("machine", "sources", "tests", "launches", "parity", "throughput", "peers"), ""
+        ("machine", "sources", "tests", "launches", "parity", "fit", "throughput", "peers"), ""
     )
+    fits = found["phases"]["fit"]["results"]
+    assert list(fits) == ["cpu, first", "cpu, ieee", "cpu, bf16", "cpu"]
+    assert all(result["accuracy"] >= 0.9 for result in fits.values())
     assert found["phases"]["parity"]["results"]["digits float32"]["largest_difference"] == 0.0
     peers = found["phases"]["peers"]["results"]
     assert len(peers) == 4

@@ -485,6 +485,7 @@ __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
     if (!comes_last(counter, gridDim.x)) return;
     if (column == LANES || (db && column < K)) {
         sum = 0;
+#pragma unroll 16
         for (unsigned i = 0; i < gridDim.x; ++i) sum += __ldcg(partials + i * (LANES + 1) + column);
         if (column == LANES) *loss = sum / T(N);
         else db[column] = sum;
