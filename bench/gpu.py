@@ -14,6 +14,7 @@ phase has a problem.
 import argparse
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -61,6 +62,9 @@ WITHOUT_GPU = ("sources",)
 
 def main() -> int:
     args = arguments()
+    # What falls back says so in a debug line: to the log, or with a worker's last words.
+    logging.basicConfig(stream=sys.stderr)
+    logging.getLogger("nnaccel").setLevel(logging.DEBUG)
     if args.worker:
         kind, *words = args.worker
         module = {"peer": "gpu_peers", "product": "throughput"}[kind]

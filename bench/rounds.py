@@ -86,7 +86,12 @@ class Worker:
         return [float(word) for word in answer.split()]
 
     def close(self) -> None:
+        """Ends it, and passes on what nnaccel has said to those who debug it."""
         self.process.communicate()
+        self.errors.seek(0)
+        for line in self.errors:
+            if line.startswith("DEBUG:nnaccel"):
+                print(line, end="", file=sys.stderr)
         self.errors.close()
 
 

@@ -197,12 +197,13 @@ def test_a_worker_that_does_not_answer_is_ended(bench, monkeypatch, tmp_path):
         worker.close()
 
 
-def test_what_a_worker_prints_is_no_answer(bench, monkeypatch, tmp_path):
+def test_what_a_worker_prints_is_no_answer(bench, monkeypatch, tmp_path, capsys):
     """Nor do the processes that it starts hold its answers open."""
     script = tmp_path / "worker.py"
     script.write_text(
         f"import subprocess, sys\nsys.path.insert(0, {str(BENCH)!r})\nimport rounds\n"
         "def work(a):\n    print('a library prints', flush=True)\n"
+        "    print('DEBUG:nnaccel.kernels:it falls back', file=sys.stderr, flush=True)\n"
         "    subprocess.Popen(['sleep', '60'], start_new_session=True)\n    return (a + 1,)\n"
         "rounds.answer(work)\n"
     )
@@ -212,6 +213,7 @@ def test_what_a_worker_prints_is_no_answer(bench, monkeypatch, tmp_path):
     started = time.monotonic()
     worker.close()
     assert time.monotonic() - started < 30
+    assert capsys.readouterr().err == "DEBUG:nnaccel.kernels:it falls back\n"
 
 
 def test_precisions_share_the_time(bench, monkeypatch):
