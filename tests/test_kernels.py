@@ -151,6 +151,8 @@ def softmax_cases(draw):
     Y = np.array([0, 2, 1, 1, 0, 2, 2])
     yield "stacked", (draw(2, 7, 3), Y), {}
     yield "stacked targets", (draw(2, 7, 3), np.stack([Y, Y[::-1]]), draw(2, 7, low=0.1)), {}
+    # More than one block a multiprocessor, on a GPU.
+    yield "many", (draw(2200, 40), draw.rng.integers(0, 40, 2200), draw(2200, low=0.1)), {}
     yield "large logits", (np.array([[1e4, 0.0], [-1e4, 0.0]], draw.dtype), Y[:2] // 2), {}
     yield "strided", (draw(3, 7).T, np.repeat(Y, 2)[::2], draw(14, low=0.1)[::2]), {}
 

@@ -455,7 +455,7 @@ class Workspace(Buffers):
             self._summed = dZ, db
             half = self.with_half(dZ)
         lanes = min(LANES, 1 << (K - 1).bit_length())
-        blocks = min(FEW, -(-N * lanes // THREADS))
+        blocks = min(FEW if K <= LANES else BLOCKS, -(-N * lanes // THREADS))
         kernel("softmax_cross_entropy", TYPES[dtype.name])(
             (blocks,),
             (THREADS,),

@@ -483,12 +483,16 @@ __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
         mine[column] = sum;
     }
     if (!comes_last(counter, gridDim.x)) return;
-    if (column == LANES || (db && column < K)) {
+    losses = 0;
+    for (Index i = threadIdx.x; i < gridDim.x; i += THREADS)
+        losses += __ldcg(partials + i * (LANES + 1) + LANES);
+    losses = block_sum(losses);
+    if (threadIdx.x == 0) *loss = losses / T(N);
+    if (db && column < K) {
         sum = 0;
 #pragma unroll 16
-        for (unsigned i = 0; i < gridDim.x; ++i) sum += __ldcg(partials + i * (LANES + 1) + column);
-        if (column == LANES) *loss = sum / T(N);
-        else db[column] = sum;
+        for (Index i = 0; i < gridDim.x; ++i) sum += __ldcg(partials + i * (LANES + 1) + column);
+        db[column] = sum;
     }
 }
 
