@@ -415,13 +415,14 @@ def test_numpy_with_and_without_numba_is_one_run(precision):
     assert difference(*rows) < tolerance
 
 
+@LIBRARIES
 @LOWER
-def test_several_networks_at_once_are_each_alone(precision):
+def test_several_networks_at_once_are_each_alone(precision, library):
     network = mlp(6, [8, 7], 3, activation="tanh")
     params = np.stack([initialize(network, seed) for seed in (0, 1)])
-    together, _ = run(network, epochs=1, params=params, precision=precision)
+    together, _ = run(network, library, epochs=1, params=params, precision=precision)
     for k in range(2):
-        alone, _ = run(network, epochs=1, params=params[k], precision=precision)
+        alone, _ = run(network, library, epochs=1, params=params[k], precision=precision)
         np.testing.assert_allclose(together[..., k], alone, atol=1e-4)
 
 

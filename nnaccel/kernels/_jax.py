@@ -155,7 +155,15 @@ def tf32(X: Array, Y: Array) -> Array:
 def bf16(X: Array, Y: Array) -> Array:
     """X Y of bfloat16 numbers, added up in float32."""
     # XLA may leave out a conversion there and back, but not the rounding.
-    X, Y = (rounded(x, "bf16").astype(jnp.bfloat16) for x in (X, Y))
+    X, Y = rounded(X, "bf16"), rounded(Y, "bf16")
+    if X.ndim == Y.ndim == 2:
+        return of_bfloat16(X, Y)
+    # XLA's processors multiply such matrices one by one only: of a stack they refuse the result.
+    return jax.lax.platform_dependent(X, Y, cpu=ieee, default=of_bfloat16)
+
+
+def of_bfloat16(X: Array, Y: Array) -> Array:
+    X, Y = X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
     return jnp.matmul(X, Y, precision="default", preferred_element_type=jnp.float32)
 
 
