@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
+from numbers import Integral
 from string import ascii_letters
 from typing import Any, NamedTuple
 
@@ -143,8 +144,11 @@ def floating_dtype(X: Any) -> str:
 
 
 def at_least(least: int, **values: int) -> None:
-    """ValueError that names the first argument below `least`."""
+    """TypeError that names the first argument that is no whole number, ValueError one that is
+    below `least`."""
     for name, value in values.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from nnaccel import activations
@@ -38,14 +39,22 @@ def mlp(
 
     `activation` is one for all hidden layers or one for each; `dropout` follows every hidden
     layer. With no hidden layer it is a linear model, with the right loss a logistic regression.
-    Raises ValueError for sizes below 1 and for another number of activations than layers.
+    Raises ValueError for sizes below 1 and for another number of activations than layers, TypeError
+    for sizes that are no whole numbers.
     """
+    if isinstance(hidden, Integral):
+        raise TypeError(
+            f"hidden must list the units of each hidden layer, got {hidden}; for one layer: "
+            f"[{hidden}]"
+        )
     sizes = [
         ("n_inputs", n_inputs),
         *(("hidden", units) for units in hidden),
         ("n_outputs", n_outputs),
     ]
     for name, size in sizes:
+        if not isinstance(size, Integral):
+            raise TypeError(f"{name} must be a whole number of at least 1, got {size!r}")
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     if isinstance(activation, str | Activation):

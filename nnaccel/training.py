@@ -25,6 +25,7 @@ from nnaccel.failures import in_words
 from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
+from nnaccel.names import find
 from nnaccel.network import Network, draws, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.precision import check_precision
@@ -134,7 +135,7 @@ def train(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         At once, for arrays that do not fit together or values out of range.
     FloatingPointError
         In the epoch where the loss or a parameter stops being finite.
@@ -147,7 +148,9 @@ def train(
     at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
+    find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
+    _check_options(l2, validation, metric, after)
 
     def begin() -> Iterator[Epoch]:
         data = put(network, loss, where, dtype, X, Y, weights)
@@ -195,6 +198,25 @@ def train(
     # In a function of its own, so that an error does not keep alive what it has put on a device.
     with in_words(where, network, dtype):
         return begin()
+
+
+FLOATING: dict[str, None] = {"float32": None, "float64": None}
+
+
+def _check_options(l2: Any, validation: Any, metric: Any, after: Any) -> None:
+    """ValueError or TypeError for what would fail later in other words, or not at all."""
+    if not 0 <= l2 < math.inf:
+        raise ValueError(f"l2 must be a finite number of at least 0, got {l2}")
+    listed = isinstance(validation, tuple | list)
+    if validation is not None and not (listed and len(validation) in (2, 3)):
+        found = f"{len(validation)} of these" if listed else type(validation).__name__
+        raise TypeError(f"validation must be (X, Y) or (X, Y, weights), got {found}")
+    if not isinstance(metric, Metric | None):
+        raise TypeError(
+            f"metric must be a Metric, such as nnaccel.metrics.for_loss(loss), got {metric!r}"
+        )
+    if not isinstance(after, Epoch | None):
+        raise TypeError(f"after must be an Epoch that `train` has yielded, got {after!r}")
 
 
 def _in_words(epochs: Iterator[Epoch], context: AbstractContextManager[None]) -> Iterator[Epoch]:

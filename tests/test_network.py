@@ -154,6 +154,20 @@ def test_sizes_below_one_are_refused(sizes, message):
         mlp(*sizes)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((4, 32, 2), r"hidden must list the units of each .*, got 32; for one layer: \[32\]"),
+        ((4, [3.7], 2), "hidden must be a whole number of at least 1, got 3.7"),
+        ((4, "ab", 2), "hidden must be a whole number of at least 1, got 'a'"),
+        ((None, [3], 2), "n_inputs must be a whole number of at least 1, got None"),
+    ],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused(sizes, message):
+    with pytest.raises(TypeError, match=message):
+        mlp(*sizes)
+
+
 def test_another_number_of_activations_than_hidden_layers_is_refused():
     with pytest.raises(ValueError, match="one for each of the 2 hidden layers, got 1 names"):
         mlp(4, [3, 3], 2, activation=["tanh"])

@@ -960,6 +960,10 @@ def test_members_predict_together():
         ({"optimizer": "adm"}, "optimizer must be one of .*did you mean 'adam'"),
         ({"device": "cdua"}, "device must be one of .*did you mean 'cuda'"),
         ({"dtype": "float23"}, "dtype must be one of .*, got 'float23'"),
+        ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
+        ({"dtype": "int32"}, "dtype must be one of float32, float64, got 'int32'"),
+        ({"l2": -1.0}, "l2 must be a finite number of at least 0, got -1.0"),
+        ({"l2": math.nan}, "l2 must be a finite number of at least 0, got nan"),
         ({"validation": (np.ones((5, 2)), np.zeros(5, int))}, r"X must be .* shape \(5, 2\)"),
         ({"validation": (np.ones((5, D)), np.zeros(4, int))}, "Y must have as many rows"),
         ({"validation": (np.ones((5, D)), np.full(5, 9))}, "Y must hold classes from 0 to 2"),
@@ -970,6 +974,26 @@ def test_what_does_not_fit_is_refused_before_anything_runs(change, message):
     options = {"X": X, "Y": Y, "loss": SOFTMAX, **change}
     with pytest.raises(ValueError, match=message):
         train(NETWORK, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 0, got 1.5"),
+        ({"epochs": "3"}, "epochs must be a whole number of at least 0, got '3'"),
+        ({"batch_size": 32.0}, "batch_size must be a whole number of at least 1, got 32.0"),
+        ({"seed": None}, "seed must be a whole number of at least 0, got None"),
+        ({"validation": (np.ones((5, D)),)}, r"validation must be \(X, Y\) or .*, got 1 of these"),
+        ({"validation": np.ones((5, D))}, r"validation must be \(X, Y\) or .*, got ndarray"),
+        ({"validation": 0.1}, r"validation must be \(X, Y\) or .*, got float"),
+        ({"metric": "accuracy"}, "metric must be a Metric, such as .*, got 'accuracy'"),
+        ({"after": 3}, "after must be an Epoch that `train` has yielded, got 3"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_anything_runs(change, message):
+    X, Y = blobs()
+    with pytest.raises(TypeError, match=message):
+        train(NETWORK, X, Y, loss=SOFTMAX, **change)
 
 
 def test_two_devices_are_refused():
