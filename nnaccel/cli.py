@@ -190,7 +190,9 @@ def bench(options: Any) -> None:
 
     if not 0 < options.seconds <= 3600:
         raise ValueError(f"seconds must be above 0 and at most 3600, got {options.seconds}")
-    display.console().print(display.speeds(run(options.device, seconds=options.seconds)))
+    console = display.console()
+    console.print(f"timing four networks on each device, about {options.seconds:g} s")
+    console.print(display.speeds(run(options.device, seconds=options.seconds)))
 
 
 # ---------------------------------------------------------------------------- their options
@@ -239,7 +241,7 @@ def _train_options(parser: Any) -> None:
     option(group, "initializer", choices=WORDS["initializer"], help="of the weights")
     option(group, "dtype", choices=WORDS["dtype"], help="of the arithmetic")
     option(group, "precision", choices=WORDS["precision"],
-           help="of the products in training, where a GPU has faster ones")  # fmt: skip
+           help="of the matrix products in training; the lower ones are for GPUs")  # fmt: skip
     _device_option(group)
     group = parser.add_argument_group("training")
     option(group, "loss", choices=WORDS["loss"], help="what to minimise")
@@ -310,7 +312,7 @@ def _bench_options(parser: Any) -> None:
     parser.add_argument(
         "--device", nargs="+", metavar="NAME", help="devices to time (default: cpu, and CUDA's)"
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="to spend, about")
+    parser.add_argument("--seconds", type=float, default=40.0, help="to spend, about (default: 40)")
 
 
 class Command(NamedTuple):

@@ -280,7 +280,7 @@ def _is_number(text: str) -> bool:
 
 def speeds(rows: Iterable[Any]) -> Group:
     """The rows of `nnaccel.benchmark.run`, and what they mean."""
-    header = ("device", "network and batch", "ms a step", "GFLOP/s", "samples/s", "of the floor")
+    header = ("device", "network and batch", "ms/step", "GFLOP/s", "samples/s", "products")
     cells = (
         (r.device, r.shape, r.problem, "", "", "")
         if r.problem
@@ -294,5 +294,5 @@ def speeds(rows: Iterable[Any]) -> Group:
         )
         for r in rows
     )
-    note = "of the floor: the share of a training step that its bare matrix products would take"
+    note = "products: the share of a step that its matrix products take, called one by one"
     return Group(table("training, Adam, softmax cross-entropy, float32", header, cells), Text(note))

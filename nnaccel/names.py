@@ -19,8 +19,9 @@ def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A closing question for an error message, or nothing when no known name is close."""
-    by_lower = {word.lower(): word for word in known}
-    close = get_close_matches(str(name).lower(), by_lower, n=1)
+    # The dashes of options would make them all alike.
+    by_lower = {word.lower().lstrip("-"): word for word in known}
+    close = get_close_matches(str(name).lower().lstrip("-"), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 

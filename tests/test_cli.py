@@ -264,6 +264,8 @@ def test_the_closest_word_is_suggested(error):
     assert error("trian").endswith("; did you mean 'train'?")
     assert error("train", "iris", "--activation", "rellu").endswith("; did you mean 'relu'?")
     assert error("train", "iris", "--hiden=3").endswith("; did you mean '--hidden'?")
+    assert error("train", "iris", "--lr", "1").endswith("--lr 1; see nnaccel train --help")
+    assert error("bench", "--precision", "bf16").endswith("; see nnaccel bench --help")
 
 
 # ---------------------------------------------------------------------------- train
@@ -834,9 +836,23 @@ def test_bench(run, monkeypatch):
 
     monkeypatch.setattr(benchmark, "SHAPES", benchmark.SHAPES[:2])  # the two that take no time
     out = run("bench", "--device", "cpu", "--seconds", "0.2")
+    assert "about 0.2 s" in out.splitlines()[0]  # or one would wait before an empty screen
     rows = [line.split() for line in out.splitlines() if line.startswith("cpu ")]
     assert [row[1] for row in rows] == ["2-4-2x400", "64-100-10x200"]
     assert all(float(row[2]) > 0 and row[5].endswith("%") for row in rows)
+
+
+def test_rows_of_bench_fit_a_terminal(capsys):
+    """80 columns, for devices with names of up to nine letters; of a fast GPU, too."""
+    from nnaccel import benchmark, display
+
+    shapes = [shape.name for shape in benchmark.SHAPES]
+    rows = [benchmark.Row("torch:cpu", name, 152.457, 1.0, 6e4, 9.9e7, 1.5) for name in shapes]
+    console = display.Console(width=80)
+    console.print(display.speeds(rows))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("torch:cpu ") and line.endswith("150%") for line in lines) == 4
+    assert len(lines) == 3 + 1 + 4 + 1  # the title, the header, the rows and what they mean
 
 
 @pytest.mark.parametrize(
