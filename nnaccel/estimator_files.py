@@ -111,6 +111,8 @@ def read(path: str | Path, cls: type) -> Any:
     """The estimator in a model file; ValueError for a file of another kind or class."""
     found = checkpoint.load(path)
     try:
+        if "features" in found.extra:
+            raise ValueError("it holds the model of a table; read it with nnaccel.Model.load")
         extra = check(found.extra, FIELDS, "the estimator")
         if extra["estimator"] != cls.__name__:
             raise ValueError(f"it holds an {extra['estimator']}, not an {cls.__name__}")

@@ -97,6 +97,11 @@ class Model(NamedTuple):
     def load(cls, path: str | PathLike[str]) -> "Model":
         """Read a model file. OSError, or ValueError that says what is wrong with it."""
         saved = checkpoint.load(path)
+        if "estimator" in saved.extra:
+            raise ValueError(
+                f"{path}: not a model of a table: it holds an estimator; read it in Python, with "
+                "nnaccel.MLPClassifier.load or MLPRegressor.load"
+            )
         try:
             extra = records.check(saved.extra, EXTRA, "model")
             features = Features.from_dict(extra["features"])

@@ -418,3 +418,15 @@ def test_the_network_must_fit_its_table(tmp_path, model):
 
 def test_a_network_without_a_table_is_said_to_be_one(tmp_path, model):
     refused(tmp_path, model, {}, "not a model of a table")
+
+
+def test_each_kind_of_model_file_says_what_reads_it(tmp_path):
+    from nnaccel import MLPClassifier
+
+    X, y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
+    MLPClassifier((3,), solver="lbfgs", max_iter=100).fit(X, y).save(tmp_path / "estimator")
+    trained(Fit(read("iris"), Settings(epochs=1))).save(tmp_path / "table")
+    with pytest.raises(ValueError, match="holds an estimator; .* nnaccel.MLPClassifier.load"):
+        Model.load(tmp_path / "estimator")
+    with pytest.raises(ValueError, match="holds the model of a table; .* nnaccel.Model.load"):
+        MLPClassifier.load(tmp_path / "table")
