@@ -10,8 +10,9 @@ tells of the machine. Ends with status 1 if a share has fallen by more than --to
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+from script import run
 
 
 def shares(path: Path) -> dict[str, float]:
@@ -31,7 +32,7 @@ def shares(path: Path) -> dict[str, float]:
     return result
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,8 +51,8 @@ def main() -> None:
         worse += ratio < 1 - args.tolerance
         mark = "  slower" if ratio < 1 - args.tolerance else ""
         print(f"{name:{width}} {old[name]:6.2f} {new[name]:6.2f} {ratio:8.2f}{mark}")
-    sys.exit(1 if worse else 0)
+    return 1 if worse else 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from contestants import jax_adam, jax_logits
 from measures import Entry, best, judge, markdown, median, ratio_to
 from report import FLOOR, LIBRARIES, OURS, about, chart, heading, write
 from rounds import Worker, answer, arguments, take_turns, timed
+from script import run
 from shapes import LEARNING_RATE, Shape
 
 TOLERANCE = 0.015  # relative, of accuracies: each draws its own weights and orders
@@ -350,4 +351,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -32,6 +32,7 @@ from contestants import GPU_CONTESTANTS
 from precisions import PRECISIONS
 from report import RESULTS, command
 from rounds import answer
+from script import run
 
 Results = Iterator[tuple[str, Any]]  # of a phase: names, and what goes into the JSON file
 
@@ -203,4 +204,4 @@ def write(found: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,11 +11,13 @@ more in float32 where sums are taken in another order: how much runs differ by t
 import argparse
 import os
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from report import about, heading, write
+from script import run
 
 from nnaccel.devices import select
 from nnaccel.models import Fit
@@ -60,7 +62,7 @@ def main() -> None:
                 for seed in range(args.first, args.first + args.seeds)
             ]
             kept[label] = {score: [one[score] for one in tested] for score in SCORES}
-            print(name, label, *kept[label][SCORES[0]], flush=True)
+            print(name, label, *kept[label][SCORES[0]], file=sys.stderr)
     write(found, "precision", table(found), args.output)
 
 
@@ -113,4 +115,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,6 +16,7 @@ from contestants import CONTESTANTS, OWN_ORDER
 from measures import Entry, best, judge, markdown, median, ratio_to
 from report import FLOOR, OURS, about, chart, heading, write
 from rounds import Worker, answer, arguments, take_turns, timed
+from script import run
 from shapes import SHAPES, problem
 
 EPOCHS = 3  # before the losses are compared
@@ -104,4 +105,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

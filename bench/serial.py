@@ -17,6 +17,7 @@ from contestants import CONTESTANTS
 from measures import rest
 from report import FLOOR, about, heading, write
 from rounds import Worker, answer, arguments, take_turns, timed
+from script import run
 from shapes import SHAPES, problem
 
 TARGET = 0.1
@@ -104,4 +105,4 @@ def threads_to(share: float, step: float, serial: float, n: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -164,9 +164,7 @@ def test_compare_fails_where_a_share_has_fallen(bench, tmp_path, monkeypatch, ca
 
     def status(*files):
         monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, files)])
-        with pytest.raises(SystemExit) as caught:
-            bench["compare"].main()
-        return caught.value.code
+        return bench["compare"].main()
 
     assert status(old, new) == 0
     assert "torch" in capsys.readouterr().out
@@ -176,6 +174,39 @@ def test_compare_fails_where_a_share_has_fallen(bench, tmp_path, monkeypatch, ca
     entry = {"fullname": "bench/test_steps.py::test_step", "extra_info": {"share_of_products": 0.7}}
     suite.write_text(json.dumps({"benchmarks": [entry, {"fullname": "x", "extra_info": {}}]}))
     assert bench["compare"].shares(suite) == {entry["fullname"]: 0.7}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_script_whose_reader_has_gone_ends_quietly(bench, tmp_path, unbuffered):
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(results(bench, products=[1.0], nnaccel=[2.0])))
+    script = subprocess.Popen(
+        [sys.executable, BENCH / "compare.py", file, file],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    script.stdout.close()
+    _, error = script.communicate()
+    assert (script.returncode, error) == (1, b"")
+
+
+@pytest.mark.parametrize("path", sorted(BENCH.glob("*.py")), ids=lambda path: path.stem)
+def test_all_scripts_end_so(path):
+    text = path.read_text()
+    assert ("__main__" in text) == text.endswith('if __name__ == "__main__":\n    run(main)\n')
+
+
+def test_scripts_end_with_the_status_of_their_function(bench):
+    def fails():
+        raise ValueError("as it was")
+
+    for status in (None, 0, 1):
+        with pytest.raises(SystemExit) as caught:
+            bench["script"].run(lambda status=status: status)
+        assert caught.value.code == status
+    with pytest.raises(ValueError, match="as it was"):
+        bench["script"].run(fails)
 
 
 def test_a_worker_that_does_not_answer_is_ended(bench, monkeypatch, tmp_path):
