@@ -82,7 +82,7 @@ def compiled(
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "all.cu", Path(folder) / "all.cubin"
         source.write_text(text)
-        words = [compiler, "-cubin", f"-arch={arch}", "-std=c++17", "-Xptxas", "-v"]
+        words = [compiler, "-cubin", f"-arch={arch}", "-std=c++17", "-ftz=true", "-Xptxas", "-v"]
         done = subprocess.run(
             [*words, "-o", str(out), str(source)], capture_output=True, text=True, check=False
         )

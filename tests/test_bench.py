@@ -417,6 +417,9 @@ def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
     assert found["missing"] in text.splitlines()[0]
     assert list(found["phases"]) == ["sources"]
     assert found["phases"]["sources"]["problem"] == ""
+    # Compiled as CuPy does it, they spill nothing (see tests/test_cuda.py).
+    for source in found["phases"]["sources"]["results"].values():
+        assert all(k["spill_stores"] == 0 for k in source.get("kernels", {}).values())
     assert found["missing"] in (tmp_path / "gpu.md").read_text()
 
 
