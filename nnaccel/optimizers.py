@@ -18,7 +18,7 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple, ParamSpec
 
 from nnaccel import schedules
-from nnaccel.names import find
+from nnaccel.names import check_options, find
 from nnaccel.schedules import Rate, Schedule
 from nnaccel.typing import Array, Namespace, Ops, handle_of
 
@@ -234,6 +234,7 @@ def adamw(
 @once
 def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
     """The optimizer, its gradient first scaled down to a global norm of at most max_norm."""
+    _check_range("above 0", lambda v: v > 0, max_norm=max_norm)
 
     def update(
         grads: Array, state: State, params: Array, *, ops: Ops, n_weights: int
@@ -248,6 +249,8 @@ def _optimizer(
     rule: Callable[..., Any], n_slots: int, learning_rate: Rate | Schedule, weight_decay: Rate
 ) -> Optimizer:
     """What all optimizers share: the step counter, the schedule, decay, and slots of zeros."""
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    _check_range("at least 0", lambda v: v >= 0, **rates)
     schedule: Schedule = (
         learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
     )
@@ -269,6 +272,13 @@ def _optimizer(
     return Optimizer(init, update)
 
 
+def _check_range(expected: str, holds: Callable[[float], bool], **values: Any) -> None:
+    """ValueError that names the first number out of range; arrays and schedules are not read."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not holds(value):
+            raise ValueError(f"{name} must be {expected}, got {value}")
+
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "gd": gradient_descent,
     "momentum": momentum,
@@ -282,9 +292,11 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: Any) -> Optimizer:
     """The optimizer of that name with its rate and options, or the one given, as it is.
 
-    ValueError for an unknown name, with the closest known one.
+    ValueError for an unknown name, with the closest known one, TypeError for an unknown option.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    make = find("optimizer", optimizer, OPTIMIZERS)
+    check_options(f"optimizer {optimizer!r}", make, options)
     options = {name: schedules.plain(value) for name, value in options.items()}
-    return find("optimizer", optimizer, OPTIMIZERS)(learning_rate, **options)
+    return make(learning_rate, **options)

@@ -7,6 +7,7 @@ place that knows them.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import log2
+from numbers import Real
 from typing import Any
 
 from nnaccel import activations, initializers, losses, optimizers, schedules
@@ -56,7 +57,14 @@ class Settings:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        """ValueError that names the first setting out of range."""
+        """ValueError or TypeError that names the first setting out of range or of another kind."""
+        for name in ("hidden", "activation"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list | None):
+                raise TypeError(
+                    f"{name} must be a tuple, one for each hidden layer, got {value!r}; for one: "
+                    f"({value!r},)"
+                )
         if self.hidden:
             at_least(1, hidden=min(self.hidden))
         for name in ("batch_size", "epochs"):
@@ -65,6 +73,8 @@ class Settings:
         at_least(0, early_stopping=self.early_stopping)
         for name, (expected, holds) in RANGES.items():
             value = getattr(self, name)
+            if not isinstance(value, Real | None):
+                raise TypeError(f"{name} must be {expected}, got {value!r}")
             if value is not None and not holds(value):
                 raise ValueError(f"{name} must be {expected}, got {value}")
         for name, known in NAMES.items():
@@ -79,7 +89,7 @@ class Settings:
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
 
-Range = tuple[str, Callable[[float], bool]]
+Range = tuple[str, Callable[[Any], bool]]
 SHARE: Range = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 AMOUNT: Range = ("a finite number of at least 0", lambda v: 0 <= v < 1e300)
 POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)

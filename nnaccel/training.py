@@ -390,6 +390,9 @@ def generator(seed: int, stream: int) -> np.random.Generator:
 
 def initialize(network: Network, seed: int = 0, *, members: int | None = None) -> np.ndarray:
     """Initial parameters (P,), or (members, P) for independent networks, float64 on the host."""
+    at_least(0, seed=seed)
+    if members is not None:
+        at_least(1, members=members)
     rng = generator(seed, 0)
     draws = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
     return np.stack(draws) if members else draws[0]
@@ -429,12 +432,13 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
 
     With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
     array of any library. The products are float32, or float64 with such params, in whatever
-    precision the network was trained. ValueError when its width is not that of the network,
-    MemoryError where the device has no memory left.
+    precision the network was trained. ValueError when its width, or the number of params, is
+    not that of the network, MemoryError where the device has no memory left.
     """
     where = device_of(params)
     multiplying = arithmetic(where.xp)
     link = losses.get(loss).link if loss is not None else None
+    _check_params(network, params)
     X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
@@ -491,6 +495,7 @@ class EarlyStopping:
     ) -> None:
         if patience is not None:
             at_least(1, patience=patience)
+        find("monitor", monitor, dict.fromkeys(Epoch._fields))
         self.patience = patience
         self.monitor = monitor
         self.tol = tol

@@ -297,8 +297,23 @@ def test_a_name_is_looked_up_and_an_optimizer_is_taken_as_it_is():
     assert get(optimizer, 0.5) is optimizer
     with pytest.raises(ValueError, match="optimizer must be one of .*did you mean 'adamw'"):
         get("adamww", 0.1)
-    with pytest.raises(TypeError, match="beta"):
+    with pytest.raises(TypeError, match="'gd' has no parameter 'beta'; it has weight_decay"):
         get("gd", 0.1, beta=0.9)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rates_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match="learning_rate must be at least 0, got"):
+        get(name, value)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, got"):
+        get(name, 1e-3, weight_decay=value)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0, math.nan])
+def test_norms_out_of_range_are_refused(value):
+    with pytest.raises(ValueError, match="max_norm must be above 0, got"):
+        clipped(adam(0.1), value)
 
 
 def test_the_table_holds_the_functions():

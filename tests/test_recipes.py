@@ -111,6 +111,21 @@ def test_what_is_out_of_range_is_named(name, value):
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden", 3, r"hidden must be a tuple, .*, got 3; for one: \(3,\)"),
+        ("activation", "relu", r"activation must be a tuple, .*; for one: \('relu',\)"),
+        ("epochs", 1.5, "epochs must be a whole number of at least 1, got 1.5"),
+        ("batch_size", "a", "batch_size must be a whole number of at least 1, got 'a'"),
+        ("dropout", "a", "dropout must be at least 0 and below 1, got 'a'"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(name, value, message):
+    with pytest.raises(TypeError, match=message):
+        Settings(**{name: value})
+
+
 def test_every_setting_is_checked_by_some_rule():
     checked = {*NAMES, *RANGES, "hidden", "batch_size", "epochs", "early_stopping", "class_weight"}
     assert checked == {field.name for field in fields(Settings)}

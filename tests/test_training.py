@@ -737,6 +737,8 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run():
 def test_early_stopping_without_validation_data_is_refused():
     with pytest.raises(ValueError, match="watches 'validation_loss', which this run does not"):
         list(EarlyStopping()(train(NETWORK, *blobs(), loss=SOFTMAX)))
+    with pytest.raises(ValueError, match="monitor must be one of .*; did you mean 'validation_l"):
+        EarlyStopping(monitor="validation_los")
     with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
         EarlyStopping(0)
 
@@ -1008,6 +1010,19 @@ def test_two_devices_are_refused():
 def test_prediction_from_another_number_of_columns_is_refused(X):
     with pytest.raises(ValueError, match=r"X must be \(n_samples, 4\) for this network, got shape"):
         predict(NETWORK, initialize(NETWORK), X)
+
+
+@pytest.mark.parametrize("size", [7, 116])
+def test_prediction_by_parameters_of_another_network_is_refused(size):
+    with pytest.raises(ValueError, match=r"params must be \(115,\) for this network, .* got shape"):
+        predict(NETWORK, np.zeros(size), np.ones((2, D)))
+
+
+def test_initial_parameters_are_of_a_seed_and_of_one_network_or_more():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        initialize(NETWORK, -1)
+    with pytest.raises(ValueError, match="members must be at least 1, got 0"):
+        initialize(NETWORK, members=0)
 
 
 def test_one_target_column_will_do_for_several_quantiles():
