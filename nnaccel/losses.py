@@ -30,9 +30,15 @@ class Loss(NamedTuple):
     def with_options(self, **options: Any) -> "Loss":
         """The same loss with other parameters: ``huber.with_options(delta=2.0)``.
 
-        Raises TypeError when the loss has no parameter of that name.
+        Raises TypeError when the loss has no parameter of that name, ValueError for a value out of
+        its range.
         """
         check_options(f"loss {self.name!r}", self.function, options)
+        for name, value in freeze(options):
+            expected, holds = RANGES.get(name, ("", lambda v: True))  # of losses of others: any
+            for number in value if isinstance(value, tuple) else (value,):
+                if not holds(number):
+                    raise ValueError(f"{name} must be {expected}, got {number}")
         return self._replace(options=freeze(dict(self.options) | options))
 
 
@@ -179,11 +185,19 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+# What the parameters of these losses may be: in words, and whether a number is.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "delta": ("above 0", lambda v: v > 0),
+    "quantile": ("between 0 and 1", lambda v: 0 < v < 1),
+    "label_smoothing": ("at least 0 and below 1", lambda v: 0 <= v < 1),
+}
+
+
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss of that name, or the one given, with its parameters set.
 
-    Raises ValueError for an unknown name, with the closest known one, and TypeError for an
-    unknown parameter.
+    Raises ValueError for an unknown name, with the closest known one, and for a parameter out of
+    its range, TypeError for an unknown parameter.
     """
     if not isinstance(loss, Loss):
         loss = find("loss", loss, LOSSES)

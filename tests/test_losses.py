@@ -424,6 +424,21 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones():
         get("poisson", delta=0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("huber", {"delta": 0}, "delta must be above 0, got 0"),
+        ("huber", {"delta": math.nan}, "delta must be above 0, got nan"),
+        ("pinball", {"quantile": 1.0}, "quantile must be between 0 and 1, got 1.0"),
+        ("pinball", {"quantile": (0.1, 90)}, "quantile must be between 0 and 1, got 90"),
+        ("softmax_cross_entropy", {"label_smoothing": 1}, "label_smoothing must be at least 0 and"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        get(name, **options)
+
+
 def test_parameters_are_plain_data():
     assert get("pinball", quantile=[0.1, 0.9]).options == (("quantile", (0.1, 0.9)),)
     assert get("huber", delta=2.0).with_options(delta=3.0).options == (("delta", 3.0),)
