@@ -81,6 +81,7 @@ class Worker:
             raise RuntimeError(f"no answer in {limit:.0f} seconds")
         answer = self.process.stdout.readline()
         if not answer:
+            self.process.wait()  # its last words come after the end of its answers
             self.errors.seek(0)
             raise RuntimeError(self.errors.read().strip().rpartition("\n")[2])
         return [float(word) for word in answer.split()]

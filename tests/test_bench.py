@@ -228,6 +228,23 @@ def test_a_worker_that_does_not_answer_is_ended(bench, monkeypatch, tmp_path):
         worker.close()
 
 
+def test_a_worker_that_fails_is_heard_out(bench, monkeypatch, tmp_path):
+    """The end of its answers comes before its last words."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import sys, time\nsys.path.insert(0, {str(BENCH)!r})\nimport rounds\n"
+        "def slow(*error):\n    time.sleep(0.5)\n    sys.__excepthook__(*error)\n"
+        "sys.excepthook = slow\n"
+        "def work(a):\n    raise ValueError('last words')\n"
+        "rounds.answer(work)\n"
+    )
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    worker = bench["rounds"].Worker([], 1)
+    with pytest.raises(RuntimeError, match="^ValueError: last words$"):
+        worker.ask(1)
+    worker.close()
+
+
 def test_what_a_worker_prints_is_no_answer(bench, monkeypatch, tmp_path, capsys):
     """Nor do the processes that it starts hold its answers open."""
     script = tmp_path / "worker.py"
