@@ -68,7 +68,7 @@ def put(
         X = home.in_rows(home.asarray(X, None if _is_integral(X) else dtype))
     elif X.dtype.kind == "f":
         X = X.astype(dtype)
-    Y = _targets(network, loss, home, dtype, home.asarray(Y))
+    Y = home.in_rows(_targets(network, loss, home, dtype, home.asarray(Y)))
     _same_length("Y", Y, X)
     if weights is not None:
         weights = home.asarray(weights, dtype)

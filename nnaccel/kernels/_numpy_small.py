@@ -206,13 +206,13 @@ class Steps:
         """The steps on the examples in index (n B,), with the scalars (n, 3); their records."""
         n, B, weights = scalars.shape[0], self.B, None
         self.scalars[:n] = scalars
-        self.X[:n, :-1] = rows(data[0], index).reshape(n, B, -1).transpose(0, 2, 1)
-        Y = rows(data[1], index)
+        self.X[:n, :-1] = data[0].take(index, 0).reshape(n, B, -1).transpose(0, 2, 1)
+        Y = data[1].take(index, 0)
         Y = Y.reshape(n, B, *Y.shape[1:])
         self.loss.read(Y)
         if self.weights is not None:
             weights = self.weights[:n]
-            weights[...] = rows(data[2], index).reshape(n, 1, B)
+            weights[...] = data[2].take(index).reshape(n, 1, B)
 
         for calls in self.calls[:n]:
             for function, args in calls:
@@ -293,11 +293,6 @@ class Steps:
             (np.multiply, (x, rate, x)),
             (np.subtract, (params, x, params)),
         ]
-
-
-def rows(array: Array, index: Array) -> Array:
-    """The rows in index (N,); `take` is faster, but copies all of an array that has gaps."""
-    return array.take(index, 0) if array.flags.c_contiguous else array[index]
 
 
 # The losses, of one example each: arrays are (n, K, B), and nothing is a mean yet.
