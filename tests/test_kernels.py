@@ -553,11 +553,14 @@ def test_numba_is_for_runs_that_save_more_than_it_takes_to_load(dropout, loss, n
 @SET
 @pytest.mark.parametrize("optimizer", ["gd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 def test_a_step_allocates_nothing_large_once_it_is_warm(make_ops, optimizer):
+    assert_allocates_nothing_large(make_ops(), optimizers.get(optimizer, 0.001))
+
+
+def assert_allocates_nothing_large(ops, rule):
     """The peak of new memory in 5 steps is a few blocks: half of what one activation takes."""
     network = mlp(64, [512, 512], 10)
     data = problem("float32", N=1024, D=64, K=10)
     params = np.random.default_rng(1).normal(0, 0.1, layout(network).size).astype("float32")
-    rule, ops = optimizers.get(optimizer, 0.001), make_ops()
     step = make_step(network, losses.get("softmax_cross_entropy"), rule, ops, dtype=params.dtype)
     state, index = rule.init(params, xp=np), np.arange(512)
     for _ in range(2):

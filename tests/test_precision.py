@@ -5,7 +5,6 @@ import inspect
 import math
 import sys
 import threading
-import tracemalloc
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from types import ModuleType
@@ -14,6 +13,7 @@ import cuda_on_host
 import numpy as np
 import pytest
 from conftest import named
+from test_kernels import assert_allocates_nothing_large
 
 from nnaccel import layers, losses, optimizers
 from nnaccel.activations import Activation, get
@@ -448,23 +448,7 @@ def test_train_checks_the_precision_at_once(precision):
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=NUMBA)])
 @LOWER
 def test_a_step_allocates_nothing_large_once_it_is_warm(fast, precision):
-    network, rng = mlp(64, [512, 512], 10), np.random.default_rng(0)
-    data = Data(rng.standard_normal((1024, 64)).astype(np.float32), rng.integers(0, 10, 1024))
-    params, rule = initialize(network).astype(np.float32), optimizers.adam(1e-3)
-    ops = bind(np, fast=fast, precision=precision)
-    step = make_step(network, losses.get("softmax_cross_entropy"), rule, ops, dtype=params.dtype)
-    state, index = rule.init(params, xp=np), np.arange(512)
-    for _ in range(2):
-        params, state, _ = step(params, state, data, index)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        for _ in range(5):
-            params, state, _ = step(params, state, data, index)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak - before < 512 * 512 * 4 / 2
+    assert_allocates_nothing_large(bind(np, fast=fast, precision=precision), optimizers.adam(1e-3))
 
 
 @pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
