@@ -394,8 +394,8 @@ def initialize(network: Network, seed: int = 0, *, members: int | None = None) -
     if members is not None:
         at_least(1, members=members)
     rng = generator(seed, 0)
-    draws = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
-    return np.stack(draws) if members else draws[0]
+    starts = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
+    return np.stack(starts) if members else starts[0]
 
 
 def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:

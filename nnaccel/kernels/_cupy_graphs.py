@@ -22,6 +22,7 @@ import numpy as np
 from array_api_compat import numpy as host
 
 from nnaccel.batches import bounds
+from nnaccel.kernels._cublaslt import address
 from nnaccel.kernels._cuda import TYPES
 from nnaccel.kernels._cupy import Workspace, fits, kernel, line
 from nnaccel.kernels._epochs import Count, renew, step_of, updates_of
@@ -205,7 +206,7 @@ def same(some: list[Array], others: list[Array]) -> bool:
 
 def address_of(x: Array | None) -> Any:
     """What a kernel knows of an array."""
-    return None if x is None else (x.data.ptr, x.shape, x.strides, x.dtype.str)
+    return None if x is None else (address(x), x.shape, x.strides, x.dtype.str)
 
 
 def takes(params: Array, state: State, order: Array) -> bool:
