@@ -62,8 +62,8 @@ class Problem(NamedTuple):
         return whole_epoch(self.network, self.loss, self.optimizer, ops, self.batch_size, **options)
 
     def small(self, *, fast):
-        """The epoch of small networks alone, likewise; fast: that of compiled code."""
-        module = import_module(f"nnaccel.kernels.{'_small' if fast else '_numpy_small'}")
+        """The epoch without steps alone, likewise; fast: that of compiled code."""
+        module = import_module(f"nnaccel.kernels.{'_compiled' if fast else '_numpy_small'}")
         return module.epoch_of(
             self.network, self.loss, self.optimizer, self.batch_size,
             xp=np, l2=self.l2, metric=self.metric,
@@ -382,13 +382,16 @@ def test_the_epochs_of_small_networks_are_for_what_they_know(problem, fast):
 
 
 @FAST
-def test_small_is_what_one_thread_does_best(fast, monkeypatch):
-    module, asked = import_module(f"nnaccel.kernels.{'_small' if fast else '_numpy_small'}"), []
+def test_the_compiled_epoch_is_for_all_sizes_and_that_of_few_calls_for_small_ones(
+    fast, monkeypatch
+):
+    module = import_module(f"nnaccel.kernels.{'_compiled' if fast else '_numpy_small'}")
+    asked = []
     monkeypatch.setattr(module, "epoch_of", lambda network, *rest, **more: asked.append(network))
     small, large = mlp(3, [100], 3), mlp(3, [2000, 2000], 3)
     assert simple(small).whole(fast=fast) is not None
     assert simple(large).whole(fast=fast) is not None
-    assert asked == [small]
+    assert asked == ([small, large] if fast else [small])
 
 
 def test_without_numba_small_networks_have_the_epoch_of_few_calls(monkeypatch):

@@ -84,11 +84,20 @@ def test_it_can_be_entered_twice():
 
 
 def test_without_threadpoolctl_nothing_is_limited(monkeypatch):
-    monkeypatch.setattr(_threads, "_controller", lambda: None)
-    limit = limit_threads(SMALL, 200, np)
-    monkeypatch.undo()
-    with limit():
-        assert blas_threads() == {2}
+    with monkeypatch.context() as without:
+        without.setattr(_threads, "_controller", lambda: None)
+        limit = limit_threads(SMALL, 200, np)()
+        with limit as others:
+            without.undo()
+            assert others == 0
+            assert blas_threads() == {2}
+
+
+def test_what_it_leaves_to_others():
+    with one_thread() as others:
+        assert others == 2
+        with one_thread() as more:
+            assert more == 1
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -112,7 +112,7 @@ def whole_epoch(
 
     options = {"l2": l2, "metric": metric}
     steps = options | {"seed": seed, "count": _epochs.Count()}
-    ieee = precision == "float32"  # which is how the epochs of small networks multiply
+    ieee = precision == "float32"  # in which the epochs without steps multiply
     epochs = []  # what is fastest comes first
     if _is_cupy(ops.xp):
         if ieee:
@@ -125,26 +125,27 @@ def whole_epoch(
 
             space = Workspace(ops.xp, precision)
             epochs.append(epoch_of(network, loss, optimizer, space, batch_size, xp=ops.xp, **steps))
-    elif ieee and _threads.one_is_enough(network, batch_size):
-        epoch_of = _small_epochs(fast)
-        epochs = [epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options)]
+    elif ieee:
+        small = _threads.one_is_enough(network, batch_size)
+        for epoch_of in _numpy_epochs(fast, small):
+            epochs.append(epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options))
     epochs.append(_epochs.epoch_of(network, loss, optimizer, ops, batch_size, **steps))
     whole = _epochs.first_of([epoch for epoch in epochs if epoch is not None])
     return whole if _is_cupy(ops.xp) else _epochs.one_by_one(whole, network)
 
 
-def _small_epochs(fast: bool) -> Callable[..., Callable[..., Any] | None]:
-    """The `epoch_of` of small networks on NumPy, with Numba or without."""
+def _numpy_epochs(fast: bool, small: bool) -> list[Callable[..., Callable[..., Any] | None]]:
+    """What makes epochs without steps on NumPy: with Numba, or, for small networks, without."""
     if fast and find_spec("numba"):
         try:
-            from nnaccel.kernels._small import epoch_of
+            from nnaccel.kernels._compiled import epoch_of
 
-            return epoch_of
+            return [epoch_of]
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
     from nnaccel.kernels._numpy_small import epoch_of
 
-    return epoch_of
+    return [epoch_of] if small else []
 
 
 def limit_threads(

@@ -1,9 +1,10 @@
 """Kernels for NumPy arrays that Numba compiles: a chain of elementwise operations in one pass.
 
-They are serial: on two cores or sixteen the matrix products are most of a step, and threads of
-Numba's own beside those of the BLAS, which spin for a while after each product, made a step ten
-times slower. Being serial they can also run in any number of Python threads, and in forked
-children. Matrix products stay with NumPy. The compiled code is kept on disk by Numba.
+They are serial: threads of Numba's own beside those of the BLAS, which spin for a while after each
+product, made a step ten times slower. What they cost beside the products of all processors is
+why there are whole epochs in `_compiled.py`, on threads that do everything; here are the kernels
+for all that such an epoch does not know. Matrix products stay with NumPy. The compiled code is kept
+on disk by Numba.
 """
 
 from collections.abc import Callable

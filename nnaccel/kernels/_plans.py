@@ -1,8 +1,8 @@
-"""What the epochs of small networks have in common: which networks they know, the numbers of
-Adam, and the metric.
+"""What the epochs without steps have in common: which networks they know, the numbers of Adam, and
+the metric.
 
-On a processor one is calls of NumPy (`_numpy_small.py`) and one compiled by Numba (`_small.py`);
-one is a CUDA kernel (`_cupy_small.py`).
+On a processor one is compiled by Numba (`_compiled.py`) and one, of small networks, is calls of
+NumPy (`_numpy_small.py`); one, of small networks too, is a CUDA kernel (`_cupy_small.py`).
 """
 
 from collections.abc import Container

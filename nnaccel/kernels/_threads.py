@@ -1,4 +1,5 @@
-"""How many threads the BLAS takes, where more than one would mostly wait for each other.
+"""How many threads the BLAS takes: one where more would mostly wait for each other, and where the
+threads of a team (`_team.py`) multiply each by itself.
 
 Two threads hand over the work of a small product in about the time that it takes to do it, and on
 a machine with other things to do each hand-over may wait for a time slice of milliseconds: steps
@@ -24,29 +25,42 @@ _LIMITING = threading.Lock()
 
 def one_is_enough(network: Network, batch_size: int) -> bool:
     """Whether all products of a step are small."""
+    return largest_product(network, batch_size) < SMALL
+
+
+def largest_product(network: Network, batch_size: int) -> int:
+    """How many multiplications the largest product of a step has."""
     matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
-    return batch_size * max(matrices, default=0) < SMALL
+    return batch_size * max(matrices, default=0)
 
 
 def limit_of(network: Network, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
     """What gives the context of an epoch: one BLAS thread where all products are small."""
-    limited = one_is_enough(network, batch_size) and _controller() is not None
-    return one_thread if limited else nullcontext
+    return one_thread if one_is_enough(network, batch_size) else nullcontext
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[int]:
     """One BLAS thread inside, and outside what there was before.
+
+    Gives the number of threads that it leaves to others, which is as many as the BLAS had: 1 where
+    they are taken already, 0 where the BLAS cannot be limited.
 
     Only the first of several Python threads sets and lifts the limit: if each did, one could
     restore what another had only just set, and leave the process with one thread for good.
     """
+    controller = _controller()
+    if controller is None:
+        yield 0
+        return
     if not _LIMITING.acquire(blocking=False):
-        yield
+        yield 1
         return
     try:
-        with _controller().limit(limits=1, user_api="blas"):
-            yield
+        blas = controller.select(user_api="blas")
+        threads = min((library.num_threads for library in blas.lib_controllers), default=0)
+        with blas.limit(limits=1):
+            yield threads
     finally:
         _LIMITING.release()
 

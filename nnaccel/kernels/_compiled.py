@@ -1,0 +1,444 @@
+"""Whole epochs in compiled code, on as many threads as the BLAS would take.
+
+Gather, forward, loss, backward and update are one loop over the minibatches. There are no calls of
+Python and NumPy in between, which take as long as the products of a small network. Through a large
+one a team of threads goes together: each computes some units of every layer and updates some rows
+of every W, and they meet where one reads what another has written, 2 L + 2 times a step. So nothing
+is left to one thread alone, as elementwise work is beside a BLAS with threads of its own.
+
+Arrays are in the layout of the notes, one column an example. The units of a member are then in one
+piece, and every other inner loop runs over the examples of a batch without a gap; a network may
+have fewer units than a processor's vector has numbers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from nnaccel.batches import bounds
+from nnaccel.kernels._epochs import rules_of
+from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
+from nnaccel.kernels._plans import (
+    BINARY_CROSS_ENTROPY,
+    CROSS_ENTROPY,
+    Plan,
+    by_batch,
+    plan_of,
+    scalars_of,
+)
+from nnaccel.kernels._team import meet, product, together
+from nnaccel.kernels._threads import SMALL, largest_product, one_thread
+from nnaccel.losses import Loss
+from nnaccel.metrics import Metric
+from nnaccel.network import Network, layout
+from nnaccel.optimizers import Optimizer, State
+from nnaccel.typing import Array, Namespace
+
+TINY = np.finfo(np.float32).tiny
+VECTOR = 16  # numbers of float32, in the widest processors
+
+# Of one call: multiplications, a tenth of a second of them, since Ctrl-C waits for its end; and
+# logits that are kept for a metric.
+WORK = 20_000_000_000
+LOGITS = 2**22
+
+IDENTITY, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)
+ACTIVATIONS = {
+    "identity": IDENTITY,
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "tanh": TANH,
+    "sigmoid": SIGMOID,
+}
+
+
+def epoch_of(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    *,
+    xp: Namespace,
+    l2: float,
+    metric: Metric | None,
+) -> Callable[..., tuple[Array, State, Array] | None] | None:
+    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+
+    None where there is no such code: for other layers, activations and losses. The epoch itself
+    returns None, having done nothing, for other optimizers and types, and for large networks where
+    the BLAS cannot be limited to one thread.
+    """
+    known = plan_of(network, loss, ACTIVATIONS)
+    if known is None:
+        return None
+    codes = [ACTIVATIONS[name] for name in known.activations]
+    n_weights = layout(network).n_weights
+    sizes = np.array(known.sizes)
+    before = np.cumsum([0, *sizes])
+    # The last is of what comes after X, whose dA there is not.
+    at_A, at_dA, at_b = before[:-1], before[:-1] + sum(sizes[1:]), before[1:] - sizes[0]
+    at = np.array([at_A, at_dA, np.cumsum([0, *(sizes[:-1] * sizes[1:])]), n_weights + at_b])
+    plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32)
+    space = np.empty(batch_size * (sum(sizes) + sum(sizes[1:])), np.float32)
+    grads = np.empty(layout(network).size, np.float32)
+    members = largest_product(network, batch_size) // SMALL
+
+    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+        X, Y, weights = data
+        if not (params.dtype == X.dtype == np.float32):
+            return None
+        if known.loss == CROSS_ENTROPY and Y.ndim != 1:
+            return None
+        N = order.shape[0]
+        n_steps = len(bounds(N, batch_size))
+        rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
+        if rules is None:
+            return None
+        scalars = scalars_of(rules, n_steps, np.float32)
+        betas = np.array([rules.beta_1, rules.beta_2], np.float32)
+        # Compiling takes seconds for each combination of types, so there is one: what is not there
+        # is an empty array.
+        labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
+        inputs = (
+            fixed(X, np.float32, 2),
+            fixed(labels, np.int64, 1),
+            fixed(targets, np.float32, 2),
+            fixed(() if weights is None else weights, np.float32, 1),
+        )
+        records = []
+        with one_thread() if members else nullcontext(1) as threads:
+            if not threads:
+                return None  # each member would have as many threads of the BLAS again
+            size = max(1, min(threads, members))
+            for steps in calls(known, batch_size, n_steps):
+                index = fixed(
+                    order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
+                )
+                values = np.zeros((size, len(steps)), np.float32)
+                Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), np.float32)
+                together(
+                    train, size, params, *state.slots, grads, *inputs, index, batch_size, *plan,
+                    known.loss, scalars[steps.start : steps.stop], betas, np.float32(l2), space,
+                    values, Z,
+                )  # fmt: skip
+                values = values.sum(0)
+                if metric is not None:
+                    shares = None if weights is None else weights[index]
+                    means = by_batch(metric, Z, Y[index], shares, batch_size, xp=xp)
+                    values = np.stack([values, means], axis=1)
+                records.append(values)
+        return params, State(state.step + n_steps, state.slots), np.concatenate(records)
+
+    return epoch
+
+
+def calls(plan: Plan, batch_size: int, n_steps: int) -> Iterator[range]:
+    """The steps of an epoch, those of one call after the other."""
+    weights = sum(D * H for D, H in pairwise(plan.sizes))
+    most = min(WORK // (3 * batch_size * weights), LOGITS // (batch_size * plan.sizes[-1]))
+    for start in range(0, n_steps, max(1, most)):
+        yield range(start, min(n_steps, start + max(1, most)))
+
+
+def fixed(values: Any, dtype: Any, ndim: int) -> Array:
+    """An array of that type without gaps and read-only, which an array of any user can be."""
+    array = np.ascontiguousarray(values, dtype)
+    array = array.view() if array.ndim == ndim else array.reshape((0,) * ndim)
+    array.flags.writeable = False
+    return array
+
+
+@compiled
+def train(
+    rank: int,
+    size: int,
+    meeting: Array,
+    params: Array,
+    mu: Array,
+    nu: Array,
+    grads: Array,
+    X: Array,
+    labels: Array,
+    targets: Array,
+    weights: Array,
+    order: Array,
+    batch_size: int,
+    sizes: Array,
+    at: Array,
+    codes: Array,
+    slopes: Array,
+    loss: int,
+    scalars: Array,
+    betas: Array,
+    l2: Any,
+    space: Array,
+    record: Array,
+    logits: Array,
+) -> None:
+    """Trains in place, as member `rank` of a team of that size, which has all arrays in common.
+
+    at: (4, L + 1), of each layer where its A, dA, W and b are, the first two for one example.
+    space: X (B, D), A^T and dA^T.   record: (size, n_steps), the member's part of each loss.
+    """
+    N, L, K = order.shape[0], codes.shape[0], sizes[-1]
+    at_A, at_dA, at_W, at_b = at[0], at[1], at[2], at[3]
+    one, zero = np.float32(1), np.float32(0)
+    most = share_of(batch_size, 0, size)[1]
+    share, scratch = np.empty(most, np.float32), np.empty(most, np.float32)
+    Y = np.empty((K, most), np.float32)
+    arrivals = 0
+    for step in range(record.shape[1]):
+        start = step * batch_size
+        B = min(batch_size, N - start)
+        first, last = share_of(B, rank, size)  # the examples of this member
+        index = order[start + first : start + last]
+        n = index.shape[0]
+        x = matrix(space, 0, B, sizes[0])
+        for i in range(n):
+            copy(X[index[i]], x[first + i])
+        share[:n] = one / np.float32(B)
+        if weights.shape[0]:
+            for i in range(n):
+                share[i] *= weights[index[i]]
+        arrivals += size
+        if not meet(meeting, size, arrivals):
+            return
+
+        # Forward: A = g(W^T A + b), for some units of each layer and some examples of the last one
+        A = x.T
+        for layer in range(L - 1):
+            D, H = sizes[layer], sizes[layer + 1]
+            W, b = matrix(params, at_W[layer], D, H), params[at_b[layer] : at_b[layer] + H]
+            Z = matrix(space, B * at_A[layer + 1], H, B)
+            h, end = share_of(H, rank, size)
+            product(W[:, h:end].T, A, Z[h:end])
+            activate(Z[h:end], b[h:end], codes[layer], slopes[layer], 0, B)
+            A = Z
+            arrivals += size
+            if not meet(meeting, size, arrivals):
+                return
+        D = sizes[L - 1]
+        W, b = matrix(params, at_W[L - 1], D, K), params[at_b[L - 1] : at_b[L - 1] + K]
+        Z = matrix(space, B * at_A[L], K, B)
+        product(W.T, A[:, first:last], Z[:, first:last])
+        activate(Z, b, codes[L - 1], slopes[L - 1], first, last)
+        for i in range(first, min(last, logits.shape[0] - start)):
+            for k in range(K):
+                logits[start + i, k] = Z[k, i]
+
+        # The loss of these examples, and dZ
+        dZ = matrix(space, B * at_dA[L], K, B)
+        if loss == CROSS_ENTROPY:
+            for i in range(n):
+                scratch[i] = np.float32(labels[index[i]])
+            for k in range(K):
+                y, number = Y[k], np.float32(k)
+                for i in range(n):
+                    y[i] = one if scratch[i] == number else zero
+            value = cross_entropy(Z, Y, share, dZ, scratch, first, last)
+        else:
+            for i in range(n):
+                for k in range(K):
+                    Y[k, i] = targets[index[i], k]
+            if loss == BINARY_CROSS_ENTROPY:
+                value = binary_cross_entropy(Z, Y, share, dZ, scratch, first, last)
+            else:
+                value = squared_error(Z, Y, share, dZ, first, last)
+        derive(dZ, Z, codes[L - 1], slopes[L - 1], first, last)
+        arrivals += size
+        if not meet(meeting, size, arrivals):
+            return
+
+        # Backward: dA = W dZ, dZ = dA g'(Z), for some units of each layer
+        for layer in range(L - 1, 0, -1):
+            D, H = sizes[layer], sizes[layer + 1]
+            W, A = matrix(params, at_W[layer], D, H), matrix(space, B * at_A[layer], D, B)
+            dA = matrix(space, B * at_dA[layer], D, B)
+            d, end = share_of(D, rank, size)
+            product(W[d:end], dZ, dA[d:end])
+            derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], 0, B)
+            dZ = dA
+            arrivals += size
+            if not meet(meeting, size, arrivals):
+                return
+
+        # Gradients: dW = A dZ^T, some rows of each, and db, for some units
+        A = x.T
+        for layer in range(L):
+            D, H = sizes[layer], sizes[layer + 1]
+            dZ = matrix(space, B * at_dA[layer + 1], H, B)
+            d, end = share_of(D, rank, size)
+            product(A[d:end], dZ.T, matrix(grads, at_W[layer], D, H)[d:end])
+            h, end = share_of(H, rank, size)
+            for i in range(h, end):
+                grads[at_b[layer] + i] = total(dZ[i])
+            A = matrix(space, B * at_A[layer + 1], H, B)
+        arrivals += size
+        if not meet(meeting, size, arrivals):
+            return
+
+        # Update, of a part of the flat vector
+        p, end = share_of(params.shape[0], rank, size)
+        n_inside = max(0, min(end, at_b[0]) - p)  # weights, which come first
+        rate, epsilon, keep = scalars[step, 0], scalars[step, 1], scalars[step, 2]
+        if l2 != zero:
+            square = add_penalty(grads[p : p + n_inside], params[p : p + n_inside], l2)
+            value += np.float32(0.5) * l2 * square
+        if keep != one:
+            for i in range(p, p + n_inside):
+                params[i] *= keep
+        part = slice(p, end)
+        adam(params[part], grads[part], mu[part], nu[part], rate, betas[0], betas[1], epsilon, TINY)
+        record[rank, step] = value
+        arrivals += size
+        if not meet(meeting, size, arrivals):
+            return
+
+
+@compiled
+def share_of(n: int, rank: int, size: int) -> tuple[int, int]:
+    """Where the part of a member begins and ends, in whole vectors of the processor."""
+    piece = -(-n // (VECTOR * size)) * VECTOR
+    return min(n, piece * rank), min(n, piece * (rank + 1))
+
+
+@compiled
+def matrix(values: Array, start: int, rows: int, columns: int) -> Array:
+    return values[start : start + rows * columns].reshape(rows, columns)
+
+
+@compiled
+def total(values: Array) -> Any:
+    result = np.float32(0)
+    for i in range(values.shape[0]):
+        result += values[i]
+    return result
+
+
+@compiled
+def copy(values: Array, to: Array) -> None:
+    """As a function of two arrays without gaps: an assignment of slices is for any strides."""
+    for i in range(to.shape[0]):
+        to[i] = values[i]
+
+
+@compiled
+def activate(Z: Array, b: Array, code: int, slope: Any, first: int, last: int) -> None:
+    """Z := g(Z + b), Z (H, B), for some of the examples."""
+    one, zero = np.float32(1), np.float32(0)
+    for h in range(Z.shape[0]):
+        z, bias = Z[h][first:last], b[h]
+        if code == RELU:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                z[i] = zero if a < zero else a
+        elif code == LEAKY_RELU:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                z[i] = slope * a if a < zero else a
+        elif code == TANH:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                e = exp(np.float32(-2) * abs(a))
+                t = (one - e) / (one + e)
+                z[i] = -t if a < zero else t
+        elif code == SIGMOID:
+            for i in range(z.shape[0]):
+                a = z[i] + bias
+                e = exp(-abs(a))
+                z[i] = (e if a < zero else one) / (one + e)
+        else:
+            for i in range(z.shape[0]):
+                z[i] += bias
+
+
+@compiled
+def derive(dA: Array, A: Array, code: int, slope: Any, first: int, last: int) -> None:
+    """dA := dA g'(Z), dA (H, B), for some of the examples."""
+    one, zero = np.float32(1), np.float32(0)
+    for h in range(dA.shape[0]):
+        d, a = dA[h][first:last], A[h][first:last]
+        if code == RELU:
+            for i in range(d.shape[0]):
+                d[i] *= np.float32(a[i] > zero)  # a branch costs four times the step
+        elif code == LEAKY_RELU:
+            for i in range(d.shape[0]):
+                d[i] *= slope + (one - slope) * np.float32(a[i] > zero)
+        elif code == TANH:
+            for i in range(d.shape[0]):
+                d[i] *= one - a[i] * a[i]
+        elif code == SIGMOID:
+            for i in range(d.shape[0]):
+                d[i] *= a[i] * (one - a[i])
+
+
+# The losses of n examples, `first` to `last` of Z and dZ (K, B).   Y: (K, n).   share: (n,), the
+# weight of each over B.
+
+
+@compiled
+def cross_entropy(
+    Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array, first: int, last: int
+) -> Any:
+    K, B = Z.shape[0], last - first
+    value, one = np.float32(0), np.float32(1)
+    copy(Z[0][first:last], scratch[:B])
+    for k in range(1, K):
+        z = Z[k][first:last]
+        for i in range(B):
+            scratch[i] = z[i] if z[i] > scratch[i] else scratch[i]
+    for k in range(K):
+        z, y, dz = Z[k][first:last], Y[k], dZ[k][first:last]
+        for i in range(B):
+            dz[i] = z[i] - scratch[i]
+        for i in range(B):
+            value -= share[i] * y[i] * dz[i]
+        for i in range(B):
+            dz[i] = exp(dz[i])
+    copy(dZ[0][first:last], scratch[:B])
+    for k in range(1, K):
+        dz = dZ[k][first:last]
+        for i in range(B):
+            scratch[i] += dz[i]
+    for i in range(B):
+        value += share[i] * log(scratch[i])
+    for i in range(B):
+        scratch[i] = one / scratch[i]
+    for k in range(K):
+        y, dz = Y[k], dZ[k][first:last]
+        for i in range(B):
+            dz[i] = share[i] * (dz[i] * scratch[i] - y[i])
+    return value
+
+
+@compiled
+def binary_cross_entropy(
+    Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array, first: int, last: int
+) -> Any:
+    """log(1 + exp(-|Z|)) + max(Z, 0) - Y Z."""
+    value, one, zero = np.float32(0), np.float32(1), np.float32(0)
+    for k in range(Z.shape[0]):
+        z, y, dz = Z[k][first:last], Y[k], dZ[k][first:last]
+        for i in range(z.shape[0]):
+            e = exp(-abs(z[i]))
+            dz[i] = share[i] * ((e if z[i] < zero else one) / (one + e) - y[i])
+            value += share[i] * ((zero if z[i] < zero else z[i]) - z[i] * y[i])
+            scratch[i] = one + e
+        for i in range(z.shape[0]):
+            value += share[i] * log(scratch[i])
+    return value
+
+
+@compiled
+def squared_error(Z: Array, Y: Array, share: Array, dZ: Array, first: int, last: int) -> Any:
+    value, half = np.float32(0), np.float32(0.5)
+    for k in range(Z.shape[0]):
+        z, y, dz = Z[k][first:last], Y[k], dZ[k][first:last]
+        for i in range(z.shape[0]):
+            R = z[i] - y[i]
+            value += half * share[i] * R * R
+            dz[i] = share[i] * R
+    return value
