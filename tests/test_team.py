@@ -158,14 +158,17 @@ def test_without_a_limit_on_the_blas_large_networks_are_left_to_the_steps(large,
 
 
 def test_where_no_thread_can_be_started_one_goes_alone(large, monkeypatch):
-    expected = trained(large.small(fast=True), large, epochs=1)
+    expected = trained(large.small(fast=True), large)
 
     class Refused(threading.Thread):
         def start(self):
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_team.threading, "Thread", Refused)
-    assert_same_run(trained(large.small(fast=True), large, epochs=1), expected)
+    found = trained(large.small(fast=True), large)
+    # Products of other shapes round otherwise, which Adam makes much of where a gradient is tiny.
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
 
 
 def test_those_who_wait_for_somebody_who_was_interrupted_go_home():

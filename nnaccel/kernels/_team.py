@@ -80,7 +80,13 @@ for name, address in SYMBOLS.items():
 nap = types.ExternalFunction("nnaccel_sleep", types.void(types.uint32))
 
 
-@intrinsic
+def generated(function: Callable[..., Any]) -> Any:
+    """Numba's `intrinsic`: a function of compiled code, from one that generates its instructions
+    and has a parameter more."""
+    return intrinsic(function)
+
+
+@generated
 def sgemm(
     typing: Any, a: Any, b: Any, m: Any, n: Any, k: Any, A: Any, lda: Any, B: Any, ldb: Any,
     C: Any, ldc: Any,
@@ -108,18 +114,18 @@ def sgemm(
     return types.void(*parameters), generate
 
 
-@intrinsic
+@generated
 def add_1(typing: Any, array: Any, i: Any) -> Any:
     """array[i] += 1 as one operation, for threads that do so at the same time."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _place(context, builder, signature, args)
-        return builder.atomic_rmw("add", place, place.type.pointee(1), "seq_cst")
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(array, types.intp), generate
 
 
-@intrinsic
+@generated
 def latest(typing: Any, array: Any, i: Any) -> Any:
     """array[i] as the others have left it, with all that they wrote before."""
 
@@ -164,7 +170,7 @@ def product(X: Array, Y: Array, out: Array) -> None:
 
 
 @compiled
-def lies(x: Array) -> tuple[int, int]:
+def lies(x: Array) -> tuple[Any, Any]:
     """How x lies for the BLAS: the letter for rows or columns, and the distance between them."""
     if x.strides[1] == x.itemsize:
         return np.uint8(ord("N")), max(x.strides[0] // x.itemsize, x.shape[1])
