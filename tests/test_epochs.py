@@ -448,6 +448,14 @@ def test_the_compiled_epoch_leaves_other_types_to_the_other(change, dtype):
     assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
+@NUMBA
+def test_the_compiled_epoch_takes_bytes():
+    rng = np.random.default_rng(0)
+    problem = simple(data=examples()._replace(X=rng.integers(0, 4, (50, 3), np.uint8)))
+    found = trained(problem.small(fast=True), problem)
+    assert_same_run(found, trained(problem.steps(), problem))
+
+
 def test_the_epoch_of_few_calls_leaves_half_precision_to_the_other():
     problem = simple(data=examples(dtype="float16"), dtype="float16")
     assert_refuses(problem.small(fast=False), problem)

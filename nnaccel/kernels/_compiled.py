@@ -88,7 +88,7 @@ def epoch_of(
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
-        if not (params.dtype == X.dtype == np.float32):
+        if params.dtype != np.float32 or X.dtype not in (np.float32, np.uint8):
             return None
         if known.loss == CROSS_ENTROPY and Y.ndim != 1:
             return None
@@ -99,11 +99,11 @@ def epoch_of(
             return None
         scalars = scalars_of(rules, n_steps, np.float32)
         betas = np.array([rules.beta_1, rules.beta_2], np.float32)
-        # Compiling takes seconds for each combination of types, so there is one: what is not there
-        # is an empty array.
+        # Compiling takes seconds for each combination of types, so there are two, the second for
+        # images of bytes: what is not there is an empty array.
         labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
         inputs = (
-            fixed(X, np.float32, 2),
+            fixed(X, X.dtype, 2),
             fixed(labels, np.int64, 1),
             fixed(targets, np.float32, 2),
             fixed(() if weights is None else weights, np.float32, 1),
