@@ -65,7 +65,7 @@ struct Fiber {
 static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static std::vector<Barrier> warps;
-static std::vector<unsigned long long> slots;  // what lanes show each other, 32 a warp
+static std::vector<unsigned long long> slots;  // what lanes show each other, twice 32 a warp
 static Barrier block;
 static Fiber* self;
 static const std::function<void()>* body;
@@ -97,45 +97,50 @@ static void enter() {
 
 static void wait(Barrier& barrier) {
     const unsigned round = barrier.round;
+    const dim3 index = threadIdx;
     barrier.arrive();
     while (barrier.round == round) {
         Fiber* const me = self;
         if (!_setjmp(me->place)) _longjmp(scheduler, 1);
         self = me;
     }
-    enter();
+    threadIdx = index;
 }
 
 static void run_threads() {
-    while (begun < threads) {
-        self->thread = turned ? threads - 1 - begun : begun;
-        ++begun;
-        enter();
-        (*body)();
-        ++progress;
-        block.leave();
-        warps[self->thread / 32].leave();
+    for (;;) {
+        while (begun < threads) {
+            self->thread = turned ? threads - 1 - begun : begun;
+            ++begun;
+            enter();
+            (*body)();
+            ++progress;
+            block.leave();
+            warps[self->thread / 32].leave();
+        }
+        self->ended = true;
+        if (!_setjmp(self->place)) _longjmp(scheduler, 1);  // until it is started for another block
     }
-    self->ended = true;
-    _longjmp(scheduler, 1);
 }
 
 static void start(Fiber& fiber) {
+    self = &fiber;
+    fiber.ended = false;
+    if (_setjmp(scheduler)) return;
+    if (!fiber.stack.empty()) _longjmp(fiber.place, 1);
     ucontext_t context;
     getcontext(&context);
-    if (fiber.stack.empty()) fiber.stack.resize(64 * 1024);
-    fiber.ended = false;
+    fiber.stack.resize(64 * 1024);
     context.uc_stack.ss_sp = fiber.stack.data();
     context.uc_stack.ss_size = fiber.stack.size();
     makecontext(&context, run_threads, 0);
-    self = &fiber;
-    if (!_setjmp(scheduler)) setcontext(&context);
+    setcontext(&context);
 }
 
 static void run_block() {
     block = Barrier{threads};
     warps.assign((threads + 31) / 32, Barrier{});
-    slots.assign(warps.size() * 32, 0);
+    slots.assign(warps.size() * 64, 0);
     for (unsigned t = 0; t < threads; ++t) ++warps[t / 32].members;
     std::fill(shared.begin(), shared.end(), 0xFF);
     copies.assign(threads, {});
@@ -183,11 +188,12 @@ static void launch(
 template <class T>
 T exchange(T x, unsigned from) {
     static_assert(sizeof(T) <= 8);
-    const unsigned warp = self->thread / 32;
-    std::memcpy(&slots[self->thread], &x, sizeof x);
-    wait(warps[warp]);
-    if (from < 32) std::memcpy(&x, &slots[warp * 32 + from], sizeof x);
-    wait(warps[warp]);
+    Barrier& warp = warps[self->thread / 32];
+    // By turns in two places: who shows the next value may be ahead of who reads this one.
+    unsigned long long* const shown = &slots[self->thread / 32 * 64 + warp.round % 2 * 32];
+    std::memcpy(shown + self->thread % 32, &x, sizeof x);
+    wait(warp);
+    if (from < 32) std::memcpy(&x, shown + from, sizeof x);
     return x;
 }
 

@@ -170,8 +170,9 @@ class Kernel:
         self._cupy.launch(partial(self._run, shapes, ctypes.c_size_t(shared_mem), values))
 
     def _run(self, shapes: list, room: ctypes.c_size_t, values: list) -> None:
-        pointers = [ctypes.cast(ctypes.pointer(x), ctypes.c_void_p) for x in values]
-        library().launch(self._number, *shapes, room, (ctypes.c_void_p * len(values))(*pointers))
+        # Not by `ctypes.cast`, which leaves cycles of references behind.
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        library().launch(self._number, *shapes, room, pointers)
 
 
 def as_argument(x: object, kind: str) -> ctypes._SimpleCData:

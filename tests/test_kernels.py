@@ -553,16 +553,19 @@ def test_numba_is_for_runs_that_save_more_than_it_takes_to_load(dropout, loss, n
 @SET
 @pytest.mark.parametrize("optimizer", ["gd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 def test_a_step_allocates_nothing_large_once_it_is_warm(make_ops, optimizer):
-    assert_allocates_nothing_large(make_ops(), optimizers.get(optimizer, 0.001))
+    # Kernels of the processor have blocks of their own; those of CUDA take seconds on it.
+    size = 128 if make_ops is SETS["cuda on the host"] else 512
+    assert_allocates_nothing_large(make_ops(), optimizers.get(optimizer, 0.001), size)
 
 
-def assert_allocates_nothing_large(ops, rule):
-    """The peak of new memory in 5 steps is a few blocks: half of what one activation takes."""
-    network = mlp(64, [512, 512], 10)
+def assert_allocates_nothing_large(ops, rule, size=512):
+    """The peak of new memory in 5 steps is a few blocks: half of what one activation takes, which
+    has so many rows and columns."""
+    network = mlp(64, [size, size], 10)
     data = problem("float32", N=1024, D=64, K=10)
     params = np.random.default_rng(1).normal(0, 0.1, layout(network).size).astype("float32")
     step = make_step(network, losses.get("softmax_cross_entropy"), rule, ops, dtype=params.dtype)
-    state, index = rule.init(params, xp=np), np.arange(512)
+    state, index = rule.init(params, xp=np), np.arange(size)
     for _ in range(2):
         params, state, _ = step(params, state, data, index)
     tracemalloc.start()
@@ -573,7 +576,7 @@ def assert_allocates_nothing_large(ops, rule):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak - before < 512 * 512 * 4 / 2
+    assert peak - before < size * size * 4 / 2
 
 
 # Denormal numbers, over which many processors take a hundred times longer
