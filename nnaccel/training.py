@@ -150,7 +150,7 @@ def train(
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
-    _check_options(l2, validation, metric, after)
+    _check_options(l2, validation, metric, after, shuffle=shuffle, fast=fast)
 
     def begin() -> Iterator[Epoch]:
         data = put(network, loss, where, dtype, X, Y, weights)
@@ -203,7 +203,7 @@ def train(
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
 
 
-def _check_options(l2: Any, validation: Any, metric: Any, after: Any) -> None:
+def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: Any) -> None:
     """ValueError or TypeError for what would fail later in other words, or not at all."""
     if not 0 <= l2 < math.inf:
         raise ValueError(f"l2 must be a finite number of at least 0, got {l2}")
@@ -217,6 +217,9 @@ def _check_options(l2: Any, validation: Any, metric: Any, after: Any) -> None:
         )
     if not isinstance(after, Epoch | None):
         raise TypeError(f"after must be an Epoch that `train` has yielded, got {after!r}")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
 
 
 def _in_words(epochs: Iterator[Epoch], context: AbstractContextManager[None]) -> Iterator[Epoch]:

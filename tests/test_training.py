@@ -991,6 +991,9 @@ def test_what_does_not_fit_is_refused_before_anything_runs(change, message):
         ({"validation": 0.1}, r"validation must be \(X, Y\) or .*, got float"),
         ({"metric": "accuracy"}, "metric must be a Metric, such as .*, got 'accuracy'"),
         ({"after": 3}, "after must be an Epoch that `train` has yielded, got 3"),
+        ({"shuffle": "no"}, "shuffle must be True or False, got 'no'"),
+        ({"fast": "no"}, "fast must be True or False, got 'no'"),
+        ({"fast": None}, "fast must be True or False, got None"),
     ],
 )
 def test_what_is_of_another_kind_is_refused_before_anything_runs(change, message):
