@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -126,7 +127,12 @@ def train(options: Any) -> None:
         model = model._replace(scores=display.plain(scores))
         title = f"test on {fit.rows['test']:,} rows"
         console.print(display.scores(scores, title, fit.target.classes))
+    replaced = output.stat().st_mtime if output.exists() else None
     model.save(output)
+    if replaced is not None:
+        # Not among the results, since equal runs print equal ones.
+        written = datetime.fromtimestamp(replaced).strftime("%Y-%m-%d %H:%M")
+        print(f"nnaccel: the model of {written} in {output} is replaced", file=sys.stderr)
     use = shlex.join(["nnaccel", "predict", str(output), options.source])
     console.print(f"\nmodel written to {output}; use it: {use}", soft_wrap=True)
 

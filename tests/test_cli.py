@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -551,8 +552,12 @@ def test_a_gpu_that_cannot_be_used_is_one_line(here, capsys, monkeypatch):
 
 def test_a_model_is_replaced_and_nothing_else(run, error, here):
     run("train", "iris", *QUICK)
+    assert not run.err
     before = (here / "iris.safetensors").read_bytes()
+    noon = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
+    os.utime("iris.safetensors", (noon, noon))
     run("train", "iris", *QUICK, "--seed", "1")
+    assert run.err == "nnaccel: the model of 2026-11-24 12:00 in iris.safetensors is replaced\n"
     assert (here / "iris.safetensors").read_bytes() != before
     (here / "notes.txt").write_text("mine")
     assert "is no model file" in error("train", "iris", "--output", "notes.txt")
