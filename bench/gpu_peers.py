@@ -134,7 +134,7 @@ def worker(
 
 def save(problem: Problem, path: Path) -> None:
     """Made once for all the processes."""
-    arrays = {f"W{i}": W for i, W in enumerate(problem.weights)}
+    arrays: dict[str, Any] = {f"W{i}": W for i, W in enumerate(problem.weights)}
     arrays |= {f"b{i}": b for i, b in enumerate(problem.biases)}
     shape = np.array([*problem.shape.sizes, problem.shape.batch])
     np.savez(path, shape=shape, X=problem.X, Y=problem.Y, order=problem.order, **arrays)

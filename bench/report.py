@@ -117,7 +117,8 @@ def chart(found: Mapping[str, Any], unit: str, title: str, path: Path) -> None:
     source += f"  {found['command']}"
     figure.text(0.5, 1 - 0.12 / height, title, fontsize=11, ha="center", va="top")
     figure.text(0.01, 0.012, textwrap.fill(source, int(15 * width)), fontsize=7.5, color="#555555")
-    figure.get_layout_engine().set(h_pad=0.12, rect=(0, 0.45 / height, 1, 1 - 1.05 / height))
+    inside = (0, 0.45 / height, 1, 1 - 1.05 / height)
+    figure.set_layout_engine("constrained", h_pad=0.12, rect=inside)
     figure.savefig(path.with_suffix(".png"), dpi=150)
 
 
