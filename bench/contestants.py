@@ -2,9 +2,10 @@
 
 A contestant is a function from a `Problem` to `run(epochs) -> mean loss of the last epoch`. An
 epoch goes through `problem.order`, picks the rows of each minibatch from the data set, takes an
-Adam step on the mean softmax cross-entropy with class numbers, float32, relu, and keeps the loss
-of each step on the device. A contestant imports its library itself: it is meant to be alone in
-its process, since two BLAS thread pools in one distort each other by up to ten times.
+Adam step on the mean softmax cross-entropy with class numbers, or with one output on the binary
+one of its sigmoid, float32, relu, and keeps the loss of each step on the device. A contestant
+imports its library itself: it is meant to be alone in its process, since two BLAS thread pools in
+one distort each other by up to ten times.
 
 Those that also run on a GPU take a device, "cpu" or "cuda", and a name of `PRECISIONS`; None
 leaves the precision to the library.
@@ -60,11 +61,10 @@ def nnaccel_on(device: str, **options: Any) -> Callable[[Problem], Run]:
         # The flat vector: all W first and then all b.
         params = np.concatenate([p.ravel() for p in (*problem.weights, *problem.biases)])
         trainer = Trainer(
-            problem.shape.network,
+            problem.shape,
             problem.X,
             problem.Y,
             select(device),
-            batch_size=problem.shape.batch,
             params=params,
             **options,
         )
@@ -199,14 +199,17 @@ def _torch_parts(
     X, Y, order = (
         torch.from_numpy(array).to(device) for array in (problem.X, problem.Y, problem.order)
     )
+    criterion = torch.nn.functional.cross_entropy
+    if problem.shape.loss == "binary_cross_entropy":
+        criterion, Y = torch.nn.functional.binary_cross_entropy_with_logits, Y[:, None].float()
     bfloat16 = torch_precision(precision)
 
     def loss_of(x: Any, y: Any) -> Any:
         if not bfloat16:
-            return torch.nn.functional.cross_entropy(model(x), y)
+            return criterion(model(x), y)
         # A captured graph cannot have the cache of casts, and each weight is cast once in a step.
         with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False):
-            return torch.nn.functional.cross_entropy(model(x), y)
+            return criterion(model(x), y)
 
     return X, Y, order, loss_of, optimizer
 
@@ -270,7 +273,10 @@ def jax_adam(dtype: Any = None) -> tuple[Callable[..., Any], Callable[..., Any]]
         return tree, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32)
 
     def loss_of(tree: Any, x: Any, y: Any) -> Any:
-        log_probabilities = jax.nn.log_softmax(jax_logits(tree, x, dtype))
+        logits = jax_logits(tree, x, dtype)
+        if logits.shape[1] == 1:
+            return jnp.mean(jax.nn.softplus(logits[:, 0]) - y * logits[:, 0])
+        log_probabilities = jax.nn.log_softmax(logits)
         return -jnp.mean(jnp.take_along_axis(log_probabilities, y[:, None], axis=1))
 
     def step(state: Any, X: Any, Y: Any, index: Any) -> Any:

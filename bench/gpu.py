@@ -110,7 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--contestants", nargs="*", choices=GPU_CONTESTANTS, default=list(GPU_CONTESTANTS)
     )
-    parser.add_argument("--shapes", type=int, nargs="*", help="of the peers; 0 to 4, default all")
+    parser.add_argument("--shapes", type=int, nargs="*", help="of the peers; 0 to 5, default all")
     parser.add_argument("--rounds", type=int, default=7, help="of the peers")
     parser.add_argument("--minutes", type=float, default=8.7, help="for all phases together")
     parser.add_argument("--arch", default="sm_90", help="that CUDA sources are compiled for")

@@ -39,7 +39,7 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     device = select(args.device)
     for shape in shapes[:-1]:  # the largest needs gigabytes, and launches what the others do
         X, Y, order = examples(shape)
-        trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch)
+        trainer = Trainer(shape, X, Y, device)
         # On the device already: an upload would wait its turn behind the kernel that fills it.
         orders = {n: device.asarray(order[: n * shape.batch]) for n in (STEPS, 2 * STEPS)}
         for _ in range(2):  # graphs are captured after some steps, for each length of an epoch
@@ -82,7 +82,7 @@ def calls(shape: Shape, args: argparse.Namespace, *, fast: bool = True) -> dict[
     """What CUPTI counts in a step and in an epoch.   fast: as of `nnaccel.training.train`."""
     device = select(args.device)
     X, Y, order = examples(shape)
-    trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch, fast=fast)
+    trainer = Trainer(shape, X, Y, device, fast=fast)
     counts = []
     for n in (STEPS, STEPS, 2 * STEPS):  # the first one warms the profiler up
         some = device.asarray(order[: n * shape.batch])

@@ -21,7 +21,7 @@ def trainer_of(shape, device, rows=None, **options):
     if rows is not None:
         order = np.random.default_rng(0).permutation(rows)
         X, Y = np.resize(X, (rows, X.shape[1])), np.resize(Y, rows)
-    trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch, **options)
+    trainer = Trainer(shape, X, Y, device, **options)
     return trainer, device.asarray(order)
 
 
@@ -115,7 +115,7 @@ def test_memory(record, benchmark, device, shape):
     trainer_of(shape, device)[0].epoch(np.arange(shape.batch))  # loads the kernels
     X, Y, order = examples(shape)
     tracemalloc.start()
-    trainer = Trainer(shape.network, X, Y, device, batch_size=shape.batch)
+    trainer = Trainer(shape, X, Y, device)
     trainer.epoch(order)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -177,7 +177,7 @@ def members(args: argparse.Namespace) -> dict[str, Any]:
     params = initialize(shape.network, members=K)
 
     def trainer(start: np.ndarray) -> Trainer:
-        return Trainer(shape.network, X, Y, device, batch_size=shape.batch, params=start)
+        return Trainer(shape, X, Y, device, params=start)
 
     together, single = trainer(params), [trainer(start) for start in params]
 

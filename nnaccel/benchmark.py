@@ -2,7 +2,7 @@
 
     rows = run(["cpu", "cuda"], seconds=30)
 
-Each network is trained with Adam on the mean softmax cross-entropy of random data, float32, as
+Each network is trained with Adam on the mean cross-entropy of random data, float32, as
 `nnaccel.training.train` does it. What a step cannot do without is its matrix products; their
 share of the step says what all the rest costs.
 """
@@ -60,6 +60,11 @@ class Shape(NamedTuple):
         D, *hidden, K = self.sizes
         return mlp(D, hidden, K)
 
+    @property
+    def loss(self) -> str:
+        """One output is the logit of the second of two classes."""
+        return "softmax_cross_entropy" if self.sizes[-1] > 1 else "binary_cross_entropy"
+
 
 SHAPES = (
     Shape((2, 4, 2), 400),
@@ -105,7 +110,7 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
     try:
         X, Y, order = examples(shape)
         with in_words(device, shape.network, "float32"), device.context():
-            epoch = Trainer(shape.network, X, Y, device, batch_size=shape.batch).epoch
+            epoch = Trainer(shape, X, Y, device).epoch
             bare = products(shape, device)
             # Turn and turn about, since a machine that slows down should slow both.
             trained, floor = interleaved(
@@ -144,7 +149,8 @@ def examples(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nd
     rng = np.random.default_rng(seed)
     N, D, K = shape.batch * shape.steps, shape.sizes[0], shape.sizes[-1]
     X = rng.standard_normal((N, D), dtype=np.float32)
-    Y = np.argmax(X @ rng.standard_normal((D, K), dtype=np.float32), axis=1)
+    Z = X @ rng.standard_normal((D, K), dtype=np.float32)
+    Y = np.argmax(Z, axis=1) if K > 1 else (Z[:, 0] > 0).astype(np.int64)
     return X, Y, rng.permutation(N)
 
 
@@ -153,17 +159,17 @@ class Trainer:
 
     def __init__(
         self,
-        network: Network,
+        shape: Shape,
         X: Any,
         Y: Any,
         device: Device,
         *,
-        batch_size: int,
         params: np.ndarray | None = None,
         fast: bool = True,
         precision: str = "float32",
     ) -> None:
-        loss, optimizer = losses.get("softmax_cross_entropy"), optimizers.get("adam", 1e-3)
+        network, batch_size = shape.network, shape.batch
+        loss, optimizer = losses.get(shape.loss), optimizers.get("adam", 1e-3)
         self.device = device
         self.data = put(network, loss, device, "float32", device.asarray(X), Y)
         self.params = device.asarray(
