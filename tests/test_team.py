@@ -186,6 +186,17 @@ def test_those_who_wait_for_somebody_who_was_interrupted_go_home():
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_of_one_ends_all(failing):
+    def member(rank, size, meeting):
+        if rank == failing:
+            raise MemoryError(rank)
+        assert not meet(meeting, size, size)
+
+    with pytest.raises(MemoryError, match=str(failing)):
+        together(member, 3)
+
+
 def test_a_meeting_lets_nobody_go_on_before_all_are_there():
     places = np.zeros(3)
 

@@ -113,7 +113,7 @@ def epoch_of(
             if not threads:
                 return None  # each member would have as many threads of the BLAS again
             size = max(1, min(threads, members))
-            for steps in calls(known, batch_size, n_steps):
+            for steps in calls(known, batch_size, n_steps, metric is not None):
                 index = fixed(
                     order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
                 )
@@ -135,12 +135,15 @@ def epoch_of(
     return epoch
 
 
-def calls(plan: Plan, batch_size: int, n_steps: int) -> Iterator[range]:
-    """The steps of an epoch, those of one call after the other."""
+def calls(plan: Plan, batch_size: int, n_steps: int, logits: bool) -> Iterator[range]:
+    """The steps of an epoch, those of one call after the other; logits: whether they are kept."""
     weights = sum(D * H for D, H in pairwise(plan.sizes))
-    most = min(WORK // (3 * batch_size * weights), LOGITS // (batch_size * plan.sizes[-1]))
-    for start in range(0, n_steps, max(1, most)):
-        yield range(start, min(n_steps, start + max(1, most)))
+    most = WORK // (3 * batch_size * weights)
+    if logits:
+        most = min(most, LOGITS // (batch_size * plan.sizes[-1]))
+    most = max(1, most)
+    for start in range(0, n_steps, most):
+        yield range(start, min(n_steps, start + most))
 
 
 def fixed(values: Any, dtype: Any, ndim: int) -> Array:

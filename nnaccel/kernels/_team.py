@@ -34,11 +34,16 @@ def together(function: Callable[..., None], size: int, *args: Any) -> None:
     They last no longer than the call, and no forked child can miss them. Where the machine has no
     more threads this one goes alone: by then nobody can have gone beyond the first meeting.
     """
-    meeting = np.zeros(2, np.int64)
-    team = [
-        threading.Thread(target=function, args=(rank, size, meeting, *args), daemon=True)
-        for rank in range(1, size)
-    ]
+    meeting, errors = np.zeros(2, np.int64), []
+
+    def member(rank: int) -> None:
+        try:
+            function(rank, size, meeting, *args)
+        except BaseException as error:  # such as MemoryError: the others would wait for ever
+            meeting[SENT_HOME] = 1
+            errors.append(error)
+
+    team = [threading.Thread(target=member, args=(rank,), daemon=True) for rank in range(1, size)]
     try:
         try:
             for thread in team:
@@ -50,10 +55,12 @@ def together(function: Callable[..., None], size: int, *args: Any) -> None:
             function(0, size, meeting, *args)
     finally:
         dismiss(team, meeting)
+    if errors:
+        raise errors[0]
 
 
 def dismiss(team: list[threading.Thread], meeting: Array) -> None:
-    """Ends the threads that still wait for somebody, and waits for the others."""
+    """Ends the threads that still wait for somebody, and waits for those that do not."""
     meeting[SENT_HOME] = 1
     for thread in team:
         if thread.ident is not None:
