@@ -88,6 +88,20 @@ def test_a_team_derives_the_activation_of_the_last_layer(team):
     assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
 
 
+@pytest.mark.parametrize(("D", "batch_size"), [(128, 100), (100, 128), (128, 200), (256, 192)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_rows_that_are_padded(D, batch_size, size, team):
+    """The last batch has 192 or 64 examples, whose rows are padded though those of 200 are not."""
+    team(size)
+    data = examples(N=batch_size + 64 * (1 + 2 * (batch_size == 200)), D=D)
+    problem = simple(mlp(D, [40], 3), data=data, batch_size=batch_size)
+    found, expected = (
+        trained(epoch, problem) for epoch in (problem.small(fast=True), problem.steps())
+    )
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
+
+
 def test_the_same_team_gives_the_same_bits(team):
     team(3)
     problem = simple(mlp(3, [100, 50], 3), data=examples(N=200), batch_size=64)

@@ -77,12 +77,12 @@ def epoch_of(
     codes = [ACTIVATIONS[name] for name in known.activations]
     n_weights = layout(network).n_weights
     sizes = np.array(known.sizes)
-    before = np.cumsum([0, *sizes])
+    before = np.cumsum([0, padded(sizes[0]), *sizes[1:]])
     # The last is of what comes after X, whose dA there is not.
-    at_A, at_dA, at_b = before[:-1], before[:-1] + sum(sizes[1:]), before[1:] - sizes[0]
+    at_A, at_dA, at_b = before[:-1], before[:-1] + sum(sizes[1:]), before[1:] - before[1]
     at = np.array([at_A, at_dA, np.cumsum([0, *(sizes[:-1] * sizes[1:])]), n_weights + at_b])
     plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32)
-    space = np.empty(batch_size * (sum(sizes) + sum(sizes[1:])), np.float32)
+    space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), np.float32)
     grads = np.empty(layout(network).size, np.float32)
     members = largest_product(network, batch_size) // SMALL
 
@@ -199,9 +199,10 @@ def train(
         first, last = share_of(B, rank, size)  # the examples of this member
         index = order[start + first : start + last]
         n = index.shape[0]
-        x = matrix(space, 0, B, sizes[0])
+        x = matrix(space, 0, B, padded(sizes[0]))
+        row = padded(B)
         for i in range(n):
-            copy(X[index[i]], x[first + i])
+            copy(X[index[i]], x[first + i][: sizes[0]])
         share[:n] = one / np.float32(B)
         if weights.shape[0]:
             for i in range(n):
@@ -211,21 +212,21 @@ def train(
             return
 
         # Forward: A = g(W^T A + b), for some units of each layer and some examples of the last one
-        A = x.T
+        A = x[:, : sizes[0]].T
         for layer in range(L - 1):
             D, H = sizes[layer], sizes[layer + 1]
             W, b = matrix(params, at_W[layer], D, H), params[at_b[layer] : at_b[layer] + H]
-            Z = matrix(space, B * at_A[layer + 1], H, B)
+            Z = matrix(space, row * at_A[layer + 1], H, row)
             h, end = share_of(H, rank, size)
-            product(W[:, h:end].T, A, Z[h:end])
+            product(W[:, h:end].T, A, Z[h:end, :B])
             activate(Z[h:end], b[h:end], codes[layer], slopes[layer], 0, B)
-            A = Z
+            A = Z[:, :B]
             arrivals += size
             if not meet(meeting, size, arrivals):
                 return
         D = sizes[L - 1]
         W, b = matrix(params, at_W[L - 1], D, K), params[at_b[L - 1] : at_b[L - 1] + K]
-        Z = matrix(space, B * at_A[L], K, B)
+        Z = matrix(space, row * at_A[L], K, row)
         product(W.T, A[:, first:last], Z[:, first:last])
         activate(Z, b, codes[L - 1], slopes[L - 1], first, last)
         for i in range(first, min(last, logits.shape[0] - start)):
@@ -233,7 +234,7 @@ def train(
                 logits[start + i, k] = Z[k, i]
 
         # The loss of these examples, and dZ
-        dZ = matrix(space, B * at_dA[L], K, B)
+        dZ = matrix(space, row * at_dA[L], K, row)
         if loss == CROSS_ENTROPY:
             for i in range(n):
                 scratch[i] = np.float32(labels[index[i]])
@@ -258,10 +259,10 @@ def train(
         # Backward: dA = W dZ, dZ = dA g'(Z), for some units of each layer
         for layer in range(L - 1, 0, -1):
             D, H = sizes[layer], sizes[layer + 1]
-            W, A = matrix(params, at_W[layer], D, H), matrix(space, B * at_A[layer], D, B)
-            dA = matrix(space, B * at_dA[layer], D, B)
+            W, A = matrix(params, at_W[layer], D, H), matrix(space, row * at_A[layer], D, row)
+            dA = matrix(space, row * at_dA[layer], D, row)
             d, end = share_of(D, rank, size)
-            product(W[d:end], dZ, dA[d:end])
+            product(W[d:end], dZ[:, :B], dA[d:end, :B])
             derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], 0, B)
             dZ = dA
             arrivals += size
@@ -269,16 +270,16 @@ def train(
                 return
 
         # Gradients: dW = A dZ^T, some rows of each, and db, for some units
-        A = x.T
+        A = x[:, : sizes[0]].T
         for layer in range(L):
             D, H = sizes[layer], sizes[layer + 1]
-            dZ = matrix(space, B * at_dA[layer + 1], H, B)
+            dZ = matrix(space, row * at_dA[layer + 1], H, row)
             d, end = share_of(D, rank, size)
-            product(A[d:end], dZ.T, matrix(grads, at_W[layer], D, H)[d:end])
+            product(A[d:end], dZ[:, :B].T, matrix(grads, at_W[layer], D, H)[d:end])
             h, end = share_of(H, rank, size)
             for i in range(h, end):
-                grads[at_b[layer] + i] = total(dZ[i])
-            A = matrix(space, B * at_A[layer + 1], H, B)
+                grads[at_b[layer] + i] = total(dZ[i][:B])
+            A = matrix(space, row * at_A[layer + 1], H, row)[:, :B]
         arrivals += size
         if not meet(meeting, size, arrivals):
             return
@@ -306,6 +307,13 @@ def share_of(n: int, rank: int, size: int) -> tuple[int, int]:
     """Where the part of a member begins and ends, in whole vectors of the processor."""
     piece = -(-n // (VECTOR * size)) * VECTOR
     return min(n, piece * rank), min(n, piece * (rank + 1))
+
+
+@compiled
+def padded(n: int) -> int:
+    """The length of rows of n numbers, which do not lie a power of two apart: else a column of them
+    has room in few lines of the cache."""
+    return n + VECTOR if n >= 128 and n % 64 == 0 else n
 
 
 @compiled
