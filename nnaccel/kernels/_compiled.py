@@ -84,7 +84,9 @@ def epoch_of(
     plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32)
     space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), np.float32)
     grads = np.empty(layout(network).size, np.float32)
-    members = largest_product(network, batch_size) // SMALL
+    # Two for the smallest product that is not small, and none where one thread is enough.
+    largest = largest_product(network, batch_size)
+    members = 2 * largest // SMALL if largest >= SMALL else 0
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
@@ -202,7 +204,7 @@ def train(
         x = matrix(space, 0, B, padded(sizes[0]))
         row = padded(B)
         for i in range(n):
-            copy(X[index[i]], x[first + i][: sizes[0]])
+            copy(X[index[i]], x[first + i])
         share[:n] = one / np.float32(B)
         if weights.shape[0]:
             for i in range(n):
@@ -332,7 +334,7 @@ def total(values: Array) -> Any:
 @compiled
 def copy(values: Array, to: Array) -> None:
     """As a function of two arrays without gaps: an assignment of slices is for any strides."""
-    for i in range(to.shape[0]):
+    for i in range(values.shape[0]):
         to[i] = values[i]
 
 
