@@ -1,7 +1,7 @@
 """Making a training step fast on its library: as it is on most, `jit` on JAX, and whole epochs."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, TypeVar
 
 from nnaccel.batches import bounds
@@ -37,6 +37,24 @@ def compile_step(
 
         return jax.jit(function, donate_argnums=donate)
     return function
+
+
+def for_each_seed(
+    epoch_of: Callable[[Any], Callable[..., R]], xp: Namespace
+) -> Callable[[int], Callable[..., R]]:
+    """epoch_of: seed -> epoch, with one program for all seeds where the library compiles.
+
+    epoch: as of `compile_epoch`. The program takes the seed as an int32 array ().
+    """
+    if xp.__name__ != "jax.numpy":
+        return epoch_of
+
+    def program(params: Array, state: Any, data: Any, order: Array, seed: Array) -> R:
+        return epoch_of(seed)(params, state, data, order)
+
+    compiled = compile_step(program, xp, donate=(0, 1))
+    # No more than 31 bits of a seed count; see `nnaccel.random.bernoulli`.
+    return lambda seed: partial(compiled, seed=xp.asarray(seed % 2**31, dtype=xp.int32))
 
 
 def compile_epoch(

@@ -18,11 +18,12 @@ BITS = 24  # of each hash that make a number: all that float32 holds
 class Key(NamedTuple):
     """What makes a draw different from every other one: the seed, the step, and the place.
 
-    `step` is the int32 array () that counts updates; `path` the position in the network. Nothing
-    is computed from them until a draw is made.
+    `seed` is a number, or an int32 array () in a program that serves all seeds; `step` the int32
+    array () that counts updates; `path` the position in the network. Nothing is computed from them
+    until a draw is made.
     """
 
-    seed: int
+    seed: int | Array
     step: Array
     path: int = 0
 
@@ -46,7 +47,7 @@ def bernoulli(key: Key, probability: float, shape: tuple[int, ...], *, xp: Names
     Element i depends on the key and on i alone.
     """
     # Seeds are spread far apart, or the next one would draw what this one draws a step later.
-    seed = key.seed * GOLDEN % 2**31
+    seed = key.seed * GOLDEN & (2**31 - 1)
     # The step as an array of one element: a scalar would warn when it wraps.
     state = mix((xp.reshape(key.step, (1,)) + seed) * GOLDEN)
     index = xp.arange(math.prod(shape), dtype=xp.int32, device=handle_of(key.step))

@@ -18,7 +18,7 @@ import numpy as np
 
 from nnaccel import losses, optimizers
 from nnaccel.batches import bounds, is_sparse, minibatch
-from nnaccel.compile import compile_epoch, compile_step, compiled_once
+from nnaccel.compile import compile_epoch, compile_step, compiled_once, for_each_seed
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, select, to_host
 from nnaccel.failures import in_words
@@ -26,7 +26,7 @@ from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.names import find
-from nnaccel.network import Network, draws, forward, initial_params, layout, value_and_grad
+from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.precision import check_precision
 from nnaccel.random import Key
@@ -161,12 +161,11 @@ def train(
             start = where.asarray(start if after is None else after.params, dtype, copy=True)
             _check_params(network, start)
             state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-            seed_of_draws = seed if draws(network) else 0
-            epoch, evaluation = programs(
+            epoch_of, evaluation = programs(
                 *(where.xp, network, loss, optimizer, batch_size, start.dtype),
-                *(float(l2), metric, seed_of_draws, fast, precision),
+                *(float(l2), metric, fast, precision),
             )
-            epoch = _epoch_on(data, epoch, batch_size, where)
+            epoch = _epoch_on(data, epoch_of(seed), batch_size, where)
             held_out = None if held_out is None else in_order(held_out, where)
         run = _run(
             epoch,
@@ -271,19 +270,22 @@ def programs(
     dtype: Any,
     l2: float = 0.0,
     metric: Metric | None = None,
-    seed: int = 0,
     fast: bool = True,
     precision: str = "float32",
-) -> tuple[Callable[..., Any], Callable[..., Array]]:
-    """The epoch, as of `compile_epoch`, and the evaluation, as of `make_evaluation`, of a run."""
-    options = {"l2": l2, "metric": metric, "seed": seed}
+) -> tuple[Callable[[int], Callable[..., Any]], Callable[..., Array]]:
+    """Of a run: what gives for a seed the epoch, as of `compile_epoch`; and the evaluation, as of
+    `make_evaluation`."""
     how: dict[str, Any] = {"fast": fast, "precision": precision}
     ops = bind(xp, **how)
-    step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
-    whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
+
+    def epoch_of(seed: int) -> Callable[..., Any]:
+        options = {"l2": l2, "metric": metric, "seed": seed}
+        step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
+        whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
+        return compile_epoch(step, xp, batch_size, whole, layout(network))
+
     evaluation = make_evaluation(network, loss, bind(xp, **how), dtype=dtype, metric=metric)
-    epoch = compile_epoch(step, xp, batch_size, whole, layout(network))
-    return epoch, compile_step(evaluation, xp)
+    return for_each_seed(epoch_of, xp), compile_step(evaluation, xp)
 
 
 def _epoch_on(

@@ -211,17 +211,22 @@ def tracing(monkeypatch, module):
     return traced
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "sgd"}, {"clip_norm": 1.0}, {"alpha": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "sgd"}, {"clip_norm": 1.0}, {"alpha": 0.0}, {"dropout": 0.3, "alpha": 0.0}],
+)
 def test_jax_compiles_for_the_first_of_equal_runs_alone(monkeypatch, options):
     pytest.importorskip("jax")
     traced = tracing(monkeypatch, "training")
     # A width of its own, so that no other test has had it compiled.
     clf = MLPClassifier((3, 3 + len(options)), device="jax", max_iter=2, beta_2=0.99, **options)
+    clf.set_params(random_state=0)
     clf.partial_fit(X, Y, classes=[0, 1, 2])
     before = len(traced)
     assert before
     clf.partial_fit(X, Y)
     clf.fit(X, Y)
+    clf.set_params(random_state=2**31 - 1).fit(X, Y)
     assert len(traced) == before
     clf.set_params(learning_rate_init=0.02).fit(X, Y)
     assert len(traced) > before

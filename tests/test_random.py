@@ -57,6 +57,18 @@ def test_the_number_behind_each_element_is_uniform():
     assert chi_square < 63 + 4 * (2 * 63) ** 0.5
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3, 2**31 - 1, 2**40 + 5])
+def test_one_program_of_jax_draws_for_every_seed(seed):
+    jax = pytest.importorskip("jax")
+
+    @jax.jit
+    def program(seed):
+        return bernoulli(Key(seed, jax.numpy.asarray(7, "int32"), 2), 0.3, (50,), xp=jax.numpy)
+
+    found = program(jax.numpy.asarray(seed % 2**31, "int32"))
+    np.testing.assert_array_equal(np.asarray(found), draw(seed, 7, 2, p=0.3, shape=(50,)))
+
+
 def test_every_element_is_fair_over_the_steps():
     steps = np.array([draw(step=step, shape=(256,)) for step in range(1000)])
     chi_square = np.sum((steps.sum(axis=0) - 500) ** 2 / 250)
