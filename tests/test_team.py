@@ -37,7 +37,7 @@ def team(monkeypatch):
             with _threads.one_thread():
                 yield size
 
-        monkeypatch.setattr(_compiled, "SMALL", 1)
+        monkeypatch.setattr(_threads, "SMALL", 1)
         monkeypatch.setattr(_compiled, "one_thread", one_thread)
 
     return of
@@ -191,7 +191,7 @@ def test_those_who_wait_for_somebody_who_was_interrupted_go_home():
     def member(rank, size, meeting):
         if rank == 0:
             raise KeyboardInterrupt
-        assert not meet(meeting, size, size)
+        assert not meet(meeting, size)
         gone.append(rank)
 
     with pytest.raises(KeyboardInterrupt):
@@ -205,7 +205,7 @@ def test_an_error_of_one_ends_all(failing):
     def member(rank, size, meeting):
         if rank == failing:
             raise MemoryError(rank)
-        assert not meet(meeting, size, size)
+        assert not meet(meeting, size)
 
     with pytest.raises(MemoryError, match=str(failing)):
         together(member, 3)
@@ -217,9 +217,9 @@ def test_a_meeting_lets_nobody_go_on_before_all_are_there():
     def member(rank, size, meeting):
         for step in range(1, 200):
             places[rank] = step
-            assert meet(meeting, size, (2 * step - 1) * size)
+            assert meet(meeting, size)
             assert places.min() == places.max() == step
-            assert meet(meeting, size, 2 * step * size)
+            assert meet(meeting, size)
 
     together(member, 3)
     assert places.tolist() == [199] * 3

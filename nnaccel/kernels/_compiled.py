@@ -2,9 +2,10 @@
 
 Gather, forward, loss, backward and update are one loop over the minibatches. There are no calls of
 Python and NumPy in between, which take as long as the products of a small network. Through a large
-one a team of threads goes together: each computes some units of every layer and updates some rows
-of every W, and they meet where one reads what another has written, 2 L + 2 times a step. So nothing
-is left to one thread alone, as elementwise work is beside a BLAS with threads of its own.
+one a team of threads goes together: each computes some units of every layer and some rows of every
+dW, and updates a part of the parameters, and they meet where one reads what another has written,
+2 L + 2 times a step. So nothing is left to one thread alone, as elementwise work is beside a BLAS
+with threads of its own.
 
 Arrays are in the layout of the notes, one column an example. The units of a member are then in one
 piece, and every other inner loop runs over the examples of a batch without a gap; a network may
@@ -30,7 +31,7 @@ from nnaccel.kernels._plans import (
     scalars_of,
 )
 from nnaccel.kernels._team import meet, product, together
-from nnaccel.kernels._threads import SMALL, largest_product, one_thread
+from nnaccel.kernels._threads import one_thread, threads_for
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
@@ -84,9 +85,7 @@ def epoch_of(
     plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32)
     space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), np.float32)
     grads = np.empty(layout(network).size, np.float32)
-    # Two for the smallest product that is not small, and none where one thread is enough.
-    largest = largest_product(network, batch_size)
-    members = 2 * largest // SMALL if largest >= SMALL else 0
+    members = threads_for(network, batch_size)
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
@@ -111,10 +110,10 @@ def epoch_of(
             fixed(() if weights is None else weights, np.float32, 1),
         )
         records = []
-        with one_thread() if members else nullcontext(1) as threads:
+        with one_thread() if members > 1 else nullcontext(1) as threads:
             if not threads:
                 return None  # each member would have as many threads of the BLAS again
-            size = max(1, min(threads, members))
+            size = min(threads, members)
             for steps in calls(known, batch_size, n_steps, metric is not None):
                 index = fixed(
                     order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
@@ -194,7 +193,6 @@ def train(
     most = share_of(batch_size, 0, size)[1]
     share, scratch = np.empty(most, np.float32), np.empty(most, np.float32)
     Y = np.empty((K, most), np.float32)
-    arrivals = 0
     for step in range(record.shape[1]):
         start = step * batch_size
         B = min(batch_size, N - start)
@@ -209,8 +207,7 @@ def train(
         if weights.shape[0]:
             for i in range(n):
                 share[i] *= weights[index[i]]
-        arrivals += size
-        if not meet(meeting, size, arrivals):
+        if not meet(meeting, size):
             return
 
         # Forward: A = g(W^T A + b), for some units of each layer and some examples of the last one
@@ -223,8 +220,7 @@ def train(
             product(W[:, h:end].T, A, Z[h:end, :B])
             activate(Z[h:end], b[h:end], codes[layer], slopes[layer], 0, B)
             A = Z[:, :B]
-            arrivals += size
-            if not meet(meeting, size, arrivals):
+            if not meet(meeting, size):
                 return
         D = sizes[L - 1]
         W, b = matrix(params, at_W[L - 1], D, K), params[at_b[L - 1] : at_b[L - 1] + K]
@@ -254,8 +250,7 @@ def train(
             else:
                 value = squared_error(Z, Y, share, dZ, first, last)
         derive(dZ, Z, codes[L - 1], slopes[L - 1], first, last)
-        arrivals += size
-        if not meet(meeting, size, arrivals):
+        if not meet(meeting, size):
             return
 
         # Backward: dA = W dZ, dZ = dA g'(Z), for some units of each layer
@@ -267,8 +262,7 @@ def train(
             product(W[d:end], dZ[:, :B], dA[d:end, :B])
             derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], 0, B)
             dZ = dA
-            arrivals += size
-            if not meet(meeting, size, arrivals):
+            if not meet(meeting, size):
                 return
 
         # Gradients: dW = A dZ^T, some rows of each, and db, for some units
@@ -282,8 +276,7 @@ def train(
             for i in range(h, end):
                 grads[at_b[layer] + i] = total(dZ[i][:B])
             A = matrix(space, row * at_A[layer + 1], H, row)[:, :B]
-        arrivals += size
-        if not meet(meeting, size, arrivals):
+        if not meet(meeting, size):
             return
 
         # Update, of a part of the flat vector
@@ -299,8 +292,7 @@ def train(
         part = slice(p, end)
         adam(params[part], grads[part], mu[part], nu[part], rate, betas[0], betas[1], epsilon, TINY)
         record[rank, step] = value
-        arrivals += size
-        if not meet(meeting, size, arrivals):
+        if not meet(meeting, size):
             return
 
 

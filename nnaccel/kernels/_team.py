@@ -23,8 +23,8 @@ from nnaccel.typing import Array
 
 ARRIVED, SENT_HOME = 0, 1  # what a meeting (2,) counts
 
-# How often a member looks for the others before it naps: some 50 microseconds, which is longer
-# than they differ. Then something else has their processor, and may have this one too.
+# How often a member looks for the others before it naps: for half a millisecond, which is longer
+# than they differ and than a nap. Something else has their processor then, and may have this one.
 LOOKS = 1_000_000
 
 
@@ -123,7 +123,7 @@ def sgemm(
 
 @generated
 def add_1(typing: Any, array: Any, i: Any) -> Any:
-    """array[i] += 1 as one operation, for threads that do so at the same time."""
+    """array[i] += 1 as one operation, for threads that do so at once; gives the old one."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _place(context, builder, signature, args)
@@ -148,15 +148,16 @@ def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 @compiled
-def meet(meeting: Array, size: int, arrivals: int) -> bool:
-    """Waits until so many members have arrived; False for a team that has been sent home."""
+def meet(meeting: Array, size: int) -> bool:
+    """Waits until all members have arrived; False for a team that has been sent home."""
     if size == 1:
         return True
-    add_1(meeting, ARRIVED)
+    # Nobody comes a second time before all have come once: whole teams have met before.
+    all_here = (add_1(meeting, ARRIVED) // size + 1) * size
     for _ in range(LOOKS):
-        if latest(meeting, ARRIVED) >= arrivals:
+        if latest(meeting, ARRIVED) >= all_here:
             return True
-    while latest(meeting, ARRIVED) < arrivals:
+    while latest(meeting, ARRIVED) < all_here:
         if latest(meeting, SENT_HOME):
             return False
         nap(np.uint32(NAP))

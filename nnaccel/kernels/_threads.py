@@ -23,15 +23,16 @@ SMALL = 8_000_000
 _LIMITING = threading.Lock()
 
 
+def threads_for(network: Network, batch_size: int) -> int:
+    """How many threads have work in the largest product of a step."""
+    matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
+    largest = batch_size * max(matrices, default=0)
+    return max(1, 2 * largest // SMALL)
+
+
 def one_is_enough(network: Network, batch_size: int) -> bool:
     """Whether all products of a step are small."""
-    return largest_product(network, batch_size) < SMALL
-
-
-def largest_product(network: Network, batch_size: int) -> int:
-    """How many multiplications the largest product of a step has."""
-    matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
-    return batch_size * max(matrices, default=0)
+    return threads_for(network, batch_size) == 1
 
 
 def limit_of(network: Network, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
