@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import sys
 import tracemalloc
 from importlib import import_module
@@ -704,6 +705,31 @@ def test_an_epoch_on_jax_is_its_steps_by_the_definitions(name, lead, small, monk
         records.append(record)
     np.testing.assert_allclose(params, expected[0], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(np.stack(records), expected[2], rtol=1e-8)
+
+
+@pytest.mark.parametrize("lead", [None, 2], ids=["one", "members"])
+@pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS])
+def test_steps_on_jax_copy_no_weights(name, lead, monkeypatch):
+    """The old ones are read for the last time before the new ones are written over them."""
+    pytest.importorskip("jax")
+    from nnaccel.devices import select
+    from nnaccel.kernels import _jax
+
+    monkeypatch.setattr(_jax, "SMALL", 0)
+    network = mlp(3, [40, 50, 60], 3)
+    problem = simple(network, optimizers.get(name, 0.01))
+    start = problem.start[0] if lead is None else members(problem, lead)[0]
+    device = select("jax:cpu")
+    places = layout(problem.network)
+    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, 16, places=places)
+    params = device.asarray(start)
+    data = Data(*map(device.asarray, problem.data[:2]))
+    state = problem.optimizer.init(params, xp=device.xp)
+    program = epoch.lower(params, state, data, device.asarray(problem.order)).compile().as_text()
+    copied = re.findall(r"= f32\[([\d,]*)\]\S* copy\(", program)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in copied if shape]
+    assert "while(" in program
+    assert max(sizes, default=0) < 40 * 50  # neither of the matrices between hidden layers
 
 
 @pytest.mark.parametrize("large", [0, 2**15], ids=["fused", "not fused"])

@@ -63,21 +63,29 @@ class Parts:
     def __init__(self, xp: Namespace) -> None:
         self._xp = xp
         self._parts: list[slice] = []
+        self._known_last = 0
 
     def views(self, params: Array, places: Layout) -> Any:
         """Twin of `network.views`; it comes before the others, and tells where the parts are."""
         self._parts = parts_of(places)
+        # The first bias, whose gradient needs dX of every layer; without biases the first weight.
+        self._known_last = places.n_weights % places.size
         return views(params, places, xp=self._xp)
 
     def updated_by(self, update: Callable[..., Any]) -> Callable[..., Any]:
         """Twin of an update, which does that one on every part."""
 
-        def twin(params: Array, *others: Any) -> Any:
+        def twin(params: Array, grads: Array, *others: Any) -> Any:
             def cut(x: Any, part: slice) -> Any:
                 return x[..., part] if getattr(x, "shape", None) == params.shape else x
 
+            never = self._never(grads)
             done = [
-                update(*(cut(x, part) for x in (params, *others)), xp=self._xp)
+                update(
+                    self._xp.where(never, 0.0, params[..., part]),
+                    *(cut(x, part) for x in (grads, *others)),
+                    xp=self._xp,
+                )
                 for part in self._parts
             ]
             if isinstance(done[0], tuple):
@@ -85,6 +93,18 @@ class Parts:
             return self._join(done)
 
         return twin
+
+    def _never(self, grads: Array) -> Any:
+        """False, which XLA cannot know before the gradient of the first bias.
+
+        New weights that wait for it are written over the old ones. Else XLA does not see that dX
+        of the layer is known by then, and copies the old ones first, in one thread.
+        """
+        if len(self._parts) == 1:
+            return False
+        # One number and no sum, which would be one more call.
+        known = grads[..., self._known_last]
+        return self._xp.any((known > 0) & (known < 0))
 
     def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
         """Twin of `optimizers.shrink_weights`."""
