@@ -11,7 +11,7 @@ from measures import exponent
 
 from nnaccel.benchmark import SHAPES, Shape, Trainer, examples, interleaved
 from nnaccel.devices import to_host
-from nnaccel.network import layout
+from nnaccel.network import layout, leaves
 from nnaccel.training import initialize
 
 
@@ -162,6 +162,6 @@ def test_converged(record, benchmark, device, fast):
 
 def denormals(trainer):
     """How many numbers of the parameters and moments are not 0 and below the smallest normal."""
-    arrays = [to_host(x) for x in (trainer.params, *trainer.state.slots)]
+    arrays = [to_host(x) for x in leaves((trainer.params, trainer.state.slots))]
     tiny = np.finfo(np.float32).tiny
     return sum(int(np.sum((x != 0) & (abs(x) < tiny))) for x in arrays)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.compile import compile_epoch
+from nnaccel.compile import compile_epoch, compile_step, cut
 from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
 from nnaccel.failures import in_words
@@ -172,17 +172,17 @@ class Trainer:
         loss, optimizer = losses.get(shape.loss), optimizers.get("adam", 1e-3)
         self.device = device
         self.data = put(network, loss, device, "float32", device.asarray(X), Y)
-        self.params = device.asarray(
-            initialize(network) if params is None else params, "float32", copy=True
-        )
-        self.state = optimizer.init(self.params, xp=device.xp)
+        start = initialize(network) if params is None else params
+        start = device.asarray(start, "float32", copy=True)
+        pieces = compile_step(cut(device.xp, layout(network)), device.xp)
+        self.params, self.state = map(pieces, (start, optimizer.init(start, xp=device.xp)))
         how: dict[str, Any] = {"fast": fast, "precision": precision}
         ops = bind(device.xp, **how)
-        step = make_step(network, loss, optimizer, ops, dtype=self.params.dtype)
+        step = make_step(network, loss, optimizer, ops, dtype=start.dtype)
         whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how)
         self._limit = limit_threads(network, batch_size, device.xp)
         self._multiplying = arithmetic(device.xp, precision)
-        self._epoch = compile_epoch(step, device.xp, batch_size, whole, layout(network))
+        self._epoch = compile_epoch(step, device.xp, layout(network), batch_size, whole)
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""

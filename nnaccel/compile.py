@@ -2,13 +2,53 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial, wraps
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import array_api_compat as compat
 
 from nnaccel.batches import bounds
 from nnaccel.network import Layout
+from nnaccel.optimizers import State
 from nnaccel.typing import Array, Namespace
 
 R = TypeVar("R")
+
+
+class Pieces(NamedTuple):
+    """A flat vector (..., P) in the pieces that `cut` has made of it."""
+
+    of: tuple[Array, ...]
+
+
+def cut(xp: Namespace, places: Layout) -> Callable[[Any], Any]:
+    """What makes of a vector, or of the vectors of a `State`, what epochs keep between them.
+
+    On JAX that are their parts, one for each array of a large network; see `nnaccel.kernels._jax`.
+    Elsewhere it is the same vector. What is cut already stays as it is.
+    """
+    if xp.__name__ != "jax.numpy":
+        return lambda kept: kept
+    from nnaccel.kernels._jax import parts_of
+
+    def pieces(kept: Any) -> Any:
+        if isinstance(kept, Pieces):
+            return kept
+        if isinstance(kept, State):
+            return kept._replace(slots=tuple(map(pieces, kept.slots)))
+        return Pieces(tuple(kept[..., part] for part in parts_of(places)))
+
+    return pieces
+
+
+def joined(kept: Any) -> Any:
+    """The inverse of `cut`: the vector (..., P), or the `State` with such vectors."""
+    if isinstance(kept, State):
+        return kept._replace(slots=tuple(map(joined, kept.slots)))
+    if not isinstance(kept, Pieces):
+        return kept
+    if len(kept.of) == 1:
+        return kept.of[0]
+    return compat.array_namespace(*kept.of).concat(kept.of, axis=-1)
 
 
 def compiled_once(build: Callable[..., R]) -> Callable[..., R]:
@@ -60,20 +100,20 @@ def for_each_seed(
 def compile_epoch(
     step: Callable[..., Any],
     xp: Namespace,
+    places: Layout,
     batch_size: int,
     whole: Callable[..., Any] | None = None,
-    places: Layout | None = None,
 ) -> Callable[..., Any]:
     """The epoch (params, state, data, order) -> (params, state, records) made of that step.
 
-    step: (params, state, data, index) -> (params, state, record), pure.   order: (N,), the
-    examples in the order in which the epoch visits them, `batch_size` a step and the rest in a
-    last one.   records: (n_steps, ...).   params and state are donated.   whole: an epoch that
-    replaces the steps where it does not return None; see `nnaccel.kernels.whole_epoch`.
-    places: of the arrays in params; a compiler may keep them apart during an epoch.
+    step: (params, state, data, index) -> (params, state, record), pure, of flat vectors in which
+    arrays lie at these places.   order: (N,), the examples in the order in which the epoch visits
+    them, `batch_size` a step and the rest in a last one.   records: (n_steps, ...).   params and
+    state are as `cut` leaves them, and donated.   whole: an epoch that replaces the steps where it
+    does not return None; see `nnaccel.kernels.whole_epoch`.
     """
     if xp.__name__ == "jax.numpy":
-        return _scanned(step, xp, batch_size, places)
+        return _scanned(step, xp, places, batch_size)
 
     def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
         if whole is not None and (done := whole(params, state, data, order)) is not None:
@@ -88,43 +128,33 @@ def compile_epoch(
 
 
 def _scanned(
-    step: Callable[..., Any], xp: Namespace, batch_size: int, places: Layout | None
+    step: Callable[..., Any], xp: Namespace, places: Layout, batch_size: int
 ) -> Callable[..., Any]:
-    """The epoch on JAX: one call, in which the steps of full batches are a `lax.scan`.
-
-    Between its steps the flat vectors stay cut into their parts; see `nnaccel.kernels._jax`.
-    """
+    """The epoch on JAX: one call, in which the steps of full batches are a `lax.scan`."""
     import jax
 
-    from nnaccel.kernels._jax import parts_of
+    pieces = cut(xp, places)
 
-    parts = [slice(None)] if places is None else parts_of(places)
+    def step_on_pieces(params: Any, state: Any, data: Any, index: Array) -> tuple[Any, Any, Array]:
+        params, state, record = step(joined(params), joined(state), data, index)
+        return pieces(params), pieces(state), record
 
-    def cut(x: Array) -> list[Array]:
-        return [x[..., part] for part in parts] if x.ndim else [x]
-
-    def join(pieces: list[Array]) -> Array:
-        return xp.concat(pieces, axis=-1) if pieces[0].ndim else pieces[0]
-
-    def epoch(params: Array, state: Any, data: Any, order: Array) -> tuple[Array, Any, Array]:
+    def epoch(params: Any, state: Any, data: Any, order: Array) -> tuple[Any, Any, Array]:
         n_full = order.shape[0] // batch_size
         full, rest = order[: n_full * batch_size], order[n_full * batch_size :]
-        vectors, tree = jax.tree.flatten((params, state))
 
-        def body(carry: Any, index: Array) -> Any:
-            params, state = jax.tree.unflatten(tree, map(join, carry))
-            params, state, record = step(params, state, data, index)
-            return [cut(x) for x in jax.tree.leaves((params, state))], record
+        def body(kept: tuple[Any, Any], index: Array) -> Any:
+            params, state, record = step_on_pieces(*kept, data, index)
+            return (params, state), record
 
         records = []
         if n_full:
-            carry, first = jax.lax.scan(
-                body, [cut(x) for x in vectors], xp.reshape(full, (n_full, batch_size))
+            (params, state), first = jax.lax.scan(
+                body, (params, state), xp.reshape(full, (n_full, batch_size))
             )
-            params, state = jax.tree.unflatten(tree, map(join, carry))
             records.append(first)
         if rest.shape[0]:
-            params, state, last = step(params, state, data, rest)
+            params, state, last = step_on_pieces(params, state, data, rest)
             records.append(last[None])
         return params, state, xp.concat(records)
 

@@ -266,7 +266,8 @@ class Fit:
         """The epochs, their metric in the units of the target."""
         epochs = self._stopping(self._epochs) if self.rows["validation"] else self._epochs
         for epoch in epochs:
-            self._last = epoch._replace(
+            self._last = replace(
+                epoch,
                 metric=epoch.metric * self.unit,
                 validation_metric=epoch.validation_metric and epoch.validation_metric * self.unit,
             )

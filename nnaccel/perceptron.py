@@ -593,7 +593,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         else:
             step, slots = self._memory[1]
             state = State(where.asarray(step), tuple(where.asarray(s, dtype) for s in slots))
-        return Epoch(len(self.loss_curve_), params, state, None, None, None, None, 0.0, 0.0)
+        return Epoch(len(self.loss_curve_), params, state)
 
     def _seed(self, rng: Any) -> int:
         """Of the order of examples and of dropout."""

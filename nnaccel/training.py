@@ -11,14 +11,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from nnaccel import losses, optimizers
 from nnaccel.batches import bounds, is_sparse, minibatch
-from nnaccel.compile import compile_epoch, compile_step, compiled_once, for_each_seed
+from nnaccel.compile import (
+    compile_epoch,
+    compile_step,
+    compiled_once,
+    cut,
+    for_each_seed,
+    joined,
+)
 from nnaccel.data import Data, HostData, at_least, floating_dtype, put, rows_of
 from nnaccel.devices import Device, device_of, dtype_name, select, to_host
 from nnaccel.failures import in_words
@@ -26,7 +35,7 @@ from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.names import find
-from nnaccel.network import Network, forward, initial_params, layout, value_and_grad
+from nnaccel.network import Network, forward, initial_params, layout, leaves, value_and_grad
 from nnaccel.optimizers import Optimizer, State
 from nnaccel.precision import check_precision
 from nnaccel.random import Key
@@ -40,30 +49,46 @@ from nnaccel.streaming import (
 )
 from nnaccel.typing import Array, Namespace, Ops
 
+SCORES = ("loss", "metric", "validation_loss", "validation_metric")
 
-class Epoch(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
     """One pass over the training data.
 
-    `params` and `state` are alive: the next epoch may overwrite them, so copy what is to be kept
-    (`EarlyStopping` does). Losses and metrics are means over examples, arrays (K,) when K
+    `params` and `state` are alive: the next epoch may overwrite them, so keep a `copy` of what is
+    to stay (`EarlyStopping` does). Losses and metrics are means over examples, arrays (K,) when K
     networks are trained at once; those of the training data are means over the epoch, in which
     the network has been changing. None where there is no metric or no validation data.
     """
 
     number: int  # the first one is 1
-    params: Array
-    state: State
-    loss: Any
-    metric: Any
-    validation_loss: Any
-    validation_metric: Any
-    seconds: float  # without validation
-    samples_per_second: float
+    _params: Any = field(repr=False)  # as of `nnaccel.compile.cut`
+    _state: Any = field(repr=False)
+    loss: Any = None
+    metric: Any = None
+    validation_loss: Any = None
+    validation_metric: Any = None
+    seconds: float = 0.0  # without validation
+    samples_per_second: float = 0.0
+
+    @cached_property
+    def params(self) -> Array:
+        """The parameters, a flat vector (P,), or (K, P) for K networks."""
+        return joined(self._params)
+
+    @cached_property
+    def state(self) -> State:
+        """The memory of the optimizer."""
+        return joined(self._state)
+
+    def copy(self) -> "Epoch":
+        """The same epoch with vectors of its own, which no other epoch overwrites."""
+        return replace(self, _params=self.params + 0.0, _state=_copy(self.state))
 
     def scores(self) -> dict[str, Any]:
         """The losses and metrics that there are, by name: a row of the training history."""
-        names = ("loss", "metric", "validation_loss", "validation_metric")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
 def train(
@@ -161,7 +186,7 @@ def train(
             start = where.asarray(start if after is None else after.params, dtype, copy=True)
             _check_params(network, start)
             state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-            epoch_of, evaluation = programs(
+            epoch_of, evaluation, pieces = programs(
                 *(where.xp, network, loss, optimizer, batch_size, start.dtype),
                 *(float(l2), metric, fast, precision),
             )
@@ -170,8 +195,8 @@ def train(
         run = _run(
             epoch,
             evaluation,
-            start,
-            state,
+            pieces(start),
+            pieces(state),
             N,
             held_out,
             where=where,
@@ -229,8 +254,8 @@ def _in_words(epochs: Iterator[Epoch], context: AbstractContextManager[None]) ->
 def _run(
     epoch: Callable[..., Any],
     evaluation: Callable[..., Array],
-    params: Array,
-    state: State,
+    params: Any,
+    state: Any,
     N: int,
     held_out: Chunks | None,
     *,
@@ -242,7 +267,7 @@ def _run(
     numbers: range,
     orders: Callable[[int], np.ndarray],
 ) -> Iterator[Epoch]:
-    """The epochs of `train`, once everything is checked and built."""
+    """The epochs of `train`, once all is checked and built; params and state: as of `cut`."""
     sizes = [stop - start for start, stop in bounds(N, batch_size)]
     for number in numbers:
         started = time.perf_counter()
@@ -272,25 +297,26 @@ def programs(
     metric: Metric | None = None,
     fast: bool = True,
     precision: str = "float32",
-) -> tuple[Callable[[int], Callable[..., Any]], Callable[..., Array]]:
-    """Of a run: what gives for a seed the epoch, as of `compile_epoch`; and the evaluation, as of
-    `make_evaluation`."""
+) -> tuple[Callable[[int], Callable[..., Any]], Callable[..., Array], Callable[[Any], Any]]:
+    """Of a run: what gives for a seed the epoch, as of `compile_epoch`; the evaluation, as of
+    `make_evaluation`; and what cuts the vectors for both, as of `cut`."""
     how: dict[str, Any] = {"fast": fast, "precision": precision}
-    ops = bind(xp, **how)
+    ops, places = bind(xp, **how), layout(network)
 
     def epoch_of(seed: int) -> Callable[..., Any]:
         options = {"l2": l2, "metric": metric, "seed": seed}
         step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
         whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
-        return compile_epoch(step, xp, batch_size, whole, layout(network))
+        return compile_epoch(step, xp, places, batch_size, whole)
 
     evaluation = make_evaluation(network, loss, bind(xp, **how), dtype=dtype, metric=metric)
-    return for_each_seed(epoch_of, xp), compile_step(evaluation, xp)
+    pieces = cut(xp, places)
+    return for_each_seed(epoch_of, xp), compile_step(evaluation, xp), compile_step(pieces, xp)
 
 
 def _epoch_on(
     data: Data | HostData, epoch: Callable[..., Any], batch_size: int, where: Device
-) -> Callable[..., tuple[Array, State, Array]]:
+) -> Callable[..., tuple[Any, Any, Array]]:
     """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
 
     epoch: as of `compile_epoch`. Data on the host are many small data sets that it goes through
@@ -302,7 +328,7 @@ def _epoch_on(
     chunks = stream(data, where, rows)
     everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
 
-    def streamed(params: Array, state: State, order: np.ndarray) -> tuple[Array, State, Array]:
+    def streamed(params: Any, state: Any, order: np.ndarray) -> tuple[Any, Any, Array]:
         records = []
         for chunk in chunks(order):
             index = everything[: chunk.Y.shape[0]]
@@ -347,10 +373,12 @@ def make_step(
 def make_evaluation(
     network: Network, loss: Loss, ops: Ops, *, dtype: Any, metric: Metric | None = None
 ) -> Callable[..., Array]:
-    """The evaluation (params, X, Y, weights) -> record, on a network that does not learn."""
+    """The evaluation (params, X, Y, weights) -> record, on a network that does not learn.
 
-    def evaluate(params: Array, X: Array, Y: Array, weights: Array | None) -> Array:
-        Z = forward(network, params, ops.xp.astype(X, dtype), ops=ops)
+    params: as of `nnaccel.compile.cut`."""
+
+    def evaluate(params: Any, X: Array, Y: Array, weights: Array | None) -> Array:
+        Z = forward(network, joined(params), ops.xp.astype(X, dtype), ops=ops)
         value = ops[loss.function](Z, Y, weights, **dict(loss.options))[0]
         return value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
 
@@ -365,7 +393,7 @@ def _record(
 
 
 def evaluate(
-    evaluation: Callable[..., Array], params: Array, parts: Chunks, metric: Metric | None
+    evaluation: Callable[..., Array], params: Any, parts: Chunks, metric: Metric | None
 ) -> tuple[Any, Any]:
     """(loss, metric) over all of the data, in parts that bound the memory."""
     records, sizes = [], []
@@ -408,12 +436,14 @@ def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
     return generator(seed, epoch).permutation(N) if shuffle else np.arange(N)
 
 
-def check_finite(records: np.ndarray, params: Array, epoch: int, *, xp: Any) -> None:
-    """FloatingPointError that names the epoch and step where training diverged, if it did."""
+def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> None:
+    """FloatingPointError that names the epoch and step where training diverged, if it did.
+
+    params: as of `nnaccel.compile.cut`."""
     bad = ~np.isfinite(records.reshape(len(records), -1)).all(axis=1)
     if bad.any():
         found = f"the loss is not finite in epoch {epoch}, step {int(bad.argmax()) + 1}"
-    elif not bool(xp.all(xp.isfinite(params))):
+    elif not all(bool(xp.all(xp.isfinite(x))) for x in leaves(params)):
         found = f"a parameter is not finite at the end of epoch {epoch}"
     else:
         return
@@ -490,7 +520,7 @@ class EarlyStopping:
     patience : int or None
         How many epochs in a row may fail to improve before it stops; None: never stop.
     monitor : str
-        The field of `Epoch` to watch; one that gets better as it gets lower.
+        The loss or metric of `Epoch` to watch; one that gets better as it gets lower.
     tol : float
         By how much a value must be lower to count as better.
     """
@@ -500,7 +530,7 @@ class EarlyStopping:
     ) -> None:
         if patience is not None:
             at_least(1, patience=patience)
-        find("monitor", monitor, dict.fromkeys(Epoch._fields))
+        find("monitor", monitor, dict.fromkeys(SCORES))
         self.patience = patience
         self.monitor = monitor
         self.tol = tol
@@ -523,7 +553,7 @@ class EarlyStopping:
             best = math.nan if self.best is None else getattr(self.best, self.monitor)
             # Anything is better than not a number, and that is better than nothing.
             if self.best is None or value < best - self.tol or math.isnan(best) > math.isnan(value):
-                self.best = epoch._replace(params=epoch.params + 0.0, state=_copy(epoch.state))
+                self.best = epoch.copy()
             yield epoch
             if self.patience is not None and epoch.number - self.best.number >= self.patience:
                 return

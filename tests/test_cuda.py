@@ -443,7 +443,7 @@ def assert_trains_on_a_gpu(problem, start=None):
     with device.context():
         ops = bind(device.xp)
         whole = whole_epoch(network, problem.loss, problem.optimizer, ops, batch, l2=problem.l2)
-        epoch = compile_epoch(problem.step(ops), device.xp, batch, whole)
+        epoch = compile_epoch(problem.step(ops), device.xp, layout(network), batch, whole)
         there = Data(*map(device.asarray, problem.data))
         params = device.asarray(start[0], copy=True)
         state, records = problem.optimizer.init(params, xp=device.xp), []

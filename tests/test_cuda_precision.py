@@ -19,7 +19,6 @@ from test_epochs import NETWORKS, OPTIMIZERS, OTHER_OPTIMIZERS, simple, trained
 
 from nnaccel import benchmark, layers, losses, optimizers
 from nnaccel.activations import ACTIVATIONS, Activation, get
-from nnaccel.compile import compile_epoch
 from nnaccel.data import Data
 from nnaccel.devices import to_host
 from nnaccel.kernels import _epochs
@@ -355,8 +354,7 @@ def test_an_epoch_is_its_steps_by_the_definitions(name, precision):
     epoch = epoch_of(problem.network, problem.optimizer, precision, 16, l2=0.01)
     found = trained(epoch, problem, epochs=1)
     expected, exact = (
-        trained(compile_epoch(problem.step(o), np, 16), problem, epochs=1)
-        for o in (definitions(precision), Ops(np))
+        trained(problem.steps(o), problem, epochs=1) for o in (definitions(precision), Ops(np))
     )
     assert found[1].step == expected[1].step
     start = problem.start[0]

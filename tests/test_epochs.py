@@ -14,7 +14,7 @@ import pytest
 
 from nnaccel import layers, losses, metrics, optimizers, schedules
 from nnaccel.activations import ACTIVATIONS, get
-from nnaccel.compile import compile_epoch
+from nnaccel.compile import compile_epoch, cut, joined
 from nnaccel.data import Data
 from nnaccel.kernels import bind, whole_epoch
 from nnaccel.network import Network, layout, mlp
@@ -70,9 +70,9 @@ class Problem(NamedTuple):
             xp=np, l2=self.l2, metric=self.metric,
         )  # fmt: skip
 
-    def steps(self):
-        """The epoch as the steps of the definitions."""
-        return compile_epoch(self.step(Ops(np)), np, self.batch_size)
+    def steps(self, ops=None):
+        """The epoch as its steps, by the definitions unless there are kernels for them."""
+        return compile_epoch(self.step(ops or Ops(np)), np, layout(self.network), self.batch_size)
 
 
 def trained(epoch, problem, epochs=3, state_step=0, start=None):
@@ -318,7 +318,7 @@ def test_unknown_optimizers_are_left_to_the_steps(optimizer, fast):
     problem, ops = simple(optimizer=optimizer), bind(np, fast=fast)
     whole = problem.whole(ops, fast=fast)
     assert_refuses(whole, problem)
-    epoch = compile_epoch(problem.step(ops), np, problem.batch_size, whole)
+    epoch = compile_epoch(problem.step(ops), np, layout(problem.network), problem.batch_size, whole)
     assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
 
 
@@ -647,7 +647,7 @@ def test_an_epoch_calls_less_python_than_its_steps(fast):
     n_steps, counts = 50, {}
     for name, epoch in {
         "whole": problem.whole(ops, fast=fast),
-        "steps": compile_epoch(problem.step(ops), np, problem.batch_size),
+        "steps": problem.steps(ops),
     }.items():
         trained(epoch, problem, epochs=2)
         calls = [0]
@@ -694,23 +694,25 @@ def test_an_epoch_on_jax_is_its_steps_by_the_definitions(name, lead, small, monk
     start = problem.start if lead is None else members(problem, lead)
     expected = trained(problem.steps(), problem, start=(start[0].copy(), start[1]))
 
-    device = select("jax:cpu")
-    step = problem.step(bind(device.xp))
-    epoch = compile_epoch(step, device.xp, 16, places=layout(problem.network))
+    device, places = select("jax:cpu"), layout(problem.network)
+    step, pieces = problem.step(bind(device.xp)), cut(device.xp, places)
+    epoch = compile_epoch(step, device.xp, places, 16)
     data = Data(*map(device.asarray, problem.data[:2]))
     params = device.asarray(start[0])
-    state, records = optimizer.init(params, xp=device.xp), []
+    state, records = pieces(optimizer.init(params, xp=device.xp)), []
+    params = pieces(params)
     for _ in range(3):
         params, state, record = epoch(params, state, data, device.asarray(problem.order))
         records.append(record)
-    np.testing.assert_allclose(params, expected[0], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(joined(params), expected[0], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(np.stack(records), expected[2], rtol=1e-8)
 
 
 @pytest.mark.parametrize("lead", [None, 2], ids=["one", "members"])
 @pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS])
-def test_steps_on_jax_copy_no_weights(name, lead, monkeypatch):
-    """The old ones are read for the last time before the new ones are written over them."""
+def test_epochs_on_jax_copy_no_weights(name, lead, monkeypatch):
+    """The old ones are read for the last time before the new ones are written over them, and what
+    an epoch leaves is what the next one takes."""
     pytest.importorskip("jax")
     from nnaccel.devices import select
     from nnaccel.kernels import _jax
@@ -721,12 +723,13 @@ def test_steps_on_jax_copy_no_weights(name, lead, monkeypatch):
     start = problem.start[0] if lead is None else members(problem, lead)[0]
     device = select("jax:cpu")
     places = layout(problem.network)
-    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, 16, places=places)
+    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, places, 16)
     params = device.asarray(start)
     data = Data(*map(device.asarray, problem.data[:2]))
     state = problem.optimizer.init(params, xp=device.xp)
+    params, state = map(cut(device.xp, places), (params, state))
     program = epoch.lower(params, state, data, device.asarray(problem.order)).compile().as_text()
-    copied = re.findall(r"= f32\[([\d,]*)\]\S* copy\(", program)
+    copied = re.findall(r"= f32\[([\d,]*)\]\S* (?:copy|concatenate|slice)\(", program)
     sizes = [math.prod(map(int, shape.split(","))) for shape in copied if shape]
     assert "while(" in program
     assert max(sizes, default=0) < 40 * 50  # neither of the matrices between hidden layers
@@ -743,7 +746,7 @@ def test_an_epoch_on_torch_is_its_steps_by_the_definitions(optimizer, large, mon
     problem = simple(optimizer=optimizer, data=examples(dtype="float64"), dtype="float64")
     expected = trained(problem.steps(), problem)
     device = select("torch:cpu")
-    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, 16)
+    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, layout(problem.network), 16)
     data = Data(*map(device.asarray, problem.data[:2]))
     params, records = device.asarray(problem.start[0], copy=True), []
     state = optimizer.init(params, xp=device.xp)

@@ -153,7 +153,7 @@ def test_sparse_rows_are_the_same_stream(name, kind, small_chunks):
 def test_a_streamed_run_can_be_resumed(small_chunks, no_room):
     options = {"loss": SOFTMAX, "batch_size": 8, "epochs": 3}
     X, Y = inputs(), targets("classes")
-    epochs = [e._replace(params=e.params + 0.0) for e in train(NETWORK, X, Y, **options)]
+    epochs = [e.copy() for e in train(NETWORK, X, Y, **options)]
     first = next(train(NETWORK, X, Y, **options))
     (*_, last) = train(NETWORK, X, Y, after=first, **options)
     np.testing.assert_array_equal(last.params, epochs[-1].params)

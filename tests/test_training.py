@@ -12,7 +12,7 @@ import pytest
 from nnaccel import losses, metrics, schedules, streaming, training
 from nnaccel.activations import get as activation
 from nnaccel.batches import bounds, n_steps
-from nnaccel.compile import compile_epoch
+from nnaccel.compile import Pieces, compile_epoch
 from nnaccel.data import Data, class_weights, put
 from nnaccel.devices import select
 from nnaccel.kernels import bind
@@ -48,10 +48,7 @@ def run(network=NETWORK, X=None, Y=None, *, epochs=3, **options):
     """The epochs of a run, with copies of what the next epoch would overwrite."""
     X, Y = blobs() if X is None else (X, Y)
     options = {"loss": SOFTMAX, "batch_size": 16, **options}
-    return [
-        epoch._replace(params=epoch.params + 0.0, state=training._copy(epoch.state))
-        for epoch in train(network, X, Y, epochs=epochs, **options)
-    ]
+    return [epoch.copy() for epoch in train(network, X, Y, epochs=epochs, **options)]
 
 
 def curve(epochs, name="loss"):
@@ -643,6 +640,36 @@ def test_resuming_changes_nothing_of_the_epoch_that_it_starts_from(compiled):
     assert int(first.state.step) == 4
 
 
+@pytest.mark.parametrize("lead", [None, 2], ids=["one", "members"])
+def test_vectors_that_are_kept_in_pieces_look_as_if_they_were_whole(lead, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setattr("nnaccel.kernels._jax.SMALL", 0)
+    network = mlp(D, [9, 7], K)  # of which nothing is compiled yet
+    X, Y = blobs(dtype="float32")
+    options = {
+        "validation": blobs(seed=1),
+        "params": None if lead is None else initialize(network, members=lead),
+    }
+    expected = run(network, X, Y, **options)
+    kept = []
+    for epoch in train(
+        network, X, Y, loss=SOFTMAX, batch_size=16, epochs=3, device="jax", **options
+    ):
+        assert isinstance(epoch._params, Pieces)
+        assert isinstance(epoch._state.slots[0], Pieces)
+        kept.append(epoch.copy())
+    resumed = run(network, X, Y, after=kept[0], device="jax", **options)
+    for found, reference in zip([*kept, *resumed], expected + expected[1:], strict=True):
+        assert int(found.state.step) == int(reference.state.step)
+        np.testing.assert_allclose(found.loss, reference.loss, rtol=1e-4)
+        np.testing.assert_allclose(found.validation_loss, reference.validation_loss, rtol=1e-4)
+        np.testing.assert_allclose(found.params, reference.params, rtol=1e-3, atol=1e-5)
+        for slot, other in zip(found.state.slots, reference.state.slots, strict=True):
+            np.testing.assert_allclose(slot, other, rtol=1e-3, atol=1e-5)
+    with pytest.raises(FloatingPointError, match="a parameter is not finite at the end of epoch 1"):
+        training.check_finite(np.zeros(2), Pieces((kept[0].params, kept[0].params / 0)), 1, xp=np)
+
+
 def test_a_finished_run_has_nothing_to_resume():
     first = run(epochs=2)
     assert run(epochs=2, after=first[-1]) == []
@@ -657,9 +684,7 @@ def epochs_with(values, name="validation_loss"):
     for number, value in enumerate(values, start=1):
         params[...] = number
         state.slots[0][...] = -number
-        yield Epoch(number, params, state, 1.0, None, None, None, 1.0, 1.0)._replace(
-            **{name: value}
-        )
+        yield Epoch(number, params, state, **{"loss": 1.0, name: value})
 
 
 def test_early_stopping_ends_after_so_many_epochs_without_a_better_one():

@@ -5,6 +5,11 @@ matrix products and where gradients are joined to one. So what works on the whol
 here part by part, one for each array of the network. XLA knows that a part of joined parts is
 that part: of the cutting and joining in a step nothing is left.
 
+XLA runs what is independent at the same time, but first it gives every result the memory of
+something that is not needed any more, in an order of its own, and then one waits for the other.
+Where that costs, what is to wait, or to be needed for longer, is asked for something that is
+`never` true.
+
 Every product says in which precision it is: by itself a product of float32 is IEEE on a processor
 and TF32 on a GPU.
 """
@@ -79,10 +84,9 @@ class Parts:
             def cut(x: Any, part: slice) -> Any:
                 return x[..., part] if getattr(x, "shape", None) == params.shape else x
 
-            never = self._never(grads)
             done = [
                 update(
-                    self._xp.where(never, 0.0, params[..., part]),
+                    self._after_backward(params[..., part], grads, part),
                     *(cut(x, part) for x in (grads, *others)),
                     xp=self._xp,
                 )
@@ -94,17 +98,18 @@ class Parts:
 
         return twin
 
-    def _never(self, grads: Array) -> Any:
-        """False, which XLA cannot know before the gradient of the first bias.
+    def _after_backward(self, part_of_params: Array, grads: Array, part: slice) -> Array:
+        """The same part, which is not known before the gradient of the first bias.
 
-        New weights that wait for it are written over the old ones. Else XLA does not see that dX
-        of the layer is known by then, and copies the old ones first, in one thread.
+        So new weights are written over the old ones. Else XLA does not see that dX of the layer
+        is known by then, and copies the old ones first, in one thread. Nor does the next dW get
+        the memory of this part's gradient, and has to wait for its update.
         """
         if len(self._parts) == 1:
-            return False
-        # One number and no sum, which would be one more call.
-        known = grads[..., self._known_last]
-        return self._xp.any((known > 0) & (known < 0))
+            return part_of_params
+        # Single numbers and no sums, which would be calls of their own.
+        known, own = grads[..., self._known_last], grads[..., part.start]
+        return self._xp.where(self._xp.any(never(known) | never(own)), 0.0, part_of_params)
 
     def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
         """Twin of `optimizers.shrink_weights`."""
@@ -155,9 +160,15 @@ class Products:
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`."""
         dZ = activation.vjp(dA, Z, A, xp=self._xp)
-        dW = self._product(X.mT, dZ)
+        # Else dW gets the memory of A, and waits for the dW of the next layer, which is made of A.
+        dW = self._xp.where(never(A[..., :1, :1]), 0.0, self._product(X.mT, dZ))
         dX = self._product(dZ, W.mT) if need_dX else None
         return dX, dW, jnp.sum(dZ, -2, keepdims=True)
+
+
+def never(x: Array) -> Array:
+    """False, which XLA cannot know before it knows x."""
+    return (x > 0) & (x < 0)
 
 
 ieee = partial(jnp.matmul, precision="highest")
