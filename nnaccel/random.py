@@ -41,15 +41,20 @@ def mix(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
+def mixed(key: Key) -> Array:
+    """The key as one int32 number: an array (n,) for the steps (n,) of the key."""
+    # Seeds are spread far apart, or the next one would draw what this one draws a step later.
+    seed = key.seed * GOLDEN & (2**31 - 1)
+    return mix(mix((key.step + seed) * GOLDEN) + key.path)
+
+
 def bernoulli(key: Key, probability: float, shape: tuple[int, ...], *, xp: Namespace) -> Array:
     """Boolean array of that shape, each element true with `probability`, to 2^-24.
 
     Element i depends on the key and on i alone.
     """
-    # Seeds are spread far apart, or the next one would draw what this one draws a step later.
-    seed = key.seed * GOLDEN & (2**31 - 1)
     # The step as an array of one element: a scalar would warn when it wraps.
-    state = mix((xp.reshape(key.step, (1,)) + seed) * GOLDEN)
+    number = mixed(key._replace(step=xp.reshape(key.step, (1,))))
     index = xp.arange(math.prod(shape), dtype=xp.int32, device=handle_of(key.step))
-    bits = mix((index ^ mix(state + key.path)) * GOLDEN) & (2**BITS - 1)
+    bits = mix((index ^ number) * GOLDEN) & (2**BITS - 1)
     return xp.reshape(bits < round(probability * 2**BITS), shape)

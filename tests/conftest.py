@@ -1,7 +1,9 @@
-"""The array libraries that every test of array code runs on."""
+"""The array libraries that every test of array code runs on, and teams of any size."""
 
 import gc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -91,3 +93,35 @@ XP_DEVICES = {
 def xp_device(request: pytest.FixtureRequest) -> XpDevice:
     """Each array library in turn: .xp, .device, .handle, .asarray, .to_numpy, .name."""
     return XP_DEVICES[request.param]()
+
+
+@pytest.fixture
+def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes every epoch that is built afterwards one of so many threads, however small."""
+    from nnaccel.kernels import _compiled, _threads
+
+    def of(size: int) -> None:
+        @contextmanager
+        def one_thread() -> Iterator[int]:
+            with _threads.one_thread():
+                yield size
+
+        monkeypatch.setattr(_threads, "SMALL", 1)
+        monkeypatch.setattr(_compiled, "one_thread", one_thread)
+
+    return of
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the teams that are called together."""
+    from nnaccel.kernels import _compiled, _team
+
+    seen = []
+
+    def counting(function: Callable[..., None], size: int, *args: Any) -> None:
+        seen.append(size)
+        _team.together(function, size, *args)
+
+    monkeypatch.setattr(_compiled, "together", counting)
+    return seen

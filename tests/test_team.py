@@ -1,6 +1,5 @@
 """The compiled epoch on a team of threads: the same training, whoever is missing or interrupted."""
 
-import contextlib
 import threading
 
 import numpy as np
@@ -25,35 +24,6 @@ pytest.importorskip("scipy")
 
 from nnaccel.kernels import _compiled, _team, _threads
 from nnaccel.kernels._team import meet, product, together
-
-
-@pytest.fixture
-def team(monkeypatch):
-    """Makes every epoch that is built afterwards one of so many threads, however small."""
-
-    def of(size):
-        @contextlib.contextmanager
-        def one_thread():
-            with _threads.one_thread():
-                yield size
-
-        monkeypatch.setattr(_threads, "SMALL", 1)
-        monkeypatch.setattr(_compiled, "one_thread", one_thread)
-
-    return of
-
-
-@pytest.fixture
-def sizes(monkeypatch):
-    """The sizes of the teams that are called together."""
-    seen = []
-
-    def counting(function, size, *args):
-        seen.append(size)
-        together(function, size, *args)
-
-    monkeypatch.setattr(_compiled, "together", counting)
-    return seen
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -247,9 +217,9 @@ def test_products_of_matrices_as_they_lie(m, k, n):
         for how_Y, right in as_they_lie(Y).items():
             for gap in (0, 2):
                 out = np.full((m + 2, n + gap), np.nan, np.float32)
-                product(left, right, out[1:-1, : n or None])
+                product(left, right, np.float32(0.5), out[1:-1, : n or None])
                 label = f"{how_X}, {how_Y}, {gap}"
-                np.testing.assert_allclose(out[1:-1, :n], X @ Y, rtol=1e-5, err_msg=label)
+                np.testing.assert_allclose(out[1:-1, :n], 0.5 * X @ Y, rtol=1e-5, err_msg=label)
                 assert np.isnan(out[0]).all()
                 assert np.isnan(out[-1]).all()
                 assert np.isnan(out[:, n:]).all()
@@ -257,8 +227,9 @@ def test_products_of_matrices_as_they_lie(m, k, n):
 
 def test_a_product_with_nothing_in_it_does_nothing():
     X, Y = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
-    product(X[:0], Y, np.empty((0, 5), np.float32))
-    product(X, Y[:, :0], np.empty((3, 0), np.float32))
+    one = np.float32(1)
+    product(X[:0], Y, one, np.empty((0, 5), np.float32))
+    product(X, Y[:, :0], one, np.empty((3, 0), np.float32))
 
 
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100, 784])

@@ -127,20 +127,25 @@ def whole_epoch(
             epochs.append(epoch_of(network, loss, optimizer, space, batch_size, xp=ops.xp, **steps))
     elif ieee:
         small = _threads.one_is_enough(network, batch_size)
-        for epoch_of in _numpy_epochs(fast, small):
+        for epoch_of in _numpy_epochs(fast, small, seed):
             epochs.append(epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, **options))
     epochs.append(_epochs.epoch_of(network, loss, optimizer, ops, batch_size, **steps))
     whole = _epochs.first_of([epoch for epoch in epochs if epoch is not None])
     return whole if _is_cupy(ops.xp) else _epochs.one_by_one(whole, network)
 
 
-def _numpy_epochs(fast: bool, small: bool) -> list[Callable[..., Callable[..., Any] | None]]:
-    """What makes epochs without steps on NumPy: with Numba, or, for small networks, without."""
+def _numpy_epochs(
+    fast: bool, small: bool, seed: int
+) -> list[Callable[..., Callable[..., Any] | None]]:
+    """What makes epochs without steps on NumPy: with Numba, or, for small networks, without.
+
+    seed: for those that draw.
+    """
     if fast and find_spec("numba"):
         try:
             from nnaccel.kernels._compiled import epoch_of
 
-            return [epoch_of]
+            return [partial(epoch_of, seed=seed)]
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
     from nnaccel.kernels._numpy_small import epoch_of

@@ -10,6 +10,10 @@ with threads of its own.
 Arrays are in the layout of the notes, one column an example. The units of a member are then in one
 piece, and every other inner loop runs over the examples of a batch without a gap; a network may
 have fewer units than a processor's vector has numbers.
+
+Of dropout nothing is stored. What a layer reads is A with zeros where it has been dropped, and the
+scale 1 / (1 - rate) is a factor of the products with it: so A is a value of g, from which g' is
+computed. Backpropagation draws the same numbers once more.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,10 +40,12 @@ from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
 from nnaccel.optimizers import Optimizer, State
+from nnaccel.random import BITS, GOLDEN, Key, mixed
 from nnaccel.typing import Array, Namespace
 
 TINY = np.finfo(np.float32).tiny
 VECTOR = 16  # numbers of float32, in the widest processors
+ALL = 2**BITS  # the threshold below which every draw is
 
 # Of one call: multiplications, a tenth of a second of them, since Ctrl-C waits for its end; and
 # logits that are kept for a metric.
@@ -65,14 +71,15 @@ def epoch_of(
     xp: Namespace,
     l2: float,
     metric: Metric | None,
+    seed: int = 0,
 ) -> Callable[..., tuple[Array, State, Array] | None] | None:
     """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
 
     None where there is no such code: for other layers, activations and losses. The epoch itself
     returns None, having done nothing, for other optimizers and types, and for large networks where
-    the BLAS cannot be limited to one thread.
+    the BLAS cannot be limited to one thread.   seed: of dropout.
     """
-    known = plan_of(network, loss, ACTIVATIONS)
+    known = plan_of(network, loss, ACTIVATIONS, dropout=True)
     if known is None:
         return None
     codes = [ACTIVATIONS[name] for name in known.activations]
@@ -82,7 +89,10 @@ def epoch_of(
     # The last is of what comes after X, whose dA there is not.
     at_A, at_dA, at_b = before[:-1], before[:-1] + sum(sizes[1:]), before[1:] - before[1]
     at = np.array([at_A, at_dA, np.cumsum([0, *(sizes[:-1] * sizes[1:])]), n_weights + at_b])
-    plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32)
+    keep = 1.0 - np.array([*known.rates, 0.0])  # the last is of the logits, which stay
+    thresholds = np.round(keep * ALL).astype(np.uint32)
+    scales = (1.0 / keep).astype(np.float32)
+    plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32), thresholds, scales
     space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), np.float32)
     grads = np.empty(layout(network).size, np.float32)
     members = threads_for(network, batch_size)
@@ -100,6 +110,7 @@ def epoch_of(
             return None
         scalars = scalars_of(rules, n_steps, np.float32)
         betas = np.array([rules.beta_1, rules.beta_2], np.float32)
+        keys = keys_of(known, seed, state.step, n_steps)
         # Compiling takes seconds for each combination of types, so there are two, the second for
         # images of bytes: what is not there is an empty array.
         labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
@@ -122,8 +133,8 @@ def epoch_of(
                 Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), np.float32)
                 together(
                     train, size, params, *state.slots, grads, *inputs, index, batch_size, *plan,
-                    known.loss, scalars[steps.start : steps.stop], betas, np.float32(l2), space,
-                    values, Z,
+                    known.loss, scalars[steps.start : steps.stop], keys[steps.start : steps.stop],
+                    betas, np.float32(l2), space, values, Z,
                 )  # fmt: skip
                 values = values.sum(0)
                 if metric is not None:
@@ -134,6 +145,17 @@ def epoch_of(
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
 
     return epoch
+
+
+def keys_of(plan: Plan, seed: int, step: Array, n_steps: int) -> Array:
+    """The keys of the next steps, `random.mixed`: uint32 (n_steps, L + 1), of the dropout before
+    each layer. Where there is none, as after the last layer, they are 0."""
+    keys = np.zeros((n_steps, len(plan.sizes)), np.uint32)
+    for layer, (rate, place) in enumerate(zip(plan.rates, plan.places, strict=True)):
+        if rate:
+            key = Key(seed, step + np.arange(n_steps, dtype=np.int32)).child(place)
+            keys[:, layer] = mixed(key).view(np.uint32)
+    return keys
 
 
 def calls(plan: Plan, batch_size: int, n_steps: int, logits: bool) -> Iterator[range]:
@@ -174,8 +196,11 @@ def train(
     at: Array,
     codes: Array,
     slopes: Array,
+    thresholds: Array,
+    scales: Array,
     loss: int,
     scalars: Array,
+    keys: Array,
     betas: Array,
     l2: Any,
     space: Array,
@@ -185,6 +210,8 @@ def train(
     """Trains in place, as member `rank` of a team of that size, which has all arrays in common.
 
     at: (4, L + 1), of each layer where its A, dA, W and b are, the first two for one example.
+    thresholds, scales: (L + 1,), and keys: (n_steps, L + 1), of the dropout before each layer and
+    of the logits, which have none.
     space: X (B, D), A^T and dA^T.   record: (size, n_steps), the member's part of each loss.
     """
     N, L, K = order.shape[0], codes.shape[0], sizes[-1]
@@ -203,6 +230,11 @@ def train(
         row = padded(B)
         for i in range(n):
             copy(X[index[i]], x[first + i])
+        if thresholds[0] != ALL:
+            for i in range(first, last):
+                values, element = x[i][: sizes[0]], i * sizes[0]
+                for j in range(values.shape[0]):
+                    values[j] *= kept(element + j, keys[step, 0], thresholds[0])
         share[:n] = one / np.float32(B)
         if weights.shape[0]:
             for i in range(n):
@@ -217,16 +249,18 @@ def train(
             W, b = matrix(params, at_W[layer], D, H), params[at_b[layer] : at_b[layer] + H]
             Z = matrix(space, row * at_A[layer + 1], H, row)
             h, end = share_of(H, rank, size)
-            product(W[:, h:end].T, A, Z[h:end, :B])
-            activate(Z[h:end], b[h:end], codes[layer], slopes[layer], 0, B)
+            product(W[:, h:end].T, A, scales[layer], Z[h:end, :B])
+            mask = keys[step, layer + 1], thresholds[layer + 1], h, H
+            activate(Z[h:end], b[h:end], codes[layer], slopes[layer], mask, 0, B)
             A = Z[:, :B]
             if not meet(meeting, size):
                 return
         D = sizes[L - 1]
         W, b = matrix(params, at_W[L - 1], D, K), params[at_b[L - 1] : at_b[L - 1] + K]
         Z = matrix(space, row * at_A[L], K, row)
-        product(W.T, A[:, first:last], Z[:, first:last])
-        activate(Z, b, codes[L - 1], slopes[L - 1], first, last)
+        product(W.T, A[:, first:last], scales[L - 1], Z[:, first:last])
+        mask = keys[step, L], thresholds[L], 0, K
+        activate(Z, b, codes[L - 1], slopes[L - 1], mask, first, last)
         for i in range(first, min(last, logits.shape[0] - start)):
             for k in range(K):
                 logits[start + i, k] = Z[k, i]
@@ -249,7 +283,7 @@ def train(
                 value = binary_cross_entropy(Z, Y, share, dZ, scratch, first, last)
             else:
                 value = squared_error(Z, Y, share, dZ, first, last)
-        derive(dZ, Z, codes[L - 1], slopes[L - 1], first, last)
+        derive(dZ, Z, codes[L - 1], slopes[L - 1], mask, first, last)
         if not meet(meeting, size):
             return
 
@@ -259,8 +293,9 @@ def train(
             W, A = matrix(params, at_W[layer], D, H), matrix(space, row * at_A[layer], D, row)
             dA = matrix(space, row * at_dA[layer], D, row)
             d, end = share_of(D, rank, size)
-            product(W[d:end], dZ[:, :B], dA[d:end, :B])
-            derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], 0, B)
+            product(W[d:end], dZ[:, :B], scales[layer], dA[d:end, :B])
+            mask = keys[step, layer], thresholds[layer], d, D
+            derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], mask, 0, B)
             dZ = dA
             if not meet(meeting, size):
                 return
@@ -271,7 +306,8 @@ def train(
             D, H = sizes[layer], sizes[layer + 1]
             dZ = matrix(space, row * at_dA[layer + 1], H, row)
             d, end = share_of(D, rank, size)
-            product(A[d:end], dZ[:, :B].T, matrix(grads, at_W[layer], D, H)[d:end])
+            dW = matrix(grads, at_W[layer], D, H)
+            product(A[d:end], dZ[:, :B].T, scales[layer], dW[d:end])
             h, end = share_of(H, rank, size)
             for i in range(h, end):
                 grads[at_b[layer] + i] = total(dZ[i][:B])
@@ -331,9 +367,31 @@ def copy(values: Array, to: Array) -> None:
 
 
 @compiled
-def activate(Z: Array, b: Array, code: int, slope: Any, first: int, last: int) -> None:
-    """Z := g(Z + b), Z (H, B), for some of the examples."""
+def kept(element: int, key: Any, threshold: Any) -> Any:
+    """1 for an element of a draw that dropout keeps, else 0: twin of `random.bernoulli`.
+
+    A number and not an array, so that no row has to be counted as in use. All is of 32 bits, which
+    Numba would widen: a vector holds twice as many.
+    """
+    number = np.uint32
+    x = number((number(element) ^ key) * number(GOLDEN % 2**32))
+    x = number((x ^ (x >> number(16))) * number(0x7FEB352D))
+    x = number((x ^ (x >> number(15))) * number(0x846CA68B))
+    x = number(x ^ (x >> number(16))) & number(ALL - 1)
+    return np.float32(x < threshold)
+
+
+@compiled
+def activate(
+    Z: Array, b: Array, code: int, slope: Any, mask: tuple[Any, ...], first: int, last: int
+) -> None:
+    """Z := g(Z + b), Z (H, B), without what is dropped, for some of the examples.
+
+    mask: the key and the threshold of dropout, the number of the first of these units, and of how
+    many.
+    """
     one, zero = np.float32(1), np.float32(0)
+    key, threshold, unit, n_units = mask
     for h in range(Z.shape[0]):
         z, bias = Z[h][first:last], b[h]
         if code == RELU:
@@ -358,14 +416,23 @@ def activate(Z: Array, b: Array, code: int, slope: Any, first: int, last: int) -
         else:
             for i in range(z.shape[0]):
                 z[i] += bias
+        if threshold != ALL:
+            for i in range(z.shape[0]):
+                z[i] *= kept((first + i) * n_units + unit + h, key, threshold)
 
 
 @compiled
-def derive(dA: Array, A: Array, code: int, slope: Any, first: int, last: int) -> None:
-    """dA := dA g'(Z), dA (H, B), for some of the examples."""
+def derive(
+    dA: Array, A: Array, code: int, slope: Any, mask: tuple[Any, ...], first: int, last: int
+) -> None:
+    """dA := dA g'(Z), dA (H, B), without what was dropped, for some of the examples."""
     one, zero = np.float32(1), np.float32(0)
+    key, threshold, unit, n_units = mask
     for h in range(dA.shape[0]):
         d, a = dA[h][first:last], A[h][first:last]
+        if threshold != ALL:
+            for i in range(d.shape[0]):
+                d[i] *= kept((first + i) * n_units + unit + h, key, threshold)
         if code == RELU:
             for i in range(d.shape[0]):
                 d[i] *= np.float32(a[i] > zero)  # a branch costs four times the step

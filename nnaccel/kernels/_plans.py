@@ -13,7 +13,7 @@ import numpy as np
 from nnaccel import losses
 from nnaccel.activations import ACTIVATIONS, Activation
 from nnaccel.kernels._epochs import Rules
-from nnaccel.layers import Dense
+from nnaccel.layers import Dense, Dropout
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network
@@ -28,18 +28,30 @@ LOSSES = {
 
 
 class Plan(NamedTuple):
-    """Dense layers one after the other, and a loss."""
+    """Dense layers one after the other, perhaps with dropout before some of them, and a loss."""
 
     sizes: list[int]  # of the input and of each layer
     activations: list[str]
     parameters: list[float]  # of the activations: slopes and the like
     loss: int
+    rates: list[float]  # of the dropout before each layer; 0: there is none
+    places: list[int]  # and which layer of the network it is, on which its draws depend
 
 
-def plan_of(network: Network, loss: Loss, known: Container[str]) -> Plan | None:
-    """The plan of a network with these activations; None for what has no plan."""
-    sizes, names, parameters = [network.n_inputs], [], []
-    for layer in network.layers:
+def plan_of(
+    network: Network, loss: Loss, known: Container[str], *, dropout: bool = False
+) -> Plan | None:
+    """The plan of a network with these activations; None for what has no plan.
+
+    dropout: whether a plan may have it, where a dense layer follows: there is none with two of them
+    in a row, nor with one after the last layer.
+    """
+    sizes, names, parameters, rates, places = [network.n_inputs], [], [], [], []
+    rate, place = 0.0, 0
+    for i, layer in enumerate(network.layers):
+        if dropout and isinstance(layer, Dropout) and not rate:
+            rate, place = layer.rate, i
+            continue
         if not isinstance(layer, Dense):
             return None
         found = activation_of(layer.activation)
@@ -48,9 +60,12 @@ def plan_of(network: Network, loss: Loss, known: Container[str]) -> Plan | None:
         sizes.append(layer.units)
         names.append(found[0])
         parameters.append(found[1])
-    if not names or loss.function not in LOSSES or loss.options:
+        rates.append(rate)
+        places.append(place)
+        rate = 0.0
+    if not names or rate or loss.function not in LOSSES or loss.options:
         return None
-    return Plan(sizes, names, parameters, LOSSES[loss.function])
+    return Plan(sizes, names, parameters, LOSSES[loss.function], rates, places)
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:

@@ -95,10 +95,10 @@ def generated(function: Callable[..., Any]) -> Any:
 
 @generated
 def sgemm(
-    typing: Any, a: Any, b: Any, m: Any, n: Any, k: Any, A: Any, lda: Any, B: Any, ldb: Any,
-    C: Any, ldc: Any,
+    typing: Any, a: Any, b: Any, m: Any, n: Any, k: Any, alpha: Any, A: Any, lda: Any, B: Any,
+    ldb: Any, C: Any, ldc: Any,
 ) -> Any:  # fmt: skip
-    """C = A B, by columns: the function of the BLAS, which takes everything by its address."""
+    """C = alpha A B, by columns: the function of the BLAS, which takes all by its address."""
     letter, number, address = types.uint8, types.int32, types.uintp
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -107,17 +107,17 @@ def sgemm(
         def by_address(value: Any) -> Any:
             return builder.bitcast(cgutils.alloca_once_value(builder, value), pointer)
 
-        a, b, m, n, k, A, lda, B, ldb, C, ldc = [
+        a, b, m, n, k, alpha, A, lda, B, ldb, C, ldc = [
             builder.inttoptr(value, pointer) if kind == address else by_address(value)
             for kind, value in zip(signature.args, args, strict=True)
         ]
-        one, zero = (by_address(ir.Constant(ir.FloatType(), x)) for x in (1.0, 0.0))
+        zero = by_address(ir.Constant(ir.FloatType(), 0.0))
         kind = ir.FunctionType(ir.VoidType(), [pointer] * 13)
         function = cgutils.get_or_insert_function(builder.module, kind, "nnaccel_sgemm")
-        builder.call(function, [a, b, m, n, k, one, A, lda, B, ldb, zero, C, ldc])
+        builder.call(function, [a, b, m, n, k, alpha, A, lda, B, ldb, zero, C, ldc])
         return context.get_dummy_value()
 
-    parameters = letter, letter, number, number, number, *[address, number] * 3
+    parameters = letter, letter, number, number, number, types.float32, *[address, number] * 3
     return types.void(*parameters), generate
 
 
@@ -165,14 +165,14 @@ def meet(meeting: Array, size: int) -> bool:
 
 
 @compiled
-def product(X: Array, Y: Array, out: Array) -> None:
-    """out = X Y, each of whose rows or columns are without a gap; those of `out` are rows."""
+def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
+    """out = scale X Y, each of whose rows or columns are without a gap; those of `out` are rows."""
     if not out.size:
         return
     # To the BLAS, which has columns, these are out^T = Y^T X^T.
     of_Y, of_X, of_out = lies(Y), lies(X), lies(out)
     sgemm(
-        of_Y[0], of_X[0], out.shape[1], out.shape[0], X.shape[1],
+        of_Y[0], of_X[0], out.shape[1], out.shape[0], X.shape[1], scale,
         Y.ctypes.data, of_Y[1], X.ctypes.data, of_X[1], out.ctypes.data, of_out[1],
     )  # fmt: skip
 
