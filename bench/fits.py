@@ -2,8 +2,9 @@
 
     python bench/fits.py                     # generated data of MNIST's size
     python bench/fits.py --data FILE.npz     # with X_train, y_train, X_test, y_test
+    python bench/fits.py --dtype float64 --rows 2000 --inputs 20 --hidden 100 --epochs 50
 
-All train the same network on the same rows: Adam, mean cross-entropy, relu, float32, no penalty,
+All train the same network on the same rows: Adam, mean cross-entropy, relu, one dtype, no penalty,
 a new order in every epoch. They take turns, one fit each, round by round. A time is that of a fit
 in a process that has already done one: what is loaded or compiled once is in the column "first",
 imports are in neither. Who comes to another test accuracy than the others is not shown.
@@ -34,7 +35,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Task(NamedTuple):
-    X: np.ndarray  # (N, D) float32
+    X: np.ndarray  # (N, D) float32 or float64
     y: np.ndarray  # (N,) int64 classes
     hidden: tuple[int, ...]
     batch: int
@@ -50,6 +51,8 @@ def products(task: Task) -> Callable[[], Predict]:
     from nnaccel.benchmark import products
     from nnaccel.devices import select
 
+    if task.X.dtype != np.float32:
+        raise RuntimeError("measured in float32 alone")
     bare = products(task.shape, select("cpu"))
 
     def fit() -> Predict:
@@ -95,7 +98,7 @@ def torch_modules(task: Task) -> Any:
     modules: list[Any] = []
     for D, H in itertools.pairwise(task.shape.sizes):
         modules += [torch.nn.Linear(D, H), torch.nn.ReLU()]
-    return torch.nn.Sequential(*modules[:-1])
+    return torch.nn.Sequential(*modules[:-1]).to(getattr(torch, task.X.dtype.name))
 
 
 def torch_loop(task: Task) -> Callable[[], Predict]:
@@ -174,6 +177,7 @@ def keras_on(backend: str) -> Callable[[Task], Callable[[], Predict]]:
         os.environ["KERAS_BACKEND"] = backend  # read when Keras is imported
         import keras
 
+        keras.config.set_floatx(task.X.dtype.name)
         D, *hidden, K = task.shape.sizes
 
         def fit() -> Predict:
@@ -196,6 +200,8 @@ def jax_scan(task: Task) -> Callable[[], Predict]:
     import jax
     import jax.numpy as jnp
 
+    jax.config.update("jax_enable_x64", task.X.dtype == np.float64)
+    dtype = task.X.dtype
     start, step = jax_adam()
     seeds = itertools.count()
 
@@ -209,10 +215,8 @@ def jax_scan(task: Task) -> Callable[[], Predict]:
     def fit() -> Predict:
         rng, keys = np.random.default_rng(seed := next(seeds)), jax.random.key(seed)
         pairs = list(itertools.pairwise(task.shape.sizes))
-        weights = [
-            rng.standard_normal((D, H), np.float32) * np.float32((2 / D) ** 0.5) for D, H in pairs
-        ]
-        state = start(weights, [np.zeros(H, np.float32) for _, H in pairs])
+        weights = [(rng.standard_normal((D, H)) * (2 / D) ** 0.5).astype(dtype) for D, H in pairs]
+        state = start(weights, [np.zeros(H, dtype) for _, H in pairs])
         X, Y = jnp.asarray(task.X), jnp.asarray(task.y)
         for key in jax.random.split(keys, task.epochs):
             state, losses = epoch(state, X, Y, key)
@@ -239,6 +243,9 @@ CONTESTANTS: dict[str, Callable[[Task], Callable[[], Predict]]] = {
 def main() -> None:
     parser = arguments(__doc__ or "", CONTESTANTS, rounds=7)
     parser.add_argument("--data", type=Path, help="an .npz file; default: generated data")
+    parser.add_argument("--rows", type=int, default=60_000, help="of the generated data")
+    parser.add_argument("--inputs", type=int, default=784, help="of the generated data")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--hidden", type=int, nargs="*", default=[100, 100])
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=5)
@@ -247,10 +254,11 @@ def main() -> None:
         work(args.worker[0], args.worker[1], args)
         return
     found = about(args.threads, (*LIBRARIES, "skorch", "keras"))
-    arrays = read(args.data) if args.data else generated()
+    arrays = read(args.data) if args.data else generated(args.rows, args.inputs)
+    arrays = [x.astype(args.dtype) if x.dtype == np.float32 else x for x in arrays]
     shape = Task(arrays[0], arrays[1], tuple(args.hidden), args.batch, args.epochs).shape
     name = f"{args.data.stem if args.data else 'generated data'}, {len(arrays[0]):,} rows, "
-    name += shape.name.replace("x", ", batch ") + f", {args.epochs} epochs"
+    name += shape.name.replace("x", ", batch ") + f", {args.epochs} epochs, {args.dtype}"
     with tempfile.TemporaryDirectory() as folder:
         for array_name, array in zip(NAMES, arrays, strict=True):
             np.save(Path(folder) / f"{array_name}.npy", array)
@@ -259,14 +267,15 @@ def main() -> None:
     chart(found, "s a fit: best round (median)", "From arrays to a classifier", path)
 
 
-def generated() -> list[np.ndarray]:
-    """Ten classes that overlap a little: 60,000 rows of 784 to train on, 10,000 for the test."""
+def generated(rows: int, inputs: int) -> list[np.ndarray]:
+    """Ten classes that overlap a little: so many rows to train on, and 10,000 for the test."""
     rng = np.random.default_rng(0)
-    centres = 0.13 * rng.standard_normal((10, 784), dtype=np.float32)
+    spread = np.float32(0.13 * (784 / inputs) ** 0.5)  # of as many inputs as MNIST has, 0.13
+    centres = spread * rng.standard_normal((10, inputs), dtype=np.float32)
     arrays = []
-    for N in (60_000, 10_000):
+    for N in (rows, 10_000):
         y = rng.integers(10, size=N)
-        X = rng.standard_normal((N, 784), dtype=np.float32)
+        X = rng.standard_normal((N, inputs), dtype=np.float32)
         X += centres[y]
         arrays += [X, y]
     return arrays

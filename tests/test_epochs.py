@@ -431,8 +431,17 @@ OTHER_TYPES = {
     "float64 inputs": (lambda data: data._replace(X=data.X.astype(np.float64)), "float32"),
     "integer inputs": (lambda data: data._replace(X=data.X.astype(np.int32)), "float32"),
     "float64 parameters": (lambda data: data, "float64"),
-    "probabilities": (lambda data: data._replace(Y=np.eye(3, dtype=np.float32)[data.Y]), "float32"),
 }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@FAST
+def test_an_epoch_takes_probabilities_in_the_place_of_classes(dtype, fast):
+    data = examples(dtype=dtype, weighted=True)
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), data.Y.shape[0])
+    problem = simple(data=data._replace(Y=rows.astype(dtype)), dtype=dtype)
+    found = trained(problem.small(fast=fast), problem)
+    assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
 @pytest.mark.parametrize(("change", "dtype"), OTHER_TYPES.values(), ids=OTHER_TYPES)

@@ -599,6 +599,32 @@ def assert_dies_out(ops, asarray, dtype):
     assert after[-1].max() < 1000 * tiny
 
 
+@MARKS["numba"]
+@DTYPES
+def test_compiled_exp_and_log_are_those_of_the_c_library(dtype):
+    from nnaccel.kernels import _numba
+
+    @_numba.compiled
+    def both(x, e, y):
+        for i in range(x.shape[0]):
+            e[i], y[i] = _numba.exp(-x[i]), _numba.log(x[i] + x.dtype.type(1))
+
+    number, rounding = np.dtype(dtype).type, np.finfo(dtype).eps
+    least = 708 if dtype == "float64" else 87  # where exp(-x) is still normal
+    x = np.concatenate([np.geomspace(1e-9, 1.2 * least, 100_001), np.linspace(0, 20, 100_001)])
+    x = np.append(x, [0, np.inf, np.nan]).astype(dtype)
+    e, y = np.full_like(x, 7), np.full_like(x, 7)
+    both(x, e, y)
+    normal = x < least
+    exact = x[normal].astype("longdouble")
+    np.testing.assert_allclose(e[normal], np.exp(-exact), rtol=2 * rounding)
+    assert not e[x > least].any()
+    larger = np.maximum(1, np.log(number(1) + x[normal]))
+    exact = np.log((number(1) + x[normal]).astype("longdouble"))
+    np.testing.assert_allclose(y[normal] / larger, exact / larger, atol=2 * rounding, rtol=0)
+    assert np.isnan([e[-1], y[-1]]).all()
+
+
 @DTYPES
 @pytest.mark.parametrize("name", ["numpy", pytest.param("numba", marks=MARKS["numba"])])
 def test_moments_are_never_denormal(name, dtype):

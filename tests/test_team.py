@@ -50,6 +50,17 @@ def test_a_team_knows_every_depth_and_activation(hidden, activation, team):
     assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_team_computes_in_float64(size, team, sizes):
+    team(size)
+    network = mlp(3, [70, 40, 20], 3, activation=["tanh", "sigmoid", "relu"], dropout=0.2)
+    data = examples(dtype="float64", N=150, weighted=True)
+    problem = simple(network, dtype="float64", data=data, batch_size=64, l2=0.01)
+    found = trained(problem.small(fast=True), problem)
+    assert_same_run(found, trained(problem.steps(), problem), "float64")
+    assert set(sizes) == {size}
+
+
 def test_a_team_derives_the_activation_of_the_last_layer(team):
     team(3)
     network = Network(3, (Dense(20, get("tanh")), Dense(2, get("sigmoid"))))

@@ -137,20 +137,23 @@ def whole_epoch(
 def _numpy_epochs(
     fast: bool, small: bool, seed: int
 ) -> list[Callable[..., Callable[..., Any] | None]]:
-    """What makes epochs without steps on NumPy: with Numba, or, for small networks, without.
+    """What makes epochs without steps on NumPy: with Numba, and, for small networks, without.
 
     seed: for those that draw.
     """
+    found: list[Any] = []
     if fast and find_spec("numba"):
         try:
             from nnaccel.kernels._compiled import epoch_of
 
-            return [partial(epoch_of, seed=seed)]
+            found.append(partial(epoch_of, seed=seed))
         except ImportError:  # of Numba or of SciPy, whose BLAS it needs
             pass
-    from nnaccel.kernels._numpy_small import epoch_of
+    if small:
+        from nnaccel.kernels._numpy_small import epoch_of
 
-    return [epoch_of] if small else []
+        found.append(epoch_of)
+    return found
 
 
 def limit_threads(

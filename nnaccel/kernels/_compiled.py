@@ -18,12 +18,12 @@ computed. Backpropagation draws the same numbers once more.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from nnaccel.batches import bounds
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
 from nnaccel.kernels._plans import (
@@ -43,7 +43,6 @@ from nnaccel.optimizers import Optimizer, State
 from nnaccel.random import BITS, GOLDEN, Key, mixed
 from nnaccel.typing import Array, Namespace
 
-TINY = np.finfo(np.float32).tiny
 VECTOR = 16  # numbers of float32, in the widest processors
 ALL = 2**BITS  # the threshold below which every draw is
 
@@ -91,34 +90,40 @@ def epoch_of(
     at = np.array([at_A, at_dA, np.cumsum([0, *(sizes[:-1] * sizes[1:])]), n_weights + at_b])
     keep = 1.0 - np.array([*known.rates, 0.0])  # the last is of the logits, which stay
     thresholds = np.round(keep * ALL).astype(np.uint32)
-    scales = (1.0 / keep).astype(np.float32)
-    plan = sizes, at, np.array(codes), np.array(known.parameters, np.float32), thresholds, scales
-    space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), np.float32)
-    grads = np.empty(layout(network).size, np.float32)
     members = threads_for(network, batch_size)
+
+    @lru_cache(maxsize=1)
+    def made_for(dtype: Any) -> tuple[tuple[Any, ...], Array, Array, Any]:
+        """The plan in such numbers, memory for gradients and between layers, and the least normal
+        number."""
+        slopes, scales = np.array(known.parameters, dtype), (1.0 / keep).astype(dtype)
+        grads = np.empty(layout(network).size, dtype)
+        space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), dtype)
+        plan = sizes, at, np.array(codes), slopes, thresholds, scales
+        return plan, grads, space, np.finfo(dtype).tiny
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
-        if params.dtype != np.float32 or X.dtype not in (np.float32, np.uint8):
-            return None
-        if known.loss == CROSS_ENTROPY and Y.ndim != 1:
+        dtype = params.dtype
+        if dtype.char not in "fd" or X.dtype not in (dtype, np.uint8):  # float32 and float64
             return None
         N = order.shape[0]
-        n_steps = len(bounds(N, batch_size))
+        n_steps = -(-N // batch_size)
         rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
         if rules is None:
             return None
-        scalars = scalars_of(rules, n_steps, np.float32)
-        betas = np.array([rules.beta_1, rules.beta_2], np.float32)
+        plan, grads, space, tiny = made_for(dtype)
+        scalars = scalars_of(rules, n_steps, dtype)
+        betas = np.array([rules.beta_1, rules.beta_2], dtype)
         keys = keys_of(known, seed, state.step, n_steps)
-        # Compiling takes seconds for each combination of types, so there are two, the second for
+        # Compiling takes seconds for each combination of types, so a dtype has two, the second for
         # images of bytes: what is not there is an empty array.
         labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
         inputs = (
             fixed(X, X.dtype, 2),
             fixed(labels, np.int64, 1),
-            fixed(targets, np.float32, 2),
-            fixed(() if weights is None else weights, np.float32, 1),
+            fixed(targets, dtype, 2),
+            fixed(() if weights is None else weights, dtype, 1),
         )
         records = []
         with one_thread() if members > 1 else nullcontext(1) as threads:
@@ -129,12 +134,12 @@ def epoch_of(
                 index = fixed(
                     order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
                 )
-                values = np.zeros((size, len(steps)), np.float32)
-                Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), np.float32)
+                values = np.zeros((size, len(steps)), dtype)
+                Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), dtype)
                 together(
                     train, size, params, *state.slots, grads, *inputs, index, batch_size, *plan,
                     known.loss, scalars[steps.start : steps.stop], keys[steps.start : steps.stop],
-                    betas, np.float32(l2), space, values, Z,
+                    betas, dtype.type(l2), tiny, space, values, Z,
                 )  # fmt: skip
                 values = values.sum(0)
                 if metric is not None:
@@ -203,6 +208,7 @@ def train(
     keys: Array,
     betas: Array,
     l2: Any,
+    tiny: Any,
     space: Array,
     record: Array,
     logits: Array,
@@ -216,10 +222,11 @@ def train(
     """
     N, L, K = order.shape[0], codes.shape[0], sizes[-1]
     at_A, at_dA, at_W, at_b = at[0], at[1], at[2], at[3]
-    one, zero = np.float32(1), np.float32(0)
+    number = params.dtype.type
+    one, zero = number(1), number(0)
     most = share_of(batch_size, 0, size)[1]
-    share, scratch = np.empty(most, np.float32), np.empty(most, np.float32)
-    Y = np.empty((K, most), np.float32)
+    share, scratch = np.empty(most, params.dtype), np.empty(most, params.dtype)
+    Y = np.empty((K, most), params.dtype)
     for step in range(record.shape[1]):
         start = step * batch_size
         B = min(batch_size, N - start)
@@ -235,7 +242,7 @@ def train(
                 values, element = x[i][: sizes[0]], i * sizes[0]
                 for j in range(values.shape[0]):
                     values[j] *= kept(element + j, keys[step, 0], thresholds[0])
-        share[:n] = one / np.float32(B)
+        share[:n] = one / number(B)
         if weights.shape[0]:
             for i in range(n):
                 share[i] *= weights[index[i]]
@@ -267,22 +274,23 @@ def train(
 
         # The loss of these examples, and dZ
         dZ = matrix(space, row * at_dA[L], K, row)
-        if loss == CROSS_ENTROPY:
+        if labels.shape[0]:
             for i in range(n):
-                scratch[i] = np.float32(labels[index[i]])
+                scratch[i] = number(labels[index[i]])
             for k in range(K):
-                y, number = Y[k], np.float32(k)
+                y, label = Y[k], number(k)
                 for i in range(n):
-                    y[i] = one if scratch[i] == number else zero
-            value = cross_entropy(Z, Y, share, dZ, scratch, first, last)
+                    y[i] = one if scratch[i] == label else zero
         else:
             for i in range(n):
                 for k in range(K):
                     Y[k, i] = targets[index[i], k]
-            if loss == BINARY_CROSS_ENTROPY:
-                value = binary_cross_entropy(Z, Y, share, dZ, scratch, first, last)
-            else:
-                value = squared_error(Z, Y, share, dZ, first, last)
+        if loss == CROSS_ENTROPY:
+            value = cross_entropy(Z, Y, share, dZ, scratch, first, last)
+        elif loss == BINARY_CROSS_ENTROPY:
+            value = binary_cross_entropy(Z, Y, share, dZ, scratch, first, last)
+        else:
+            value = squared_error(Z, Y, share, dZ, first, last)
         derive(dZ, Z, codes[L - 1], slopes[L - 1], mask, first, last)
         if not meet(meeting, size):
             return
@@ -321,12 +329,12 @@ def train(
         rate, epsilon, keep = scalars[step, 0], scalars[step, 1], scalars[step, 2]
         if l2 != zero:
             square = add_penalty(grads[p : p + n_inside], params[p : p + n_inside], l2)
-            value += np.float32(0.5) * l2 * square
+            value += number(0.5) * l2 * square
         if keep != one:
             for i in range(p, p + n_inside):
                 params[i] *= keep
         part = slice(p, end)
-        adam(params[part], grads[part], mu[part], nu[part], rate, betas[0], betas[1], epsilon, TINY)
+        adam(params[part], grads[part], mu[part], nu[part], rate, betas[0], betas[1], epsilon, tiny)
         record[rank, step] = value
         if not meet(meeting, size):
             return
@@ -353,7 +361,7 @@ def matrix(values: Array, start: int, rows: int, columns: int) -> Array:
 
 @compiled
 def total(values: Array) -> Any:
-    result = np.float32(0)
+    result = values.dtype.type(0)
     for i in range(values.shape[0]):
         result += values[i]
     return result
@@ -390,7 +398,8 @@ def activate(
     mask: the key and the threshold of dropout, the number of the first of these units, and of how
     many.
     """
-    one, zero = np.float32(1), np.float32(0)
+    number = Z.dtype.type
+    one, zero = number(1), number(0)
     key, threshold, unit, n_units = mask
     for h in range(Z.shape[0]):
         z, bias = Z[h][first:last], b[h]
@@ -405,7 +414,7 @@ def activate(
         elif code == TANH:
             for i in range(z.shape[0]):
                 a = z[i] + bias
-                e = exp(np.float32(-2) * abs(a))
+                e = exp(number(-2) * abs(a))
                 t = (one - e) / (one + e)
                 z[i] = -t if a < zero else t
         elif code == SIGMOID:
@@ -426,7 +435,8 @@ def derive(
     dA: Array, A: Array, code: int, slope: Any, mask: tuple[Any, ...], first: int, last: int
 ) -> None:
     """dA := dA g'(Z), dA (H, B), without what was dropped, for some of the examples."""
-    one, zero = np.float32(1), np.float32(0)
+    number = dA.dtype.type
+    one, zero = number(1), number(0)
     key, threshold, unit, n_units = mask
     for h in range(dA.shape[0]):
         d, a = dA[h][first:last], A[h][first:last]
@@ -435,10 +445,10 @@ def derive(
                 d[i] *= kept((first + i) * n_units + unit + h, key, threshold)
         if code == RELU:
             for i in range(d.shape[0]):
-                d[i] *= np.float32(a[i] > zero)  # a branch costs four times the step
+                d[i] *= number(a[i] > zero)  # a branch costs four times the step
         elif code == LEAKY_RELU:
             for i in range(d.shape[0]):
-                d[i] *= slope + (one - slope) * np.float32(a[i] > zero)
+                d[i] *= slope + (one - slope) * number(a[i] > zero)
         elif code == TANH:
             for i in range(d.shape[0]):
                 d[i] *= one - a[i] * a[i]
@@ -456,7 +466,8 @@ def cross_entropy(
     Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array, first: int, last: int
 ) -> Any:
     K, B = Z.shape[0], last - first
-    value, one = np.float32(0), np.float32(1)
+    number = Z.dtype.type
+    value, one = number(0), number(1)
     copy(Z[0][first:last], scratch[:B])
     for k in range(1, K):
         z = Z[k][first:last]
@@ -491,7 +502,8 @@ def binary_cross_entropy(
     Z: Array, Y: Array, share: Array, dZ: Array, scratch: Array, first: int, last: int
 ) -> Any:
     """log(1 + exp(-|Z|)) + max(Z, 0) - Y Z."""
-    value, one, zero = np.float32(0), np.float32(1), np.float32(0)
+    number = Z.dtype.type
+    value, one, zero = number(0), number(1), number(0)
     for k in range(Z.shape[0]):
         z, y, dz = Z[k][first:last], Y[k], dZ[k][first:last]
         for i in range(z.shape[0]):
@@ -506,7 +518,8 @@ def binary_cross_entropy(
 
 @compiled
 def squared_error(Z: Array, Y: Array, share: Array, dZ: Array, first: int, last: int) -> Any:
-    value, half = np.float32(0), np.float32(0.5)
+    number = Z.dtype.type
+    value, half = number(0), number(0.5)
     for k in range(Z.shape[0]):
         z, y, dz = Z[k][first:last], Y[k], dZ[k][first:last]
         for i in range(z.shape[0]):

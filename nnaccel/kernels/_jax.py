@@ -161,7 +161,8 @@ class Products:
         """Twin of `layers.dense.dense_vjp`."""
         dZ = activation.vjp(dA, Z, A, xp=self._xp)
         # Else dW gets the memory of A, and waits for the dW of the next layer, which is made of A.
-        dW = self._xp.where(never(A[..., :1, :1]), 0.0, self._product(X.mT, dZ))
+        wait = self._xp.any(never(A[..., :1, :1]), axis=(-2, -1), keepdims=True)
+        dW = self._xp.where(wait, 0.0, self._product(X.mT, dZ))
         dX = self._product(dZ, W.mT) if need_dX else None
         return dX, dW, jnp.sum(dZ, -2, keepdims=True)
 

@@ -79,7 +79,10 @@ def _sleep_of_system() -> tuple[Any, int]:
 sleep, NAP = _sleep_of_system()
 SYMBOLS = {
     "nnaccel_sleep": ctypes.cast(sleep, ctypes.c_void_p).value,
-    "nnaccel_sgemm": get_cython_function_address("scipy.linalg.cython_blas", "sgemm"),
+    **{
+        f"nnaccel_{name}": get_cython_function_address("scipy.linalg.cython_blas", name)
+        for name in ("sgemm", "dgemm")
+    },
 }
 for name, address in SYMBOLS.items():
     llvmlite.binding.add_symbol(name, address)
@@ -94,12 +97,18 @@ def generated(function: Callable[..., Any]) -> Any:
 
 
 @generated
-def sgemm(
+def gemm(
     typing: Any, a: Any, b: Any, m: Any, n: Any, k: Any, alpha: Any, A: Any, lda: Any, B: Any,
     ldb: Any, C: Any, ldc: Any,
 ) -> Any:  # fmt: skip
-    """C = alpha A B, by columns: the function of the BLAS, which takes all by its address."""
+    """C = alpha A B, by columns: the function of the BLAS, which takes all by its address.
+
+    sgemm, or dgemm where alpha is float64."""
     letter, number, address = types.uint8, types.int32, types.uintp
+    double = alpha == types.float64
+    name, kind_of_zero = (
+        ("nnaccel_dgemm", ir.DoubleType()) if double else ("nnaccel_sgemm", ir.FloatType())
+    )
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = ir.IntType(8).as_pointer()
@@ -111,13 +120,13 @@ def sgemm(
             builder.inttoptr(value, pointer) if kind == address else by_address(value)
             for kind, value in zip(signature.args, args, strict=True)
         ]
-        zero = by_address(ir.Constant(ir.FloatType(), 0.0))
+        zero = by_address(ir.Constant(kind_of_zero, 0.0))
         kind = ir.FunctionType(ir.VoidType(), [pointer] * 13)
-        function = cgutils.get_or_insert_function(builder.module, kind, "nnaccel_sgemm")
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
         builder.call(function, [a, b, m, n, k, alpha, A, lda, B, ldb, zero, C, ldc])
         return context.get_dummy_value()
 
-    parameters = letter, letter, number, number, number, types.float32, *[address, number] * 3
+    parameters = letter, letter, number, number, number, alpha, *[address, number] * 3
     return types.void(*parameters), generate
 
 
@@ -171,7 +180,7 @@ def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
         return
     # To the BLAS, which has columns, these are out^T = Y^T X^T.
     of_Y, of_X, of_out = lies(Y), lies(X), lies(out)
-    sgemm(
+    gemm(
         of_Y[0], of_X[0], out.shape[1], out.shape[0], X.shape[1], scale,
         Y.ctypes.data, of_Y[1], X.ctypes.data, of_X[1], out.ctypes.data, of_out[1],
     )  # fmt: skip
