@@ -75,12 +75,21 @@ class Epoch:
     @cached_property
     def params(self) -> Array:
         """The parameters, a flat vector (P,), or (K, P) for K networks."""
-        return joined(self._params)
+        return self._whole(self._params)
 
     @cached_property
     def state(self) -> State:
         """The memory of the optimizer."""
-        return joined(self._state)
+        return self._whole(self._state)
+
+    def _whole(self, kept: Any) -> Any:
+        # JAX takes the memory away, and others write into it.
+        if any(x.is_deleted() for x in leaves(kept) if hasattr(x, "is_deleted")):
+            raise RuntimeError(
+                f"the vectors of epoch {self.number} are gone: the next epoch has taken their "
+                "memory; keep epoch.copy() before it begins"
+            )
+        return joined(kept)
 
     def copy(self) -> "Epoch":
         """The same epoch with vectors of its own, which no other epoch overwrites."""

@@ -670,6 +670,21 @@ def test_vectors_that_are_kept_in_pieces_look_as_if_they_were_whole(lead, monkey
         training.check_finite(np.zeros(2), Pieces((kept[0].params, kept[0].params / 0)), 1, xp=np)
 
 
+@pytest.mark.parametrize("small", [0, 2**16], ids=["in pieces", "in one"])
+def test_an_epoch_says_when_the_next_one_has_taken_its_memory(small, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setattr("nnaccel.kernels._jax.SMALL", small)
+    network = mlp(D, [6 if small else 5, 7], K)  # of which nothing is compiled yet
+    X, Y = blobs(dtype="float32")
+    first, last = train(network, X, Y, loss=SOFTMAX, epochs=2, device="jax")
+    for vectors in ("params", "state"):
+        with pytest.raises(
+            RuntimeError, match=r"of epoch 1 are gone.* keep epoch\.copy\(\) before"
+        ):
+            getattr(first, vectors)
+    assert last.params.shape == (layout(network).size,)
+
+
 def test_a_finished_run_has_nothing_to_resume():
     first = run(epochs=2)
     assert run(epochs=2, after=first[-1]) == []
