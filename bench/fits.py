@@ -200,8 +200,8 @@ def jax_scan(task: Task) -> Callable[[], Predict]:
     import jax
     import jax.numpy as jnp
 
-    jax.config.update("jax_enable_x64", task.X.dtype == np.float64)
     dtype = task.X.dtype
+    jax.config.update("jax_enable_x64", dtype == np.float64)
     start, step = jax_adam()
     seeds = itertools.count()
 
@@ -253,7 +253,7 @@ def main() -> None:
     if args.worker:
         work(args.worker[0], args.worker[1], args)
         return
-    found = about(args.threads, (*LIBRARIES, "skorch", "keras"))
+    found = about(args.threads, (*LIBRARIES, "skorch", "keras")) | {"dtype": args.dtype}
     arrays = read(args.data) if args.data else generated(args.rows, args.inputs)
     arrays = [x.astype(args.dtype) if x.dtype == np.float32 else x for x in arrays]
     shape = Task(arrays[0], arrays[1], tuple(args.hidden), args.batch, args.epochs).shape

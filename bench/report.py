@@ -113,7 +113,8 @@ def chart(found: Mapping[str, Any], unit: str, title: str, path: Path) -> None:
         frameon=False,
     )
     machine = found["machine"]
-    source = f"{machine['processor']}, {machine['threads']} threads, float32, {found['date'][:10]}."
+    dtype = found.get("dtype", "float32")
+    source = f"{machine['processor']}, {machine['threads']} threads, {dtype}, {found['date'][:10]}."
     source += f"  {found['command']}"
     figure.text(0.5, 1 - 0.12 / height, title, fontsize=11, ha="center", va="top")
     figure.text(0.01, 0.012, textwrap.fill(source, int(15 * width)), fontsize=7.5, color="#555555")
