@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel import losses, optimizers
-from nnaccel.compile import compile_epoch, compile_step, cut
 from nnaccel.data import put
 from nnaccel.devices import Device, available, select, to_host
 from nnaccel.failures import in_words
-from nnaccel.kernels import arithmetic, bind, limit_threads, whole_epoch
-from nnaccel.network import Network, layout, mlp
-from nnaccel.training import initialize, make_step
+from nnaccel.kernels import arithmetic, limit_threads
+from nnaccel.network import Network, mlp
+from nnaccel.training import initialize, programs
 from nnaccel.typing import Array
 
 
@@ -174,15 +173,14 @@ class Trainer:
         self.data = put(network, loss, device, "float32", device.asarray(X), Y)
         start = initialize(network) if params is None else params
         start = device.asarray(start, "float32", copy=True)
-        pieces = compile_step(cut(device.xp, layout(network)), device.xp)
+        epoch_of, _, pieces = programs(
+            *(device.xp, network, loss, optimizer, batch_size, start.dtype),
+            *(0.0, None, fast, precision),
+        )
         self.params, self.state = map(pieces, (start, optimizer.init(start, xp=device.xp)))
-        how: dict[str, Any] = {"fast": fast, "precision": precision}
-        ops = bind(device.xp, **how)
-        step = make_step(network, loss, optimizer, ops, dtype=start.dtype)
-        whole = whole_epoch(network, loss, optimizer, ops, batch_size, **how)
         self._limit = limit_threads(network, batch_size, device.xp)
         self._multiplying = arithmetic(device.xp, precision)
-        self._epoch = compile_epoch(step, device.xp, layout(network), batch_size, whole)
+        self._epoch = epoch_of(0)
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""

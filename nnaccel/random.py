@@ -12,6 +12,7 @@ from typing import NamedTuple
 from nnaccel.typing import Array, Namespace, handle_of
 
 GOLDEN = -0x61C88647  # 2^32 / golden ratio, odd, as a signed 32-bit number
+FACTORS = 0x7FEB352D, -0x7B935975
 BITS = 24  # of each hash that make a number: all that float32 holds
 
 
@@ -35,9 +36,9 @@ class Key(NamedTuple):
 def mix(x: Array) -> Array:
     """A bijection of 32-bit integers: each input bit flips each output bit half the time."""
     x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * 0x7FEB352D
+    x = x * FACTORS[0]
     x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * -0x7B935975
+    x = x * FACTORS[1]
     return x ^ ((x >> 16) & 0xFFFF)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from nnaccel import batches
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
 from nnaccel.kernels._plans import (
@@ -40,7 +41,7 @@ from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
 from nnaccel.network import Network, layout
 from nnaccel.optimizers import Optimizer, State
-from nnaccel.random import BITS, GOLDEN, Key, mixed
+from nnaccel.random import BITS, FACTORS, GOLDEN, Key, mixed
 from nnaccel.typing import Array, Namespace
 
 VECTOR = 16  # numbers of float32, in the widest processors
@@ -108,7 +109,7 @@ def epoch_of(
         if dtype.char not in "fd" or X.dtype not in (dtype, np.uint8):  # float32 and float64
             return None
         N = order.shape[0]
-        n_steps = -(-N // batch_size)
+        n_steps = batches.n_steps(N, batch_size, epochs=1)
         rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
         if rules is None:
             return None
@@ -383,8 +384,8 @@ def kept(element: int, key: Any, threshold: Any) -> Any:
     """
     number = np.uint32
     x = number((number(element) ^ key) * number(GOLDEN % 2**32))
-    x = number((x ^ (x >> number(16))) * number(0x7FEB352D))
-    x = number((x ^ (x >> number(15))) * number(0x846CA68B))
+    x = number((x ^ (x >> number(16))) * number(FACTORS[0]))
+    x = number((x ^ (x >> number(15))) * number(FACTORS[1] % 2**32))
     x = number(x ^ (x >> number(16))) & number(ALL - 1)
     return np.float32(x < threshold)
 

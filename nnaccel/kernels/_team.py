@@ -105,10 +105,7 @@ def gemm(
 
     sgemm, or dgemm where alpha is float64."""
     letter, number, address = types.uint8, types.int32, types.uintp
-    double = alpha == types.float64
-    name, kind_of_zero = (
-        ("nnaccel_dgemm", ir.DoubleType()) if double else ("nnaccel_sgemm", ir.FloatType())
-    )
+    number_of, name = alpha, "nnaccel_dgemm" if alpha == types.float64 else "nnaccel_sgemm"
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = ir.IntType(8).as_pointer()
@@ -120,7 +117,7 @@ def gemm(
             builder.inttoptr(value, pointer) if kind == address else by_address(value)
             for kind, value in zip(signature.args, args, strict=True)
         ]
-        zero = by_address(ir.Constant(kind_of_zero, 0.0))
+        zero = by_address(context.get_constant(number_of, 0.0))
         kind = ir.FunctionType(ir.VoidType(), [pointer] * 13)
         function = cgutils.get_or_insert_function(builder.module, kind, name)
         builder.call(function, [a, b, m, n, k, alpha, A, lda, B, ldb, zero, C, ldc])
