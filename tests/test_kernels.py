@@ -642,3 +642,64 @@ def test_moments_on_torch_are_never_denormal(monkeypatch, dtype, large):
 
     monkeypatch.setattr(_torch, "LARGE", 0 if large else math.inf)
     assert_dies_out(bind(xp), torch.asarray, dtype)
+
+
+def assert_nothing_faint(values):
+    values = np.abs(np.asarray(values))
+    least = np.sqrt(np.finfo(values.dtype).tiny) * np.finfo(values.dtype).eps / 1e4
+    assert not ((values > 0) & (values < least)).any()
+
+
+def softmax_of_small_networks(Z, Y):
+    """The loss and dZ as `_numpy_small` computes them."""
+    from nnaccel.kernels._numpy_small import CrossEntropy
+
+    N, K = Z.shape
+    loss = CrossEntropy((1, K, N), Z.dtype)
+    loss.read(Y[None])
+    dZ = np.empty((K, N), Z.dtype)
+    for function, args in loss.calls(0, Z.T.copy(), dZ):
+        function(*args)
+    return loss.values(1).sum() / N, dZ.T / N
+
+
+def softmax_of(name):
+    if name == "small":
+        return softmax_of_small_networks
+    return SETS[name]()[losses.softmax_cross_entropy]
+
+
+OF_SOFTMAX = pytest.mark.parametrize(
+    "name", ["numpy", "small", pytest.param("numba", marks=MARKS["numba"])]
+)
+
+
+@DTYPES
+@pytest.mark.parametrize("K", [2, 30], ids=["few classes", "many"])
+@OF_SOFTMAX
+def test_gradients_of_examples_that_are_certain_are_never_denormal(name, K, dtype):
+    """Nor are their products with weights and inputs; the loss and the rest stay what they are."""
+    kernel = softmax_of(name)
+    Z = np.zeros((4000, K), dtype)
+    Z[:, 0] = np.linspace(0, -1.2 * np.log(np.finfo(dtype).tiny), len(Z))
+    for y in (0, 1):  # right and wrong
+        Y = np.full(len(Z), y)
+        expected, exact = losses.softmax_cross_entropy(Z, Y, xp=np)
+        denormal = (exact != 0) & (np.abs(exact) < np.finfo(dtype).tiny)
+        assert denormal.any() == (y == 0 or K > 2)
+        loss, dZ = kernel(Z.copy(), Y)
+        assert_nothing_faint(dZ)
+        np.testing.assert_allclose(dZ, exact, rtol=1e-5, atol=np.finfo(dtype).eps)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@OF_SOFTMAX
+def test_a_softmax_does_not_hide_nan(name):
+    kernel = softmax_of(name)
+    for K in (2, 30):
+        Z = np.zeros((5, K), np.float32)
+        Z[1] = np.nan
+        loss, dZ = kernel(Z, np.zeros(5, np.int64))
+        assert np.isnan(loss)
+        assert np.isnan(dZ[1]).all()
+        assert np.isfinite(dZ[[0, 2, 3, 4]]).all()

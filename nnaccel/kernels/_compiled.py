@@ -9,7 +9,8 @@ with threads of its own.
 
 Arrays are in the layout of the notes, one column an example. The units of a member are then in one
 piece, and every other inner loop runs over the examples of a batch without a gap; a network may
-have fewer units than a processor's vector has numbers.
+have fewer units than a processor's vector has numbers. Only examples of many inputs stay rows, as
+they are in the data set.
 
 Of dropout nothing is stored. What a layer reads is A with zeros where it has been dropped, and the
 scale 1 / (1 - rate) is a factor of the products with it: so A is a value of g, from which g' is
@@ -25,7 +26,10 @@ from typing import Any
 import numpy as np
 
 from nnaccel import batches
+from nnaccel.kernels._blas import product
 from nnaccel.kernels._epochs import rules_of
+from nnaccel.kernels._gather import NARROW, columns, rows
+from nnaccel.kernels._instructions import denormals_as_zero, floating_point
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
 from nnaccel.kernels._plans import (
     BINARY_CROSS_ENTROPY,
@@ -35,7 +39,7 @@ from nnaccel.kernels._plans import (
     plan_of,
     scalars_of,
 )
-from nnaccel.kernels._team import meet, product, together
+from nnaccel.kernels._team import meet, together
 from nnaccel.kernels._threads import one_thread, threads_for
 from nnaccel.losses import Loss
 from nnaccel.metrics import Metric
@@ -86,7 +90,7 @@ def epoch_of(
     n_weights = layout(network).n_weights
     sizes = np.array(known.sizes)
     before = np.cumsum([0, padded(sizes[0]), *sizes[1:]])
-    # The last is of what comes after X, whose dA there is not.
+    # The last is of what comes after X, which has no dA.
     at_A, at_dA, at_b = before[:-1], before[:-1] + sum(sizes[1:]), before[1:] - before[1]
     at = np.array([at_A, at_dA, np.cumsum([0, *(sizes[:-1] * sizes[1:])]), n_weights + at_b])
     keep = 1.0 - np.array([*known.rates, 0.0])  # the last is of the logits, which stay
@@ -122,7 +126,8 @@ def epoch_of(
         labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
         inputs = (
             fixed(X, X.dtype, 2),
-            fixed(labels, np.int64, 1),
+            # As small as they can be: an epoch looks for each anywhere among them.
+            fixed(labels, np.uint8 if sizes[-1] <= 256 else np.int32, 1),
             fixed(targets, dtype, 2),
             fixed(() if weights is None else weights, dtype, 1),
         )
@@ -131,15 +136,15 @@ def epoch_of(
             if not threads:
                 return None  # each member would have as many threads of the BLAS again
             size = min(threads, members)
-            for steps in calls(known, batch_size, n_steps, metric is not None):
+            for these in calls(known, batch_size, n_steps, metric is not None):
                 index = fixed(
-                    order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
+                    order[these.start * batch_size : these.stop * batch_size], np.int64, 1
                 )
-                values = np.zeros((size, len(steps)), dtype)
+                values = np.zeros((size, len(these)), dtype)
                 Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), dtype)
                 together(
                     train, size, params, *state.slots, grads, *inputs, index, batch_size, *plan,
-                    known.loss, scalars[steps.start : steps.stop], keys[steps.start : steps.stop],
+                    known.loss, scalars[these.start : these.stop], keys[these.start : these.stop],
                     betas, dtype.type(l2), tiny, space, values, Z,
                 )  # fmt: skip
                 values = values.sum(0)
@@ -184,7 +189,15 @@ def fixed(values: Any, dtype: Any, ndim: int) -> Array:
 
 
 @compiled
-def train(
+def train(*args: Any) -> None:
+    """`steps`, in which denormal numbers are 0."""
+    mode = denormals_as_zero()
+    steps(*args)
+    floating_point(mode)
+
+
+@compiled
+def steps(
     rank: int,
     size: int,
     meeting: Array,
@@ -219,7 +232,7 @@ def train(
     at: (4, L + 1), of each layer where its A, dA, W and b are, the first two for one example.
     thresholds, scales: (L + 1,), and keys: (n_steps, L + 1), of the dropout before each layer and
     of the logits, which have none.
-    space: X (B, D), A^T and dA^T.   record: (size, n_steps), the member's part of each loss.
+    space: X, A^T and dA^T.   record: (size, n_steps), the member's part of each loss.
     """
     N, L, K = order.shape[0], codes.shape[0], sizes[-1]
     at_A, at_dA, at_W, at_b = at[0], at[1], at[2], at[3]
@@ -234,15 +247,8 @@ def train(
         first, last = share_of(B, rank, size)  # the examples of this member
         index = order[start + first : start + last]
         n = index.shape[0]
-        x = matrix(space, 0, B, padded(sizes[0]))
         row = padded(B)
-        for i in range(n):
-            copy(X[index[i]], x[first + i])
-        if thresholds[0] != ALL:
-            for i in range(first, last):
-                values, element = x[i][: sizes[0]], i * sizes[0]
-                for j in range(values.shape[0]):
-                    values[j] *= kept(element + j, keys[step, 0], thresholds[0])
+        x = inputs(X, index, space, B, first, keys[step, 0], thresholds[0])
         share[:n] = one / number(B)
         if weights.shape[0]:
             for i in range(n):
@@ -251,7 +257,7 @@ def train(
             return
 
         # Forward: A = g(W^T A + b), for some units of each layer and some examples of the last one
-        A = x[:, : sizes[0]].T
+        A = x
         for layer in range(L - 1):
             D, H = sizes[layer], sizes[layer + 1]
             W, b = matrix(params, at_W[layer], D, H), params[at_b[layer] : at_b[layer] + H]
@@ -310,7 +316,7 @@ def train(
                 return
 
         # Gradients: dW = A dZ^T, some rows of each, and db, for some units
-        A = x[:, : sizes[0]].T
+        A = x
         for layer in range(L):
             D, H = sizes[layer], sizes[layer + 1]
             dZ = matrix(space, row * at_dA[layer + 1], H, row)
@@ -361,6 +367,28 @@ def matrix(values: Array, start: int, rows: int, columns: int) -> Array:
 
 
 @compiled
+def inputs(
+    X: Array, index: Array, space: Array, B: int, first: int, key: Any, threshold: Any
+) -> Array:
+    """X^T (D, B) at the beginning of the space, with the examples of the index from `first` on,
+    without what is dropped."""
+    n, D = index.shape[0], X.shape[1]
+    if D <= NARROW:
+        x = matrix(space, 0, D, padded(B))
+        columns(X, index, x[:, first : first + n])
+        if threshold != ALL:
+            for d in range(D):
+                drop(x[d][first : first + n], key, threshold, first * D + d, D)
+        return x[:, :B]
+    x = matrix(space, 0, B, padded(D))
+    rows(X, index, x[first : first + n])
+    if threshold != ALL:
+        for i in range(first, first + n):
+            drop(x[i][:D], key, threshold, i * D, 1)
+    return x[:, :D].T
+
+
+@compiled
 def total(values: Array) -> Any:
     result = values.dtype.type(0)
     for i in range(values.shape[0]):
@@ -388,6 +416,13 @@ def kept(element: int, key: Any, threshold: Any) -> Any:
     x = number((x ^ (x >> number(15))) * number(FACTORS[1] % 2**32))
     x = number(x ^ (x >> number(16))) & number(ALL - 1)
     return np.float32(x < threshold)
+
+
+@compiled
+def drop(values: Array, key: Any, threshold: Any, first: int, step: int) -> None:
+    """Dropout of values (n,), whose elements of the draw are first, first + step, ..."""
+    for i in range(values.shape[0]):
+        values[i] *= kept(first + i * step, key, threshold)
 
 
 @compiled

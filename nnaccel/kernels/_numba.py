@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
-from nnaccel.kernels._numpy import Workspace, adam_in_place, l2_penalty_in_place
+from nnaccel.kernels._numpy import Workspace, adam_in_place, faintest_of, l2_penalty_in_place
 from nnaccel.network import l2_penalty
 from nnaccel.typing import Array
 
@@ -239,6 +239,9 @@ def log_float64(x: Any) -> Any:
     return r + p + k * 0.693359375 + (x - x)
 
 
+FAINTEST = faintest_of(np.float32)[1]
+
+
 @compiled
 def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
     """The loss; P becomes dZ."""
@@ -253,7 +256,7 @@ def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
         total -= P[i, Y[i]] * (np.float32(1) if weights is None else weights[i])
     flat = P.reshape(N * K)
     for i in range(N * K):
-        flat[i] = exp(flat[i])
+        flat[i] = zero if flat[i] < FAINTEST else exp(flat[i])
     share = np.float32(1) / np.float32(N)
     for i in range(N):
         S = zero

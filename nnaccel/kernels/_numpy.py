@@ -197,7 +197,10 @@ class Workspace(Buffers):
         P -= np.maximum.reduce(P, axis, keepdims=True)
         flat = P.reshape(-1)
         losses = flat.take(at_Y)
+        faintest, its_log = faintest_of(dtype)
+        np.maximum(P, its_log, out=P)
         np.exp(P, P)
+        P -= faintest
         S = np.add.reduce(P, axis, keepdims=True)
         losses = np.log(S.reshape(-1)) - losses
         scale = 1.0 / N if weights is None else weights.reshape(S.shape) / N
@@ -406,6 +409,18 @@ def quiet_of(dtype: Any) -> float:
     """
     info = np.finfo(dtype)
     return 32 * float(info.tiny) / float(info.eps)
+
+
+@lru_cache(maxsize=2)
+def faintest_of(dtype: Any) -> tuple[Array, Array]:
+    """A term in the sum of a softmax, up to which it counts as 0, and its logarithm.
+
+    It is the root of the smallest normal number. Where a network is certain, the gradient would be
+    of denormal numbers otherwise, or its products with weights and inputs would. Nothing is lost:
+    rounding has long since taken such a term from the sum.
+    """
+    log = np.full(1, 0.5 * np.log(np.finfo(dtype).tiny), dtype)
+    return np.exp(log)[0], log[0]
 
 
 def shrink_weights_in_place(params: Array, amount: Array, n_weights: int) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.kernels._epochs import rules_of
-from nnaccel.kernels._numpy import constant
+from nnaccel.kernels._numpy import constant, faintest_of
 from nnaccel.kernels._plans import (
     BINARY_CROSS_ENTROPY,
     CROSS_ENTROPY,
@@ -309,6 +309,8 @@ class CrossEntropy:
         self.top = np.empty(B, dtype)
         self.classes = np.arange(K, dtype=dtype)[:, None]
         self.ones = np.ones((repeated, K), dtype)
+        self.faintest, log = faintest_of(dtype)
+        self.logs = constant(float(log), (K, B), dtype)
 
     def read(self, Y: Array) -> None:
         """Y: classes (n, B), or probabilities (n, B, K)."""
@@ -317,13 +319,15 @@ class CrossEntropy:
             np.equal(Y.astype(y.dtype)[:, None], self.classes, out=y)
         else:
             y[...] = Y.transpose(0, 2, 1)
+        y += self.faintest  # so that nothing of it is left in dZ
 
     def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
         """dZ = softmax(Z) - Y, where S, the sums over K, are in as many rows as is best."""
         return [
             (np.maximum.reduce, (Z, 0, None, self.top)),
             (np.subtract, (Z, self.top, self.Z[t])),
-            (np.exp, (self.Z[t], dZ)),
+            (partial(np.maximum, out=dZ), (self.Z[t], self.logs)),
+            (np.exp, (dZ, dZ)),
             (self.ones.dot, (dZ, self.S[t])),
             (np.divide, (dZ, self.S[t], dZ)),
             (np.subtract, (dZ, self.Y[t], dZ)),

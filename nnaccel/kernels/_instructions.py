@@ -1,0 +1,115 @@
+"""Instructions that no expression of Python stands for, as functions of compiled code."""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i386", "i586", "i686", "amd64"))
+FLUSH = 0x8040  # the bits of its mode for denormal numbers read as 0 and written as 0
+
+
+def generated(function: Callable[..., Any]) -> Any:
+    """Numba's `intrinsic`: a function of compiled code, from one that generates its instructions
+    and has a parameter more."""
+    return intrinsic(function)
+
+
+def called(name: str, address: Any) -> None:
+    """Lets compiled code call the function of C at that address.
+
+    By its name, since what Numba has kept on the disk is for other processes too, where it is at
+    another address.
+    """
+    llvmlite.binding.add_symbol(name, address)
+
+
+@generated
+def fetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
+    """Has X[i, d] on its way to the cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        place = builder.bitcast(_place(context, builder, signature, args), byte)
+        builder.call(prefetch, [place, *map(_int32, (0, 3, 1))])  # to read, in all caches, data
+        return context.get_dummy_value()
+
+    return types.void(X, types.intp, types.intp), generate
+
+
+@generated
+def add_1(typing: Any, array: Any, i: Any) -> Any:
+    """array[i] += 1 as one operation, for threads that do so at once; gives the old one."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _place(context, builder, signature, args)
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(array, types.intp), generate
+
+
+@generated
+def latest(typing: Any, array: Any, i: Any) -> Any:
+    """array[i] as the others have left it, with all that they wrote before."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_place(context, builder, signature, args), "seq_cst", 8)
+
+    return types.int64(array, types.intp), generate
+
+
+@generated
+def denormals_as_zero(typing: Any) -> Any:
+    """Has this thread take denormal numbers for 0; gives what `floating_point` takes to undo it.
+
+    An x86 processor takes a hundred times as long for each, and gradients of a network that has
+    learned its examples are full of them. Other processors are left as they are: they do not mind.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not X86:
+            return _int32(0)
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        _control(builder, "stmxcsr", place)
+        old = builder.load(place)
+        builder.store(builder.or_(old, _int32(FLUSH)), place)
+        _control(builder, "ldmxcsr", place)
+        return old
+
+    return types.uint32(), generate
+
+
+@generated
+def floating_point(typing: Any, mode: Any) -> Any:
+    """Brings the mode of this thread back."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if X86:
+            _control(builder, "ldmxcsr", cgutils.alloca_once_value(builder, args[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), generate
+
+
+def _control(builder: Any, instruction: str, place: Any) -> None:
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{instruction}")
+    builder.call(function, [builder.bitcast(place, pointer)])
+
+
+def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Where the element of an array is, the first argument, that the others are the index of."""
+    kind, (array, *index) = signature.args[0], args
+    made = context.make_array(kind)(context, builder, array)
+    return cgutils.get_item_pointer(context, builder, kind, made, index)
+
+
+def _int32(value: int) -> Any:
+    return ir.Constant(ir.IntType(32), value)
