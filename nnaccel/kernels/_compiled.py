@@ -36,6 +36,7 @@ from nnaccel.kernels._plans import (
     CROSS_ENTROPY,
     Plan,
     by_batch,
+    compact,
     plan_of,
     scalars_of,
 )
@@ -123,11 +124,11 @@ def epoch_of(
         keys = keys_of(known, seed, state.step, n_steps)
         # Compiling takes seconds for each combination of types, so a dtype has two, the second for
         # images of bytes: what is not there is an empty array.
-        labels, targets = (Y, ()) if Y.ndim == 1 else ((), Y)
+        labels, targets = (Y, ()) if Y.ndim == 1 else (np.empty(0), Y)
+        labels = compact(labels, sizes[-1])
         inputs = (
             fixed(X, X.dtype, 2),
-            # As small as they can be: an epoch looks for each anywhere among them.
-            fixed(labels, np.uint8 if sizes[-1] <= 256 else np.int32, 1),
+            fixed(labels, labels.dtype, 1),
             fixed(targets, dtype, 2),
             fixed(() if weights is None else weights, dtype, 1),
         )

@@ -26,6 +26,7 @@ from nnaccel.kernels._plans import (
     CROSS_ENTROPY,
     SQUARED_ERROR,
     Plan,
+    compact,
     plan_of,
     scalars_of,
 )
@@ -76,7 +77,7 @@ def epoch_of(
         return Steps(plan, vectors, B, l2, metric, *options)
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
-        _, Y, weights = data
+        X, Y, weights = data
         if params.dtype not in (np.float32, np.float64):
             return None
         if Y.shape[1:] != (K,) and not (plan.loss == CROSS_ENTROPY and Y.ndim == 1):
@@ -92,13 +93,14 @@ def epoch_of(
         options = weights is not None, rules.shrink is not None, rules.beta_1, rules.beta_2
         vectors = vectors_of(params.dtype)
         vectors.read(params, state)
+        data = X, compact(Y, K), weights
         done, records = 0, []
         while done < n_steps:
             B = batch_size if done < n_full else rest
             steps = steps_of(vectors, B, *options)
             n = min(steps.most, n_full - done) if done < n_full else 1
             index = order[done * batch_size :][: n * B]
-            records.append(steps.run(data, index, scalars[done : done + n], xp=xp))
+            records.append(steps.run(data, index, scalars[done : done + n], Y, xp=xp))
             done += n
         vectors.write(params, state)
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
@@ -202,8 +204,13 @@ class Steps:
         self.between = np.empty_like(vectors.params)
         self.calls = [self._step(t) for t in range(n)]
 
-    def run(self, data: Any, index: Array, scalars: Array, *, xp: Namespace) -> Array:
-        """The steps on the examples in index (n B,), with the scalars (n, 3); their records."""
+    def run(
+        self, data: Any, index: Array, scalars: Array, targets: Array, *, xp: Namespace
+    ) -> Array:
+        """The steps on the examples in index (n B,), with the scalars (n, 3); their records.
+
+        data: (X, Y, weights), Y as `compact`.   targets: Y as it was, for the metric.
+        """
         n, B, weights = scalars.shape[0], self.B, None
         self.scalars[:n] = scalars
         self.X[:n, :-1] = data[0].take(index, 0).reshape(n, B, -1).transpose(0, 2, 1)
@@ -230,6 +237,7 @@ class Steps:
         if self.metric is None:
             return values
         Z = self.logits[:n].transpose(0, 2, 1)
+        Y = Y if targets is data[1] else Y.astype(targets.dtype)
         means = self.metric.function(Z, Y, None if weights is None else weights[:, 0], xp=xp)
         return np.stack([values, means], axis=1)
 
@@ -307,7 +315,7 @@ class CrossEntropy:
         self.Y, self.Z = (np.empty(shape, dtype) for _ in range(2))
         self.S = np.empty((n, repeated, B), dtype)
         self.top = np.empty(B, dtype)
-        self.classes = np.arange(K, dtype=dtype)[:, None]
+        self.classes = compact(np.arange(K), K)[:, None]
         self.ones = np.ones((repeated, K), dtype)
         self.faintest, log = faintest_of(dtype)
         self.logs = constant(float(log), (K, B), dtype)
@@ -315,16 +323,16 @@ class CrossEntropy:
     def read(self, Y: Array) -> None:
         """Y: classes (n, B), or probabilities (n, B, K)."""
         y = self.Y[: Y.shape[0]]
-        if Y.ndim == 2:
-            np.equal(Y.astype(y.dtype)[:, None], self.classes, out=y)
-        else:
-            y[...] = Y.transpose(0, 2, 1)
+        y[...] = Y[:, None] == self.classes if Y.ndim == 2 else Y.transpose(0, 2, 1)
         y += self.faintest  # so that nothing of it is left in dZ
 
     def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
         """dZ = softmax(Z) - Y, where S, the sums over K, are in as many rows as is best."""
+        largest: Calls = [(np.maximum.reduce, (Z, 0, None, self.top))]
+        if Z.shape[0] == 2:  # for which a reduction takes twice as long
+            largest = [(partial(np.maximum, out=self.top), (Z[0], Z[1]))]
         return [
-            (np.maximum.reduce, (Z, 0, None, self.top)),
+            *largest,
             (np.subtract, (Z, self.top, self.Z[t])),
             (partial(np.maximum, out=dZ), (self.Z[t], self.logs)),
             (np.exp, (dZ, dZ)),

@@ -91,6 +91,14 @@ def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
     return scalars
 
 
+def compact(Y: Array, n_classes: int) -> Array:
+    """Class numbers (N,) in a small type, so that more of them are in a cache when an epoch looks
+    for each anywhere among them. Other targets stay what they are."""
+    if Y.ndim > 1:
+        return Y
+    return np.asarray(Y).astype(np.uint8 if n_classes <= 256 else np.int32, copy=False)
+
+
 def by_batch(
     metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int, *, xp: Namespace
 ) -> Array:
