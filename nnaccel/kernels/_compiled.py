@@ -3,9 +3,9 @@
 Gather, forward, loss, backward and update are one loop over the minibatches. There are no calls of
 Python and NumPy in between, which take as long as the products of a small network. Through a large
 one a team of threads goes together: each computes some units of every layer and some rows of every
-dW, and updates a part of the parameters, and they meet where one reads what another has written,
-2 L + 2 times a step. So nothing is left to one thread alone, as elementwise work is beside a BLAS
-with threads of its own.
+dW with their update, and they meet where one reads what another has written, 2 L + 1 times a step.
+So nothing is left to one thread alone, as elementwise work is beside a BLAS with threads of its
+own.
 
 Arrays are in the layout of the notes, one column an example. The units of a member are then in one
 piece, and every other inner loop runs over the examples of a batch without a gap; a network may
@@ -99,14 +99,13 @@ def epoch_of(
     members = threads_for(network, batch_size)
 
     @lru_cache(maxsize=1)
-    def made_for(dtype: Any) -> tuple[tuple[Any, ...], Array, Array, Any]:
-        """The plan in such numbers, memory for gradients and between layers, and the least normal
+    def made_for(dtype: Any) -> tuple[tuple[Any, ...], Array, Any]:
+        """The plan in such numbers, memory for what is between layers, and the least normal
         number."""
         slopes, scales = np.array(known.parameters, dtype), (1.0 / keep).astype(dtype)
-        grads = np.empty(layout(network).size, dtype)
         space = np.empty((batch_size + VECTOR) * (before[1] + 2 * sum(sizes[1:])), dtype)
         plan = sizes, at, np.array(codes), slopes, thresholds, scales
-        return plan, grads, space, np.finfo(dtype).tiny
+        return plan, space, np.finfo(dtype).tiny
 
     def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
@@ -118,7 +117,7 @@ def epoch_of(
         rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
         if rules is None:
             return None
-        plan, grads, space, tiny = made_for(dtype)
+        plan, space, tiny = made_for(dtype)
         scalars = scalars_of(rules, n_steps, dtype)
         betas = np.array([rules.beta_1, rules.beta_2], dtype)
         keys = keys_of(known, seed, state.step, n_steps)
@@ -144,7 +143,7 @@ def epoch_of(
                 values = np.zeros((size, len(these)), dtype)
                 Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), dtype)
                 together(
-                    train, size, params, *state.slots, grads, *inputs, index, batch_size, *plan,
+                    train, size, params, *state.slots, *inputs, index, batch_size, *plan,
                     known.loss, scalars[these.start : these.stop], keys[these.start : these.stop],
                     betas, dtype.type(l2), tiny, space, values, Z,
                 )  # fmt: skip
@@ -205,7 +204,6 @@ def steps(
     params: Array,
     mu: Array,
     nu: Array,
-    grads: Array,
     X: Array,
     labels: Array,
     targets: Array,
@@ -242,6 +240,11 @@ def steps(
     most = share_of(batch_size, 0, size)[1]
     share, scratch = np.empty(most, params.dtype), np.empty(most, params.dtype)
     Y = np.empty((K, most), params.dtype)
+    largest = 0
+    for layer in range(L):
+        n_rows = max(1, share_of(sizes[layer], 0, size)[1])
+        largest = max(largest, n_rows * sizes[layer + 1])
+    grads = np.empty(largest, params.dtype)
     for step in range(record.shape[1]):
         start = step * batch_size
         B = min(batch_size, N - start)
@@ -316,33 +319,31 @@ def steps(
             if not meet(meeting, size):
                 return
 
-        # Gradients: dW = A dZ^T, some rows of each, and db, for some units
+        # Gradients and update: dW = A dZ^T, some rows of each, and db, for some units. Nobody reads
+        # W until the next step, and what this member has computed is still in its cache.
+        rate, epsilon, keep = scalars[step, 0], scalars[step, 1], scalars[step, 2]
         A = x
         for layer in range(L):
             D, H = sizes[layer], sizes[layer + 1]
             dZ = matrix(space, row * at_dA[layer + 1], H, row)
             d, end = share_of(D, rank, size)
-            dW = matrix(grads, at_W[layer], D, H)
-            product(A[d:end], dZ[:, :B].T, scales[layer], dW[d:end])
+            product(A[d:end], dZ[:, :B].T, scales[layer], matrix(grads, 0, end - d, H))
+            part = slice(at_W[layer] + d * H, at_W[layer] + end * H)
+            W, m, v = params[part], mu[part], nu[part]
+            dW = grads[: W.shape[0]]
+            if l2 != zero:
+                value += number(0.5) * l2 * add_penalty(dW, W, l2)
+            if keep != one:
+                for i in range(W.shape[0]):
+                    W[i] *= keep
+            adam(W, dW, m, v, rate, betas[0], betas[1], epsilon, tiny)
             h, end = share_of(H, rank, size)
             for i in range(h, end):
-                grads[at_b[layer] + i] = total(dZ[i][:B])
+                grads[i - h] = total(dZ[i][:B])
+            part = slice(at_b[layer] + h, at_b[layer] + end)
+            b, m, v = params[part], mu[part], nu[part]
+            adam(b, grads[: end - h], m, v, rate, betas[0], betas[1], epsilon, tiny)
             A = matrix(space, row * at_A[layer + 1], H, row)[:, :B]
-        if not meet(meeting, size):
-            return
-
-        # Update, of a part of the flat vector
-        p, end = share_of(params.shape[0], rank, size)
-        n_inside = max(0, min(end, at_b[0]) - p)  # weights, which come first
-        rate, epsilon, keep = scalars[step, 0], scalars[step, 1], scalars[step, 2]
-        if l2 != zero:
-            square = add_penalty(grads[p : p + n_inside], params[p : p + n_inside], l2)
-            value += number(0.5) * l2 * square
-        if keep != one:
-            for i in range(p, p + n_inside):
-                params[i] *= keep
-        part = slice(p, end)
-        adam(params[part], grads[part], mu[part], nu[part], rate, betas[0], betas[1], epsilon, tiny)
         record[rank, step] = value
         if not meet(meeting, size):
             return
