@@ -29,7 +29,6 @@ from nnaccel import batches
 from nnaccel.kernels._blas import product
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._gather import NARROW, columns, rows
-from nnaccel.kernels._instructions import denormals_as_zero, floating_point
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
 from nnaccel.kernels._plans import (
     BINARY_CROSS_ENTROPY,
@@ -189,15 +188,7 @@ def fixed(values: Any, dtype: Any, ndim: int) -> Array:
 
 
 @compiled
-def train(*args: Any) -> None:
-    """`steps`, in which denormal numbers are 0."""
-    mode = denormals_as_zero()
-    steps(*args)
-    floating_point(mode)
-
-
-@compiled
-def steps(
+def train(
     rank: int,
     size: int,
     meeting: Array,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from nnaccel.kernels._instructions import add_1, called, latest
+from nnaccel.kernels._instructions import add_1, called, denormals_as_zero, floating_point, latest
 from nnaccel.kernels._numba import compiled
 from nnaccel.typing import Array
 
@@ -25,15 +25,23 @@ LOOKS = 1_000_000
 
 def together(function: Callable[..., None], size: int, *args: Any) -> None:
     """Calls function(rank, size, meeting, *args) in so many threads, of which this one is rank 0.
+    In all of them denormal numbers are 0 meanwhile.
 
     They last no longer than the call, and no forked child can miss them. Where the machine has no
     more threads this one goes alone: by then nobody can have gone beyond the first meeting.
     """
     meeting, errors = np.zeros(2, np.int64), []
 
-    def member(rank: int) -> None:
+    def call(rank: int, size: int) -> None:
+        mode = without_denormals()
         try:
             function(rank, size, meeting, *args)
+        finally:
+            back_to(mode)
+
+    def member(rank: int) -> None:
+        try:
+            call(rank, size)
         except BaseException as error:  # such as MemoryError: the others would wait for ever
             meeting[SENT_HOME] = 1
             errors.append(error)
@@ -45,13 +53,23 @@ def together(function: Callable[..., None], size: int, *args: Any) -> None:
                 thread.start()
         except RuntimeError:
             dismiss(team, meeting)
-            function(0, 1, meeting, *args)
+            call(0, 1)
         else:
-            function(0, size, meeting, *args)
+            call(0, size)
     finally:
         dismiss(team, meeting)
     if errors:
         raise errors[0]
+
+
+@compiled
+def without_denormals() -> int:
+    return denormals_as_zero()
+
+
+@compiled
+def back_to(mode: int) -> None:
+    floating_point(mode)
 
 
 def dismiss(team: list[threading.Thread], meeting: Array) -> None:
