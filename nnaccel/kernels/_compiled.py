@@ -135,15 +135,15 @@ def epoch_of(
             if not threads:
                 return None  # each member would have as many threads of the BLAS again
             size = min(threads, members)
-            for these in calls(known, batch_size, n_steps, metric is not None):
+            for steps in calls(known, batch_size, n_steps, metric is not None):
                 index = fixed(
-                    order[these.start * batch_size : these.stop * batch_size], np.int64, 1
+                    order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
                 )
-                values = np.zeros((size, len(these)), dtype)
+                values = np.zeros((size, len(steps)), dtype)
                 Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), dtype)
                 together(
                     train, size, params, *state.slots, *inputs, index, batch_size, *plan,
-                    known.loss, scalars[these.start : these.stop], keys[these.start : these.stop],
+                    known.loss, scalars[steps.start : steps.stop], keys[steps.start : steps.stop],
                     betas, dtype.type(l2), tiny, space, values, Z,
                 )  # fmt: skip
                 values = values.sum(0)

@@ -100,7 +100,7 @@ def epoch_of(
             steps = steps_of(vectors, B, *options)
             n = min(steps.most, n_full - done) if done < n_full else 1
             index = order[done * batch_size :][: n * B]
-            records.append(steps.run(data, index, scalars[done : done + n], Y, xp=xp))
+            records.append(steps.run(data, index, scalars[done : done + n], Y.dtype, xp=xp))
             done += n
         vectors.write(params, state)
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
@@ -204,12 +204,10 @@ class Steps:
         self.between = np.empty_like(vectors.params)
         self.calls = [self._step(t) for t in range(n)]
 
-    def run(
-        self, data: Any, index: Array, scalars: Array, targets: Array, *, xp: Namespace
-    ) -> Array:
+    def run(self, data: Any, index: Array, scalars: Array, of_Y: Any, *, xp: Namespace) -> Array:
         """The steps on the examples in index (n B,), with the scalars (n, 3); their records.
 
-        data: (X, Y, weights), Y as `compact`.   targets: Y as it was, for the metric.
+        data: (X, Y, weights), Y as `compact`.   of_Y: its dtype before, for the metric.
         """
         n, B, weights = scalars.shape[0], self.B, None
         self.scalars[:n] = scalars
@@ -237,7 +235,7 @@ class Steps:
         if self.metric is None:
             return values
         Z = self.logits[:n].transpose(0, 2, 1)
-        Y = Y if targets is data[1] else Y.astype(targets.dtype)
+        Y = Y.astype(of_Y, copy=False)
         means = self.metric.function(Z, Y, None if weights is None else weights[:, 0], xp=xp)
         return np.stack([values, means], axis=1)
 
