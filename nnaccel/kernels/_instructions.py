@@ -33,14 +33,18 @@ def fetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
     """Has X[i, d] on its way to the cache."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        place = builder.bitcast(_place(context, builder, signature, args), byte)
-        builder.call(prefetch, [place, *map(_int32, (0, 3, 1))])  # to read, in all caches, data
+        prefetch(builder, place(context, builder, signature.args[0], *args))
         return context.get_dummy_value()
 
     return types.void(X, types.intp, types.intp), generate
+
+
+def prefetch(builder: Any, pointer: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    to_read, in_all_caches, data = map(_int32, (0, 3, 1))
+    builder.call(function, [builder.bitcast(pointer, byte), to_read, in_all_caches, data])
 
 
 @generated
@@ -48,8 +52,8 @@ def add_1(typing: Any, array: Any, i: Any) -> Any:
     """array[i] += 1 as one operation, for threads that do so at once; gives the old one."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _place(context, builder, signature, args)
-        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
+        count = place(context, builder, signature.args[0], *args)
+        return builder.atomic_rmw("add", count, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(array, types.intp), generate
 
@@ -59,7 +63,8 @@ def latest(typing: Any, array: Any, i: Any) -> Any:
     """array[i] as the others have left it, with all that they wrote before."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(_place(context, builder, signature, args), "seq_cst", 8)
+        count = place(context, builder, signature.args[0], *args)
+        return builder.load_atomic(count, "seq_cst", 8)
 
     return types.int64(array, types.intp), generate
 
@@ -104,9 +109,8 @@ def _control(builder: Any, instruction: str, place: Any) -> None:
     builder.call(function, [builder.bitcast(place, pointer)])
 
 
-def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Where the element of an array is, the first argument, that the others are the index of."""
-    kind, (array, *index) = signature.args[0], args
+def place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> Any:
+    """Where the element of an array of that type is."""
     made = context.make_array(kind)(context, builder, array)
     return cgutils.get_item_pointer(context, builder, kind, made, index)
 
