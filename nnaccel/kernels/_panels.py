@@ -32,9 +32,9 @@ from nnaccel.kernels._vectors import (
 from nnaccel.typing import Array
 
 # How much is packed at a time. A panel of X has room in the first cache, of 32 KiB, beside what
-# comes of those of Y, which have room in the second.
-DEPTH = 1536  # bytes of the terms of a row
-PANELS_OF_X, PANELS_OF_Y = 8, 16
+# comes by of those of Y, which together are a megabyte.
+DEPTH = 1024  # bytes of the terms of a row
+PANELS_OF_X, PANELS_OF_Y = 8, 32
 
 LINE = 64  # bytes that come from memory together
 
@@ -153,6 +153,8 @@ def pack(X: Array, panels: Array, width: int) -> None:
         done = K - K % lanes if X.strides[1] == size else 0
         for i in range(0, end, width):
             for k in range(0, done, lanes):
+                for j in range(width):
+                    fetch(X, i + j, k + AHEAD // 2 * lanes)
                 if width == ROWS:
                     turn_rows(X, i, k, panels, i // width, width * k)
                 else:
