@@ -78,9 +78,9 @@ def turns(width: int) -> Any:
                 for j in range(min(lanes, rows - first)):
                     row = _moved(builder, source, builder.mul(between, _int(first + j)))
                     values[j] = builder.load(_at(builder, row, 0, vector), align=1)
-                for number, value in enumerate(_transposed(builder, values)):
-                    place = _at(builder, target, rows * number + first, vector)
-                    builder.store(value, place, align=1)
+                for term, value in enumerate(_transposed(builder, values)):
+                    there = _at(builder, target, rows * term + first, vector)
+                    builder.store(value, there, align=1)
             return context.get_dummy_value()
 
         return types.void(X, *[types.intp] * 2, panels, *[types.intp] * 2), generate
@@ -97,11 +97,9 @@ def _transposed(builder: Any, values: list[Any]) -> list[Any]:
         high = [j + lanes if j & half else j + half for j in range(lanes)]
         for j in range(lanes):
             if not j & half:
-                pair = values[j], values[j + half]
-                values[j], values[j + half] = (
-                    (_shuffled(builder, *pair, low)),
-                    (_shuffled(builder, *pair, high)),
-                )
+                x, y = values[j], values[j + half]
+                values[j] = _shuffled(builder, x, y, low)
+                values[j + half] = _shuffled(builder, x, y, high)
         half //= 2
     return values
 
@@ -113,68 +111,70 @@ def tiles_of(rows: int) -> Any:
     @generated
     def tile(typing: Any, x: Any, y: Any, K: Any, scale: Any, out: Any, more: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            zero = context.get_constant(types.intp, 0)
             kind_x, kind_y, _, _, kind_out, _ = signature.args
             x, y, K, scale, out, more = args
-            x, y = (
-                place(context, builder, kind_x, x, zero),
-                place(context, builder, kind_y, y, zero),
-            )
+            zero = _int(0)
             vector = ir.VectorType(scale.type, BYTES // context.get_abi_sizeof(scale.type))
-            lanes = vector.count
             corner = place(context, builder, kind_out, out, zero, zero)
             between = _distance(context, builder, kind_out, out)
             places = []
             for r in range(rows):
                 row = _moved(builder, corner, builder.mul(between, _int(r)))
-                places += [_at(builder, row, first, vector) for first in (0, lanes)]
+                places += [_at(builder, row, first, vector) for first in (0, vector.count)]
             for there in places:
                 prefetch(builder, there)
 
-            before, loop, end = builder.block, *map(builder.append_basic_block, ("terms", "sums"))
-            builder.branch(loop)
-            builder.position_at_end(loop)
-
-            def changing(first: Any) -> Any:
-                value = builder.phi(first.type)
-                value.add_incoming(first, before)
-                return value
-
-            left, x_k, y_k = changing(K), changing(x), changing(y)
-            sums = [changing(ir.Constant(vector, None)) for _ in places]
-            new, ys = [], []
-            for first in (0, lanes):
-                ys.append(builder.load(_at(builder, y_k, first, vector), align=1))
-                prefetch(builder, builder.gep(y_k, [_int(AHEAD * 2 * lanes + first)]))
-            for r in range(rows):
-                factor = _repeated(builder, builder.load(builder.gep(x_k, [_int(r)])), vector)
-                for v, y in enumerate(ys):
-                    term = builder.fmul(factor, y, flags=["contract"])
-                    new.append(builder.fadd(sums[2 * r + v], term, flags=["contract"]))
-            rest = builder.sub(left, _int(1))
-            x_next, y_next = builder.gep(x_k, [_int(ROWS)]), builder.gep(y_k, [_int(2 * lanes)])
-            for old, value in zip(
-                [left, x_k, y_k, *sums], [rest, x_next, y_next, *new], strict=True
-            ):
-                old.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed(">", rest, _int(0)), loop, end)
-
-            builder.position_at_end(end)
-            scale = _repeated(builder, scale, vector)
-            new = [builder.fmul(value, scale) for value in new]
+            x = place(context, builder, kind_x, x, zero)
+            y = place(context, builder, kind_y, y, zero)
+            factor = _repeated(builder, scale, vector)
+            sums = [builder.fmul(s, factor) for s in _over_terms(builder, x, y, K, rows, vector)]
             with builder.if_else(more) as (then, otherwise):
                 with then:
-                    for value, there in zip(new, places, strict=True):
+                    for value, there in zip(sums, places, strict=True):
                         total = builder.fadd(value, builder.load(there, align=1))
                         builder.store(total, there, align=1)
                 with otherwise:
-                    for value, there in zip(new, places, strict=True):
+                    for value, there in zip(sums, places, strict=True):
                         builder.store(value, there, align=1)
             return context.get_dummy_value()
 
         return types.void(x, y, types.intp, scale, out, types.boolean), generate
 
     return tile
+
+
+def _over_terms(builder: Any, x: Any, y: Any, K: Any, rows: int, vector: Any) -> list[Any]:
+    """The sums over K terms of so many rows of X times two vectors of Y, from their panels: what
+    takes all the time of a product."""
+    lanes = vector.count
+    before, loop, end = builder.block, *map(builder.append_basic_block, ("terms", "sums"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+
+    def changing(first: Any) -> Any:
+        value = builder.phi(first.type)
+        value.add_incoming(first, before)
+        return value
+
+    left, x_k, y_k = changing(K), changing(x), changing(y)
+    sums = [changing(ir.Constant(vector, None)) for _ in range(2 * rows)]
+    ys, new = [], []
+    for first in (0, lanes):
+        ys.append(builder.load(_at(builder, y_k, first, vector), align=1))
+        prefetch(builder, builder.gep(y_k, [_int(AHEAD * 2 * lanes + first)]))
+    for r in range(rows):
+        factor = _repeated(builder, builder.load(builder.gep(x_k, [_int(r)])), vector)
+        for value in ys:
+            # Two operations that may become one: all processors of `processor` have it.
+            term = builder.fmul(factor, value, flags=["contract"])
+            new.append(builder.fadd(sums[len(new)], term, flags=["contract"]))
+    rest = builder.sub(left, _int(1))
+    x_next, y_next = builder.gep(x_k, [_int(ROWS)]), builder.gep(y_k, [_int(2 * lanes)])
+    for old, value in zip([left, x_k, y_k, *sums], [rest, x_next, y_next, *new], strict=True):
+        old.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed(">", rest, _int(0)), loop, end)
+    builder.position_at_end(end)
+    return new
 
 
 def _sides(context: Any, builder: Any, signature: Any, args: Any) -> tuple[Any, Any, Any]:
