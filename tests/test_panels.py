@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,16 +31,9 @@ SIGNATURES = [f"void({f}[:,:], {f}[:,:], {f}, {f}[:,:])" for f in ("float32", "f
 
 
 @cache
-def panels():
-    @njit(SIGNATURES)
-    def function(X, Y, scale, out):
-        by_panels(X, Y, scale, out, room_for(out))
+def called(product):
+    """A product with memory of its own, as a function of Python."""
 
-    return function
-
-
-@cache
-def any_size():
     @njit(SIGNATURES)
     def function(X, Y, scale, out):
         product(X, Y, scale, out, room_for(out))
@@ -55,11 +49,11 @@ def matrix(rng, rows, columns, dtype, lies):
     return rng.standard_normal((rows, columns + gap)).astype(dtype)[:, :columns]
 
 
-def check(function, M, K, N, dtype, of_X, of_Y):
+def check(multiply, M, K, N, dtype, of_X, of_Y):
     rng = np.random.default_rng(0)
     X, Y = matrix(rng, M, K, dtype, of_X), matrix(rng, K, N, dtype, of_Y)
     around = np.full((M + 2, N + 3), 7.0, dtype)
-    function(X, Y, X.dtype.type(0.5), around[1:-1, 1:-2])
+    called(multiply)(X, Y, X.dtype.type(0.5), around[1:-1, 1:-2])
     expected = 0.5 * (X.astype(float) @ Y.astype(float))
     digits = 40 * np.finfo(dtype).eps * np.sqrt(K)
     np.testing.assert_allclose(around[1:-1, 1:-2], expected, rtol=digits, atol=digits)
@@ -74,9 +68,9 @@ def check(function, M, K, N, dtype, of_X, of_Y):
 def test_product_by_panels(dtype, of_X, of_Y):
     """Every row, column and term is in it once, and nothing is written beside it."""
     for M, N in itertools.product(MANY, WIDE):
-        check(panels(), M, 17, N, dtype, of_X, of_Y)
+        check(by_panels, M, 17, N, dtype, of_X, of_Y)
     for M, K in itertools.product(MANY[::3], TERMS):
-        check(panels(), M, K, 33, dtype, of_X, of_Y)
+        check(by_panels, M, K, 33, dtype, of_X, of_Y)
 
 
 @pytest.mark.parametrize("lies", ["rows", "columns", "part rows", "part columns"])
@@ -85,16 +79,27 @@ def test_products_of_all_sizes(dtype, lies):
     least = _panels.LEAST
     assert least**3 < _panels.WORK
     for M, K, N in [(1, 1, 1), (2, 9, 3), (least, 2000, least), (10, 512, 256), (130, 110, 120)]:
-        check(any_size(), M, K, N, dtype, lies, lies)
-    check(any_size(), 4, 5, 0, dtype, lies, lies)
+        check(product, M, K, N, dtype, lies, lies)
+    check(product, 4, 5, 0, dtype, lies, lies)
 
 
 @known
-def test_no_other_strides_are_wrong():
+def test_any_strides():
     X, Y = np.random.default_rng(0).standard_normal((2, 120, 120))
     out = np.empty((60, 60))
-    panels()(X[::2, ::2], Y[::2, ::2], 1.0, out)
+    called(by_panels)(X[::2, ::2], Y[::2, ::2], 1.0, out)
     np.testing.assert_allclose(out, X[::2, ::2] @ Y[::2, ::2], atol=1e-12)
+
+
+@known
+def test_a_part_of_the_rows_has_the_same_bits():
+    """So a team of any size learns the same."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((250, 600), "f"), rng.standard_normal((600, 300), "f")
+    whole, part = np.empty((250, 300), "f"), np.empty((37, 300), "f")
+    called(by_panels)(X, Y, np.float32(1), whole)
+    called(by_panels)(X[100:137], Y, np.float32(1), part)
+    np.testing.assert_array_equal(part, whole[100:137])
 
 
 @known
@@ -104,7 +109,7 @@ def test_what_is_not_finite_stays_in_its_row_and_column(value):
     X, Y = np.ones((ROWS + 1, 40), "f"), np.ones((40, BYTES + 1), "f")
     X[ROWS, 3] = Y[5, BYTES] = value
     out = np.empty((ROWS + 1, BYTES + 1), "f")
-    panels()(X, Y, np.float32(1), out)
+    called(by_panels)(X, Y, np.float32(1), out)
     assert (out[:ROWS, :BYTES] == 40).all()
     np.testing.assert_array_equal(out[ROWS, :-1], np.full(BYTES, value))
     np.testing.assert_array_equal(out[:-1, BYTES], np.full(ROWS, value))
@@ -113,8 +118,8 @@ def test_what_is_not_finite_stays_in_its_row_and_column(value):
 OUTSIDE = """
 import ctypes, mmap, sys
 import numpy as np
-sys.path.insert(0, "tests")
-from test_panels import panels
+sys.path.insert(0, sys.argv[1])
+from test_panels import by_panels, called
 
 libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
 kept = []
@@ -138,7 +143,7 @@ for dtype in ("f", "d"):
             X = at_the_end(K, M, dtype).T if turned else at_the_end(M, K, dtype)
             Y = at_the_end(N, K, dtype).T if turned else at_the_end(K, N, dtype)
             out = at_the_end(M, N, dtype)
-            panels()(X, Y, out.dtype.type(1), out)
+            called(by_panels)(X, Y, out.dtype.type(1), out)
             assert (out == K).all()
 """
 
@@ -146,7 +151,8 @@ for dtype in ("f", "d"):
 @known
 @pytest.mark.skipif(sys.platform != "linux", reason="protects memory as Linux does")
 def test_nothing_outside_is_read():
-    done = subprocess.run([sys.executable, "-c", OUTSIDE], capture_output=True, text=True)
+    command = [sys.executable, "-c", OUTSIDE, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr or done
 
 
@@ -163,17 +169,8 @@ def test_other_processors(features, expected, tests, monkeypatch):
     monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
     monkeypatch.setenv("NUMBA_CPU_NAME", "x86-64")
     assert processor() == expected
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        tests,
-        __file__,
-    ]
+    options = f"-m pytest -q -p no:cacheprovider -k {tests}".split()
+    command = [sys.executable, *options, __file__]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

@@ -318,8 +318,8 @@ def train(
             D, H = sizes[layer], sizes[layer + 1]
             dZ = matrix(space, row * at_dA[layer + 1], H, row)
             d, end = share_of(D, rank, size)
-            dW = matrix(grads, 0, end - d, H)
-            product(A[d:end], dZ[:, :B].T, scales[layer], dW, room)
+            rows_of_dW = matrix(grads, 0, end - d, H)
+            product(A[d:end], dZ[:, :B].T, scales[layer], rows_of_dW, room)
             part = slice(at_W[layer] + d * H, at_W[layer] + end * H)
             W, m, v = params[part], mu[part], nu[part]
             dW = grads[: W.shape[0]]

@@ -5,11 +5,10 @@ takes longer to wait for them than to learn from them, so they are asked for bef
 as many at a time as a processor waits for at once.
 """
 
-from nnaccel.kernels._instructions import fetch
+from nnaccel.kernels._instructions import LINE, fetch
 from nnaccel.kernels._numba import compiled
 from nnaccel.typing import Array
 
-LINE = 64  # bytes that come from memory together
 LINES = 4  # of each example: where a longer row goes on, the processor sees by itself
 AHEAD = 8  # examples, so many of which are on their way
 

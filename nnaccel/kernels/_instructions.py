@@ -10,6 +10,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i386", "i586", "i686", "amd64"))
+LINE = 64  # bytes that come from memory together
 FLUSH = 0x8040  # the bits of its mode for denormal numbers read as 0 and written as 0
 
 
@@ -40,10 +41,11 @@ def fetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
 
 
 def prefetch(builder: Any, pointer: Any) -> None:
+    """Has the line of memory there on its way to the cache."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
     function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-    to_read, in_all_caches, data = map(_int32, (0, 3, 1))
+    to_read, in_all_caches, data = (integer(value, 32) for value in (0, 3, 1))
     builder.call(function, [builder.bitcast(pointer, byte), to_read, in_all_caches, data])
 
 
@@ -53,7 +55,7 @@ def add_1(typing: Any, array: Any, i: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count = place(context, builder, signature.args[0], *args)
-        return builder.atomic_rmw("add", count, ir.Constant(ir.IntType(64), 1), "seq_cst")
+        return builder.atomic_rmw("add", count, integer(1), "seq_cst")
 
     return types.int64(array, types.intp), generate
 
@@ -79,12 +81,12 @@ def denormals_as_zero(typing: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not X86:
-            return _int32(0)
-        place = cgutils.alloca_once(builder, ir.IntType(32))
-        _control(builder, "stmxcsr", place)
-        old = builder.load(place)
-        builder.store(builder.or_(old, _int32(FLUSH)), place)
-        _control(builder, "ldmxcsr", place)
+            return integer(0, 32)
+        word = cgutils.alloca_once(builder, ir.IntType(32))
+        _control(builder, "stmxcsr", word)
+        old = builder.load(word)
+        builder.store(builder.or_(old, integer(FLUSH, 32)), word)
+        _control(builder, "ldmxcsr", word)
         return old
 
     return types.uint32(), generate
@@ -102,11 +104,11 @@ def floating_point(typing: Any, mode: Any) -> Any:
     return types.void(types.uint32), generate
 
 
-def _control(builder: Any, instruction: str, place: Any) -> None:
+def _control(builder: Any, instruction: str, word: Any) -> None:
     pointer = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{instruction}")
-    builder.call(function, [builder.bitcast(place, pointer)])
+    builder.call(function, [builder.bitcast(word, pointer)])
 
 
 def place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> Any:
@@ -115,5 +117,5 @@ def place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> Any
     return cgutils.get_item_pointer(context, builder, kind, made, index)
 
 
-def _int32(value: int) -> Any:
-    return ir.Constant(ir.IntType(32), value)
+def integer(value: int, bits: int = 64) -> Any:
+    return ir.Constant(ir.IntType(bits), value)

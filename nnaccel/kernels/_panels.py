@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.kernels._blas import product as product_of_blas
-from nnaccel.kernels._instructions import fetch
+from nnaccel.kernels._instructions import LINE, fetch
 from nnaccel.kernels._numba import compiled, inlined
 from nnaccel.kernels._vectors import (
     AHEAD,
@@ -35,8 +35,6 @@ from nnaccel.typing import Array
 # comes by of those of Y, which together are a megabyte.
 DEPTH = 1024  # bytes of the terms of a row
 PANELS_OF_X, PANELS_OF_Y = 8, 32
-
-LINE = 64  # bytes that come from memory together
 
 # With less a BLAS is as fast.
 LEAST = 32  # rows, columns and terms

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, imputils
 
-from nnaccel.kernels._instructions import X86, generated, place, prefetch
+from nnaccel.kernels._instructions import X86, generated, integer, place, prefetch
 
 
 def processor() -> tuple[int, int]:
@@ -76,7 +76,7 @@ def turns(width: int) -> Any:
             for first in reversed(range(0, rows, lanes)):
                 values = [ir.Constant(vector, None)] * lanes
                 for j in range(min(lanes, rows - first)):
-                    row = _moved(builder, source, builder.mul(between, _int(first + j)))
+                    row = _moved(builder, source, builder.mul(between, integer(first + j)))
                     values[j] = builder.load(_at(builder, row, 0, vector), align=1)
                 for term, value in enumerate(_transposed(builder, values)):
                     there = _at(builder, target, rows * term + first, vector)
@@ -113,13 +113,13 @@ def tiles_of(rows: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind_x, kind_y, _, _, kind_out, _ = signature.args
             x, y, K, scale, out, more = args
-            zero = _int(0)
+            zero = integer(0)
             vector = ir.VectorType(scale.type, BYTES // context.get_abi_sizeof(scale.type))
             corner = place(context, builder, kind_out, out, zero, zero)
             between = _distance(context, builder, kind_out, out)
             places = []
             for r in range(rows):
-                row = _moved(builder, corner, builder.mul(between, _int(r)))
+                row = _moved(builder, corner, builder.mul(between, integer(r)))
                 places += [_at(builder, row, first, vector) for first in (0, vector.count)]
             for there in places:
                 prefetch(builder, there)
@@ -161,18 +161,18 @@ def _over_terms(builder: Any, x: Any, y: Any, K: Any, rows: int, vector: Any) ->
     ys, new = [], []
     for first in (0, lanes):
         ys.append(builder.load(_at(builder, y_k, first, vector), align=1))
-        prefetch(builder, builder.gep(y_k, [_int(AHEAD * 2 * lanes + first)]))
+        prefetch(builder, builder.gep(y_k, [integer(AHEAD * 2 * lanes + first)]))
     for r in range(rows):
-        factor = _repeated(builder, builder.load(builder.gep(x_k, [_int(r)])), vector)
+        factor = _repeated(builder, builder.load(builder.gep(x_k, [integer(r)])), vector)
         for value in ys:
             # Two operations that may become one: all processors of `processor` have it.
             term = builder.fmul(factor, value, flags=["contract"])
             new.append(builder.fadd(sums[len(new)], term, flags=["contract"]))
-    rest = builder.sub(left, _int(1))
-    x_next, y_next = builder.gep(x_k, [_int(ROWS)]), builder.gep(y_k, [_int(2 * lanes)])
+    rest = builder.sub(left, integer(1))
+    x_next, y_next = builder.gep(x_k, [integer(ROWS)]), builder.gep(y_k, [integer(2 * lanes)])
     for old, value in zip([left, x_k, y_k, *sums], [rest, x_next, y_next, *new], strict=True):
         old.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed(">", rest, _int(0)), loop, end)
+    builder.cbranch(builder.icmp_signed(">", rest, integer(0)), loop, end)
     builder.position_at_end(end)
     return new
 
@@ -197,22 +197,18 @@ def _moved(builder: Any, pointer: Any, n_bytes: Any) -> Any:
 
 
 def _at(builder: Any, pointer: Any, number: int, vector: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [_int(number)]), vector.as_pointer())
+    return builder.bitcast(builder.gep(pointer, [integer(number)]), vector.as_pointer())
 
 
 def _repeated(builder: Any, value: Any, vector: Any) -> Any:
     none = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(none, value, ir.Constant(ir.IntType(32), 0))
+    first = builder.insert_element(none, value, integer(0, 32))
     return _shuffled(builder, first, none, [0] * vector.count)
 
 
 def _shuffled(builder: Any, x: Any, y: Any, order: list[int]) -> Any:
     kind = ir.VectorType(ir.IntType(32), len(order))
     return builder.shuffle_vector(x, y, ir.Constant(kind, order))
-
-
-def _int(value: int) -> Any:
-    return ir.Constant(ir.IntType(64), value)
 
 
 move_rows, move_vectors = moves(ROWS), moves(0)
