@@ -22,7 +22,7 @@ known = pytest.mark.skipif(not BYTES, reason="on this processor all products are
 
 # Around the ends of tiles, vectors, panels and blocks, of both dtypes and kinds of processor.
 MANY = [1, 3, 4, 5, 6, 11, 12, 13, 48, 49, 97, 250]
-TERMS = [1, 7, 8, 15, 16, 17, 128, 129, 256, 257, 1000]
+TERMS = [1, 2, 3, 4, 7, 8, 15, 16, 17, 129, 255, 256, 257, 511, 512, 513, 1000]
 WIDE = [1, 8, 16, 17, 31, 32, 33, 65, 257, 513, 1025]
 
 
@@ -32,11 +32,14 @@ SIGNATURES = [f"void({f}[:,:], {f}[:,:], {f}, {f}[:,:])" for f in ("float32", "f
 
 @cache
 def called(product):
-    """A product with memory of its own, as a function of Python."""
+    """A product with memory of its own, as a function of Python. What the memory holds is no part
+    of the result."""
 
     @njit(SIGNATURES)
     def function(X, Y, scale, out):
-        product(X, Y, scale, out, room_for(out))
+        room = room_for(out)
+        room[:] = np.nan
+        product(X, Y, scale, out, room)
 
     return function
 
@@ -71,6 +74,7 @@ def test_product_by_panels(dtype, of_X, of_Y):
         check(by_panels, M, 17, N, dtype, of_X, of_Y)
     for M, K in itertools.product(MANY[::3], TERMS):
         check(by_panels, M, K, 33, dtype, of_X, of_Y)
+    check(by_panels, 1201, 531, 451, dtype, of_X, of_Y)  # more than is packed at a time, of each
 
 
 @pytest.mark.parametrize("lies", ["rows", "columns", "part rows", "part columns"])

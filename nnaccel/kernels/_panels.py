@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from nnaccel.kernels._blas import product as product_of_blas
-from nnaccel.kernels._instructions import LINE, fetch
+from nnaccel.kernels._instructions import LINE
 from nnaccel.kernels._numba import compiled, inlined
 from nnaccel.kernels._vectors import (
-    AHEAD,
+    AT_ONCE,
     BYTES,
     ROWS,
     move_rows,
@@ -31,10 +31,12 @@ from nnaccel.kernels._vectors import (
 )
 from nnaccel.typing import Array
 
-# How much is packed at a time. A panel of X has room in the first cache, of 32 KiB, beside what
-# comes by of those of Y, which together are a megabyte.
-DEPTH = 1024  # bytes of the terms of a row
-PANELS_OF_X, PANELS_OF_Y = 8, 32
+# How much is packed at a time. Those of Y stay in the second cache, of a mebibyte, and come by a
+# panel of X, which has room in the first, of 32 KiB. Those of X are packed a few at a time, right
+# before they are needed, and kept where more of Y is to come.
+DEPTH = 2048  # bytes of the terms of a row or a column
+PANELS_OF_X, PANELS_OF_Y = 96, 12
+AT_A_TIME = 8  # of X
 
 # With less a BLAS is as fast.
 LEAST = 32  # rows, columns and terms
@@ -76,10 +78,23 @@ def length(n: int, size: int) -> int:
 
 
 @compiled
+def part(n: int, most: int) -> int:
+    """Of n in parts of at most so many, which are as good as equal."""
+    return -(-n // -(-n // most))
+
+
+@compiled
+def filled(K: int) -> int:
+    """So many terms and the zeros that fill the last turn of the innermost loop."""
+    return -(-K // AT_ONCE) * AT_ONCE
+
+
+@compiled
 def by_panels(X: Array, Y: Array, scale: Any, out: Array, room: Array) -> None:
     M, N, K, size = out.shape[0], out.shape[1], X.shape[1], out.itemsize
     wide = 2 * BYTES // size
-    depth = -(-K // -(-K * size // DEPTH))  # of parts that are as good as equal
+    depth = filled(part(K, DEPTH // size))
+    columns = part(-(-N // wide), PANELS_OF_Y) * wide
     of_X, of_Y = length(ROWS * depth, size), length(wide * depth, size)
     start = -(room.ctypes.data // size) % (LINE // size)
     end = start + PANELS_OF_Y * of_Y
@@ -87,15 +102,18 @@ def by_panels(X: Array, Y: Array, scale: Any, out: Array, room: Array) -> None:
     start, end = end, end + PANELS_OF_X * of_X
     xs = room[start:end].reshape(PANELS_OF_X, of_X)
     spare = room[end : end + ROWS * wide].reshape(ROWS, wide)
-    for n in range(0, N, PANELS_OF_Y * wide):
+    for m in range(0, M, PANELS_OF_X * ROWS):
         for k in range(0, K, depth):
-            y = Y[k : k + depth, n : n + PANELS_OF_Y * wide]
-            pack(y.T, ys, wide)
-            for m in range(0, M, PANELS_OF_X * ROWS):
-                x = X[m : m + PANELS_OF_X * ROWS, k : k + depth]
-                pack(x, xs, ROWS)
-                part = out[m : m + PANELS_OF_X * ROWS, n : n + PANELS_OF_Y * wide]
-                tiles(xs, ys, y.shape[0], scale, part, spare, k > 0)
+            terms = filled(min(depth, K - k))
+            for n in range(0, N, columns):
+                pack(Y[k : k + depth, n : n + columns].T, ys, wide)
+                for i in range(m, min(M, m + PANELS_OF_X * ROWS), AT_A_TIME * ROWS):
+                    rows = slice(i, i + AT_A_TIME * ROWS)
+                    first = (i - m) // ROWS if columns < N else 0
+                    x = xs[first : first + AT_A_TIME]
+                    if n == 0:
+                        pack(X[rows, k : k + depth], x, ROWS)
+                    tiles(x, ys, terms, scale, out[rows, n : n + columns], spare, k > 0)
 
 
 @inlined
@@ -130,7 +148,7 @@ def tile(rows: int, x: Array, y: Array, K: int, scale: Any, out: Array, more: bo
 
 @compiled
 def pack(X: Array, panels: Array, width: int) -> None:
-    """panels[p, width k + i] = X[width p + i, k], with zeros where X has no such row.
+    """panels[p, width k + i] = X[width p + i, k], with zeros where X has no such row or term.
 
     width: ROWS or two vectors."""
     n, K, size = X.shape[0], X.shape[1], X.itemsize
@@ -140,8 +158,6 @@ def pack(X: Array, panels: Array, width: int) -> None:
         # The rows of a tile are no whole vectors: with the last numbers one would end outside of X.
         done = K if width == 2 * lanes else K - 1
         for k in range(done):
-            for i in range(0, n, LINE // size):
-                fetch(X, i, k + AHEAD)
             for i in range(0, end, width):
                 if width == ROWS:
                     move_rows(X, i, k, panels, i // width, width * k)
@@ -151,8 +167,6 @@ def pack(X: Array, panels: Array, width: int) -> None:
         done = K - K % lanes if X.strides[1] == size else 0
         for i in range(0, end, width):
             for k in range(0, done, lanes):
-                for j in range(width):
-                    fetch(X, i + j, k + AHEAD // 2 * lanes)
                 if width == ROWS:
                     turn_rows(X, i, k, panels, i // width, width * k)
                 else:
@@ -162,3 +176,4 @@ def pack(X: Array, panels: Array, width: int) -> None:
         for k in range(0 if i == end else done, K):
             for j in range(width):
                 panel[width * k + j] = X[i + j, k] if i + j < n else 0
+        panel[width * K : width * filled(K)] = 0

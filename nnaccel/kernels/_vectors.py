@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, imputils
 
-from nnaccel.kernels._instructions import X86, generated, integer, place, prefetch
+from nnaccel.kernels._instructions import LINE, X86, generated, integer, place, prefetch
 
 
 def processor() -> tuple[int, int]:
@@ -28,6 +28,7 @@ def processor() -> tuple[int, int]:
 
 BYTES, ROWS = processor()
 AHEAD = 8  # terms, so many of which are on their way to where they are needed
+AT_ONCE = 4  # terms of a turn of the innermost loop, whose own instructions count beside them
 
 
 @generated
@@ -106,7 +107,8 @@ def _transposed(builder: Any, values: list[Any]) -> list[Any]:
 
 def tiles_of(rows: int) -> Any:
     """tile(x, y, K, scale, out, more): so many rows of out = scale X Y and two vectors of each, of
-    K terms from a panel of X and one of Y; `more`: added to what is there."""
+    K terms from a panel of X and one of Y, a multiple of AT_ONCE; `more`: added to what is there.
+    """
 
     @generated
     def tile(typing: Any, x: Any, y: Any, K: Any, scale: Any, out: Any, more: Any) -> Any:
@@ -158,18 +160,21 @@ def _over_terms(builder: Any, x: Any, y: Any, K: Any, rows: int, vector: Any) ->
 
     left, x_k, y_k = changing(K), changing(x), changing(y)
     sums = [changing(ir.Constant(vector, None)) for _ in range(2 * rows)]
-    ys, new = [], []
-    for first in (0, lanes):
-        ys.append(builder.load(_at(builder, y_k, first, vector), align=1))
-        prefetch(builder, builder.gep(y_k, [integer(AHEAD * 2 * lanes + first)]))
-    for r in range(rows):
-        factor = _repeated(builder, builder.load(builder.gep(x_k, [integer(r)])), vector)
-        for value in ys:
-            # Two operations that may become one: all processors of `processor` have it.
-            term = builder.fmul(factor, value, flags=["contract"])
-            new.append(builder.fadd(sums[len(new)], term, flags=["contract"]))
-    rest = builder.sub(left, integer(1))
-    x_next, y_next = builder.gep(x_k, [integer(ROWS)]), builder.gep(y_k, [integer(2 * lanes)])
+    new, x_next, y_next = sums, x_k, y_k
+    for _ in range(AT_ONCE):
+        ys = []
+        for first in (0, lanes):
+            ys.append(builder.load(_at(builder, y_next, first, vector), align=1))
+            if first * BYTES // lanes % LINE == 0:
+                prefetch(builder, builder.gep(y_next, [integer(AHEAD * 2 * lanes + first)]))
+        factors = [builder.load(builder.gep(x_next, [integer(r)])) for r in range(rows)]
+        pairs = [(_repeated(builder, x, vector), y) for x in factors for y in ys]
+        # Two operations that may become one: all processors of `processor` have it.
+        terms = [builder.fmul(*pair, flags=["contract"]) for pair in pairs]
+        new = [builder.fadd(*two, flags=["contract"]) for two in zip(new, terms, strict=True)]
+        x_next = builder.gep(x_next, [integer(ROWS)])
+        y_next = builder.gep(y_next, [integer(2 * lanes)])
+    rest = builder.sub(left, integer(AT_ONCE))
     for old, value in zip([left, x_k, y_k, *sums], [rest, x_next, y_next, *new], strict=True):
         old.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed(">", rest, integer(0)), loop, end)
