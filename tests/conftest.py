@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,15 @@ from nnaccel.devices import Device, device_of, select, to_host
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 if find_spec("jax"):
+    # Most of the time of JAX's tests is its compiler's, which is asked for no optimization; nor
+    # again for what one of the processes has compiled, now or in an earlier run.
+    no_optimization = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ.setdefault("XLA_FLAGS", no_optimization)
+    kept = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
     import jax
 
     # At the start, since it is a setting of the whole process: the derivatives need float64.
