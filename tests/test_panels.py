@@ -31,7 +31,7 @@ SIGNATURES = [f"void({f}[:,:], {f}[:,:], {f}, {f}[:,:])" for f in ("float32", "f
 
 
 @cache
-def called(product):
+def called(multiply):
     """A product with memory of its own, as a function of Python. What the memory holds is no part
     of the result."""
 
@@ -39,7 +39,7 @@ def called(product):
     def function(X, Y, scale, out):
         room = room_for(out)
         room[:] = np.nan
-        product(X, Y, scale, out, room)
+        multiply(X, Y, scale, out, room)
 
     return function
 

@@ -17,9 +17,9 @@ from nnaccel.kernels._blas import product as product_of_blas
 from nnaccel.kernels._instructions import LINE
 from nnaccel.kernels._numba import compiled, inlined
 from nnaccel.kernels._vectors import (
-    AT_ONCE,
     BYTES,
     ROWS,
+    UNROLLED,
     move_rows,
     move_vectors,
     one_third,
@@ -86,7 +86,7 @@ def part(n: int, most: int) -> int:
 @compiled
 def filled(K: int) -> int:
     """So many terms and the zeros that fill the last turn of the innermost loop."""
-    return -(-K // AT_ONCE) * AT_ONCE
+    return -(-K // UNROLLED) * UNROLLED
 
 
 @compiled

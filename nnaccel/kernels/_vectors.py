@@ -28,7 +28,7 @@ def processor() -> tuple[int, int]:
 
 BYTES, ROWS = processor()
 AHEAD = 8  # terms, so many of which are on their way to where they are needed
-AT_ONCE = 4  # terms of a turn of the innermost loop, whose own instructions count beside them
+UNROLLED = 4  # terms of a turn of the innermost loop, whose own instructions count beside them
 
 
 @generated
@@ -107,7 +107,7 @@ def _transposed(builder: Any, values: list[Any]) -> list[Any]:
 
 def tiles_of(rows: int) -> Any:
     """tile(x, y, K, scale, out, more): so many rows of out = scale X Y and two vectors of each, of
-    K terms from a panel of X and one of Y, a multiple of AT_ONCE; `more`: added to what is there.
+    K terms from a panel of X and one of Y, a multiple of UNROLLED; `more`: added to what is there.
     """
 
     @generated
@@ -161,20 +161,20 @@ def _over_terms(builder: Any, x: Any, y: Any, K: Any, rows: int, vector: Any) ->
     left, x_k, y_k = changing(K), changing(x), changing(y)
     sums = [changing(ir.Constant(vector, None)) for _ in range(2 * rows)]
     new, x_next, y_next = sums, x_k, y_k
-    for _ in range(AT_ONCE):
+    for _ in range(UNROLLED):
         ys = []
         for first in (0, lanes):
             ys.append(builder.load(_at(builder, y_next, first, vector), align=1))
             if first * BYTES // lanes % LINE == 0:
                 prefetch(builder, builder.gep(y_next, [integer(AHEAD * 2 * lanes + first)]))
         factors = [builder.load(builder.gep(x_next, [integer(r)])) for r in range(rows)]
-        pairs = [(_repeated(builder, x, vector), y) for x in factors for y in ys]
+        pairs = [(_repeated(builder, factor, vector), value) for factor in factors for value in ys]
         # Two operations that may become one: all processors of `processor` have it.
         terms = [builder.fmul(*pair, flags=["contract"]) for pair in pairs]
         new = [builder.fadd(*two, flags=["contract"]) for two in zip(new, terms, strict=True)]
         x_next = builder.gep(x_next, [integer(ROWS)])
         y_next = builder.gep(y_next, [integer(2 * lanes)])
-    rest = builder.sub(left, integer(AT_ONCE))
+    rest = builder.sub(left, integer(UNROLLED))
     for old, value in zip([left, x_k, y_k, *sums], [rest, x_next, y_next, *new], strict=True):
         old.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed(">", rest, integer(0)), loop, end)
