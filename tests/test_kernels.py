@@ -632,6 +632,24 @@ def test_moments_are_never_denormal(name, dtype):
     assert_dies_out(SETS[name](), np.copy, dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("name", ["numpy", pytest.param("numba", marks=MARKS["numba"])])
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "rmsprop", "adam"])
+def test_no_moment_of_any_update_stays_denormal(optimizer, name, dtype):
+    """All of them, in several blocks, from just above the smallest normal number."""
+    rule, tiny = optimizers.get(optimizer, 1e-3), np.finfo(dtype).tiny
+    params = np.ones(100_000, dtype)
+    state = rule.init(params, xp=np)
+    for slot in state.slots:
+        slot[...] = np.linspace(tiny, 100 * tiny, slot.size)
+    ops = SETS[name]()
+    for _ in range(5000 if optimizer == "adam" and name == "numba" else 200):
+        params, state = rule.update(np.zeros_like(params), state, params, ops=ops, n_weights=0)
+    assert (params == 1).all()
+    for slot in state.slots:
+        assert not slot.any()
+
+
 @pytest.mark.parametrize("large", [False, True], ids=["by operations", "fused"])
 @DTYPES
 def test_moments_on_torch_are_never_denormal(monkeypatch, dtype, large):

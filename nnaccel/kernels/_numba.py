@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from nnaccel import activations, optimizers
 from nnaccel.activations import Activation
-from nnaccel.kernels._numpy import Workspace, adam_in_place, faintest_of, l2_penalty_in_place
+from nnaccel.kernels._numpy import Workspace, faintest_of, l2_penalty_in_place
 from nnaccel.network import l2_penalty
 from nnaccel.typing import Array
 
@@ -312,8 +312,9 @@ def adam_fast(
 ) -> tuple[Array, Array, Array]:
     """Twin of `optimizers.adam_update`, in one pass."""
     if params.ndim > 1:
-        return adam_in_place(
-            params, grads, mu, nu, rate, beta_1, beta_2, correction_1, correction_2, epsilon
+        corrections = correction_1, correction_2
+        return optimizers.adam_update(
+            params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon, xp=np
         )
     number = params.dtype.type
     root = correction_2**0.5
@@ -344,7 +345,7 @@ def adam(
     epsilon: Any,
     tiny: Any,
 ) -> None:
-    """Moments below the smallest normal number become 0: see `kernels._numpy.quiet_of`."""
+    """Moments below the smallest normal number become 0: see `kernels._numpy`."""
     number = params.dtype.type
     one, zero = number(1), number(0)
     for i in range(params.shape[0]):

@@ -6,7 +6,7 @@ gradients are written straight into one flat vector, and chains of elementwise o
 blocks that stay in the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from nnaccel.typing import Array
 
 BLOCK = 32_768  # elements: a few blocks of float32 fit in a second-level cache
 FEW = 32  # classes, up to which the softmax works on columns: NumPy is slow along short rows
+SELDOM = 64  # updates, in one of which a block's moments are looked through for numbers too small
 
 
 def kernels(precision: str = "float32") -> dict[Callable, Callable]:
@@ -42,6 +43,7 @@ class Workspace(Buffers):
     def __init__(self, precision: str = "float32") -> None:
         super().__init__(np)
         self._precision = precision
+        self._updates = 0
         self._product = np.ndarray.dot if precision == "float32" else self.product
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -55,11 +57,11 @@ class Workspace(Buffers):
             dropout_vjp: dropout_vjp_in_place,
             softmax_cross_entropy: self.softmax_cross_entropy,
             l2_penalty: l2_penalty_in_place,
-            optimizers.gradient_descent_update: gradient_descent_in_place,
-            optimizers.momentum_update: momentum_in_place,
-            optimizers.nesterov_update: nesterov_in_place,
-            optimizers.rmsprop_update: rmsprop_in_place,
-            optimizers.adam_update: adam_in_place,
+            optimizers.gradient_descent_update: self.gradient_descent,
+            optimizers.momentum_update: self.momentum,
+            optimizers.nesterov_update: self.nesterov,
+            optimizers.rmsprop_update: self.rmsprop,
+            optimizers.adam_update: self.adam,
             optimizers.shrink_weights: shrink_weights_in_place,
             optimizers.clip_by_global_norm: clip_in_place,
         }
@@ -210,6 +212,123 @@ class Workspace(Buffers):
             losses *= weights
         return np.add.reduce(losses) / dtype.type(N), P.T if axis == 0 else P
 
+    # The updates. All destroy grads; networks side by side (K, P) are left to the definition.
+
+    def gradient_descent(self, params: Array, grads: Array, rate: Array) -> Array:
+        """Twin of `optimizers.gradient_descent_update`."""
+        if params.ndim > 1:
+            return optimizers.gradient_descent_update(params, grads, rate, xp=np)
+        for p, g in self._blocks(params, grads):
+            g *= rate
+            p -= g
+        return params
+
+    def momentum(
+        self, params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
+    ) -> tuple[Array, Array]:
+        """Twin of `optimizers.momentum_update`."""
+        if params.ndim > 1:
+            return optimizers.momentum_update(params, grads, velocity, rate, beta, xp=np)
+        for p, g, v in self._blocks(params, grads, velocity):
+            g *= rate
+            v *= beta
+            v -= g
+            p += v
+        return params, velocity
+
+    def nesterov(
+        self, params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
+    ) -> tuple[Array, Array]:
+        """Twin of `optimizers.nesterov_update`."""
+        if params.ndim > 1:
+            return optimizers.nesterov_update(params, grads, velocity, rate, beta, xp=np)
+        for p, g, v in self._blocks(params, grads, velocity):
+            g *= rate
+            v *= beta
+            v -= g
+            p -= g
+            p += np.multiply(v, beta, out=g)
+        return params, velocity
+
+    def rmsprop(
+        self,
+        params: Array,
+        grads: Array,
+        square: Array,
+        rate: Array,
+        beta: Any,
+        epsilon: float,
+    ) -> tuple[Array, Array]:
+        """Twin of `optimizers.rmsprop_update`."""
+        if params.ndim > 1:
+            return optimizers.rmsprop_update(params, grads, square, rate, beta, epsilon, xp=np)
+        for p, g, v in self._blocks(params, grads, square):
+            s = np.multiply(g, g, out=self._buffer("update", g.shape, g.dtype))
+            s *= 1.0 - beta
+            v *= beta
+            v += s
+            np.sqrt(v, out=s)
+            s += epsilon
+            g *= rate
+            g /= s
+            p -= g
+        return params, square
+
+    def adam(
+        self,
+        params: Array,
+        grads: Array,
+        mu: Array,
+        nu: Array,
+        rate: Array,
+        beta_1: Any,
+        beta_2: Any,
+        correction_1: Array,
+        correction_2: Array,
+        epsilon: float,
+    ) -> tuple[Array, Array, Array]:
+        """Twin of `optimizers.adam_update`."""
+        if params.ndim > 1:
+            corrections = correction_1, correction_2
+            return optimizers.adam_update(
+                params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon, xp=np
+            )
+        # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root =
+        # sqrt(c2): one pass less.
+        root = correction_2**0.5
+        step, epsilon = rate * root / correction_1, root * epsilon
+        for p, g, m, v in self._blocks(params, grads, mu, nu):
+            # g + beta_1 (m - g): as many passes as by the definition, and no room beside g.
+            m -= g
+            m *= beta_1
+            m += g
+            g *= g
+            g *= 1.0 - beta_2
+            v *= beta_2
+            v += g
+            np.sqrt(v, out=g)
+            g += epsilon
+            np.divide(m, g, out=g)
+            g *= step
+            p -= g
+        return params, mu, nu
+
+    def _blocks(self, params: Array, grads: Array, *moments: Array) -> Iterator[tuple[Array, ...]]:
+        """The same block of each vector, one block after the other, for one update.
+
+        The moment of a unit that has died shrinks with every step until it is denormal, where it
+        stays for ever, and many processors take a hundred times longer over such numbers. So now
+        and then, once a block has been used, the least numbers in its moments become 0.
+        """
+        self._updates += 1
+        least = least_of(params.dtype)
+        for number, part in enumerate(blocks(*params.shape), self._updates):
+            g, of_block = grads[part], [moment[part] for moment in moments]
+            yield params[part], g, *of_block
+            if number % SELDOM == 0:
+                for moment in of_block:
+                    moment *= np.abs(moment, out=g) >= least
+
 
 @lru_cache(maxsize=64)
 def constant(value: float, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -308,107 +427,10 @@ def l2_penalty_in_place(
     return value + (0.5 * l2) * (W @ W), grads
 
 
-def gradient_descent_in_place(params: Array, grads: Array, rate: Array) -> Array:
-    """Twin of `optimizers.gradient_descent_update`."""
-    grads *= rate
-    params -= grads
-    return params
-
-
-def momentum_in_place(
-    params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
-) -> tuple[Array, Array]:
-    """Twin of `optimizers.momentum_update`."""
-    grads *= rate
-    velocity *= beta
-    velocity -= grads
-    params += velocity
-    return params, velocity
-
-
-def nesterov_in_place(
-    params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
-) -> tuple[Array, Array]:
-    """Twin of `optimizers.nesterov_update`."""
-    grads *= rate
-    velocity *= beta
-    velocity -= grads
-    params -= grads
-    params += np.multiply(velocity, beta, out=grads)
-    return params, velocity
-
-
-def rmsprop_in_place(
-    params: Array, grads: Array, square: Array, rate: Array, beta: Any, epsilon: float
-) -> tuple[Array, Array]:
-    """Twin of `optimizers.rmsprop_update`, block by block; destroys grads."""
-    if params.ndim > 1:
-        return optimizers.rmsprop_update(params, grads, square, rate, beta, epsilon, xp=np)
-    for part in blocks(*params.shape):
-        g, v = grads[part], square[part]
-        v *= beta
-        v += (1.0 - beta) * (g * g)
-        s = np.sqrt(v)
-        s += epsilon
-        g *= rate
-        g /= s
-        params[part] -= g
-    return params, square
-
-
-def adam_in_place(
-    params: Array,
-    grads: Array,
-    mu: Array,
-    nu: Array,
-    rate: Array,
-    beta_1: Any,
-    beta_2: Any,
-    correction_1: Array,
-    correction_2: Array,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Twin of `optimizers.adam_update`, block by block; destroys grads."""
-    if params.ndim > 1:
-        return optimizers.adam_update(
-            params, grads, mu, nu, rate, beta_1, beta_2, correction_1, correction_2, epsilon, xp=np
-        )
-    # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root = sqrt(c2):
-    # one pass less.
-    root = correction_2**0.5
-    step, epsilon = rate * root / correction_1, root * epsilon
-    quiet = quiet_of(params.dtype)
-    scratch = np.empty(min(BLOCK, params.shape[0]), params.dtype)
-    for part in blocks(*params.shape):
-        g, m, v = grads[part], mu[part], nu[part]
-        s = scratch[: g.shape[0]]
-        np.multiply(g, 1.0 - beta_1, out=s)
-        m *= beta_1
-        m += s
-        m += quiet
-        m -= quiet
-        g *= g
-        g *= 1.0 - beta_2
-        v *= beta_2
-        v += g
-        np.sqrt(v, out=s)
-        s += epsilon
-        np.divide(m, s, out=s)
-        s *= step
-        params[part] -= s
-    return params, mu, nu
-
-
 @lru_cache(maxsize=2)
-def quiet_of(dtype: Any) -> float:
-    """What rounds a moment, when added and subtracted, so that it never becomes denormal.
-
-    The moment of a unit that has died halves every seven steps until it is denormal, where it
-    stays for ever, and many processors take a hundred times longer over such numbers. The sum has
-    no digits below 32 times the smallest normal number, so that nine tenths of it are normal too.
-    """
-    info = np.finfo(dtype)
-    return 32 * float(info.tiny) / float(info.eps)
+def least_of(dtype: Any) -> float:
+    """What counts as 0 in a moment: times 0.9 or more it is not denormal after SELDOM updates."""
+    return 1024 * float(np.finfo(dtype).tiny)
 
 
 @lru_cache(maxsize=2)

@@ -193,7 +193,7 @@ class Steps:
 
         self.scalars = np.empty((n, 3), dtype)  # Adam's rate and epsilon, and what weights lose
         # The last column adds the smallest normal number, which is nothing to any other: so the
-        # moments of a gradient that has become zero stay normal, where `quiet_of` says why.
+        # moments of a gradient that has become zero stay normal; `_numpy` says why they should.
         tiny = np.finfo(dtype).tiny
         m = beta_1, 0.0, (1.0 - beta_1) / B, 0.0, tiny
         v = 0.0, beta_2, 0.0, (1.0 - beta_2) / B**2, tiny

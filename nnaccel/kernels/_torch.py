@@ -243,7 +243,7 @@ def _set(wanted: str) -> Callable[[], None]:
 
 
 def quiet(mu: Array) -> Array:
-    """mu, in it 0 for what is below the smallest normal number: see `kernels._numpy.quiet_of`."""
+    """mu, in it 0 for what is below the smallest normal number: see `kernels._numpy`."""
     return torch.ops.aten.hardshrink.out(mu, torch.finfo(mu.dtype).tiny, out=mu)
 
 
