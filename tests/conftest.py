@@ -8,6 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Processes of pytest-xdist share the processors: with threads of their own for all of them, those
+# of NumPy, PyTorch and SciPy, which read this when they are imported, would wait for each other.
+# Tests of several threads say how many.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

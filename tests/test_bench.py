@@ -447,8 +447,7 @@ def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
 
 
 def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
-    words = ["--precisions", "ieee", "bf16", "--contestants", "nnaccel", "torch graphs"]
-    words += ["--shapes", "1"]
+    words = ["--precisions", "ieee", "bf16", "--contestants", "nnaccel", "--shapes", "1"]
     text, found = run_gpu(tmp_path, "--rehearse", "--rounds", "1", *words)
     assert {name: entry["problem"] for name, entry in found["phases"].items()} == dict.fromkeys(
         ("machine", "sources", "tests", "launches", "parity", "fit", "throughput", "peers"), ""
@@ -463,6 +462,17 @@ def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
         ours = result["contestants"]["nnaccel"]
         assert len(ours["times"]) == 1, name
     assert text.strip() == (tmp_path / "gpu.md").read_text().strip()
+
+
+def test_peers_are_rehearsed_on_the_cpu(tmp_path):
+    pytest.importorskip("torch")
+    words = ["--phases", "peers", "--precisions", "ieee", "--rounds", "1"]
+    words += ["--contestants", "nnaccel", "torch graphs"]
+    _, found = run_gpu(tmp_path, "--rehearse", *words)
+    results = found["phases"]["peers"]["results"]
+    assert len(results) == 2
+    for result in results.values():
+        assert [len(entry["times"]) for entry in result["contestants"].values()] == [1, 1]
 
 
 def test_a_phase_that_is_late_or_fails_leaves_what_it_has(bench, tmp_path, monkeypatch):
