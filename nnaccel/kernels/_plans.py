@@ -81,7 +81,7 @@ def activation_of(activation: Activation) -> tuple[str, float] | None:
 def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
     """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them.
 
-    W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as in `adam_in_place`.
+    W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as `_numpy` does it.
     """
     root = np.sqrt(rules.correction_2)
     scalars = np.empty((n_steps, 3), dtype)
