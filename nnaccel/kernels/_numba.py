@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from nnaccel import activations, optimizers
+from nnaccel import activations
 from nnaccel.activations import Activation
 from nnaccel.kernels._numpy import Workspace, faintest_of, l2_penalty_in_place
 from nnaccel.network import l2_penalty
@@ -49,10 +49,7 @@ class FastWorkspace(Workspace):
     """The workspace of the NumPy kernels, with Numba for what is elementwise."""
 
     def kernels(self) -> dict[Callable, Callable]:
-        return super().kernels() | {
-            l2_penalty: l2_penalty_fast,
-            optimizers.adam_update: adam_fast,
-        }
+        return super().kernels() | {l2_penalty: l2_penalty_fast}
 
     def activate(self, Z: Array, b: Array, A: Array, activation: Activation) -> None:
         kernel = ACTIVATE.get(activation.forward)
@@ -83,6 +80,39 @@ class FastWorkspace(Workspace):
             return super().softmax_cross_entropy(Z, Y, weights)
         dZ = self.empty(Z.shape, Z.dtype)
         return np.float32(cross_entropy(Z, Y, weights, dZ)), dZ
+
+    def adam(
+        self,
+        params: Array,
+        grads: Array,
+        mu: Array,
+        nu: Array,
+        rate: Array,
+        beta_1: Any,
+        beta_2: Any,
+        correction_1: Array,
+        correction_2: Array,
+        epsilon: float,
+    ) -> tuple[Array, Array, Array]:
+        """Twin of `optimizers.adam_update`, in one pass."""
+        if params.ndim > 1:
+            corrections = correction_1, correction_2
+            return super().adam(params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon)
+        number = params.dtype.type
+        root = correction_2**0.5
+        step = number(rate * root / correction_1)
+        adam(
+            params,
+            grads,
+            mu,
+            nu,
+            step,
+            number(beta_1),
+            number(beta_2),
+            number(root * epsilon),
+            np.finfo(params.dtype).tiny,
+        )
+        return params, mu, nu
 
 
 @compiled
@@ -296,41 +326,6 @@ def add_penalty(dW: Array, W: Array, l2: Any) -> Any:
         square += W[i] * W[i]
         dW[i] += l2 * W[i]
     return square
-
-
-def adam_fast(
-    params: Array,
-    grads: Array,
-    mu: Array,
-    nu: Array,
-    rate: Array,
-    beta_1: Any,
-    beta_2: Any,
-    correction_1: Array,
-    correction_2: Array,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Twin of `optimizers.adam_update`, in one pass."""
-    if params.ndim > 1:
-        corrections = correction_1, correction_2
-        return optimizers.adam_update(
-            params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon, xp=np
-        )
-    number = params.dtype.type
-    root = correction_2**0.5
-    step = number(rate * root / correction_1)
-    adam(
-        params,
-        grads,
-        mu,
-        nu,
-        step,
-        number(beta_1),
-        number(beta_2),
-        number(root * epsilon),
-        np.finfo(params.dtype).tiny,
-    )
-    return params, mu, nu
 
 
 @compiled

@@ -212,12 +212,10 @@ class Workspace(Buffers):
             losses *= weights
         return np.add.reduce(losses) / dtype.type(N), P.T if axis == 0 else P
 
-    # The updates. All destroy grads; networks side by side (K, P) are left to the definition.
+    # The updates. All destroy grads.
 
     def gradient_descent(self, params: Array, grads: Array, rate: Array) -> Array:
         """Twin of `optimizers.gradient_descent_update`."""
-        if params.ndim > 1:
-            return optimizers.gradient_descent_update(params, grads, rate, xp=np)
         for p, g in self._blocks(params, grads):
             g *= rate
             p -= g
@@ -227,8 +225,6 @@ class Workspace(Buffers):
         self, params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.momentum_update`."""
-        if params.ndim > 1:
-            return optimizers.momentum_update(params, grads, velocity, rate, beta, xp=np)
         for p, g, v in self._blocks(params, grads, velocity):
             g *= rate
             v *= beta
@@ -240,8 +236,6 @@ class Workspace(Buffers):
         self, params: Array, grads: Array, velocity: Array, rate: Array, beta: Any
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.nesterov_update`."""
-        if params.ndim > 1:
-            return optimizers.nesterov_update(params, grads, velocity, rate, beta, xp=np)
         for p, g, v in self._blocks(params, grads, velocity):
             g *= rate
             v *= beta
@@ -260,8 +254,6 @@ class Workspace(Buffers):
         epsilon: float,
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.rmsprop_update`."""
-        if params.ndim > 1:
-            return optimizers.rmsprop_update(params, grads, square, rate, beta, epsilon, xp=np)
         for p, g, v in self._blocks(params, grads, square):
             s = np.multiply(g, g, out=self._buffer("update", g.shape, g.dtype))
             s *= 1.0 - beta
@@ -288,11 +280,6 @@ class Workspace(Buffers):
         epsilon: float,
     ) -> tuple[Array, Array, Array]:
         """Twin of `optimizers.adam_update`."""
-        if params.ndim > 1:
-            corrections = correction_1, correction_2
-            return optimizers.adam_update(
-                params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon, xp=np
-            )
         # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root =
         # sqrt(c2): one pass less.
         root = correction_2**0.5
@@ -316,13 +303,15 @@ class Workspace(Buffers):
     def _blocks(self, params: Array, grads: Array, *moments: Array) -> Iterator[tuple[Array, ...]]:
         """The same block of each vector, one block after the other, for one update.
 
+        Networks side by side (K, P) are one block, since their numbers may be arrays (K, 1).
         The moment of a unit that has died shrinks with every step until it is denormal, where it
         stays for ever, and many processors take a hundred times longer over such numbers. So now
         and then, once a block has been used, the least numbers in its moments become 0.
         """
         self._updates += 1
         least = least_of(params.dtype)
-        for number, part in enumerate(blocks(*params.shape), self._updates):
+        parts = blocks(*params.shape) if params.ndim == 1 else (...,)
+        for number, part in enumerate(parts, self._updates):
             g, of_block = grads[part], [moment[part] for moment in moments]
             yield params[part], g, *of_block
             if number % SELDOM == 0:
