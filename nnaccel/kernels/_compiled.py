@@ -29,7 +29,7 @@ from nnaccel import batches
 from nnaccel.kernels._epochs import rules_of
 from nnaccel.kernels._gather import NARROW, columns, rows
 from nnaccel.kernels._numba import adam, add_penalty, compiled, exp, log
-from nnaccel.kernels._panels import product, room_for
+from nnaccel.kernels._blas import product
 from nnaccel.kernels._plans import (
     BINARY_CROSS_ENTROPY,
     CROSS_ENTROPY,
@@ -235,7 +235,7 @@ def train(
     for layer in range(L):
         n_rows = max(1, share_of(sizes[layer], 0, size)[1])
         largest = max(largest, n_rows * sizes[layer + 1])
-    grads, room = np.empty(largest, params.dtype), room_for(params)
+    grads = np.empty(largest, params.dtype)
     for step in range(record.shape[1]):
         start = step * batch_size
         B = min(batch_size, N - start)
@@ -258,7 +258,7 @@ def train(
             W, b = matrix(params, at_W[layer], D, H), params[at_b[layer] : at_b[layer] + H]
             Z = matrix(space, row * at_A[layer + 1], H, row)
             h, end = share_of(H, rank, size)
-            product(W[:, h:end].T, A, scales[layer], Z[h:end, :B], room)
+            product(W[:, h:end].T, A, scales[layer], Z[h:end, :B])
             mask = keys[step, layer + 1], thresholds[layer + 1], h, H
             activate(Z[h:end], b[h:end], codes[layer], slopes[layer], mask, 0, B)
             A = Z[:, :B]
@@ -267,7 +267,7 @@ def train(
         D = sizes[L - 1]
         W, b = matrix(params, at_W[L - 1], D, K), params[at_b[L - 1] : at_b[L - 1] + K]
         Z = matrix(space, row * at_A[L], K, row)
-        product(W.T, A[:, first:last], scales[L - 1], Z[:, first:last], room)
+        product(W.T, A[:, first:last], scales[L - 1], Z[:, first:last])
         mask = keys[step, L], thresholds[L], 0, K
         activate(Z, b, codes[L - 1], slopes[L - 1], mask, first, last)
         for i in range(first, min(last, logits.shape[0] - start)):
@@ -303,7 +303,7 @@ def train(
             W, A = matrix(params, at_W[layer], D, H), matrix(space, row * at_A[layer], D, row)
             dA = matrix(space, row * at_dA[layer], D, row)
             d, end = share_of(D, rank, size)
-            product(W[d:end], dZ[:, :B], scales[layer], dA[d:end, :B], room)
+            product(W[d:end], dZ[:, :B], scales[layer], dA[d:end, :B])
             mask = keys[step, layer], thresholds[layer], d, D
             derive(dA[d:end], A[d:end], codes[layer - 1], slopes[layer - 1], mask, 0, B)
             dZ = dA
@@ -319,7 +319,7 @@ def train(
             dZ = matrix(space, row * at_dA[layer + 1], H, row)
             d, end = share_of(D, rank, size)
             rows_of_dW = matrix(grads, 0, end - d, H)
-            product(A[d:end], dZ[:, :B].T, scales[layer], rows_of_dW, room)
+            product(A[d:end], dZ[:, :B].T, scales[layer], rows_of_dW)
             part = slice(at_W[layer] + d * H, at_W[layer] + end * H)
             W, m, v = params[part], mu[part], nu[part]
             dW = grads[: W.shape[0]]

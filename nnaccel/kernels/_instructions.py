@@ -34,19 +34,15 @@ def fetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
     """Has X[i, d] on its way to the cache."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        prefetch(builder, place(context, builder, signature.args[0], *args))
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        line = builder.bitcast(place(context, builder, signature.args[0], *args), byte)
+        to_read, in_all_caches, data = (integer(value, 32) for value in (0, 3, 1))
+        builder.call(function, [line, to_read, in_all_caches, data])
         return context.get_dummy_value()
 
     return types.void(X, types.intp, types.intp), generate
-
-
-def prefetch(builder: Any, pointer: Any) -> None:
-    """Has the line of memory there on its way to the cache."""
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
-    function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-    to_read, in_all_caches, data = (integer(value, 32) for value in (0, 3, 1))
-    builder.call(function, [builder.bitcast(pointer, byte), to_read, in_all_caches, data])
 
 
 @generated

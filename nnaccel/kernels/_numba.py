@@ -40,11 +40,6 @@ def compiled(function: Callable, **options: Any) -> Any:
         return njit(**options)(function)
 
 
-def inlined(function: Callable) -> Any:
-    """The function as a part of each that calls it: one less to compile, with all that it calls."""
-    return compiled(function, inline="always")
-
-
 class FastWorkspace(Workspace):
     """The workspace of the NumPy kernels, with Numba for what is elementwise."""
 
