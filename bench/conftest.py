@@ -9,8 +9,9 @@ import pytest
 import report
 from rounds import timed
 
-from nnaccel.benchmark import Shape, products
-from nnaccel.devices import Device, available, select
+from nnaccel.devices.available import available
+from nnaccel.devices.device import Device, select
+from nnaccel.training.benchmark import Shape, products
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

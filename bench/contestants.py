@@ -25,8 +25,8 @@ Run = Callable[[int], float]
 
 def products(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
     """Not a contestant but the floor under them: nnaccel's library, matrix products alone."""
-    from nnaccel.benchmark import products
-    from nnaccel.devices import select
+    from nnaccel.devices.device import select
+    from nnaccel.training.benchmark import products
 
     bare = products(problem.shape, select(device), **_options(precision))
 
@@ -52,11 +52,11 @@ def _options(precision: str | None) -> dict[str, Any]:
 
 
 def nnaccel_on(device: str, **options: Any) -> Callable[[Problem], Run]:
-    """nnaccel's own training epoch, as `nnaccel.training.train` runs it."""
+    """nnaccel's own training epoch, as `nnaccel.training.loop.train` runs it."""
 
     def build(problem: Problem) -> Run:
-        from nnaccel.benchmark import Trainer
-        from nnaccel.devices import select
+        from nnaccel.devices.device import select
+        from nnaccel.training.benchmark import Trainer
 
         # The flat vector: all W first and then all b.
         params = np.concatenate([p.ravel() for p in (*problem.weights, *problem.biases)])

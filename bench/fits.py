@@ -48,8 +48,8 @@ class Task(NamedTuple):
 
 def products(task: Task) -> Callable[[], Predict]:
     """Not a contestant but the floor under them: NumPy's matrix products of all steps, alone."""
-    from nnaccel.benchmark import products
-    from nnaccel.devices import select
+    from nnaccel.devices.device import select
+    from nnaccel.training.benchmark import products
 
     if task.X.dtype != np.float32:
         raise RuntimeError("measured in float32 alone")

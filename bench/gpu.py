@@ -124,7 +124,7 @@ def arguments() -> argparse.Namespace:
 
 def what_is_missing() -> str:
     """Why there is no GPU to run on, with the remedy, in one line; empty where there is one."""
-    from nnaccel.devices import select
+    from nnaccel.devices.device import select
 
     try:
         select("cuda")

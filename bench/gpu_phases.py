@@ -17,7 +17,7 @@ from precisions import PRECISIONS
 from report import LIBRARIES, about
 from rounds import timed
 
-from nnaccel.kernels._cuda import expressions
+from nnaccel.kernels.cuda.signatures import expressions
 
 ROOT = Path(__file__).parents[1]
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
@@ -49,7 +49,7 @@ def machine(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             },
         )
     yield "machine", about(args.threads, (*LIBRARIES, *GPU_LIBRARIES))["machine"]
-    from nnaccel.devices import available
+    from nnaccel.devices.available import available
 
     # Not under "problem": the phases of those who do not see the GPU say so.
     yield "devices", {d.name: d.problem or f"{d.library}, {d.hardware}" for d in available()}
@@ -119,7 +119,7 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
 def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """`pytest -m gpu`: its last line, and which tests failed."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfE", "--tb=short"]
-    words += ["-p", "no:cacheprovider", *(["tests/test_devices.py"] if args.rehearse else [])]
+    words += ["-p", "no:cacheprovider", *(["tests/devices/test_device.py"] if args.rehearse else [])]
     process = subprocess.Popen(
         words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -235,9 +235,9 @@ def seconds_to_goal(
     device: str | None = None,
 ) -> dict[str, Any]:
     """One training; a problem where the goal is not reached."""
-    from nnaccel.metrics import FOR_LOSS
-    from nnaccel.network import mlp
-    from nnaccel.training import train
+    from nnaccel.maths.metrics import FOR_LOSS
+    from nnaccel.maths.network import mlp
+    from nnaccel.training.loop import train
 
     X, Y = rows
     loss, hidden, goal = "softmax_cross_entropy", HIDDEN, GOAL

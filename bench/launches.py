@@ -17,8 +17,8 @@ from typing import Any
 
 from shapes import Shape, gpu_shapes
 
-from nnaccel.benchmark import Trainer, examples
-from nnaccel.devices import select, to_host
+from nnaccel.devices.device import select, to_host
+from nnaccel.training.benchmark import Trainer, examples
 
 STEPS = 8  # few enough for their launches to fit in the driver's queue of about a thousand
 HELD = 0.5  # seconds
@@ -79,7 +79,7 @@ def hold() -> float:
 
 
 def calls(shape: Shape, args: argparse.Namespace, *, fast: bool = True) -> dict[str, Any]:
-    """What CUPTI counts in a step and in an epoch.   fast: as of `nnaccel.training.train`."""
+    """What CUPTI counts in a step and in an epoch.   fast: as of `nnaccel.training.loop.train`."""
     device = select(args.device)
     X, Y, order = examples(shape)
     trainer = Trainer(shape, X, Y, device, fast=fast)

@@ -19,11 +19,11 @@ from typing import Any
 from report import about, heading, write
 from script import run
 
-from nnaccel.devices import select
-from nnaccel.models import Fit
-from nnaccel.precision import PRECISIONS
-from nnaccel.recipes import Settings
-from nnaccel.sources import Examples, read
+from nnaccel.devices.device import select
+from nnaccel.maths.precision import PRECISIONS
+from nnaccel.tabular.model import Fit
+from nnaccel.tabular.settings import Settings
+from nnaccel.tabular.sources import Examples, read
 
 WHOLE = "float32"
 SCORES = ("accuracy", "log loss")

@@ -11,7 +11,7 @@ class Precision(NamedTuple):
     """One arithmetic of matrix products, in the words of each library."""
 
     meaning: str
-    nnaccel: dict[str, Any]  # options of `nnaccel.benchmark.Trainer`
+    nnaccel: dict[str, Any]  # options of `nnaccel.training.benchmark.Trainer`
     torch: str  # for torch.set_float32_matmul_precision
     jax: str  # for jax_default_matmul_precision
     bfloat16: bool  # PyTorch under autocast; JAX with weights and activations cast in the loss

@@ -15,7 +15,7 @@ from typing import Any
 
 from measures import Entry
 
-from nnaccel.devices import available
+from nnaccel.devices.available import available
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("nnaccel", "numpy", "numba", "torch", "jax", "scikit-learn")

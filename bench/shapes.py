@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnaccel.benchmark import SHAPES, Shape, examples
+from nnaccel.training.benchmark import SHAPES, Shape, examples
 
 LEARNING_RATE = 1e-3
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import bare_steps
 
-from nnaccel.activations import ACTIVATIONS
-from nnaccel.benchmark import Shape
-from nnaccel.layers.dense import dense
-from nnaccel.training import train
+from nnaccel.maths.activations import ACTIVATIONS
+from nnaccel.maths.layers.dense import dense
+from nnaccel.training.benchmark import Shape
+from nnaccel.training.loop import train
 
 SHAPE, EPOCHS = Shape((64, 100, 10), 200), 20
 
@@ -35,7 +35,7 @@ def work(device, N):
 
 @pytest.mark.benchmark(group="fit")
 def test_train(record, benchmark, device, digits):
-    """`nnaccel.training.train` on the digits, 20 epochs."""
+    """`nnaccel.training.loop.train` on the digits, 20 epochs."""
     X, y = digits
 
     def fit():
@@ -58,7 +58,7 @@ def test_train(record, benchmark, device, digits):
 @pytest.mark.benchmark(group="fit")
 def test_estimator(record, benchmark, device, digits):
     """The estimator on the digits, 20 epochs, with its checks of the input."""
-    estimators = pytest.importorskip("nnaccel.estimators")
+    estimators = pytest.importorskip("nnaccel.estimators.classifier")
     X, y = digits
     model = estimators.MLPClassifier(
         SHAPE.sizes[1:-1],

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from nnaccel.activations import ACTIVATIONS
-from nnaccel.kernels import bind
-from nnaccel.layers.dense import dense, dense_vjp
-from nnaccel.network import layout, mlp, views
+from nnaccel.kernels.backend import bind
+from nnaccel.maths.activations import ACTIVATIONS
+from nnaccel.maths.layers.dense import dense, dense_vjp
+from nnaccel.maths.network import layout, mlp, views
 
 
 @pytest.mark.benchmark(group="gemm")

@@ -9,10 +9,10 @@ import pytest
 from conftest import bare_steps
 from measures import exponent
 
-from nnaccel.benchmark import SHAPES, Shape, Trainer, examples, interleaved
-from nnaccel.devices import to_host
-from nnaccel.network import layout, leaves
-from nnaccel.training import initialize
+from nnaccel.devices.device import to_host
+from nnaccel.maths.network import layout, leaves
+from nnaccel.training.benchmark import SHAPES, Shape, Trainer, examples, interleaved
+from nnaccel.training.step import initialize
 
 
 def trainer_of(shape, device, rows=None, **options):

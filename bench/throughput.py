@@ -12,9 +12,9 @@ from precisions import PRECISIONS, jax_device, jax_precision, torch_precision
 from rounds import Worker
 from shapes import gpu_shapes
 
-from nnaccel.benchmark import SHAPES, Shape, Trainer, examples, interleaved, measure
-from nnaccel.devices import select
-from nnaccel.training import initialize
+from nnaccel.devices.device import select
+from nnaccel.training.benchmark import SHAPES, Shape, Trainer, examples, interleaved, measure
+from nnaccel.training.step import initialize
 
 SIZES = (2048, 4096, 8192)
 MEMBERS = 64
@@ -97,7 +97,7 @@ def seconds_of(
 
 def _cupy(precision: str, device: str) -> Product:
     """CuPy's `matmul`, in NumPy's place in a rehearsal."""
-    from nnaccel.devices import to_host
+    from nnaccel.devices.device import to_host
 
     where = select(device)
 
@@ -117,12 +117,12 @@ def _cupy(precision: str, device: str) -> Product:
 
 def _nnaccel(precision: str, device: str) -> Product:
     """Our own call of cuBLASLt, in the place of CuPy's products; NumPy's in a rehearsal."""
-    from nnaccel.devices import to_host
+    from nnaccel.devices.device import to_host
 
     where = select(device)
     if where.library != "cupy":
         return _cupy(precision, device)
-    from nnaccel.kernels._cupy import Workspace
+    from nnaccel.kernels.cuda.workspace import Workspace
 
     def product(A: np.ndarray, B: np.ndarray) -> Any:
         space = Workspace(where.xp, "float32" if precision == "ieee" else precision)

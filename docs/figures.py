@@ -14,10 +14,12 @@ mpl.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nnaccel.datasets import load
-from nnaccel.network import layout, mlp, views
-from nnaccel.optimizers import gradient_descent
-from nnaccel.training import initialize, predict, train
+from nnaccel.maths.network import layout, mlp, views
+from nnaccel.maths.optimizers import gradient_descent
+from nnaccel.tabular.datasets import load
+from nnaccel.training.loop import train
+from nnaccel.training.prediction import predict
+from nnaccel.training.step import initialize
 
 FOLDER = Path(__file__).parent / "figures"
 

@@ -7,70 +7,85 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test compares the two
-    from nnaccel.activations import Activation as Activation
-    from nnaccel.checks import check_gradients as check_gradients
-    from nnaccel.data import class_weights as class_weights
-    from nnaccel.devices import Device as Device
-    from nnaccel.devices import select as select
-    from nnaccel.devices import to_host as to_host
-    from nnaccel.estimators import MLPClassifier as MLPClassifier
-    from nnaccel.estimators import MLPRegressor as MLPRegressor
-    from nnaccel.gradients import GradientCheck as GradientCheck
-    from nnaccel.layers import Dense as Dense
-    from nnaccel.layers import Dropout as Dropout
-    from nnaccel.layers import LayerNorm as LayerNorm
-    from nnaccel.layers import Residual as Residual
-    from nnaccel.losses import Loss as Loss
-    from nnaccel.models import Fit as Fit
-    from nnaccel.models import Model as Model
-    from nnaccel.network import Network as Network
-    from nnaccel.network import mlp as mlp
-    from nnaccel.optimizers import Optimizer as Optimizer
-    from nnaccel.recipes import Settings as Settings
-    from nnaccel.sources import read as read
-    from nnaccel.training import EarlyStopping as EarlyStopping
-    from nnaccel.training import Epoch as Epoch
-    from nnaccel.training import initialize as initialize
-    from nnaccel.training import predict as predict
-    from nnaccel.training import train as train
+    from nnaccel.devices.device import Device as Device
+    from nnaccel.devices.device import select as select
+    from nnaccel.devices.device import to_host as to_host
+    from nnaccel.estimators.classifier import MLPClassifier as MLPClassifier
+    from nnaccel.estimators.regressor import MLPRegressor as MLPRegressor
+    from nnaccel.maths.activations import Activation as Activation
+    from nnaccel.maths.gradient_check import GradientCheck as GradientCheck
+    from nnaccel.maths.layers import Dense as Dense
+    from nnaccel.maths.layers import Dropout as Dropout
+    from nnaccel.maths.layers import LayerNorm as LayerNorm
+    from nnaccel.maths.layers import Residual as Residual
+    from nnaccel.maths.losses import Loss as Loss
+    from nnaccel.maths.network import Network as Network
+    from nnaccel.maths.network import mlp as mlp
+    from nnaccel.maths.optimizers import Optimizer as Optimizer
+    from nnaccel.tabular.model import Fit as Fit
+    from nnaccel.tabular.model import Model as Model
+    from nnaccel.tabular.settings import Settings as Settings
+    from nnaccel.tabular.sources import read as read
+    from nnaccel.training.data import class_weights as class_weights
+    from nnaccel.training.early_stopping import EarlyStopping as EarlyStopping
+    from nnaccel.training.epoch import Epoch as Epoch
+    from nnaccel.training.gradcheck import check_gradients as check_gradients
+    from nnaccel.training.loop import train as train
+    from nnaccel.training.prediction import predict as predict
+    from nnaccel.training.step import initialize as initialize
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it. The modules themselves are public too.
+# Public name -> the module that defines it.
 _PUBLIC = {
-    "Activation": "activations",
-    "check_gradients": "checks",
-    "class_weights": "data",
-    "Dense": "layers",
-    "Device": "devices",
-    "Dropout": "layers",
-    "EarlyStopping": "training",
-    "Epoch": "training",
-    "Fit": "models",
-    "GradientCheck": "gradients",
-    "initialize": "training",
-    "LayerNorm": "layers",
-    "Loss": "losses",
-    "mlp": "network",
-    "MLPClassifier": "estimators",
-    "MLPRegressor": "estimators",
-    "Model": "models",
-    "Network": "network",
-    "Optimizer": "optimizers",
-    "predict": "training",
-    "read": "sources",
-    "Residual": "layers",
-    "select": "devices",
-    "Settings": "recipes",
-    "to_host": "devices",
-    "train": "training",
+    "Activation": "maths.activations",
+    "check_gradients": "training.gradcheck",
+    "class_weights": "training.data",
+    "Dense": "maths.layers",
+    "Device": "devices.device",
+    "Dropout": "maths.layers",
+    "EarlyStopping": "training.early_stopping",
+    "Epoch": "training.epoch",
+    "Fit": "tabular.model",
+    "GradientCheck": "maths.gradient_check",
+    "initialize": "training.step",
+    "LayerNorm": "maths.layers",
+    "Loss": "maths.losses",
+    "mlp": "maths.network",
+    "MLPClassifier": "estimators.classifier",
+    "MLPRegressor": "estimators.regressor",
+    "Model": "tabular.model",
+    "Network": "maths.network",
+    "Optimizer": "maths.optimizers",
+    "predict": "training.prediction",
+    "read": "tabular.sources",
+    "Residual": "maths.layers",
+    "select": "devices.device",
+    "Settings": "tabular.settings",
+    "to_host": "devices.device",
+    "train": "training.loop",
 }
 
-# Modules that are public without a name above.
+# Public modules, by the short name that users write: nnaccel.optimizers.adam.
 _MODULES = {
-    *_PUBLIC.values(),
-    *("checkpoint", "datasets", "features", "initializers", "metrics"),
-    *("schedules", "tables", "targets"),
+    "activations": "maths.activations",
+    "checkpoint": "training.checkpoint",
+    "data": "training.data",
+    "datasets": "tabular.datasets",
+    "devices": "devices",
+    "estimators": "estimators",
+    "features": "tabular.features",
+    "initializers": "maths.initializers",
+    "layers": "maths.layers",
+    "losses": "maths.losses",
+    "metrics": "maths.metrics",
+    "network": "maths.network",
+    "optimizers": "maths.optimizers",
+    "precision": "maths.precision",
+    "schedules": "maths.schedules",
+    "tables": "tabular.tables",
+    "targets": "tabular.targets",
+    "training": "training",
 }
 
 __all__ = sorted({*_PUBLIC, *_MODULES, "__version__"})  # pyright: ignore
@@ -81,7 +96,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     elif name in _MODULES:
-        value = import_module(f"{__name__}.{name}")
+        value = import_module(f"{__name__}.{_MODULES[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -2,6 +2,6 @@
 
 import sys
 
-from nnaccel.cli import main
+from nnaccel.cli.main import main
 
 sys.exit(main())

@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import numpy as np
 import pytest
 
-from nnaccel.devices import Device, device_of, select, to_host
+from nnaccel.devices.device import Device, device_of, select, to_host
 
 # SciPy reads it once, when it is first imported; scikit-learn's array API dispatch asks for it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -114,16 +114,17 @@ def xp_device(request: pytest.FixtureRequest) -> XpDevice:
 @pytest.fixture
 def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes every epoch that is built afterwards one of so many threads, however small."""
-    from nnaccel.kernels import _compiled, _threads
+    from nnaccel.kernels.numba import epoch as compiled_epoch
+    from nnaccel.kernels.numpy import blas_threads
 
     def of(size: int) -> None:
         @contextmanager
         def one_thread() -> Iterator[int]:
-            with _threads.one_thread():
+            with blas_threads.one_thread():
                 yield size
 
-        monkeypatch.setattr(_threads, "SMALL", 1)
-        monkeypatch.setattr(_compiled, "one_thread", one_thread)
+        monkeypatch.setattr(blas_threads, "SMALL", 1)
+        monkeypatch.setattr(compiled_epoch, "one_thread", one_thread)
 
     return of
 
@@ -131,13 +132,14 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the teams that are called together."""
-    from nnaccel.kernels import _compiled, _team
+    from nnaccel.kernels.numba import epoch as compiled_epoch
+    from nnaccel.kernels.numba import thread_team
 
     seen = []
 
     def counting(function: Callable[..., None], size: int, *args: Any) -> None:
         seen.append(size)
-        _team.together(function, size, *args)
+        thread_team.run_parallel(function, size, *args)
 
-    monkeypatch.setattr(_compiled, "together", counting)
+    monkeypatch.setattr(compiled_epoch, "run_parallel", counting)
     return seen

@@ -100,7 +100,7 @@ def test_the_code_of_the_readme_runs(capsys):
             pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
         exec(compile(block, "README.md", "exec"), names)
     assert float(capsys.readouterr().out.split()[-1]) > 0.95  # the accuracy that it prints
-    from nnaccel.activations import ACTIVATIONS
+    from nnaccel.maths.activations import ACTIVATIONS
 
     del ACTIVATIONS["cube"]  # of the last example
 

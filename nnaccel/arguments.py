@@ -1,0 +1,46 @@
+"""Checks of arguments: names looked up in a table, ranges; errors a person can act on."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from numbers import Integral
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
+    """`table[name]`; ValueError that lists the names and suggests the closest one."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise ValueError(
+        f"{what} must be one of {', '.join(table)}, got {name!r}{did_you_mean(name, table)}"
+    )
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A closing question for an error message, or nothing when no known name is close."""
+    # The dashes of options would make them all alike.
+    by_lower = {word.lower().lstrip("-"): word for word in known}
+    close = get_close_matches(str(name).lower().lstrip("-"), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def check_options(what: str, function: Callable, options: Mapping[str, object]) -> None:
+    """TypeError for an option that is no keyword-only parameter of the function, besides xp."""
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "xp"]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"{what} has no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}"
+        )
+
+
+def at_least(least: int, **values: int) -> None:
+    """TypeError that names the first argument that is no whole number, ValueError one that is
+    below `least`."""
+    for name, value in values.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,145 @@
+"""The options of each command, and the parser that explains what is wrong with them."""
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from nnaccel.arguments import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors like all others, each with a remedy."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # said here, where the options of the command are known
+            known = [name for action in self._actions for name in action.option_strings]
+            close = did_you_mean(unknown[0].partition("=")[0], known)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError."""
+        wrong, _, choices = message.partition(" (choose from ")
+        if choices:
+            word = wrong.rpartition("invalid choice: ")[2].strip("'")
+            message += did_you_mean(word, re.findall(r"[\w.]+", choices))
+        hint = "" if "did you mean" in message else f"; see {self.prog} --help"
+        raise ValueError(message + hint)
+
+
+def train_options(parser: Any) -> None:
+    from nnaccel.tabular.datasets import NAMES
+    from nnaccel.tabular.settings import NAMES as WORDS
+    from nnaccel.tabular.settings import Settings
+
+    defaults = Settings()
+
+    def option(group: Any, name: str, *, help: str, **how: Any) -> None:
+        """An option of that name; its default is that of the setting, if it is one."""
+        how = {"default": getattr(defaults, name, None), **how}
+        if "choices" in how:
+            how["metavar"] = "NAME"
+            help += ": " + ", ".join(how["choices"])
+        if how["default"] not in (None, "auto", ("auto",)):
+            help += " (default: %(default)s)"
+        group.add_argument(f"--{name.replace('_', '-')}", help=help, **how)
+
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a file (.csv, .tsv, .parquet, .feather, .npz) or a built-in data set: "
+        + ", ".join(NAMES),
+    )
+    option(group, "target", metavar="COLUMN", help="the column to predict")
+    option(group, "task", choices=WORDS["task"], help="what to learn, by default by the target")
+    option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
+    option(group, "test", metavar="FILE", help="a file with the rows to test on")
+    option(group, "test_fraction", type=float, default=0.2, metavar="SHARE",
+           help="of the rows, held out for the test")  # fmt: skip
+    option(group, "validation_fraction", type=float, metavar="SHARE",
+           help="of the training rows, held out to find the best epoch")  # fmt: skip
+    option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
+    group = parser.add_argument_group("network")
+    option(group, "hidden", type=int, nargs="*", metavar="UNITS",
+           help="units of each hidden layer; nothing: a linear model")  # fmt: skip
+    option(group, "activation", nargs="+", choices=WORDS["activation"], help="one, or one a layer")
+    option(group, "dropout", type=float, metavar="RATE",
+           help="the share of hidden units dropped in each step")  # fmt: skip
+    option(group, "initializer", choices=WORDS["initializer"], help="of the weights")
+    option(group, "dtype", choices=WORDS["dtype"], help="of the arithmetic")
+    option(group, "precision", choices=WORDS["precision"],
+           help="of the matrix products in training; the lower ones are for GPUs")  # fmt: skip
+    device_option(group)
+    group = parser.add_argument_group("training")
+    option(group, "loss", choices=WORDS["loss"], help="what to minimise")
+    option(group, "quantile", type=float, metavar="SHARE",
+           help="that the loss pinball estimates")  # fmt: skip
+    option(group, "label_smoothing", type=float, metavar="SHARE",
+           help="of the targets of softmax_cross_entropy")  # fmt: skip
+    option(group, "class_weight", choices=("balanced",), help="let all classes count alike")
+    option(group, "optimizer", choices=WORDS["optimizer"], help="the update rule")
+    option(group, "learning_rate", type=float, metavar="RATE", help="the highest of the schedule")
+    option(group, "schedule", choices=WORDS["schedule"], help="of the learning rate")
+    option(group, "batch_size", type=int, metavar="ROWS", help="examples in a step")
+    option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
+    option(group, "early_stopping", type=int, metavar="EPOCHS",
+           help="stop after so many without a better validation loss; 0: never")  # fmt: skip
+    option(group, "weight_decay", type=float, metavar="RATE", help="decoupled, as in AdamW")
+    option(group, "l2", type=float, metavar="FACTOR", help="of the penalty l2/2 |W|^2")
+    option(group, "clip_norm", type=float, metavar="NORM",
+           help="the largest global norm of the gradient")  # fmt: skip
+    option(group, "seed", type=int, metavar="N",
+           help="of the split, the weights, the batches and dropout")  # fmt: skip
+    group = parser.add_argument_group("configuration")
+    option(group, "config", metavar="FILE", help="a YAML file with any of these options")
+    group.add_argument("--print-config", action="store_true",
+                       help="print the options as such a file, and do no more")  # fmt: skip
+
+
+def device_option(parser: Any) -> None:
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, torch, torch:mps, jax, ... "
+        "(default: cuda where CuPy sees a device, else cpu)",
+    )
+
+
+def model_option(parser: Any) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
+
+
+def model_options(parser: Any, *, file: str) -> None:
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE", help=file)
+    device_option(parser)
+
+
+def predict_options(parser: Any) -> None:
+    model_options(parser, file="the rows to predict: a table, an .npz or a built-in data set")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="a .csv, .parquet or .feather file (default: CSV to standard output)",
+    )
+    parser.add_argument(
+        "--proba", action="store_true", help="the probability of each class beside the label"
+    )
+
+
+def gradcheck_options(parser: Any) -> None:
+    device_option(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the networks and directions"
+    )
+
+
+def bench_options(parser: Any) -> None:
+    parser.add_argument(
+        "--device", nargs="+", metavar="NAME", help="devices to time (default: cpu, and CUDA's)"
+    )
+    parser.add_argument("--seconds", type=float, default=40.0, help="to spend, about (default: 40)")

@@ -1,0 +1,384 @@
+"""The device flag to (namespace, device): the only door between host and device.
+
+    device = select("cuda")              # or "cpu", "torch:mps", "jax", "auto", None, ...
+    X = device.asarray(X, "float32")     # from a list, a table, an array of any library
+    to_host(X)                           # a NumPy array
+
+A library is imported when one of its devices is asked for, never before.
+"""
+
+import platform
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import array_api_compat as compat
+import numpy as np
+
+from nnaccel.arguments import did_you_mean
+from nnaccel.devices import install_hints
+from nnaccel.typing import Array, Namespace
+
+
+class Device(NamedTuple):
+    """A place to compute.
+
+    Attributes
+    ----------
+    name : str
+        Canonical, and accepted by `select`: "cpu", "cuda:0", "torch:cuda:0", "jax:cpu:0".
+    xp : module
+        The Array API namespace: array-api-compat's for NumPy, CuPy and PyTorch, else the
+        library's own.
+    handle : object or None
+        The library's device object, to be passed as ``device=``; None for NumPy.
+    """
+
+    name: str
+    xp: Namespace
+    handle: Any
+
+    @property
+    def library(self) -> str:
+        """Import name of the array library: "numpy", "cupy", "torch", "jax", ..."""
+        return _library(self.xp)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Within it this is the current device.
+
+        CuPy allocates and launches on the current device, so everything for "cuda:1" must run
+        inside; the other libraries follow their arrays and get an empty context.
+        """
+        return self.handle if self.library == "cupy" else nullcontext()
+
+    def asarray(self, x: Any, dtype: str | None = None, copy: bool | None = None) -> Array:
+        """x as an array on this device, in memory shared with x where that is possible.
+
+        x: a list, a table, or an array of any library on any device.
+        dtype: a name; None keeps that of x as far as the library does (JAX makes 64-bit numbers
+        32-bit unless x64 is enabled).   copy: True for memory of its own.
+        What x protects is never shared with a library that would write to it: a read-only array
+        becomes a read-only NumPy array, or a copy. PyTorch tensors leave their gradient behind.
+        ValueError: a dtype that is not to be had here; copy=False for another library's array.
+        """
+        kind = None if dtype is None else dtype_of(self, dtype)
+        if compat.is_torch_array(x):
+            x = x.detach()
+        with self.context():
+            if not compat.is_array_api_obj(x) or device_of(x).library != self.library:
+                if copy is False:
+                    raise ValueError(
+                        f"copy=False needs an array of {self.library}, got {type(x).__name__}; "
+                        "leave copy out to share memory where that is possible"
+                    )
+                x = self._adopt(x)
+            return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
+
+    def _adopt(self, x: Any) -> Array:
+        """Bring x to this library: by DLPack on the same GPU, else as the NumPy array on the host.
+
+        Between libraries on the CPU the NumPy array is a view, so nothing is copied there either.
+        """
+        if compat.is_array_api_obj(x) and _same_gpu(self, device_of(x)):
+            # JAX's arrays never change, so they share no memory with what others write to.
+            if self.library == "jax":  # which reads no strides with gaps either; a copy has none
+                return self.xp.from_dlpack(device_of(x).xp.asarray(x, copy=True))
+            adopted = self.xp.from_dlpack(x)
+            return self.xp.asarray(adopted, copy=True) if compat.is_jax_array(x) else adopted
+        x = to_host(x)
+        if self.library != "numpy":
+            x = x.astype(x.dtype.newbyteorder("="), copy=False)  # the others read no other order
+        if self.library == "torch" and not (x.flags.writeable and min(x.strides, default=0) >= 0):
+            x = x.copy()  # PyTorch has neither read-only tensors nor negative strides
+        return x
+
+    def in_rows(self, x: Array) -> Array:
+        """x, an array of this device, with each row in one piece and the rows one after the other:
+        a copy where that is not so, as in columns of a table or a part of them.
+
+        Rows are gathered at every step, and NumPy would copy all of the others for that.
+        """
+        with self.context():
+            match self.library:
+                case "numpy" | "cupy":
+                    return self.xp.ascontiguousarray(x)
+                case "torch":
+                    return x.contiguous()
+        return x
+
+    def holds(self, x: Array) -> bool:
+        """Whether x is in the memory of this device already, whichever library it is of."""
+        return device_of(x).name == self.name or _same_gpu(self, device_of(x))
+
+    def memory_free(self) -> int | None:
+        """Bytes that a GPU has to give, what its library keeps for reuse counted as free.
+
+        None where arrays are in the memory of the host, and where the library does not say.
+        """
+        if self.library == "cupy":
+            with self.context():
+                pool = import_module("cupy").get_default_memory_pool()
+                return self.handle.mem_info[0] + pool.free_bytes()
+        if self.library == "torch" and self.handle.type == "cuda":
+            cuda = import_module("torch").cuda
+            kept = cuda.memory_reserved(self.handle) - cuda.memory_allocated(self.handle)
+            return cuda.mem_get_info(self.handle)[0] + kept
+        if self.library == "jax":
+            memory = self.handle.memory_stats() or {}
+            if "bytes_limit" in memory:
+                return memory["bytes_limit"] - memory.get("bytes_in_use", 0)
+        return None
+
+    def give_back(self) -> None:
+        """Return to the device what its library keeps for reuse; arrays are not touched."""
+        if self.library == "cupy":
+            cupy = import_module("cupy")
+            cupy.get_default_memory_pool().free_all_blocks()
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
+        elif self.library == "torch" and self.handle.type == "cuda":
+            import_module("torch").cuda.empty_cache()
+
+    def synchronize(self, *arrays: Array) -> None:
+        """Wait for the device.  JAX can wait for arrays only: pass what was computed last."""
+        if self.library == "cupy":
+            self.handle.synchronize()
+        elif self.library == "torch" and self.handle.type != "cpu":
+            import_module("torch").accelerator.synchronize(self.handle)
+        elif self.library == "jax":
+            import_module("jax").block_until_ready(arrays)
+
+
+def select(spec: str | Device | None = None, *arrays: Any) -> Device:
+    """The device of that name, or with None the device that the arrays are on.
+
+    "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch.
+    "jax", "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else
+    NumPy. No number means the first; "torch" is its CPU, "jax" the best that JAX sees.
+    None: lists, tables and whatever else is no array are on no device, and with nothing but
+    these the answer is NumPy.
+    Errors, each naming what is missing and the remedy: TypeError, not a name; ValueError, no such
+    name or number, arrays on several devices; ImportError, the library is not installed or
+    broken; RuntimeError, no such hardware or driver.
+    """
+    if isinstance(spec, Device):
+        return spec
+    if spec is None:
+        return _follow(arrays)
+    if not isinstance(spec, str):
+        raise TypeError(f"device must be a name such as 'cpu' or 'cuda:0', or None, got {spec!r}")
+    if spec == "auto":
+        try:
+            return select("cuda")
+        except (ImportError, RuntimeError):
+            return select("cpu")
+    kind, number = re.fullmatch(r"(.*?)(?::(\d+))?", spec, re.DOTALL).groups()  # pyright: ignore
+    if kind not in _KINDS:
+        known = ("auto", *_KINDS)
+        meant = _MEANT.get(kind.lower())
+        hint = f"; did you mean {meant!r}?" if meant else did_you_mean(kind, known)
+        raise ValueError(f"device must be one of {', '.join(known)}, got {spec!r}{hint}")
+    devices, index = _KINDS[kind](kind), int(number or 0)
+    if index >= len(devices):
+        raise ValueError(
+            f"device {spec!r} needs a number below {len(devices)}, which is how many {kind!r} "
+            f"devices there are; the last is {devices[-1].name!r}"
+        )
+    return devices[index]
+
+
+def device_of(x: Array) -> Device:
+    """The device that the array x is on."""
+    handle = compat.device(x)
+    if compat.is_jax_array(x) and not hasattr(handle, "platform"):
+        raise ValueError(
+            f"device: an array is spread over several ({handle}); use jax.device_put(x, one_device)"
+        )
+    return _device(compat.array_namespace(x), handle)
+
+
+def dtype_of(device: Device, name: str) -> Any:
+    """The dtype of that name, such as "float32", on that device.
+
+    ValueError where the device would silently compute in another one: 64 bits on JAX without
+    x64, double precision on Apple's GPUs.
+    """
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name!r}")
+    if device.library == "jax" and name in _X64 and not import_module("jax").config.jax_enable_x64:
+        raise ValueError(
+            f"dtype {name!r} needs 64-bit numbers, which JAX makes 32-bit; "
+            "run jax.config.update('jax_enable_x64', True) at the start, or ask for 32 bits"
+        )
+    if device.name == "torch:mps" and name in ("float64", "complex128"):
+        raise ValueError(f"dtype {name!r} is not to be had on 'torch:mps'; use 'float32' or 'cpu'")
+    if not hasattr(device.xp, name):
+        raise ValueError(f"dtype {name!r} is not to be had on {device.name!r}; use 'float32'")
+    return getattr(device.xp, name)
+
+
+def dtype_name(x: Array) -> str:
+    """The name of the dtype of x, such as "float32", which `dtype_of` takes."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+def prepare(device: Device, dtype: str) -> None:
+    """Make `dtype` available on a device that the user named: "float64" on JAX enables x64.
+
+    That is a setting of the whole process: to be made where a program starts, because its user
+    asked for both, and never because the arrays that were handed over happen to be JAX's.
+    """
+    if device.library == "jax" and dtype in _X64:
+        import_module("jax").config.update("jax_enable_x64", True)
+
+
+def to_host(x: Any) -> np.ndarray:
+    """x as a NumPy array, a view where x is in host memory: read-only if x is JAX's."""
+    if compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if compat.is_cupy_array(x):
+        return x.get()
+    if compat.is_array_api_obj(x) and not (compat.is_numpy_array(x) or compat.is_jax_array(x)):
+        exporter: Any = x  # which the checks above tell a type checker to be of no known library
+        return np.from_dlpack(exporter)
+    return np.asarray(x)
+
+
+def _library(xp: Namespace) -> str:
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def _device(xp: Namespace, handle: Any) -> Device:
+    match _library(xp):
+        case "numpy":
+            return Device("cpu", xp, None)
+        case "cupy":
+            return Device(f"cuda:{handle.id}", xp, handle)
+        case "torch":
+            number = f":{handle.index or 0}" if handle.type == "cuda" else ""
+            return Device(f"torch:{handle.type}{number}", xp, handle)
+        case "jax":
+            return Device(f"jax:{handle.platform}:{handle.id}", xp, handle)
+        case library:
+            return Device(f"{library}:{handle}", xp, handle)
+
+
+def _follow(arrays: Sequence[Any]) -> Device:
+    devices = {d.name: d for d in map(device_of, filter(compat.is_array_api_obj, arrays))}
+    if len(devices) > 1:
+        raise ValueError(
+            f"device: the arrays are on {' and '.join(map(repr, devices))}, expected one device; "
+            f"move them there, or name it: device={next(iter(devices))!r}"
+        )
+    return next(iter(devices.values())) if devices else select("cpu")
+
+
+def _same_gpu(a: Device, b: Device) -> bool:
+    a_gpu, b_gpu = (re.fullmatch(r"(?:cuda|torch:cuda|jax:gpu):(\d+)", d.name) for d in (a, b))
+    return a_gpu is not None and b_gpu is not None and a_gpu[1] == b_gpu[1]
+
+
+def _numpy_devices(kind: str) -> list[Device]:
+    return [_device(import_module("array_api_compat.numpy"), None)]
+
+
+def _cupy_devices(kind: str) -> list[Device]:
+    cupy = install_hints.load_library("cupy", kind)
+    try:
+        count, reason = cupy.cuda.runtime.getDeviceCount(), "no device"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        count, reason = 0, install_hints.first_line(error)
+    if not count:
+        driver, remedy = install_hints.cuda_driver(), "see what nvidia-smi shows, or use 'cpu'"
+        found = f"a driver for CUDA {driver // 1000}" if driver else "no NVIDIA driver"
+        if driver and "InsufficientDriver" in reason:
+            remedy = f"update the driver, or replace CuPy: {install_hints.install_command('cupy')}"
+        raise RuntimeError(
+            f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); "
+            f"{remedy}"
+        )
+    try:  # both are looked for when they are first needed, which is in the first step
+        cupy.cuda.nvrtc.getVersion()
+        cupy.cuda.cublas  # noqa: B018
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ImportError(
+            f"device {kind!r} needs the libraries of CUDA, which CuPy does not find "
+            f"({install_hints.first_line(error)}); run: {install_hints.install_cuda_command()}"
+        ) from error
+    xp = import_module("array_api_compat.cupy")
+    return [_device(xp, cupy.cuda.Device(index)) for index in range(count)]
+
+
+def _torch_devices(kind: str) -> list[Device]:
+    torch = install_hints.load_library("torch", kind)
+    hardware = kind.partition(":")[2] or "cpu"
+    if hardware == "cuda" and not torch.cuda.is_available():
+        if torch.version.cuda or torch.version.hip:
+            found, remedy = "a PyTorch that sees none", "see what nvidia-smi shows"
+        else:
+            found = f"PyTorch {torch.__version__}, built without CUDA"
+            remedy = "on Linux, run: python -m pip install --force-reinstall torch"
+        raise RuntimeError(f"device {kind!r} needs a CUDA device, found {found}; {remedy}")
+    if hardware == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError(
+            f"device {kind!r} needs macOS and an Apple GPU, found {platform.platform(terse=True)} "
+            f"and PyTorch {torch.__version__}; use 'torch:cpu'"
+        )
+    xp = import_module("array_api_compat.torch")
+    if hardware != "cuda":
+        return [_device(xp, torch.device(hardware))]
+    return [_device(xp, torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+
+
+def _jax_devices(kind: str) -> list[Device]:
+    jax = install_hints.load_library("jax", kind)
+    backend = kind.partition(":")[2] or None  # None: the best there is
+    try:
+        handles = jax.local_devices(backend=backend)
+    except RuntimeError as error:
+        extra = "tpu" if backend == "tpu" else f"cuda{install_hints.cuda_major() or 12}"
+        raise RuntimeError(
+            f"device {kind!r} needs a {backend} backend, found JAX {jax.__version__} without one; "
+            f"where there is a {backend}, run: python -m pip install 'jax[{extra}]'"
+        ) from error
+    return [_device(import_module("jax.numpy"), handle) for handle in handles]
+
+
+_KINDS: dict[str, Callable[[str], list[Device]]] = {
+    "cpu": _numpy_devices,
+    "cuda": _cupy_devices,
+    "torch": _torch_devices,
+    "torch:cpu": _torch_devices,
+    "torch:cuda": _torch_devices,
+    "torch:mps": _torch_devices,
+    "jax": _jax_devices,
+    "jax:cpu": _jax_devices,
+    "jax:gpu": _jax_devices,
+    "jax:tpu": _jax_devices,
+}
+
+
+# What people write for them, where the closest spelling would mislead (gpu is one letter from cpu).
+_MEANT = {
+    "gpu": "cuda",
+    "cupy": "cuda",
+    "nvidia": "cuda",
+    "numpy": "cpu",
+    "host": "cpu",
+    "pytorch": "torch",
+    "mps": "torch:mps",
+    "metal": "torch:mps",
+    "torch:gpu": "torch:cuda",
+    "jax:cuda": "jax:gpu",
+    "tpu": "jax:tpu",
+}
+
+
+_X64 = ("float64", "int64", "uint64", "complex128")
+
+
+_DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
+)

@@ -1,0 +1,107 @@
+"""What the estimators are given: arrays of every library, as scikit-learn validates them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+try:
+    import sklearn  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "sklearn":
+        raise
+    raise ImportError(
+        "MLPClassifier and MLPRegressor need scikit-learn, which is not installed; "
+        "run: python -m pip install 'nnaccel[sklearn]'"
+    ) from None
+
+from sklearn.utils.validation import _check_sample_weight
+
+from nnaccel.devices.device import Device, device_of, dtype_of, to_host
+from nnaccel.maths.optimizers import State
+from nnaccel.typing import Array
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether x is an array of another library than NumPy."""
+    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+
+
+def on_host(x: Any) -> Any:
+    """x as it is, but for another library's array, which becomes NumPy's."""
+    return to_host(x) if is_foreign(x) else x
+
+
+def moved(value: Any, move: Callable[[Any], Array]) -> Any:
+    """The arrays of nested tuples and lists moved; text stays with NumPy, which alone holds it."""
+    if isinstance(value, State):
+        return State(move(value.step), moved(value.slots, move))
+    if isinstance(value, list | tuple):
+        return type(value)(moved(member, move) for member in value)
+    if not compat.is_array_api_obj(value):
+        return value
+    is_text = compat.is_numpy_array(value) and value.dtype.kind in "OSU"
+    return value if is_text else move(value)
+
+
+def take(X: Any, rows: np.ndarray) -> Any:
+    """The rows of X with those numbers."""
+    if not is_foreign(X):
+        return X[rows]
+    where = device_of(X)
+    return where.xp.take(X, where.asarray(rows), axis=0)
+
+
+def check_foreign(X: Array, name: str) -> None:
+    """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
+    kept(X)
+    if X.ndim != 2:
+        raise ValueError(
+            f"X must be 2-D (n_samples, n_features), got shape {tuple(X.shape)}; for one sample "
+            "use X[None, :]"
+        )
+    if 0 in X.shape:
+        raise ValueError(
+            f"Found array with {X.shape[0]} sample(s) and {X.shape[1]} feature(s) while a minimum "
+            f"of 1 is required by {name}."
+        )
+    xp = device_of(X).xp
+    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+        raise ValueError(f"Input X contains NaN or infinity. {name} does not accept missing values")
+
+
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Sample weights as scikit-learn validates them, float64 on the host."""
+    if sample_weight is None:
+        return None
+    rows = np.zeros((X.shape[0], 1))
+    weights = _check_sample_weight(on_host(sample_weight), rows, ensure_non_negative=True)
+    if not weights.any():
+        raise ValueError("sample_weight must not be all zero; no example would count")
+    return weights.astype(np.float64)
+
+
+def kept(X: Any) -> list[Any]:
+    """The dtypes that validation leaves as they are; every other one becomes the first.
+
+    Integers stay what they are in memory, and become floating a batch at a time.
+    """
+    if not is_foreign(X):
+        return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
+    where = device_of(X)
+    if where.xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError("Complex data not supported: X must hold real numbers")
+    names = (*dict.fromkeys((float_dtype(where), "float32")), *INTEGERS)
+    return [getattr(where.xp, name) for name in names if hasattr(where.xp, name)]
+
+
+def float_dtype(where: Device) -> str:
+    """float64, or float32 where the device has nothing longer."""
+    try:
+        dtype_of(where, "float64")
+    except ValueError:
+        return "float32"
+    return "float64"

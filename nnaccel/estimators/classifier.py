@@ -1,0 +1,472 @@
+"""MLPClassifier and MLPRegressor: scikit-learn's estimators, with a device and what they lack.
+
+    from nnaccel import MLPClassifier        # instead of: from sklearn.neural_network import ...
+
+Every parameter, attribute, error and warning of scikit-learn's classes is there and means the
+same; what is more is listed first in the documentation.
+"""
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.estimators.array_input import is_foreign, on_host
+
+# isort: split
+import scipy.sparse
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer, LabelEncoder
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+
+from nnaccel.devices.device import device_of
+from nnaccel.estimators.model_files import ModelFiles
+from nnaccel.estimators.multilayer_perceptron import STOCHASTIC, MultilayerPerceptron
+from nnaccel.maths import losses
+from nnaccel.maths.activations import softplus
+from nnaccel.maths.losses import Loss, softmax
+from nnaccel.typing import Array, Namespace
+
+
+def _is_stochastic(estimator: Any) -> bool:
+    if estimator.solver not in STOCHASTIC:
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not "
+            "stochastic."
+        )
+    return True
+
+
+class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
+    """Multi-layer perceptron classifier: two classes, several, or several labels at once.
+
+    Minimises the cross-entropy, plus an L2 penalty, by a stochastic solver or L-BFGS. A drop-in
+    for `sklearn.neural_network.MLPClassifier`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        The number of units of each hidden layer; () is logistic regression.
+    activation : str or sequence of str, default="relu"
+        Of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu", "softplus",
+        "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its own.
+    solver : str, default="adam"
+        "adam", "sgd" or "lbfgs" as in scikit-learn; also "rmsprop", "adamw" and the other names
+        of `nnaccel.maths.optimizers`.
+    alpha : float, default=0.0001
+        L2 penalty on the weights, alpha / 2 |W|^2 for each batch, as in scikit-learn.
+    batch_size : int or "auto", default="auto"
+        "auto" is min(200, n_samples). Not used by "lbfgs".
+    learning_rate : str or callable, default="constant"
+        "constant", "invscaling" and "adaptive" as in scikit-learn, where the last two are for
+        solver="sgd". For every stochastic solver also "cosine", "one_cycle", "warm_up", "step",
+        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function
+        ``schedule(step, *, xp)`` from the number of updates done to the rate.
+    learning_rate_init : float, default=0.001
+        The first, or the highest, learning rate.
+    power_t : float, default=0.5
+        The exponent of learning_rate="invscaling".
+    max_iter : int, default=200
+        Epochs of a stochastic solver, iterations of "lbfgs".
+    shuffle : bool, default=True
+        Whether each epoch visits the examples in a new order.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation split, the order of examples and dropout.
+    tol : float, default=1e-4
+        Improvements of the loss, or of the validation score, below it do not count; for "lbfgs"
+        the largest component of the gradient at which it stops.
+    verbose : bool, default=False
+        Print the loss of every iteration.
+    warm_start : bool, default=False
+        Begin `fit` with the weights of the last one.
+    momentum : float, default=0.9
+        Of solver="sgd".
+    nesterovs_momentum : bool, default=True
+        Nesterov's momentum for solver="sgd", else the classical one.
+    early_stopping : bool, default=False
+        Stop when the score on validation data does not improve by `tol` for `n_iter_no_change`
+        epochs, and keep the best weights. Stochastic solvers only.
+    validation_fraction : float, default=0.1
+        The share of the data set aside for early stopping, unless `fit` is given
+        `validation_data`.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of solver="adam".
+    n_iter_no_change : int, default=10
+        Epochs without improvement before training stops.
+    max_fun : int, default=15000
+        The most evaluations of the loss by "lbfgs".
+    device : str or None, default=None
+        Where to compute: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
+        `nnaccel.devices.device.select`). None is where X is.
+    dtype : {"float32", "float64"} or None, default=None
+        To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
+        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
+        float32 in any case.
+    dropout : float, default=0.0
+        The probability of dropping a unit of a hidden layer while training. Stochastic solvers
+        only.
+    class_weight : dict, "balanced" or None, default=None
+        How much the examples of each class count. "balanced" gives all classes the same sum.
+    label_smoothing : float, default=0.0
+        The share of each target that is spread evenly over the classes.
+    weight_decay : float, default=0.0
+        Decoupled weight decay, learning rate times this share of the weights at every step:
+        solver="adam" with it is AdamW. Stochastic solvers only.
+    clip_norm : float or None, default=None
+        Gradients are scaled down to at most this Euclidean norm. Stochastic solvers only.
+    initializer : str or None, default=None
+        None draws weights and biases as scikit-learn does. "auto" or a name of
+        `nnaccel.maths.initializers` draws weights, and makes biases zero.
+    callbacks : callable, list of callables or None, default=None
+        Called with the estimator after every epoch; training stops when one returns true.
+
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,)
+        Class labels.
+    loss_ : float
+        The last value of the loss, with the L2 penalty.
+    best_loss_ : float or None
+        The lowest value of the loss; None with early_stopping=True. Stochastic solvers only.
+    loss_curve_ : list of float
+        The loss of every epoch. Stochastic solvers only.
+    validation_loss_curve_ : list of float
+        The loss on validation data after every epoch, without the penalty; only where there
+        are validation data.
+    validation_scores_ : list of float or None
+        The score on validation data after every epoch; None without early_stopping.
+    best_validation_score_ : float or None
+        The highest of them.
+    t_ : int
+        The number of examples seen.
+    coefs_ : list of array
+        W of each layer, (n_inputs, n_units), on the device of the estimator.
+    intercepts_ : list of array
+        b of each layer, (n_units,).
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features, where X has names that are all strings.
+    n_iter_ : int
+        The number of epochs, or iterations, that the last call of fit has run.
+    n_layers_ : int
+        Number of layers, the input counted.
+    n_outputs_ : int
+        Number of outputs.
+    out_activation_ : str
+        "softmax" for several classes, "logistic" for two and for labels.
+
+    See Also
+    --------
+    MLPRegressor : The same for numbers.
+
+    Examples
+    --------
+    >>> from nnaccel import MLPClassifier
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier((20,), solver="lbfgs", random_state=0).fit(X, y)
+    >>> clf.predict(X[:3])
+    array([0, 0, 0])
+    """
+
+    classes_: Any
+    class_weight: Any
+    label_smoothing: float
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **MultilayerPerceptron._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        device: str | None = None,
+        dtype: str | None = None,
+        precision: str = "float32",
+        dropout: float = 0.0,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        initializer: str | None = None,
+        callbacks: Any = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+    ) -> "MLPClassifier":
+        """Fit the network to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Of any array library, or a data frame.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or for several labels a matrix of 0 and 1.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
+            Fills `validation_loss_curve_`, and takes the place of the data that early stopping
+            would set aside.
+
+        Returns
+        -------
+        self : object
+        """
+        self._fit(X, y, sample_weight, validation_data)
+        return self._with_classes_beside(X)
+
+    @available_if(_is_stochastic)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
+    ) -> "MLPClassifier":
+        """Update the network with one epoch over X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+        classes : array-like of shape (n_classes,), optional
+            All the classes; needed in the first call, except for a matrix of labels.
+
+        Returns
+        -------
+        self : object
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which does not see "
+                "all of the data; pass a dict, such as one made of "
+                "sklearn.utils.class_weight.compute_class_weight"
+            )
+        has_labels = _is_multilabel(on_host(y))
+        if has_labels and classes is None and not hasattr(self, "classes_"):
+            classes = np.arange(np.shape(y)[1])
+        if _check_partial_fit_first_call(self, on_host(classes)):
+            self._set_classes(on_host(y) if has_labels else on_host(classes))
+        self._fit(X, y, sample_weight, incremental=True)
+        return self._with_classes_beside(X)
+
+    def predict(self, X: Any) -> Any:
+        """Predict classes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        y : array of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or a matrix of 0 and 1; of the library of X, on its device.
+        """
+        Z, home = self._logits(X, "predict")
+        codes = home.asarray(self._decode(Z, xp=device_of(Z).xp))
+        if self._has_labels:
+            return scipy.sparse.csr_matrix(codes) if self._sparse_labels else codes
+        if self.classes_.shape[0] == 1:
+            codes = 0 * codes
+        classes = on_host(self.classes_)
+        if classes.dtype.kind in "OSU":
+            return classes[on_host(codes)]
+        return home.xp.take(home.asarray(self.classes_), codes, axis=0)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Predict probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        P : array of shape (n_samples, n_classes)
+            In the order of `classes_`; for several labels that of each label.
+        """
+        return self._probabilities(X, "predict_proba")
+
+    def _probabilities(self, X: Any, method: str) -> Any:
+        Z, home = self._logits(X, method)
+        xp = device_of(Z).xp
+        if self.out_activation_ == "softmax":
+            return home.asarray(softmax(Z, xp=xp))
+        Z = xp.concat([-Z, Z], axis=1) if self._is_binary else Z
+        return home.asarray(xp.exp(-softplus(-Z, xp=xp)))  # a sigmoid exact for small ones too
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Predict the logarithms of probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        log_P : array of shape (n_samples, n_classes)
+            ``log(predict_proba(X))``, minus infinity for a probability that underflows.
+        """
+        P = self._probabilities(X, "predict_log_proba")
+        with np.errstate(divide="ignore"):
+            return device_of(P).xp.log(P)
+
+    def decision_function(self, X: Any) -> Any:
+        """The logits, which the loss has been minimised on.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        Z : array of shape (n_samples,) or (n_samples, n_classes)
+            One number for two classes, positive for the second of them.
+        """
+        Z, home = self._logits(X, "decision_function")
+        return home.asarray(Z[:, 0] if self._is_binary else Z)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of examples predicted right, with several labels those with all of them right.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+
+        Returns
+        -------
+        score : float
+        """
+        if is_foreign(X):
+            return self._score_on_host(X, y, sample_weight)
+        return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
+
+    @property
+    def _has_labels(self) -> bool:
+        """Several labels, each with a yes or no of its own."""
+        return self._y_type.startswith("multilabel")
+
+    @property
+    def _is_binary(self) -> bool:
+        return not self._has_labels and self.n_outputs_ == 1
+
+    def _set_classes(self, y: Any) -> None:
+        binarizer = LabelBinarizer().fit(y)
+        self.classes_ = binarizer.classes_
+        self._y_type, self._sparse_labels = binarizer.y_type_, binarizer.sparse_input_
+
+    def _with_classes_beside(self, X: Any) -> "MLPClassifier":
+        """Self, once classes that are numbers are where X is."""
+        if is_foreign(X) and on_host(self.classes_).dtype.kind not in "OSU":
+            self.classes_ = device_of(X).asarray(self.classes_)
+        return self
+
+    def _learn_target(self, y: Any, *, incremental: bool) -> None:
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._set_classes(y)
+        else:
+            known, found = on_host(self.classes_), unique_labels(y)
+            if self.warm_start and set(found) != set(known):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous "
+                    f"call to fit. Previously got {known}, `y` has {found}"
+                )
+            if _is_multilabel(y) != self._has_labels or not set(found) <= set(known):
+                raise ValueError(
+                    "`y` has classes not in `self.classes_`. `self.classes_` has "
+                    f"{known}. 'y' has {found}."
+                )
+        n_classes = self.classes_.shape[0]
+        several = self._has_labels or n_classes > 2
+        self.n_outputs_ = n_classes if several else 1
+        self.out_activation_ = self._out_activation()
+
+    def _encode(self, y: Any) -> np.ndarray:
+        if self._has_labels:
+            return LabelBinarizer().fit(y).transform(y)  # pyright: ignore
+        encoder = LabelEncoder()
+        encoder.classes_ = on_host(self.classes_)
+        return encoder.transform(y)
+
+    def _decode(self, Z: Array, *, xp: Namespace) -> Array:
+        classes = xp.argmax(Z, axis=1)
+        if not self._has_labels and not self._is_binary:
+            return classes
+        labels = xp.astype(Z > 0, classes.dtype)
+        return labels[:, 0] if self._is_binary else labels
+
+    def _targets(self, codes: np.ndarray) -> np.ndarray:
+        if not self._has_labels and not self._is_binary:
+            return codes
+        labels = codes[:, None] if self._is_binary else codes
+        return (1.0 - self.label_smoothing) * labels + 0.5 * self.label_smoothing
+
+    def _loss(self) -> Loss:
+        if self._has_labels or self._is_binary:
+            return losses.get("binary_cross_entropy")
+        options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        return losses.get("softmax_cross_entropy", **options)
+
+    def _weigh(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        if self.class_weight is None:
+            return sample_weight
+        weights = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * sample_weight
+
+    def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
+        return accuracy_score(y, predicted, sample_weight=sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _is_multilabel(y: Any) -> bool:
+    return type_of_target(y).startswith("multilabel")

@@ -1,0 +1,326 @@
+"""MLPRegressor, in place of scikit-learn's."""
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.estimators.array_input import is_foreign, on_host
+
+# isort: split
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from nnaccel.devices.device import device_of
+from nnaccel.estimators.classifier import _is_stochastic
+from nnaccel.estimators.model_files import ModelFiles
+from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
+from nnaccel.maths import losses
+from nnaccel.maths.losses import Loss
+from nnaccel.typing import Array, Namespace
+
+
+class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
+    """Multi-layer perceptron regressor, for one number or several.
+
+    Minimises the loss, plus an L2 penalty, by a stochastic solver or L-BFGS. A drop-in for
+    `sklearn.neural_network.MLPRegressor`.
+
+    Parameters
+    ----------
+    loss : str, default="squared_error"
+        "squared_error" (half of it), "poisson" (half the deviance; predictions are exp(Z), y is
+        not negative), "absolute_error", "huber" or "pinball". Summed over outputs.
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        The number of units of each hidden layer; () is a linear model.
+    activation : str or sequence of str, default="relu"
+        Of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu", "softplus",
+        "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its own.
+    solver : str, default="adam"
+        "adam", "sgd" or "lbfgs" as in scikit-learn; also "rmsprop", "adamw" and the other names
+        of `nnaccel.maths.optimizers`.
+    alpha : float, default=0.0001
+        L2 penalty on the weights, alpha / 2 |W|^2 for each batch, as in scikit-learn.
+    batch_size : int or "auto", default="auto"
+        "auto" is min(200, n_samples). Not used by "lbfgs".
+    learning_rate : str or callable, default="constant"
+        "constant", "invscaling" and "adaptive" as in scikit-learn, where the last two are for
+        solver="sgd". For every stochastic solver also "cosine", "one_cycle", "warm_up", "step",
+        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function
+        ``schedule(step, *, xp)`` from the number of updates done to the rate.
+    learning_rate_init : float, default=0.001
+        The first, or the highest, learning rate.
+    power_t : float, default=0.5
+        The exponent of learning_rate="invscaling".
+    max_iter : int, default=200
+        Epochs of a stochastic solver, iterations of "lbfgs".
+    shuffle : bool, default=True
+        Whether each epoch visits the examples in a new order.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation split, the order of examples and dropout.
+    tol : float, default=1e-4
+        Improvements of the loss, or of the validation score, below it do not count; for "lbfgs"
+        the largest component of the gradient at which it stops.
+    verbose : bool, default=False
+        Print the loss of every iteration.
+    warm_start : bool, default=False
+        Begin `fit` with the weights of the last one.
+    momentum : float, default=0.9
+        Of solver="sgd".
+    nesterovs_momentum : bool, default=True
+        Nesterov's momentum for solver="sgd", else the classical one.
+    early_stopping : bool, default=False
+        Stop when the score on validation data does not improve by `tol` for `n_iter_no_change`
+        epochs, and keep the best weights. Stochastic solvers only.
+    validation_fraction : float, default=0.1
+        The share of the data set aside for early stopping, unless `fit` is given
+        `validation_data`.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of solver="adam".
+    n_iter_no_change : int, default=10
+        Epochs without improvement before training stops.
+    max_fun : int, default=15000
+        The most evaluations of the loss by "lbfgs".
+    device : str or None, default=None
+        Where to compute: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
+        `nnaccel.devices.device.select`). None is where X is.
+    dtype : {"float32", "float64"} or None, default=None
+        To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
+        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
+        float32 in any case.
+    dropout : float, default=0.0
+        The probability of dropping a unit of a hidden layer while training. Stochastic solvers
+        only.
+    delta : float, default=1.0
+        Where loss="huber" turns from squared to absolute, in the units of y.
+    quantile : float, default=0.5
+        What loss="pinball" makes the network predict.
+    weight_decay : float, default=0.0
+        Decoupled weight decay, learning rate times this share of the weights at every step:
+        solver="adam" with it is AdamW. Stochastic solvers only.
+    clip_norm : float or None, default=None
+        Gradients are scaled down to at most this Euclidean norm. Stochastic solvers only.
+    initializer : str or None, default=None
+        None draws weights and biases as scikit-learn does. "auto" or a name of
+        `nnaccel.maths.initializers` draws weights, and makes biases zero.
+    callbacks : callable, list of callables or None, default=None
+        Called with the estimator after every epoch; training stops when one returns true.
+
+    Attributes
+    ----------
+    loss_ : float
+        The last value of the loss, with the L2 penalty.
+    best_loss_ : float or None
+        The lowest value of the loss; None with early_stopping=True. Stochastic solvers only.
+    loss_curve_ : list of float
+        The loss of every epoch. Stochastic solvers only.
+    validation_loss_curve_ : list of float
+        The loss on validation data after every epoch, without the penalty; only where there
+        are validation data.
+    validation_scores_ : list of float or None
+        The score on validation data after every epoch; None without early_stopping.
+    best_validation_score_ : float or None
+        The highest of them.
+    t_ : int
+        The number of examples seen.
+    coefs_ : list of array
+        W of each layer, (n_inputs, n_units), on the device of the estimator.
+    intercepts_ : list of array
+        b of each layer, (n_units,).
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features, where X has names that are all strings.
+    n_iter_ : int
+        The number of epochs, or iterations, that the last call of fit has run.
+    n_layers_ : int
+        Number of layers, the input counted.
+    n_outputs_ : int
+        Number of outputs.
+    out_activation_ : str
+        "exp" for loss="poisson", else "identity".
+
+    See Also
+    --------
+    MLPClassifier : The same for classes.
+
+    Examples
+    --------
+    >>> from nnaccel import MLPRegressor
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = MLPRegressor(hidden_layer_sizes=(10,), solver="lbfgs", random_state=0, max_iter=2000)
+    >>> reg.fit(X, y).score(X, y) > 0.5
+    True
+    """
+
+    loss: str
+    delta: float
+    quantile: float
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **MultilayerPerceptron._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "poisson", "absolute_error", "huber", "pinball"})],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        device: str | None = None,
+        dtype: str | None = None,
+        precision: str = "float32",
+        dropout: float = 0.0,
+        delta: float = 1.0,
+        quantile: float = 0.5,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        initializer: str | None = None,
+        callbacks: Any = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+    ) -> "MLPRegressor":
+        """Fit the network to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Of any array library, or a data frame.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
+            Fills `validation_loss_curve_`, and takes the place of the data that early stopping
+            would set aside.
+
+        Returns
+        -------
+        self : object
+        """
+        return self._fit(X, y, sample_weight, validation_data)
+
+    @available_if(_is_stochastic)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
+        """Update the network with one epoch over X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+
+        Returns
+        -------
+        self : object
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Any:
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        y : array of shape (n_samples,) or (n_samples, n_outputs)
+            Of the library of X, on its device.
+        """
+        Z, home = self._logits(X, "predict")
+        return home.asarray(self._decode(Z, xp=device_of(Z).xp))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination of the predictions, R^2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each example counts.
+
+        Returns
+        -------
+        score : float
+        """
+        if is_foreign(X):
+            return self._score_on_host(X, y, sample_weight)
+        return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
+
+    def _learn_target(self, y: Any, *, incremental: bool) -> None:
+        if self.loss == "poisson" and (np.asarray(y) < 0).any():
+            raise ValueError(
+                "y must not be negative for loss='poisson', got a lowest value of "
+                f"{np.min(y)}; use loss='squared_error'"
+            )
+        n_outputs = 1 if y.ndim == 1 else y.shape[1]
+        if incremental and getattr(self, "n_outputs_", n_outputs) != n_outputs:
+            raise ValueError(
+                f"y must have {self.n_outputs_} outputs, as in the first call of partial_fit, got "
+                f"{n_outputs}"
+            )
+        self.n_outputs_ = n_outputs
+        self.out_activation_ = self._out_activation()
+
+    def _encode(self, y: Any) -> np.ndarray:
+        return y
+
+    def _decode(self, Z: Array, *, xp: Namespace) -> Array:
+        predicted = self._loss().link(Z, xp=xp)
+        return predicted[:, 0] if self.n_outputs_ == 1 else predicted
+
+    def _loss(self) -> Loss:
+        options = {"huber": {"delta": self.delta}, "pinball": {"quantile": self.quantile}}
+        return losses.get(self.loss, **options.get(self.loss, {}))
+
+    def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
+        return r2_score(y, predicted, sample_weight=sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.positive_only = self.loss == "poisson"
+        return tags

@@ -1,0 +1,1 @@
+"""CUDA through CuPy: fused kernels, cuBLASLt's products, graphs, and whole epochs in one launch."""

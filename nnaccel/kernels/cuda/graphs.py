@@ -1,0 +1,308 @@
+"""An epoch on CuPy as replays of captured steps.
+
+A launch takes the host 5 microseconds or more, and a step of kernels is 15 of them; a CUDA graph is
+one launch, whatever is in it. Its kernels are those of `workspace.py`, with the addresses and
+numbers of the time when they were captured. So all that differs from step to step lies on the
+device, in fixed places, and `tick` of `kernels.cu` ends each step by putting there what the next
+one needs. None of the figures here has been measured on a GPU yet.
+"""
+
+import gc
+import logging
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+import cupy
+import numpy as np
+from array_api_compat import numpy as host
+
+from nnaccel.kernels.cuda.cublaslt import address
+from nnaccel.kernels.cuda.signatures import TYPES
+from nnaccel.kernels.cuda.workspace import Workspace, is_on_device, kernel, line
+from nnaccel.kernels.dense_plan import by_batch
+from nnaccel.kernels.epoch import on_epoch_start, step_of
+from nnaccel.kernels.optimizer_trace import Count, updates_of
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric
+from nnaccel.maths.minibatch import bounds
+from nnaccel.maths.network import Network, Slot, has_random_layers, layout, leaves, views
+from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.random import Key
+from nnaccel.ops import Ops
+from nnaccel.typing import Array, Namespace
+
+log = logging.getLogger(__name__)
+
+STEPS = 32  # of a graph, at most: more of them would save little, and take longer to capture
+NODES = 512  # likewise
+
+# Floating-point operations of a step, from which on it takes a device a tenth of a millisecond at
+# least, and the next graph has been launched before that.
+ALONE = 4e9
+
+FIRST = 8  # steps of a kind before the first graph, which takes longer to make than a few steps
+
+KINDS = 16  # of steps whose graphs are kept: streamed data take turns in three places
+
+LOGITS = 2**22  # numbers that wait for the metric, which is computed for many steps at once
+
+NOT_IN_PLACE = "a step gives other arrays than it has been given"
+
+
+class StepSlots:
+    """What captured steps find at the same addresses in every step and epoch; what differs is put
+    there by two kernels of `kernels.cu`, which has more about it.
+
+    n: numbers of the optimizer in a step.   batch: examples in one.
+    """
+
+    def __init__(self, n: int, batch: int, dtype: Any) -> None:
+        self._type, self._batch = TYPES[dtype.name], batch
+        self._epoch = cupy.empty(128, np.uint8)  # room for an `Epoch`
+        self._counter = cupy.zeros((1,), np.uint32)
+        self.numbers = cupy.empty((n,), dtype)
+        self.index = cupy.empty((batch,), np.int64)  # the examples of the minibatch
+        self.count = cupy.empty((), np.int32)  # updates before this one
+
+    def begin(
+        self, table: Array | None, order: Array, losses: Array, logits: Array | None, count: int
+    ) -> None:
+        """The first step of an epoch is the next one. These arrays must live until the last one.
+
+        table: (n_steps, n), or None where n is 0.   order: (N,).   losses: (n_steps,).   logits:
+        (kept, batch, K), of so many steps and then of the next in their place, or None.   count:
+        of updates before.
+        """
+        kept, K = (1, 0) if logits is None else (logits.shape[0], logits.shape[2])
+        kernel("begin", self._type)(
+            *line(self._batch, self.index.itemsize),
+            (
+                *(self._epoch, 0 if table is None else table, self.numbers.shape[0]),
+                *(order, order.shape[0], self._batch, losses, 0 if logits is None else logits),
+                *(kept, self._batch * K, self.numbers, self.index, self.count, count),
+            ),
+        )
+
+    def tick(self, value: Array, Z: Array, keeps: bool) -> None:
+        """Ends a step with its loss (), and its logits (B, K) if the epoch keeps them."""
+        value = cupy.asarray(value, self.numbers.dtype)
+        Z = cupy.ascontiguousarray(Z, self.numbers.dtype)
+        kernel("tick", self._type)(
+            *line(max(self._batch, Z.size if keeps else 0), Z.itemsize),
+            (self._epoch, value, Z, Z.size, self.numbers, self.index, self.count, self._counter),
+        )
+
+
+def steps_per_graph(network: Network, batch: int, n_steps: int) -> int:
+    """How many steps to put into a graph for epochs of so many: some for a network whose steps
+    take no longer than their launches."""
+    places = layout(network)
+    if 6 * batch * places.size > ALONE:
+        return 1
+    nodes = 3 * len(list(leaves(places.slots, Slot))) + 4  # about
+    most = min(STEPS, NODES // nodes, n_steps // 2)
+    return 1 << max(0, most.bit_length() - 1)
+
+
+@dataclass
+class Kind:
+    """Steps in which the same is frozen."""
+
+    taken: int = 0  # without a graph
+    graphs: dict[int, Any] = field(default_factory=dict)  # by the number of steps in them
+
+
+class Graphs:
+    """The graphs of a run.   space: of the kernels that are captured, and of nobody else."""
+
+    def __init__(self, space: Workspace) -> None:
+        self.failed = False  # then steps are taken without graphs
+        self._space = space
+        self._kinds: dict[Any, Kind] = {}  # what has been used last comes last
+        self._pool: Any = None
+        self._give_back: Any = None  # the memory of the pool, once
+        self._stream: Any = None
+
+    def run(
+        self, frozen: Any, n: int, some: int, step: Callable[..., list[Array]], arrays: list[Array]
+    ) -> list[Array]:
+        """The arrays (params, *slots) after n steps, up to `some` in a graph.
+
+        step: arrays -> arrays.   frozen: what it does not look up on the device.
+        In the first steps kernels are compiled and buffers made, so they are taken as they are.
+        """
+        kind = self._kinds.pop(frozen, None) or Kind()
+        while n and not self.failed:
+            if kind.taken < FIRST:
+                before, arrays = arrays, step(arrays)
+                n, kind.taken = n - 1, kind.taken + 1
+                if not same(arrays, before):
+                    self.fail(NOT_IN_PLACE)
+                continue
+            steps = some if n >= some else 1
+            try:
+                if steps not in kind.graphs:
+                    kind.graphs[steps] = self._captured(steps, step, arrays)
+                kind.graphs[steps][0].launch()
+                n -= steps
+            except Exception as error:  # whatever speaks against a graph, steps work without one
+                self.fail(f"{type(error).__name__}: {error}")
+        for _ in range(n):
+            arrays = step(arrays)
+        if not self.failed:
+            self._kinds[frozen] = kind
+            if len(self._kinds) > KINDS:
+                del self._kinds[next(iter(self._kinds))]
+        return arrays
+
+    def fail(self, reason: str) -> None:
+        """Does without graphs from now on."""
+        log.debug("training goes on without CUDA graphs: %s", reason)
+        self.failed = True
+        self._kinds.clear()
+        if self._pool is not None:
+            self._give_back()
+        self._pool = self._stream = None
+
+    def _captured(self, steps: int, step: Callable[..., list[Array]], arrays: list[Array]) -> Any:
+        """The graph of so many steps, with the memory that it knows by its addresses.
+
+        CuPy's pool would give away the memory of a temporary array that the graph still writes to
+        (its issue 9655), so such arrays come from a pool that nobody else uses. A pool that is no
+        more keeps what is free in it for ever, so it has to be told.
+        """
+        if self._pool is None:
+            self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+            self._give_back = weakref.finalize(self, self._pool.free_all_blocks)
+            self._give_back.atexit = False  # CUDA may be gone before
+        collecting = gc.isenabled()
+        gc.disable()  # which might give memory back to CUDA meanwhile
+        try:
+            with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
+                self._stream.begin_capture()
+                try:
+                    for _ in range(steps):
+                        if not same(step(arrays), arrays):
+                            raise RuntimeError(NOT_IN_PLACE)
+                except BaseException:
+                    with suppress(Exception):  # an invalid capture ends in an error of its own
+                        self._stream.end_capture()
+                    raise
+                graph = self._stream.end_capture()
+        finally:
+            if collecting:
+                gc.enable()
+        log.debug("captured %d training steps in a CUDA graph", steps)
+        return graph, self._space.memory()
+
+
+def same(some: list[Array], others: list[Array]) -> bool:
+    """Whether they are the very same arrays."""
+    return all(x is y for x, y in zip(some, others, strict=True))
+
+
+def address_of(x: Array | None) -> Any:
+    """What a kernel knows of an array."""
+    return None if x is None else (address(x), x.shape, x.strides, x.dtype.str)
+
+
+def kernel_supports(params: Array, state: State, order: Array) -> bool:
+    """Whether these are one network's vectors, and an order, as the kernels take them."""
+    return (
+        params.ndim == 1
+        and is_on_device(params, *state.slots)
+        and order.shape[0] > 0
+        and order.dtype == np.int64
+        and order.flags.c_contiguous
+    )
+
+
+def epoch_of(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    space: Workspace,
+    batch_size: int,
+    *,
+    xp: Namespace,
+    l2: float,
+    metric: Metric | None,
+    seed: int,
+    count: Count,
+) -> Callable[..., tuple[Array, State, Array] | None]:
+    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+
+    It returns None, having done nothing, for several networks, for types that the kernels do not
+    know, and where `updates_of` does. Where a step cannot be captured it takes the steps one by
+    one.   space: for this epoch alone.   count: of the run.
+    """
+    whole, K, random = layout(network), network.n_outputs, has_random_layers(network)
+    ops = Ops(xp, space.kernels())
+    one_step = step_of(network, loss, ops=ops, l2=l2)
+    graphs, places_of = Graphs(space), cache(StepSlots)
+
+    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+        if not kernel_supports(params, state, order):
+            return None
+        N, dtype = order.shape[0], params.dtype
+        batch = min(batch_size, N)
+        n_steps, n_full, rest = -(-N // batch), N // batch, N % batch
+        before = count.of(state.step)
+        now = State(before, state.slots)
+        asked = updates_of(optimizer, params, now, n_steps, whole.n_weights, xp=host)
+        if asked is None:
+            return None
+        ops[views](params, whole)  # a graph does not say whose epoch it is
+        ops[on_epoch_start](params)
+
+        # What changes from step to step becomes a place on the device.
+        columns = [x for _, numbers in asked for x in numbers if np.ndim(x)]
+        places = places_of(len(columns), batch, dtype)
+        place = iter([places.numbers[i] for i in range(len(columns))])
+        updates = [
+            (f, repeat(tuple(next(place) if np.ndim(x) else x for x in numbers)))
+            for f, numbers in asked
+        ]
+        constants = [float(x) for _, numbers in asked for x in numbers if not np.ndim(x)]
+        frozen = (places, *constants, *map(address_of, (params, *state.slots, *data)))
+
+        kept = n_steps if metric is None else min(n_steps, max(1, LOGITS // (batch * K)))
+        table = cupy.asarray(np.array(columns, dtype).T.copy()) if columns else None
+        logits = None if metric is None else cupy.empty((kept, batch, K), dtype)
+        losses = cupy.empty((n_steps,), dtype)
+        places.begin(table, order, losses, logits, int(before))
+
+        def run(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
+            """n steps of B examples."""
+
+            def step(arrays: list[Array]) -> list[Array]:
+                key = Key(seed, places.count) if random else None
+                params, slots, value, (Z, *_) = one_step(
+                    arrays[0], arrays[1:], data, places.index[:B], key, updates
+                )
+                places.tick(value, Z, logits is not None)
+                return [params, *slots]
+
+            return graphs.run((B, *frozen), n, some, step, arrays)
+
+        arrays, means, some = [params, *state.slots], [], steps_per_graph(network, batch, n_full)
+        for first, last in bounds(n_steps, kept):
+            arrays = run(arrays, batch, min(last, n_full) - first, some)
+            if last > n_full:
+                arrays = run(arrays, rest, 1, 1)
+            if logits is not None and metric is not None:
+                index = order[first * batch : last * batch]
+                Z = xp.reshape(logits, (-1, K))[: index.shape[0]]
+                Y, weights = (None if x is None else xp.take(x, index, axis=0) for x in data[1:])
+                means.append(by_batch(metric, Z, Y, weights, batch, xp=xp))
+        params, *slots = arrays
+        state = State(count.after(state.step, n_steps), tuple(slots))
+        records = xp.stack([losses, xp.concat(means)], axis=1) if means else losses
+        return params, state, records
+
+    return epoch

@@ -1,0 +1,123 @@
+"""What the epochs without steps have in common: which networks they know, the numbers of Adam, and
+the metric.
+
+On a processor one is compiled by Numba (`numba/epoch.py`) and one, of small networks, is calls of
+NumPy (`numpy/call_list.py`); one, likewise, is a CUDA kernel (`cuda/small_network.py`).
+"""
+
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.kernels.optimizer_trace import Rules
+from nnaccel.maths import losses
+from nnaccel.maths.activations import ACTIVATIONS, Activation
+from nnaccel.maths.layers import Dense, Dropout
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric
+from nnaccel.maths.network import Network
+from nnaccel.typing import Array, Namespace
+
+CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR = range(3)
+LOSSES = {
+    losses.softmax_cross_entropy: CROSS_ENTROPY,
+    losses.binary_cross_entropy: BINARY_CROSS_ENTROPY,
+    losses.squared_error: SQUARED_ERROR,
+}
+
+
+class Plan(NamedTuple):
+    """Dense layers one after the other, perhaps with dropout before some of them, and a loss."""
+
+    sizes: list[int]  # of the input and of each layer
+    activations: list[str]
+    parameters: list[float]  # of the activations: slopes and the like
+    loss: int
+    rates: list[float]  # of the dropout before each layer; 0: there is none
+    places: list[int]  # and which layer of the network it is, on which its draws depend
+
+
+def plan_of(
+    network: Network, loss: Loss, known: Container[str], *, dropout: bool = False
+) -> Plan | None:
+    """The plan of a network with these activations; None for what has no plan.
+
+    dropout: whether a plan may have it, where a dense layer follows: there is none with two of them
+    in a row, nor with one after the last layer.
+    """
+    sizes, names, parameters, rates, places = [network.n_inputs], [], [], [], []
+    rate, place = 0.0, 0
+    for i, layer in enumerate(network.layers):
+        if dropout and isinstance(layer, Dropout) and not rate:
+            rate, place = layer.rate, i
+            continue
+        if not isinstance(layer, Dense):
+            return None
+        found = activation_of(layer.activation)
+        if found is None or found[0] not in known:
+            return None
+        sizes.append(layer.units)
+        names.append(found[0])
+        parameters.append(found[1])
+        rates.append(rate)
+        places.append(place)
+        rate = 0.0
+    if not names or rate or loss.function not in LOSSES or loss.options:
+        return None
+    return Plan(sizes, names, parameters, LOSSES[loss.function], rates, places)
+
+
+def activation_of(activation: Activation) -> tuple[str, float] | None:
+    """The name of an activation of the library, and its parameter; None for any other."""
+    known = ACTIVATIONS.get(activation.name)
+    if known is None or activation.plain() != known:
+        return None
+    parameters: dict[str, Any] = known.forward.__kwdefaults__ or {}
+    parameters = parameters | dict(activation.options)
+    return known.name, float(next(iter(parameters.values()), 0.0))
+
+
+def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
+    """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them.
+
+    W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as `workspace.py` does it.
+    """
+    root = np.sqrt(rules.correction_2)
+    scalars = np.empty((n_steps, 3), dtype)
+    scalars[:, 0] = rules.rate * root / rules.correction_1
+    scalars[:, 1] = root * rules.epsilon
+    scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
+    return scalars
+
+
+def compact(Y: Array, n_classes: int) -> Array:
+    """Class numbers (N,) in a small type, so that more of them are in a cache when an epoch looks
+    for each anywhere among them. Other targets stay what they are."""
+    if Y.ndim > 1:
+        return Y
+    return np.asarray(Y).astype(np.uint8 if n_classes <= 256 else np.int32, copy=False)
+
+
+def by_batch(
+    metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int, *, xp: Namespace
+) -> Array:
+    """The metric of each batch (..., n_steps): of the full ones at once, as leading axes.
+
+    Z: (..., N, K).   Y: (N,) or (N, K).   weights: (N,) or None.
+    """
+    lead, (N, K) = Z.shape[:-2], Z.shape[-2:]
+    n_full = N // batch_size
+    split = n_full * batch_size
+
+    def full(x: Array | None) -> Array | None:
+        return None if x is None else xp.reshape(x[:split], (n_full, batch_size, *x.shape[1:]))
+
+    means = []
+    if n_full:
+        logits = xp.reshape(Z[..., :split, :], (*lead, n_full, batch_size, K))
+        means.append(metric.function(logits, full(Y), full(weights), xp=xp))
+    if split < N:
+        rest = None if weights is None else weights[split:]
+        means.append(metric.function(Z[..., split:, :], Y[split:], rest, xp=xp)[..., None])
+    return xp.concat(means, axis=-1)

@@ -1,0 +1,251 @@
+"""Kernels for JAX: the flat vector is there in the meaning of a step, not in what XLA makes of it.
+
+XLA fuses elementwise work by itself, but it copies where arrays are cut out of a vector for the
+matrix products and where gradients are joined to one. So what works on the whole vector is done
+here part by part, one for each array of the network. XLA knows that a part of joined parts is
+that part: of the cutting and joining in a step nothing is left.
+
+XLA runs what is independent at the same time, but first it gives every result the memory of
+something that is not needed any more, in an order of its own, and then one waits for the other.
+Where that costs, what is to wait, or to be needed for longer, is asked for something that is
+`never` true.
+
+Every product says in which precision it is: by itself a product of float32 is IEEE on a processor
+and TF32 on a GPU.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nnaccel.maths import optimizers
+from nnaccel.maths.activations import Activation
+from nnaccel.maths.layers.dense import dense, dense_vjp
+from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.network import Layout, Slot, l2_penalty, leaves, views
+from nnaccel.maths.precision import PRECISIONS
+from nnaccel.typing import Array, Namespace
+
+SMALL = 2**16  # parameters, below which copying costs less than a call for each part
+
+UPDATES = (
+    optimizers.gradient_descent_update,
+    optimizers.momentum_update,
+    optimizers.nesterov_update,
+    optimizers.rmsprop_update,
+)
+
+
+def param_slices(places: Layout) -> list[slice]:
+    """Where each array of the network lies in the flat vector, from its beginning to its end."""
+    if places.size < SMALL:
+        return [slice(0, places.size)]
+    bounds = sorted((slot.start, slot.stop) for slot in leaves(places.slots, Slot))
+    return [slice(start, stop) for start, stop in bounds]
+
+
+def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
+    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions."""
+    parts, layer = Parts(xp), Products(xp, precision)
+    return {
+        minibatch: take_minibatch,
+        dense: layer.dense,
+        dense_vjp: layer.dense_vjp,
+        views: parts.views,
+        l2_penalty: parts.l2_penalty,
+        optimizers.shrink_weights: parts.shrink_weights,
+        optimizers.adam_update: parts.updated_by(adam),
+        **{update: parts.updated_by(update) for update in UPDATES},
+    }
+
+
+class Parts:
+    """The parts of the flat vector, and the kernels that go through them by the definitions."""
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+        self._parts: list[slice] = []
+        self._known_last = 0
+
+    def views(self, params: Array, places: Layout) -> Any:
+        """Twin of `network.views`; it comes before the others, and tells where the parts are."""
+        self._parts = param_slices(places)
+        # The first bias, whose gradient needs dX of every layer; without biases the first weight.
+        self._known_last = places.n_weights % places.size
+        return views(params, places, xp=self._xp)
+
+    def updated_by(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        """Twin of an update, which does that one on every part."""
+
+        def twin(params: Array, grads: Array, *others: Any) -> Any:
+            def split_params(x: Any, part: slice) -> Any:
+                return x[..., part] if getattr(x, "shape", None) == params.shape else x
+
+            done = [
+                update(
+                    self._after_backward(params[..., part], grads, part),
+                    *(split_params(x, part) for x in (grads, *others)),
+                    xp=self._xp,
+                )
+                for part in self._parts
+            ]
+            if isinstance(done[0], tuple):
+                return tuple(map(self._join, zip(*done, strict=True)))
+            return self._join(done)
+
+        return twin
+
+    def _after_backward(self, part_of_params: Array, grads: Array, part: slice) -> Array:
+        """The same part, which is not known before the gradient of the first bias.
+
+        So new weights are written over the old ones. Else XLA does not see that dX of the layer
+        is known by then, and copies the old ones first, in one thread. Nor does the next dW get
+        the memory of this part's gradient, and has to wait for its update.
+        """
+        if len(self._parts) == 1:
+            return part_of_params
+        # Single numbers and no sums, which would be calls of their own.
+        known, own = grads[..., self._known_last], grads[..., part.start]
+        return self._xp.where(self._xp.any(never(known) | never(own)), 0.0, part_of_params)
+
+    def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
+        """Twin of `optimizers.shrink_weights`."""
+        return self._join(
+            optimizers.shrink_weights(
+                params[..., part], amount, _weights_in(part, n_weights), xp=self._xp
+            )
+            for part in self._parts
+        )
+
+    def l2_penalty(
+        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+    ) -> tuple[Array, Array]:
+        """Twin of `network.l2_penalty`."""
+        done = []
+        for part in self._parts:
+            inside = _weights_in(part, n_weights)
+            value, piece = l2_penalty(
+                value, grads[..., part], params[..., part], l2, inside, xp=self._xp
+            )
+            done.append(piece)
+        return value, self._join(done)
+
+    def _join(self, pieces: Any) -> Array:
+        return self._xp.concat(list(pieces), axis=-1)
+
+
+class Products:
+    """The kernels of dense layers, whose products are of one precision."""
+
+    def __init__(self, xp: Namespace, precision: str) -> None:
+        self._xp, self._product = xp, PRODUCTS[precision]
+
+    def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Array, Array]:
+        """Twin of `layers.dense.dense`."""
+        Z = self._product(X, W) + b
+        return Z, activation.forward(Z, xp=self._xp)
+
+    def dense_vjp(
+        self,
+        dA: Array,
+        X: Array,
+        W: Array,
+        Z: Array,
+        A: Array,
+        activation: Activation,
+        need_dX: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        """Twin of `layers.dense.dense_vjp`."""
+        dZ = activation.vjp(dA, Z, A, xp=self._xp)
+        # Else dW gets the memory of A, and waits for the dW of the next layer, which is made of A.
+        wait = self._xp.any(never(A[..., :1, :1]), axis=(-2, -1), keepdims=True)
+        dW = self._xp.where(wait, 0.0, self._product(X.mT, dZ))
+        dX = self._product(dZ, W.mT) if need_dX else None
+        return dX, dW, jnp.sum(dZ, -2, keepdims=True)
+
+
+def never(x: Array) -> Array:
+    """False, which XLA cannot know before it knows x."""
+    return (x > 0) & (x < 0)
+
+
+ieee = partial(jnp.matmul, precision="highest")
+
+
+def tf32(X: Array, Y: Array) -> Array:
+    """X Y by the units of a GPU that has them, else with operands that are rounded to TF32."""
+    return jax.lax.platform_dependent(
+        *(X, Y),
+        cuda=partial(jnp.matmul, precision="tensorfloat32"),
+        default=lambda X, Y: ieee(rounded(X, "tf32"), rounded(Y, "tf32")),
+    )
+
+
+def bf16(X: Array, Y: Array) -> Array:
+    """X Y of bfloat16 numbers, added up in float32."""
+    # XLA may leave out a conversion there and back, but not the rounding.
+    X, Y = rounded(X, "bf16"), rounded(Y, "bf16")
+    if X.ndim == Y.ndim == 2:
+        return of_bfloat16(X, Y)
+    # XLA's processors multiply such matrices one by one only: of a stack they refuse the result.
+    return jax.lax.platform_dependent(X, Y, cpu=ieee, default=of_bfloat16)
+
+
+def of_bfloat16(X: Array, Y: Array) -> Array:
+    X, Y = X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
+    return jnp.matmul(X, Y, precision="default", preferred_element_type=jnp.float32)
+
+
+def rounded(x: Array, precision: str) -> Array:
+    """Twin of `precision.rounded`."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=PRECISIONS[precision])
+
+
+# What multiplies two matrices in a precision.
+PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
+    "float32": ieee,
+    "tf32": tf32,
+    "bf16": bf16,
+}
+
+
+def take_minibatch(
+    X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+) -> tuple[Array, Array, Array | None]:
+    """Twin of `minibatch.minibatch`, without a mask for rows that are not there."""
+
+    def rows(array: Array) -> Array:
+        return array.at[index].get(mode="promise_in_bounds")
+
+    return rows(X).astype(dtype), rows(Y), None if weights is None else rows(weights)
+
+
+def adam(
+    params: Array,
+    grads: Array,
+    mu: Array,
+    nu: Array,
+    rate: Array,
+    beta_1: Any,
+    beta_2: Any,
+    correction_1: Array,
+    correction_2: Array,
+    epsilon: float,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Twin of `optimizers.adam_update`, with one division for three."""
+    # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
+    root = xp.sqrt(correction_2)
+    mu = beta_1 * mu + (1.0 - beta_1) * grads
+    nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
+    step = (rate * root / correction_1) * mu / (xp.sqrt(nu) + root * epsilon)
+    return params - step, mu, nu
+
+
+def _weights_in(part: slice, n_weights: int) -> int:
+    """How many of a part are weights, which come first in the vector."""
+    return max(0, min(part.stop, n_weights) - part.start)

@@ -1,0 +1,1 @@
+"""Numba beside NumPy: fused elementwise passes, and whole epochs in compiled code."""

@@ -1,0 +1,115 @@
+"""A team of threads in compiled code: how it is called together and where it meets.
+
+A member is a thread that runs code without Python's lock.
+"""
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from nnaccel.kernels.numba.intrinsics import (
+    atomic_add,
+    atomic_load,
+    denormals_as_zero,
+    floating_point,
+    register_symbol,
+)
+from nnaccel.kernels.numba.jit import compiled
+from nnaccel.typing import Array
+
+ARRIVED, ABORTED = 0, 1  # what a meeting (2,) counts
+
+# How often a member looks for the others before it naps: for half a millisecond, which is longer
+# than they differ and than a nap. Something else has their processor then, and may have this one.
+SPINS = 1_000_000
+
+
+def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
+    """Calls function(rank, size, meeting, *args) in so many threads, of which this one is rank 0.
+    In all of them denormal numbers are 0 meanwhile.
+
+    They last no longer than the call, and no forked child can miss them. Where the machine has no
+    more threads this one goes alone: by then nobody can have gone beyond the first meeting.
+    """
+    barrier, errors = np.zeros(2, np.int64), []
+
+    def call(rank: int, size: int) -> None:
+        mode = without_denormals()
+        try:
+            function(rank, size, barrier, *args)
+        finally:
+            back_to(mode)
+
+    def member(rank: int) -> None:
+        try:
+            call(rank, size)
+        except BaseException as error:  # such as MemoryError: the others would wait for ever
+            barrier[ABORTED] = 1
+            errors.append(error)
+
+    team = [threading.Thread(target=member, args=(rank,), daemon=True) for rank in range(1, size)]
+    try:
+        try:
+            for thread in team:
+                thread.start()
+        except RuntimeError:
+            abort(team, barrier)
+            call(0, 1)
+        else:
+            call(0, size)
+    finally:
+        abort(team, barrier)
+    if errors:
+        raise errors[0]
+
+
+@compiled
+def without_denormals() -> int:
+    return denormals_as_zero()
+
+
+@compiled
+def back_to(mode: int) -> None:
+    floating_point(mode)
+
+
+def abort(team: list[threading.Thread], barrier: Array) -> None:
+    """Ends the threads that still wait for somebody, and waits for those that do not."""
+    barrier[ABORTED] = 1
+    for thread in team:
+        if thread.ident is not None:
+            thread.join()
+
+
+def _sleep_of_system() -> tuple[Any, int]:
+    """A function that sleeps, and the shortest time that it takes, in its unit."""
+    if sys.platform == "win32":
+        return ctypes.WinDLL("kernel32").Sleep, 1  # milliseconds
+    return ctypes.CDLL(None).usleep, 50  # microseconds
+
+
+sleep, NAP = _sleep_of_system()
+register_symbol("nnaccel_sleep", ctypes.cast(sleep, ctypes.c_void_p).value)
+nap = types.ExternalFunction("nnaccel_sleep", types.void(types.uint32))
+
+
+@compiled
+def barrier_wait(barrier: Array, size: int) -> bool:
+    """Waits until all members have arrived; False for a team that has been sent home."""
+    if size == 1:
+        return True
+    # Nobody comes a second time before all have come once: whole teams have met before.
+    all_here = (atomic_add(barrier, ARRIVED) // size + 1) * size
+    for _ in range(SPINS):
+        if atomic_load(barrier, ARRIVED) >= all_here:
+            return True
+    while atomic_load(barrier, ARRIVED) < all_here:
+        if atomic_load(barrier, ABORTED):
+            return False
+        nap(np.uint32(NAP))
+    return True

@@ -1,0 +1,122 @@
+"""An optimizer's update rules, traced once for all steps of an epoch.
+
+Its own `update` is called with a vector in the place of the step counter, and what it asks of its
+rules is recorded. So each step has its numbers on the host, and no optimizer is written twice.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.maths import optimizers
+from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.ops import Ops
+from nnaccel.typing import Array
+
+# How many vectors come first among the arguments of what optimizers ask for; numbers follow.
+VECTORS = {
+    optimizers.clip_by_global_norm: 1,  # grads
+    optimizers.shrink_weights: 1,  # params
+    optimizers.gradient_descent_update: 2,  # params, grads
+    optimizers.momentum_update: 3,  # params, grads, and so many slots
+    optimizers.nesterov_update: 3,
+    optimizers.rmsprop_update: 3,
+    optimizers.adam_update: 4,
+}
+
+
+def updates_of(
+    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+) -> list[tuple[Callable, tuple[Any, ...]]] | None:
+    """What the optimizer does in each of the next steps, functions and their numbers, which may be
+    vectors (n_steps,).
+
+    None for an optimizer that does something else to its vectors, and for one whose numbers are
+    not the same for all networks.   state.step: on the host, an array of xp.
+    """
+    asked: list[tuple[Callable, tuple[Any, ...]]] = []
+    grads: Any = object()  # nothing can be done to it
+    given = [params, *state.slots]
+
+    def taking_down(function: Callable, n: int) -> Callable:
+        def rule(*args: Any) -> Any:
+            ours = [grads] if function is optimizers.clip_by_global_norm else [params, grads]
+            ours = [*ours, *state.slots][:n]
+            if len(ours) < n or any(x is not y for x, y in zip(args, ours, strict=False)):
+                raise NotImplementedError
+            asked.append((function, args[n:]))
+            return args[0] if n < 3 else (args[0], *args[2:n])
+
+        return rule
+
+    class Recorder(Ops):
+        def __missing__(self, function: Callable) -> Callable:
+            raise NotImplementedError
+
+    recorder = Recorder(xp, {f: taking_down(f, n) for f, n in VECTORS.items()})
+    steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
+    try:
+        after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)
+    except (NotImplementedError, TypeError, ValueError):
+        return None  # the last two also from a schedule that takes one step at a time
+    kept = [after, *left.slots]
+    if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
+        return None
+    return None if any(np.ndim(x) > 1 for _, numbers in asked for x in numbers) else asked
+
+
+class Rules(NamedTuple):
+    """What Adam does in each of the next steps: numbers, or vectors (n_steps,)."""
+
+    shrink: Any  # the amounts by which weights shrink, or None
+    rate: Any
+    beta_1: float
+    beta_2: float
+    correction_1: Any
+    correction_2: Any
+    epsilon: float
+
+
+def rules_of(
+    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+) -> Rules | None:
+    """The rules of the next steps, as of `updates_of`, if the optimizer is Adam alone."""
+    match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp):
+        case [(optimizers.adam_update, rules)]:
+            return Rules(None, *rules)
+        case [(optimizers.shrink_weights, (amount, _)), (optimizers.adam_update, rules)]:
+            return Rules(amount, *rules)
+    return None
+
+
+class Count:
+    """The step counter of a run on the host, which asks the device for it in the first epoch alone:
+    nothing else in an epoch makes the host wait."""
+
+    def __init__(self) -> None:
+        self._left: Any = None  # what `after` gave last
+        self._value = 0
+
+    def of(self, step: Array) -> np.int32:
+        """The value of a counter ()."""
+        if step is not self._left:
+            self._value = int(step)
+        return np.int32(self._value)
+
+    def after(self, step: Array, n: int) -> Array:
+        """The counter that `of` was last asked for, n steps later."""
+        self._value += n
+        self._left = step + n
+        return self._left
+
+
+def each_step(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The numbers of one step after the other, endless where they are the same in each.
+
+    Those of vectors are Python's own: NumPy's take three times as long to calculate with.
+    """
+    return zip(
+        *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in numbers), strict=False
+    )

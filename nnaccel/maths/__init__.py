@@ -1,0 +1,1 @@
+"""The definition: forward propagation, backpropagation and the update, in Array API alone."""

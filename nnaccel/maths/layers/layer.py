@@ -1,0 +1,52 @@
+"""The layer protocol: what a layer has to say for a network to train it.
+
+A layer is a frozen dataclass of plain data. Its arrays are not in it: they are views of one flat
+parameter vector, handed over as a tuple in the order in which `params` describes them. Forward
+and backward are written as functions of arrays, and called through `ops`, where a kernel may
+replace them. To add a layer, write one file like `dense.py` and a row in `LAYERS` of
+`layers/__init__.py`; the tests then check its gradient, its leading axes and every array library.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+from nnaccel.maths.initializers import Initializer
+from nnaccel.maths.random import Key
+from nnaccel.ops import Ops
+from nnaccel.typing import Array
+
+
+class Param(NamedTuple):
+    """One parameter array: its shape without leading axes, its first values, and whether weight
+    decay and the L2 penalty apply to it, as they do to weights but not to biases and gains."""
+
+    shape: tuple[int, int]
+    initializer: Initializer
+    decays: bool
+
+
+class Layer(Protocol):
+    """A differentiable function of its input and its parameters."""
+
+    def width(self, D: int) -> int:
+        """The number of outputs for D inputs; ValueError where D is not possible."""
+        ...
+
+    def params(self, D: int) -> tuple[Any, ...]:
+        """The `Param` of each of its arrays for D inputs, in nested tuples for nested layers."""
+        ...
+
+    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+        """The output for X (..., N, D), and what `backward` will need.
+
+        `key` makes the random draws of this step; None means that the network predicts.
+        """
+        ...
+
+    def backward(
+        self, params: Any, saved: Any, dA: Array, *, ops: Ops, need_dX: bool
+    ) -> tuple[Array | None, Any]:
+        """The gradient in X and, shaped like `params`, in each parameter, for dA in the output.
+
+        May destroy dA, nothing else. The gradient in X may be None unless `need_dX`.
+        """
+        ...

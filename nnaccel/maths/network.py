@@ -1,0 +1,217 @@
+"""A network as plain data, its parameters as one flat vector, and backpropagation through it."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from math import prod
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from nnaccel.maths import activations
+from nnaccel.maths.activations import Activation
+from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, LayerNorm, Param, Residual
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.random import Key
+from nnaccel.ops import Ops
+from nnaccel.typing import Array, Namespace
+
+
+class Network(NamedTuple):
+    """Layers applied to `n_inputs` numbers; the last one gives the logits Z that a loss takes."""
+
+    n_inputs: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def n_outputs(self) -> int:
+        """The width of the logits."""
+        return Chain(self.layers).width(self.n_inputs)
+
+
+def mlp(
+    n_inputs: int,
+    hidden: Sequence[int],
+    n_outputs: int,
+    *,
+    activation: str | Activation | Sequence[str | Activation] = "relu",
+    dropout: float = 0.0,
+    initializer: str = "auto",
+) -> Network:
+    """A multi-layer perceptron: dense layers of the `hidden` sizes, then one that gives logits.
+
+    `activation` is one for all hidden layers or one for each; `dropout` follows every hidden
+    layer. With no hidden layer it is a linear model, with the right loss a logistic regression.
+    Raises ValueError for sizes below 1 and for another number of activations than layers, TypeError
+    for sizes that are no whole numbers.
+    """
+    if isinstance(hidden, Integral):
+        raise TypeError(
+            f"hidden must list the units of each hidden layer, got {hidden}; for one layer: "
+            f"[{hidden}]"
+        )
+    sizes = [
+        ("n_inputs", n_inputs),
+        *(("hidden", units) for units in hidden),
+        ("n_outputs", n_outputs),
+    ]
+    for name, size in sizes:
+        if not isinstance(size, Integral):
+            raise TypeError(f"{name} must be a whole number of at least 1, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if isinstance(activation, str | Activation):
+        activation = [activation] * len(hidden)
+    if len(activation) != len(hidden):
+        raise ValueError(
+            f"activation must be one name or one for each of the {len(hidden)} hidden layers, "
+            f"got {len(activation)} names"
+        )
+    layers: list[Layer] = []
+    for units, g in zip(hidden, activation, strict=True):
+        layers.append(Dense(int(units), activations.get(g), initializer))
+        if dropout:
+            layers.append(Dropout(dropout))
+    return Network(int(n_inputs), (*layers, Dense(int(n_outputs), initializer=initializer)))
+
+
+def has_random_layers(network: Network) -> bool:
+    """Whether a layer may draw random numbers in training: any that is not known not to."""
+
+    def draws_in(layers: Any) -> bool:
+        return any(
+            draws_in(x.layers)
+            if type(x) in (Chain, Residual)
+            else type(x) not in (Dense, LayerNorm)
+            for x in layers
+        )
+
+    return draws_in(network.layers)
+
+
+class Slot(NamedTuple):
+    """Where one parameter array lies in the flat vector."""
+
+    start: int
+    stop: int
+    param: Param
+
+
+class Layout(NamedTuple):
+    """Where every parameter array lies in the flat vector."""
+
+    slots: Any  # nested tuples of Slot, as the layers nest
+    n_weights: int  # the length of the first part, to which decay and penalty apply
+    size: int  # P
+    layers: tuple[Layer, ...]  # whose arrays they are
+
+
+@lru_cache(maxsize=64)
+def layout(network: Network) -> Layout:
+    """The layout of the flat parameter vector: all W first and then all b.
+
+    So weight decay is one slice, and an optimizer a handful of calls at any depth.
+    """
+    tree = Chain(network.layers).params(network.n_inputs)
+    slots: dict[int, Slot] = {}
+    params, position, n_weights = list(leaves(tree, Param)), 0, 0
+    for i in sorted(range(len(params)), key=lambda i: not params[i].decays):
+        slots[i] = Slot(position, position + prod(params[i].shape), params[i])
+        position = slots[i].stop
+        if params[i].decays:
+            n_weights = position
+    in_order = iter(range(len(params)))
+    nested = transform(lambda _: slots[next(in_order)], tree, Param)
+    return Layout(nested, n_weights, position, network.layers)
+
+
+def views(params: Array, places: Layout, *, xp: Namespace) -> Any:
+    """The flat vector (..., P) as the arrays of the layers, (..., rows, columns), nested alike."""
+    lead = params.shape[:-1]
+
+    def view(slot: Slot) -> Array:
+        return xp.reshape(params[..., slot.start : slot.stop], (*lead, *slot.param.shape))
+
+    return transform(view, places.slots, Slot)
+
+
+def flatten(arrays: Any, places: Layout, *, xp: Namespace) -> Array:
+    """The inverse of `views`: nested arrays (..., rows, columns) as one flat vector (..., P)."""
+    pairs = zip(leaves(places.slots, Slot), leaves(arrays), strict=True)
+    pieces = [array for _, array in sorted(pairs, key=lambda pair: pair[0].start)]
+    return xp.concat([xp.reshape(p, (*p.shape[:-2], -1)) for p in pieces], axis=-1)
+
+
+def leaves(tree: Any, leaf: type | None = None) -> Iterator[Any]:
+    """The leaves of nested tuples from left to right; one may be a tuple of the type `leaf`."""
+    if isinstance(tree, tuple) and not (leaf and isinstance(tree, leaf)):
+        for branch in tree:
+            yield from leaves(branch, leaf)
+    else:
+        yield tree
+
+
+def transform(function: Any, tree: Any, leaf: type) -> Any:
+    """The same nested tuples with `function` applied to each leaf, from left to right."""
+    if isinstance(tree, leaf):
+        return function(tree)
+    return tuple(transform(function, branch, leaf) for branch in tree)
+
+
+def initial_params(network: Network, rng: Any, *, xp: Namespace) -> Array:
+    """The initial flat vector (P,), float64, drawn from a `numpy.random.Generator`.
+
+    Drawn on the host, layer by layer, so that every device starts from the same numbers.
+    xp: NumPy's namespace.
+    """
+    places = layout(network)
+    draw = transform(lambda s: s.param.initializer(s.param.shape, rng), places.slots, Slot)
+    return flatten(draw, places, xp=xp)
+
+
+def forward(
+    network: Network, params: Array, X: Array, *, ops: Ops, key: Key | None = None
+) -> Array:
+    """The logits Z (..., N, n_outputs) for X (..., N, n_inputs).
+
+    Without `key` the network predicts; with one it draws the random numbers of a training step.
+    """
+    tree = ops[views](params, layout(network))
+    return Chain(network.layers).forward(tree, X, ops=ops, key=key)[0]
+
+
+def value_and_grad(
+    network: Network,
+    loss: Loss,
+    params: Array,
+    X: Array,
+    Y: Array,
+    weights: Array | None = None,
+    *,
+    ops: Ops,
+    l2: float = 0.0,
+    key: Key | None = None,
+) -> tuple[Array, Array, Array]:
+    """The loss (...) on a batch, its gradient (..., P) in the flat parameters, and the logits Z.
+
+    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out.
+    Backpropagation: the loss gives dZ of the last layer, and each layer turns the gradient in its
+    output into those in its parameters and its input.
+    """
+    places, chain = layout(network), Chain(network.layers)
+    tree = ops[views](params, places)
+    Z, saved = chain.forward(tree, X, ops=ops, key=key)
+    value, dZ = ops[loss.function](Z, Y, weights, **dict(loss.options))
+    _, grads = chain.backward(tree, saved, dZ, ops=ops, need_dX=False)
+    grads = ops[flatten](grads, places)
+    if l2:
+        value, grads = ops[l2_penalty](value, grads, params, l2, places.n_weights)
+    return value, grads, Z
+
+
+def l2_penalty(
+    value: Array, grads: Array, params: Array, l2: float, n_weights: int, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters."""
+    W = params[..., :n_weights]
+    value = value + (0.5 * l2) * xp.sum(W * W, axis=-1)
+    dW = grads[..., :n_weights] + l2 * W
+    return value, xp.concat([dW, grads[..., n_weights:]], axis=-1)

@@ -1,0 +1,303 @@
+"""Optimizers: pairs of pure functions on the flat parameter vector.
+
+`init(params, xp=...) -> State` and `update(grads, state, params, ops=..., n_weights=...) ->
+(params, state)`. params and grads are (..., P); leading axes are independent networks, and any
+hyper-parameter may be an array (K, 1), one value for each of K networks. Every piece of state is
+an array, so a step can be traced by `jit` or captured in a CUDA graph. `update` may destroy the
+arrays it is given; keep only what it returns.
+
+The first `n_weights` parameters are weights, the rest biases and gains: `weight_decay` shrinks
+the weights alone, by rate * weight_decay at each step, apart from the gradient (Loshchilov,
+Hutter, arXiv:1711.05101, algorithm 2). An L2 penalty is part of the objective instead: see
+`nnaccel.maths.network.value_and_grad`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec
+
+from nnaccel.arguments import check_options, find
+from nnaccel.maths import schedules
+from nnaccel.maths.schedules import Rate, Schedule
+from nnaccel.ops import Ops
+from nnaccel.typing import Array, Namespace, handle_of
+
+P = ParamSpec("P")
+
+
+class State(NamedTuple):
+    """What an optimizer remembers: the number of updates done, and vectors like params."""
+
+    step: Array  # () int32
+    slots: tuple[Array, ...]  # each (..., P)
+
+
+class Optimizer(NamedTuple):
+    """An optimizer as two pure functions; see the module's text for their signatures."""
+
+    init: Callable[..., State]
+    update: Callable[..., tuple[Array, State]]
+
+
+def gradient_descent_update(params: Array, grads: Array, rate: Rate, *, xp: Namespace) -> Array:
+    """W := W - rate dW: the update of the course notes."""
+    return params - rate * grads
+
+
+def momentum_update(
+    params: Array, grads: Array, velocity: Array, rate: Rate, beta: Rate, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """v := beta v - rate dW; W := W + v.
+
+    Source: Sutskever et al. (2013), eq. 1-2: the rate is inside the velocity, as in scikit-learn.
+    """
+    velocity = beta * velocity - rate * grads
+    return params + velocity, velocity
+
+
+def nesterov_update(
+    params: Array, grads: Array, velocity: Array, rate: Rate, beta: Rate, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """v := beta v - rate dW; W := W + beta v - rate dW.
+
+    Source: Sutskever et al. (2013), eq. 3-4, in the variables of the look-ahead point.
+    """
+    velocity = beta * velocity - rate * grads
+    return params + beta * velocity - rate * grads, velocity
+
+
+def rmsprop_update(
+    params: Array,
+    grads: Array,
+    square: Array,
+    rate: Rate,
+    beta: Rate,
+    epsilon: float,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array]:
+    """s := beta s + (1 - beta) dW^2; W := W - rate dW / (sqrt(s) + epsilon).
+
+    Source: Tieleman, Hinton (2012), lecture 6.5; epsilon outside the root, as in PyTorch.
+    """
+    square = beta * square + (1.0 - beta) * (grads * grads)
+    return params - rate * grads / (xp.sqrt(square) + epsilon), square
+
+
+def adam_update(
+    params: Array,
+    grads: Array,
+    mu: Array,
+    nu: Array,
+    rate: Rate,
+    beta_1: Rate,
+    beta_2: Rate,
+    correction_1: Array,
+    correction_2: Array,
+    epsilon: float,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """W := W - rate m / (sqrt(v) + epsilon), with bias-corrected moments m and v of dW.
+
+    correction_i is 1 - beta_i^t. Source: Kingma, Ba, arXiv:1412.6980, algorithm 1.
+    """
+    mu = beta_1 * mu + (1.0 - beta_1) * grads
+    nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
+    m, v = mu / correction_1, nu / correction_2
+    return params - rate * m / (xp.sqrt(v) + epsilon), mu, nu
+
+
+def shrink_weights(params: Array, amount: Rate, n_weights: int, *, xp: Namespace) -> Array:
+    """(1 - amount) times the first n_weights parameters; the rest as they are."""
+    weights = params[..., :n_weights]
+    return xp.concat([weights - amount * weights, params[..., n_weights:]], axis=-1)
+
+
+def clip_by_global_norm(grads: Array, max_norm: Rate, *, xp: Namespace) -> Array:
+    """grads min(1, max_norm / |grads|), the Euclidean norm over all parameters of a network.
+
+    Source: Pascanu, Mikolov, Bengio, arXiv:1211.5063, algorithm 1.
+    """
+    norm = xp.sqrt(xp.sum(grads * grads, axis=-1, keepdims=True))
+    return grads * (max_norm / xp.maximum(norm, max_norm + xp.zeros_like(norm)))
+
+
+def once(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """The factory, giving the same object for the same numbers: what JAX has compiled for one run
+    then serves the next. Hyper-parameters that are arrays make a new one each time."""
+    kept = lru_cache(maxsize=64, typed=True)(factory)
+
+    @wraps(factory)
+    def get(*args: P.args, **options: P.kwargs) -> Optimizer:
+        try:
+            return kept(*args, **options)  # pyright: ignore[reportArgumentType]
+        except TypeError:  # arrays cannot be hashed
+            return factory(*args, **options)
+
+    return get
+
+
+@once
+def gradient_descent(
+    learning_rate: Rate | Schedule = 0.01, *, weight_decay: Rate = 0.0
+) -> Optimizer:
+    """Plain gradient descent; stochastic when the batches are."""
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        return ops[gradient_descent_update](params, grads, rate), ()
+
+    return _optimizer(rule, 0, learning_rate, weight_decay)
+
+
+@once
+def momentum(
+    learning_rate: Rate | Schedule = 0.01, *, beta: Rate = 0.9, weight_decay: Rate = 0.0
+) -> Optimizer:
+    """Gradient descent with classical momentum (Sutskever et al. 2013)."""
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        params, *slots = ops[momentum_update](params, grads, *state.slots, rate, beta)
+        return params, slots
+
+    return _optimizer(rule, 1, learning_rate, weight_decay)
+
+
+@once
+def nesterov(
+    learning_rate: Rate | Schedule = 0.01, *, beta: Rate = 0.9, weight_decay: Rate = 0.0
+) -> Optimizer:
+    """Gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        params, *slots = ops[nesterov_update](params, grads, *state.slots, rate, beta)
+        return params, slots
+
+    return _optimizer(rule, 1, learning_rate, weight_decay)
+
+
+@once
+def rmsprop(
+    learning_rate: Rate | Schedule = 0.001,
+    *,
+    beta: Rate = 0.99,
+    epsilon: float = 1e-8,
+    weight_decay: Rate = 0.0,
+) -> Optimizer:
+    """RMSProp without momentum (Tieleman, Hinton 2012), in PyTorch's variant."""
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        params, *slots = ops[rmsprop_update](params, grads, *state.slots, rate, beta, epsilon)
+        return params, slots
+
+    return _optimizer(rule, 1, learning_rate, weight_decay)
+
+
+@once
+def adam(
+    learning_rate: Rate | Schedule = 0.001,
+    *,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: Rate = 0.0,
+) -> Optimizer:
+    """Adam (Kingma, Ba 2014, algorithm 1); with `weight_decay`, AdamW."""
+    log_1, log_2 = math.log(beta_1) if beta_1 else -math.inf, math.log(beta_2)
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        # 1 - beta^t as -expm1(t log beta): exact in float32 too, where 1 - 0.999 is not.
+        t = ops.xp.astype(state.step + 1, params.dtype)
+        corrections = -ops.xp.expm1(t * log_1), -ops.xp.expm1(t * log_2)
+        params, *slots = ops[adam_update](
+            params, grads, *state.slots, rate, beta_1, beta_2, *corrections, epsilon
+        )
+        return params, slots
+
+    return _optimizer(rule, 2, learning_rate, weight_decay)
+
+
+def adamw(
+    learning_rate: Rate | Schedule = 0.001,
+    *,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: Rate = 0.01,
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov, Hutter, arXiv:1711.05101, algorithm 2)."""
+    return adam(
+        learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, weight_decay=weight_decay
+    )
+
+
+@once
+def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
+    """The optimizer, its gradient first scaled down to a global norm of at most max_norm."""
+    _check_range("above 0", lambda v: v > 0, max_norm=max_norm)
+
+    def update(
+        grads: Array, state: State, params: Array, *, ops: Ops, n_weights: int
+    ) -> tuple[Array, State]:
+        grads = ops[clip_by_global_norm](grads, max_norm)
+        return optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+
+    return Optimizer(optimizer.init, update)
+
+
+def _optimizer(
+    rule: Callable[..., Any], n_slots: int, learning_rate: Rate | Schedule, weight_decay: Rate
+) -> Optimizer:
+    """What all optimizers share: the step counter, the schedule, decay, and slots of zeros."""
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    _check_range("at least 0", lambda v: v >= 0, **rates)
+    schedule: Schedule = (
+        learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
+    )
+    decays = not isinstance(weight_decay, float | int) or weight_decay != 0
+
+    def init(params: Array, *, xp: Namespace) -> State:
+        step = xp.zeros((), dtype=xp.int32, device=handle_of(params))
+        return State(step, tuple(xp.zeros_like(params) for _ in range(n_slots)))
+
+    def update(
+        grads: Array, state: State, params: Array, *, ops: Ops, n_weights: int
+    ) -> tuple[Array, State]:
+        rate = schedule(ops.xp.astype(state.step, params.dtype), xp=ops.xp)
+        if decays:
+            params = ops[shrink_weights](params, rate * weight_decay, n_weights)
+        params, slots = rule(params, grads, state, rate, ops)
+        return params, State(state.step + 1, tuple(slots))
+
+    return Optimizer(init, update)
+
+
+def _check_range(expected: str, holds: Callable[[float], bool], **values: Any) -> None:
+    """ValueError that names the first number out of range; arrays and schedules are not read."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not holds(value):
+            raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "gd": gradient_descent,
+    "momentum": momentum,
+    "nesterov": nesterov,
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": adamw,
+}
+
+
+def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: Any) -> Optimizer:
+    """The optimizer of that name with its rate and options, or the one given, as it is.
+
+    ValueError for an unknown name, with the closest known one, TypeError for an unknown option.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    make = find("optimizer", optimizer, OPTIMIZERS)
+    check_options(f"optimizer {optimizer!r}", make, options)
+    options = {name: schedules.plain(value) for name, value in options.items()}
+    return make(learning_rate, **options)

@@ -1,0 +1,1 @@
+"""A table to a matrix and back, the defaults, and the model of a table."""

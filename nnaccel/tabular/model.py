@@ -1,0 +1,369 @@
+"""A model for a table: its encoding, network and target in one, trained, applied and saved.
+
+fit = Fit(read("data.csv", "y"), Settings())
+for epoch in fit:
+    print(epoch.scores())
+fit.model().save("model.safetensors")
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel import schema
+from nnaccel.devices.device import Device, dtype_name, select, to_host
+from nnaccel.kernels.backend import worth_loading
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric, for_loss
+from nnaccel.maths.minibatch import n_steps
+from nnaccel.maths.network import Network
+from nnaccel.tabular.datasets import split
+from nnaccel.tabular.features import Features, fit_features
+from nnaccel.tabular.settings import Settings, build, resolve, to_dict
+from nnaccel.tabular.sources import Examples, take
+from nnaccel.tabular.tables import TableWarning, import_extra
+from nnaccel.tabular.targets import Target, fit_target, rows_with_target
+from nnaccel.training import checkpoint
+from nnaccel.training.data import class_weights
+from nnaccel.training.early_stopping import EarlyStopping
+from nnaccel.training.epoch import Epoch
+from nnaccel.training.loop import train
+from nnaccel.training.prediction import predict
+from nnaccel.typing import Array
+
+HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
+
+
+class Model(NamedTuple):
+    """A trained network with all that it takes to use it on a table."""
+
+    network: Network
+    params: Array
+    loss: Loss
+    features: Features
+    target: Target
+    history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
+    settings: dict[str, Any]  # that it was trained with
+    scores: dict[str, float]  # on the test data, if there were any
+
+    def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
+        """What the network says of each row: probabilities (N, K), or numbers (N,) in the
+        target's own units. Raises ValueError for a table that does not fit."""
+        return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
+
+    def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
+        """The same for rows that are encoded already, X (N, D)."""
+        params = self.params if device is None else device.asarray(self.params)
+        A = to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
+        finite = np.isfinite(A).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{np.count_nonzero(~finite):,} of {len(X):,} rows give no finite prediction, the "
+                f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
+                "the model was trained on; correct or remove them"
+            )
+        if self.target.task == "regression":
+            return self.target.decode(A[:, 0])
+        P = np.hstack([1.0 - A, A]) if A.shape[1] == 1 else A
+        return P / P.sum(axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+
+    def predict(self, data: Any, device: Device | None = None) -> np.ndarray:
+        """The label, or number, of each row (N,)."""
+        A = self.outputs(data, device)
+        return A if self.target.task == "regression" else self.target.decode(A.argmax(axis=1))
+
+    def evaluate(self, data: Any, y: Any, device: Device | None = None) -> dict[str, Any]:
+        """Scores on labelled rows; see `scores_of`."""
+        return scores_of(self.target, self.outputs(data, device), y)
+
+    def to(self, device: str | Device) -> "Model":
+        """The same model with its parameters on a device, where it then computes."""
+        where = select(device)
+        with where.context():
+            return self._replace(params=where.asarray(self.params))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to one safe file; see `nnaccel.training.checkpoint.save`."""
+        extra = {
+            "features": self.features.to_dict(),
+            "target": self.target.to_dict(),
+            "history": self.history,
+            "settings": self.settings,
+            "scores": self.scores,
+        }
+        checkpoint.save(path, self.network, self.params, loss=self.loss, extra=extra)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Model":
+        """Read a model file. OSError, or ValueError that says what is wrong with it."""
+        saved = checkpoint.load(path)
+        if "estimator" in saved.extra:
+            raise ValueError(
+                f"{path}: not a model of a table: it holds an estimator; read it in Python, with "
+                "nnaccel.MLPClassifier.load or MLPRegressor.load"
+            )
+        try:
+            extra = schema.check(saved.extra, EXTRA, "model")
+            features = Features.from_dict(extra["features"])
+            target = Target.from_dict(extra["target"])
+        except ValueError as error:
+            raise ValueError(f"{path}: not a model of a table: {error}") from None
+        if saved.network.n_inputs != len(features.names):
+            raise ValueError(
+                f"{path}: not a model that can be used: the network has {saved.network.n_inputs} "
+                f"inputs and the table's encoding {len(features.names)} columns"
+            )
+        if saved.network.n_outputs != _n_outputs(target, saved.loss.name):
+            raise ValueError(
+                f"{path}: not a model that can be used: the network has "
+                f"{saved.network.n_outputs} outputs, which does not fit its target"
+            )
+        return cls(
+            saved.network,
+            saved.params,
+            saved.loss,
+            features,
+            target,
+            extra["history"],
+            extra["settings"],
+            extra["scores"],
+        )
+
+
+def _numbers(value: Any) -> bool:
+    return all(type(k) is str and schema.FINITE.holds(v) for k, v in value.items())
+
+
+def _is_history(value: Any) -> bool:
+    return schema.list_of(dict, value) and all(
+        _numbers(epoch) and {*epoch} == {*value[0]} <= {*HISTORY} for epoch in value
+    )
+
+
+def _is_setting(value: Any) -> bool:
+    members = value if type(value) is list else [value]
+    return all(type(v) in (str, bool, type(None)) or schema.FINITE.holds(v) for v in members)
+
+
+OBJECT = checkpoint.OBJECT
+EXTRA = {
+    "features": OBJECT,
+    "target": OBJECT,
+    "history": schema.Field(f"a list of objects of {', '.join(HISTORY)}", _is_history),
+    "settings": schema.Field(
+        "an object of settings",
+        lambda v: (
+            type(v) is dict
+            and {*v} <= {*Settings.__dataclass_fields__}
+            and all(map(_is_setting, v.values()))
+        ),
+    ),
+    "scores": schema.Field("an object of numbers", lambda v: type(v) is dict and _numbers(v)),
+}
+
+
+class Fit:
+    """A training run on examples: iterate over it for its epochs, then ask for the `model`.
+
+    Attributes
+    ----------
+    settings : Settings
+        With every default decided.
+    features, target, network, loss, metric
+        What it trains.
+    rows : dict of int
+        How many rows train, validate and test.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        settings: Settings,
+        *,
+        device: Device | None = None,
+        exclude: tuple[str, ...] = (),
+        test_fraction: float = 0.2,
+    ) -> None:
+        """Split and encode the examples and build the network; ValueError for data or settings
+        from which nothing can be learned, and for test data that do not fit."""
+        self.device = device or select("cpu")
+        data, y = labelled(examples.data, examples.y, examples.target)
+        task = examples.task if settings.task == "auto" else settings.task
+        target = fit_target(y, task, examples.target)
+        classes = target.task == "classification"
+        rows = np.arange(len(y))
+        test, seed = examples.test, settings.seed
+        if test is not None:
+            test = labelled(*test, examples.target)
+        elif test_fraction:
+            kept, tested = _split("test", target.encode(y), rows, test_fraction, seed, classes)
+            test = take(data, tested), take(y, tested)
+            rows = kept
+        settings = resolve(settings, len(rows), len(target.classes), pixels=examples.pixels)
+        if not classes:
+            target = fit_target(take(y, rows), "regression", examples.target)
+        if settings.loss == "poisson":
+            target = replace(target, mean=0.0, scale=1.0)
+        held = rows[:0]
+        if settings.validation_fraction:
+            codes, fraction = target.encode(take(y, rows)), settings.validation_fraction
+            rows, held = _split("validation", codes, rows, fraction, seed, classes)
+        self.target = target
+        self.features = fit_features(take(data, rows), exclude=exclude, names=examples.names)
+        X, Y = self._encode(take(data, rows), take(y, rows), settings.dtype)
+        self._test = None if test is None else (*self._encode(*test, settings.dtype), test[1])
+        if settings.loss == "poisson" and (Y < 0).any():
+            raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
+        self.rows = {
+            "train": len(rows),
+            "validation": len(held),
+            "test": 0 if test is None else len(test[1]),
+        }
+        self.settings = settings
+        self.network, self.loss, optimizer = build(
+            settings, X.shape[1], _n_outputs(target, settings.loss), len(rows)
+        )
+        self.metric: Metric = for_loss(self.loss)
+        self.unit = target.scale if target.task == "regression" else 1.0
+        self.history: list[dict[str, float]] = []
+        validation = None
+        if len(held):
+            validation = self._encode(take(data, held), take(y, held), settings.dtype)
+        weights = None
+        if settings.class_weight is not None:
+            if not classes:
+                raise ValueError("class_weight is for classification, and this is regression")
+            weights = class_weights(Y, settings.class_weight)
+        self._stopping = EarlyStopping(
+            settings.early_stopping or None,
+            monitor="validation_loss" if len(held) else "loss",
+        )
+        self._last: Epoch | None = None
+        batch_size, epochs = settings.batch_size or 1, settings.epochs or 1
+        steps = n_steps(len(rows), batch_size, epochs)
+        self._epochs = train(
+            self.network,
+            X,
+            Y,
+            loss=self.loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            l2=settings.l2,
+            weights=weights,
+            validation=validation,
+            metric=self.metric,
+            seed=settings.seed,
+            device=self.device,
+            dtype=settings.dtype,
+            precision=settings.precision,
+            # Elsewhere nothing has to be loaded first.
+            fast=self.device.library != "numpy"
+            or worth_loading(self.network, self.loss, batch_size, steps),
+        )
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """The epochs, their metric in the units of the target."""
+        epochs = self._stopping(self._epochs) if self.rows["validation"] else self._epochs
+        for epoch in epochs:
+            self._last = replace(
+                epoch,
+                metric=epoch.metric * self.unit,
+                validation_metric=epoch.validation_metric and epoch.validation_metric * self.unit,
+            )
+            self.history.append(self._last.scores())
+            yield self._last
+
+    @property
+    def best(self) -> int:
+        """The number of the epoch whose weights the model has."""
+        chosen = self._stopping.best or self._last
+        return chosen.number if chosen else 0
+
+    def model(self) -> Model:
+        """The model with the weights of the best epoch, or of the last one where nothing was set
+        aside to tell. RuntimeError before the first epoch."""
+        chosen = self._stopping.best or self._last
+        if chosen is None:
+            raise RuntimeError("the model has not been trained; iterate over the fit first")
+        return Model(
+            self.network,
+            np.array(to_host(chosen.params)),
+            self.loss,
+            self.features,
+            self.target,
+            self.history,
+            to_dict(self.settings),
+            {},
+        )
+
+    def evaluate(self, model: Model) -> dict[str, Any]:
+        """Scores of the model on the rows held out for the test; none where there are none."""
+        if self._test is None:
+            return {}
+        X, _, y = self._test
+        return scores_of(self.target, model.outputs_of(X, self.device), y)
+
+    def _encode(self, data: Any, y: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.features.transform(data, dtype), self.target.encode(y)
+
+
+def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
+    """How well outputs agree with the truth y.
+
+    Classes: accuracy, log loss in nats, ROC AUC (one against the rest, averaged, where every
+    class occurs) and the confusion matrix, true classes in rows. Numbers: RMSE, MAE and R².
+    """
+    metrics = import_extra("sklearn.metrics")
+    Y = target.encode(y)
+    if target.task == "regression":
+        truth = target.decode(Y)
+        scores = {
+            "RMSE": float(metrics.root_mean_squared_error(truth, outputs)),
+            "MAE": float(metrics.mean_absolute_error(truth, outputs)),
+        }
+        return scores | ({"R²": float(metrics.r2_score(truth, outputs))} if len(Y) > 1 else {})
+    labels = np.arange(len(target.classes))
+    guess = outputs.argmax(axis=1)
+    scores = {
+        "accuracy": float(metrics.accuracy_score(Y, guess)),
+        "log loss": float(metrics.log_loss(Y, outputs, labels=labels)),
+    }
+    if len(np.unique(Y)) == len(labels):
+        score = outputs[:, 1] if len(labels) == 2 else outputs
+        scores["ROC AUC"] = float(metrics.roc_auc_score(Y, score, multi_class="ovr"))
+    return scores | {"confusion matrix": metrics.confusion_matrix(Y, guess, labels=labels)}
+
+
+def _n_outputs(target: Target, loss: str) -> int:
+    if target.task == "regression" or loss == "binary_cross_entropy":
+        return 1
+    return len(target.classes)
+
+
+def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
+    """The rows that have a target; the others are left out with a warning."""
+    present = rows_with_target(y)
+    if present.all() or not present.any():  # without any, the fit of the target says so
+        return data, y
+    warnings.warn(
+        f"{np.count_nonzero(~present):,} rows without a {name!r} are left out",
+        TableWarning,
+        stacklevel=3,
+    )
+    rows = np.flatnonzero(present)
+    return take(data, rows), take(y, rows)
+
+
+def _split(
+    part: str, Y: np.ndarray, rows: np.ndarray, fraction: float, seed: int, stratify: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        kept, held = split(Y, fraction, seed, stratify)
+    except ValueError as error:
+        raise ValueError(f"{part}_fraction: {error}") from None
+    return rows[kept], rows[held]

@@ -1,0 +1,334 @@
+"""Targets: from labels or numbers to what a loss is given, and back, as plain data.
+
+Everything a target is judged by (missing values, rare classes, infinities, whether numbers are
+labels) is a question about its distinct values and how often each occurs, so that is what is
+computed first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel import schema
+from nnaccel.arguments import find
+from nnaccel.tabular.columns import KINDS, open_column, without_nan
+from nnaccel.tabular.tables import import_extra, listing
+
+MAX_CLASSES = 20  # more different integers than this are taken as quantities, not as labels
+MIN_ROWS = 5  # and so are integers that have fewer rows each than this, on average
+LARGEST = 1e150  # its square is still finite in float64
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target column: its classes, or the mean and scale that standardise it.
+
+    Attributes
+    ----------
+    task : {"classification", "regression"}
+    name : str
+    classes : tuple
+        The labels in ascending order, of the type that they had; empty for regression.
+    mean, scale : float
+        Of a regression target, in its own units.
+    """
+
+    task: str
+    name: str
+    classes: tuple[Any, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def encode(self, values: Any) -> np.ndarray:
+        """What the loss is given: int64 class indices, or float64 (y - mean) / scale.  (N,)
+
+        ValueError: missing values, infinities, classes that the target does not have, text for
+        numbers.
+        """
+        levels, codes, _ = _distinct(values, self.name)
+        _refuse_missing(codes, self.name)
+        if self.task == "regression":
+            levels = _as_kind(levels, "number", self.name)
+            _refuse_infinite(levels, codes, self.name)
+            return ((levels - self.mean) / self.scale)[codes]
+        levels = _as_kind(levels, _kind(np.array(self.classes)), self.name).tolist()
+        index = {label: i for i, label in enumerate(self.classes)}
+        if unseen := [label for label in levels if label not in index]:
+            raise ValueError(
+                f"target {self.name!r} has classes that the model does not know: "
+                f"{_labels(unseen)}; it knows {_labels(self.classes)}; "
+                "leave such rows out or train the model on them"
+            )
+        return np.array([index[label] for label in levels], dtype=np.int64)[codes]
+
+    def decode(self, values: Any) -> np.ndarray:
+        """The inverse: class indices as labels, standardised numbers in their own units.
+
+        Not checked: that indices are in range.
+        """
+        if self.task == "classification":
+            return np.array(self.classes)[np.asarray(values)]
+        return np.asarray(values, dtype=np.float64) * self.scale + self.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """The target as data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Target":
+        """The target that `to_dict` gave, once every key and value has been checked.
+
+        ValueError names the key that is unknown, absent or of a wrong type or value.
+        """
+        schema.check(data, TARGET, "target")
+        classes = data["classes"]
+        if data["task"] == "regression" and classes:
+            raise ValueError("target: 'classes' must be empty for regression")
+        if data["task"] == "classification":
+            # Labels are of one type, which the first one shows.
+            member = LABELS.get(type(classes[0]) if classes else str, schema.TEXT)
+            schema.check({"classes": classes}, {"classes": schema.ascending(member)}, "target")
+            if len(classes) < 2:
+                raise ValueError(f"target: 'classes' must be two or more, got {classes}")
+        return cls(**{**data, "classes": tuple(classes)})
+
+
+def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
+    """Decide how a target column is encoded.
+
+    values: NumPy array (N,) or (N, 1), or a column of pyarrow, pandas or polars.
+
+    task "auto": text, booleans and dictionary-encoded values are classes; so are whole numbers
+    when at most two are different, or at most `MAX_CLASSES` (20) with `MIN_ROWS` (5) rows each on
+    average. All other numbers are a regression target, standardised by the mean and the
+    population standard deviation in float64.
+
+    ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
+    says where), infinities, a single class, a class with a single row, a constant number,
+    classification of numbers with fractions, regression on text or booleans.
+    """
+    fit = find("task", task, TASKS)
+    distinct = _distinct(values, name)
+    _refuse_missing(distinct.codes, name)
+    if _kind(distinct.levels) == "number":
+        _refuse_infinite(distinct.levels, distinct.codes, name)
+    return fit(distinct, name)
+
+
+def rows_with_target(values: Any) -> np.ndarray:
+    """Boolean mask (N,): the rows where the target is neither null nor NaN."""
+    return _distinct(values, "y").codes >= 0
+
+
+def _fit_auto(distinct: "Distinct", name: str) -> Target:
+    levels, codes, coded = distinct
+    labels = coded or _kind(levels) != "number"
+    few = len(levels) <= 2 or len(levels) <= min(MAX_CLASSES, len(codes) / MIN_ROWS)
+    return (_fit_classes if labels or (few and _are_whole(levels)) else _fit_number)(distinct, name)
+
+
+def _fit_classes(distinct: "Distinct", name: str) -> Target:
+    levels = distinct.levels
+    number = _kind(levels) == "number"
+    if number and not _are_whole(levels):
+        fraction = levels[levels % 1 != 0][0]
+        raise ValueError(
+            f"target {name!r} holds numbers with fractions, such as {fraction}, and cannot be "
+            "classes; use --task regression, or turn them into labels"
+        )
+    if len(levels) == 1:
+        raise ValueError(
+            f"target {name!r} has a single class, {_labels(levels.tolist())}; "
+            "there is nothing to tell apart: add rows of another class or choose another target"
+        )
+    rows = np.bincount(distinct.codes)
+    if (single := levels[rows == 1]).size:
+        raise ValueError(
+            f"target {name!r} has {len(single):,} of {len(levels):,} classes with a single row: "
+            f"{_labels(single.tolist())}; merge it with another class or drop its row"
+            + (", or use --task regression" if number else "")
+        )
+    return Target("classification", name, tuple(levels.tolist()))
+
+
+def _fit_number(distinct: "Distinct", name: str) -> Target:
+    levels, rows = distinct.levels, np.bincount(distinct.codes)
+    if _kind(levels) != "number":
+        raise ValueError(
+            f"target {name!r} holds {KINDS[_kind(levels)]} ({_labels(levels.tolist())}), and "
+            "regression needs numbers; use --task classification, or convert it"
+        )
+    # Shifted by one of the values, a constant has exactly no spread and an offset costs no digits.
+    shifted = levels.astype(np.float64) - float(levels[0])
+    shift = float(np.average(shifted, weights=rows))
+    mean = float(levels[0]) + shift
+    scale = float(np.sqrt(np.average((shifted - shift) ** 2, weights=rows)))
+    if not scale > 8 * np.finfo(float).eps * abs(mean):
+        raise ValueError(
+            f"target {name!r} is constant ({_labels(levels.tolist())}); "
+            "there is nothing to predict: choose another target"
+        )
+    return Target("regression", name, (), mean, scale)
+
+
+TASKS = {"auto": _fit_auto, "classification": _fit_classes, "regression": _fit_number}
+
+
+def _are_whole(levels: np.ndarray) -> bool:
+    return not (levels % 1).any()
+
+
+def _labels(labels: Iterable[Any]) -> str:
+    return listing(map(repr, labels))
+
+
+def _refuse_missing(codes: np.ndarray, name: str) -> None:
+    if missing := np.count_nonzero(codes < 0):
+        if missing == len(codes):
+            raise ValueError(f"target {name!r} has no values at all; choose another target")
+        raise ValueError(
+            f"target {name!r} is missing in {missing:,} of {len(codes):,} rows; leave them out "
+            "(rows_with_target says which they are)"
+        )
+    if not len(codes):
+        raise ValueError(f"target {name!r} has no rows")
+
+
+def _refuse_infinite(levels: np.ndarray, codes: np.ndarray, name: str) -> None:
+    infinite = np.abs(levels.astype(np.float64)) > LARGEST
+    if infinite.any():
+        raise ValueError(
+            f"target {name!r} is infinite or too large in "
+            f"{np.count_nonzero(infinite[codes]):,} of {len(codes):,} rows, the first is row "
+            f"{np.argmax(infinite[codes])} (from 0); correct or remove them"
+        )
+
+
+# ---------------------------------------------------------------------------- distinct values
+
+
+class Distinct(NamedTuple):
+    """The different values in ascending order, and for each row which it is; -1 where missing."""
+
+    levels: np.ndarray
+    codes: np.ndarray
+    coded: bool = False  # it was dictionary-encoded: a list of categories
+
+
+def _distinct(values: Any, name: str) -> Distinct:
+    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        return _distinct_arrow(values, name)
+    values = np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ValueError(f"target {name!r} must be 1-D (n_samples,), got shape {values.shape}")
+    if values.dtype.kind in "OT":
+        present = np.array([value is not None and value == value for value in values], dtype=bool)
+        values = _one_type(values, present, name)
+    elif values.dtype.kind == "f":
+        present = ~np.isnan(values)
+    else:
+        present = np.ones(len(values), dtype=bool)
+    if values.dtype.kind not in KIND:
+        raise _unusable(name, values.dtype)
+    codes = np.full(len(values), -1)
+    levels, codes[present] = np.unique(values[present], return_inverse=True)
+    return Distinct(levels, codes)
+
+
+def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
+    """An array of objects as an array of what they all are; missing ones become anything."""
+    given = values[present].tolist()
+    kinds = {KIND.get(np.asarray(v).dtype.kind, type(v).__name__): v for v in given}
+    if len(kinds) > 1:
+        raise ValueError(f"target {name!r} mixes types: {_labels(kinds.values())}; make it one")
+    plain = np.array(given) if given else np.zeros(0)
+    filled = np.zeros(len(values), plain.dtype)
+    filled[present] = plain
+    return filled
+
+
+def _distinct_arrow(values: Any, name: str) -> Distinct:
+    pa = import_extra("pyarrow")
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.chunked_array(values)
+    column = open_column(values)
+    if column.kind == "null":
+        return Distinct(np.zeros(0), np.full(len(values), -1))
+    if column.kind not in KINDS:
+        raise _unusable(name, column.data.type)
+    encoded = pa.chunked_array(without_nan(column.data)).combine_chunks().dictionary_encode()
+    levels = encoded.dictionary.to_numpy(zero_copy_only=False)
+    levels = levels.astype(TYPES[column.kind] if not column.integer else np.int64)
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    order = np.argsort(levels)
+    rank = np.full(len(levels) + 1, -1)  # its last entry is for the code -1
+    rank[order] = np.arange(len(levels))
+    return Distinct(levels[order], rank[codes], column.coded)
+
+
+def _unusable(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"target {name!r} must hold numbers, text or booleans, got {dtype}; convert it"
+    )
+
+
+# ---------------------------------------------------------------------------- kinds
+
+# NumPy's kinds of dtypes in the words of `columns`, and back.
+KIND = {"b": "boolean", "i": "number", "u": "number", "f": "number", "U": "string"}
+TYPES = {"boolean": np.bool_, "number": np.float64, "string": np.str_}
+TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _kind(levels: np.ndarray) -> str:
+    return KIND[levels.dtype.kind]
+
+
+def _as_kind(levels: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """The levels as that kind, in the same order, if that loses nothing."""
+    if _kind(levels) == kind:
+        return levels
+    try:
+        return CASTS[kind](levels)
+    except (ValueError, KeyError):
+        raise ValueError(
+            f"target {name!r} held {KINDS[kind]} when the model was fitted, now it holds "
+            f"{KINDS[_kind(levels)]} ({_labels(levels.tolist())}); "
+            "convert it, or train on such data"
+        ) from None
+
+
+def _as_text(levels: np.ndarray) -> np.ndarray:
+    return np.array([str(level).removesuffix(".0") for level in levels.tolist()])
+
+
+def _as_boolean(levels: np.ndarray) -> np.ndarray:
+    return np.array([TRUTH[level.lower()] for level in _as_text(levels)])
+
+
+CASTS = {
+    "number": lambda levels: levels.astype(np.float64),
+    "string": _as_text,
+    "boolean": _as_boolean,
+}
+
+
+# ---------------------------------------------------------------------------- the schema
+
+TARGET = {
+    "task": schema.one_of("classification", "regression"),
+    "name": schema.TEXT,
+    "classes": schema.LIST,
+    "mean": schema.FINITE,
+    "scale": schema.POSITIVE,
+}
+LABELS = {
+    str: schema.TEXT,
+    bool: schema.FLAG,
+    int: schema.FINITE,
+    float: schema.FINITE,
+}

@@ -1,0 +1,9 @@
+"""Examples, epochs as a generator, and what consumes them."""
+
+from nnaccel.training.early_stopping import EarlyStopping
+from nnaccel.training.epoch import Epoch
+from nnaccel.training.loop import train
+from nnaccel.training.prediction import predict
+from nnaccel.training.step import initialize
+
+__all__ = ["EarlyStopping", "Epoch", "initialize", "predict", "train"]

@@ -1,0 +1,132 @@
+"""Where a device cannot go on: what happened and what to do about it, in one line.
+
+    with in_words(where, network, "float32", batch_size=4096):
+        ...                     # MemoryError: not enough memory on 'cuda:0' (...): ... would fit
+
+All that array libraries raise when memory runs out becomes MemoryError here, and nowhere else.
+"""
+
+import gc
+import re
+import traceback
+from typing import Any
+
+from nnaccel.devices.available import host_memory, unusable
+from nnaccel.devices.device import Device
+from nnaccel.devices.install_hints import first_line
+from nnaccel.maths.network import Network, layout
+from nnaccel.training.data import RESIDENT, itemsize
+
+# As CuPy, cuBLAS, the driver, JAX and PyTorch say it in a RuntimeError.
+EXHAUSTED = re.compile(
+    "cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY"
+    "|RESOURCE_EXHAUSTED|DefaultCPUAllocator|CUDA error: out of memory|MPS backend out of memory"
+)
+OURS = "not enough memory"
+SPARE = 0.9  # of what is free: what may be planned with
+
+
+class explain_device_errors:
+    """Errors of a device within it as MemoryError or RuntimeError that say what to do.
+
+    batch_size, data, members: of a training run, its data in bytes; they tell which batch would
+    fit. When memory has run out, nothing that was computed within it is kept alive by the error,
+    and what the library keeps for reuse is given back: a smaller run may follow at once.
+    """
+
+    def __init__(
+        self,
+        where: Device,
+        network: Network,
+        dtype: str,
+        *,
+        batch_size: int | None = None,
+        data: int = 0,
+        members: int = 1,
+    ) -> None:
+        self.where = where
+        self.network, self.dtype, self.members = network, dtype, members
+        self.batch_size, self.data = batch_size, data
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception):
+            return
+        if is_out_of_memory(error) and not str(error).startswith(OURS):
+            # The frames of the traceback hold arrays, so what is kept of it is its text.
+            error.add_note("".join(traceback.format_tb(trace)))
+            del trace
+            error = error.with_traceback(None)
+            gc.collect()
+            with self.where.context():
+                self.where.give_back()
+            free = self.where.memory_free()
+            free = host_memory()[1] if free is None else free
+            said = f"{OURS} on {self.where.name!r} ({first_line(error)})"
+            need = needs(self.network, self.dtype, self.members)
+            known, remedy = _advice(free, need, self.batch_size, self.data)
+            raise MemoryError(f"{said}: {known}; {remedy}") from error
+        if message := unusable(self.where, error):
+            raise RuntimeError(message) from error
+
+
+def _advice(
+    free: int | None, need: tuple[int, int], batch_size: int | None, data: int
+) -> tuple[str, str]:
+    """What is known about the memory, and what to do."""
+    params, example = need
+    known = [f"the parameters with gradient and moments take {size(params)}"]
+    remedy = "use fewer units, fewer rows at a time, or another device"
+    if free is not None:
+        known.insert(0, f"{size(free)} are free")
+    if batch_size is not None:
+        known += [f"the data {size(data)}", f"each example of a batch {size(example)}"]
+        if free is not None:
+            room = SPARE * free - params - min(data, RESIDENT * free)
+            if fits := batch_that_fits(room, example, batch_size):
+                remedy = f"batch_size={fits} would fit"
+    return ", ".join(known), remedy
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, in the words of NumPy, CuPy, PyTorch or JAX."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and EXHAUSTED.search(str(error)) is not None
+
+
+def needs(network: Network, dtype: str, members: int = 1) -> tuple[int, int]:
+    """Bytes that training takes: for the parameters, and for each example of a batch.
+
+    Parameters: values, gradient and the two moments of Adam. An example: its inputs, and for each
+    unit Z and A, which are kept for the way back, with dA and dZ.
+    """
+    number = itemsize(dtype) * members
+    units = _units(network.layers, network.n_inputs)
+    return 4 * number * layout(network).size, number * (network.n_inputs + 4 * units)
+
+
+def batch_that_fits(room: float, example: int, batch_size: int) -> int:
+    """The largest power of two below `batch_size` whose examples have room; 0 if there is none."""
+    most = min(int(room // example), batch_size - 1)
+    return 1 << (most.bit_length() - 1) if most > 0 else 0
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as people read them."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.1f} {unit}"
+    return f"{n_bytes / 2**10:.1f} KiB"
+
+
+def _units(layers: Any, D: int) -> int:
+    """How many numbers all layers put out, those inside of layers counted."""
+    units = 0
+    for layer in layers:
+        units += _units(getattr(layer, "layers", ()), D)
+        D = layer.width(D)
+        units += D
+    return units

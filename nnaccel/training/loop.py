@@ -1,0 +1,269 @@
+"""The training loop: a step built once, minibatches, and epochs as a generator.
+
+    for epoch in train(network, X, Y, loss="softmax_cross_entropy", epochs=20, device="cuda"):
+        print(epoch.number, epoch.loss)          # stop, log, save: ordinary code around a loop
+
+Between two epochs nothing waits for the device: losses stay there and are read once an epoch.
+The same seed gives the same initial weights, minibatches and dropout masks on every device.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from nnaccel.arguments import at_least, find
+from nnaccel.devices.device import Device, select, to_host
+from nnaccel.kernels.backend import arithmetic, limit_threads
+from nnaccel.maths import losses, optimizers
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric
+from nnaccel.maths.minibatch import bounds
+from nnaccel.maths.network import Network
+from nnaccel.maths.optimizers import Optimizer
+from nnaccel.maths.precision import check_precision
+from nnaccel.training.data import Data, HostData, floating_dtype, put
+from nnaccel.training.device_errors import explain_device_errors
+from nnaccel.training.epoch import Epoch, _copy
+from nnaccel.training.prediction import _check_params
+from nnaccel.training.step import (
+    _check_validation,
+    check_finite,
+    compile_run,
+    evaluate,
+    initialize,
+    order_of,
+    summarise,
+)
+from nnaccel.training.streaming import (
+    Chunks,
+    bytes_on_device,
+    in_order,
+    stream,
+    training_rows,
+)
+from nnaccel.typing import Array
+
+
+def train(
+    network: Network,
+    X: Any,
+    Y: Any,
+    *,
+    loss: str | Loss,
+    optimizer: str | Optimizer = "adam",
+    epochs: int = 20,
+    batch_size: int = 128,
+    l2: float = 0.0,
+    weights: Any = None,
+    validation: tuple[Any, ...] | None = None,
+    metric: Metric | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    device: str | Device | None = None,
+    dtype: str | None = None,
+    precision: str = "float32",
+    params: Array | None = None,
+    after: Epoch | None = None,
+    fast: bool = True,
+) -> Iterator[Epoch]:
+    """Train a network on (X, Y), yielding after every epoch.
+
+    Parameters
+    ----------
+    network : Network
+        Plain data, such as ``mlp(784, [512, 512], 10)``.
+    X : array (N, n_inputs)
+        Of any library; integers stay integers in memory and are cast a batch at a time. What is
+        too large for a GPU's memory stays on the host, and so does a CSR matrix of SciPy or CuPy;
+        their rows reach the device a chunk at a time, in the same minibatches.
+    Y : array (N,) or (N, n_outputs)
+        Integer classes or probabilities for "softmax_cross_entropy", else numbers.
+    loss, optimizer : str or Loss, Optimizer
+        A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
+    epochs, batch_size : int
+        The last batch of an epoch may be shorter; no example is left out.
+    l2 : float
+        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
+    weights : array (N,), optional
+        How much each example counts; brought to mean 1.
+    validation : tuple (X, Y) or (X, Y, weights), optional
+        Evaluated after every epoch.
+    metric : Metric, optional
+        Computed along with the loss; see `nnaccel.maths.metrics`.
+    shuffle : bool
+        Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
+    seed : int
+        Of initial weights, order and dropout; at least 0.
+    device : str, optional
+        Where to train; None is where the arrays are. See `nnaccel.devices.device.select`.
+    dtype : "float32" or "float64", optional
+        None is that of X if it is floating, else float32.
+    precision : "float32", "tf32" or "bf16"
+        Of the matrix products in dense layers, for dtype float32: their operands are rounded to it,
+        all else is float32. A GPU has faster products for the lower ones; NumPy imitates them, and
+        so do the others on a CPU. See `nnaccel.maths.precision`.
+    params : array (P,) or (K, P), optional
+        Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
+    after : Epoch, optional
+        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
+    fast : bool
+        Use Numba's kernels on NumPy arrays where Numba is installed, and CUDA graphs on CuPy's. The
+        first run in a process loads Numba in about 0.3 s; `kernels.backend.worth_loading` says when
+        one run repays that.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At once, for arrays that do not fit together or values out of range.
+    FloatingPointError
+        In the epoch where the loss or a parameter stops being finite.
+    MemoryError
+        Where the device, or the host, has no memory left; it names a batch that would fit.
+    """
+    loss = losses.get(loss)
+    optimizer = optimizers.get(optimizer, 1e-3)
+    at_least(0, seed=seed, epochs=epochs)
+    at_least(1, batch_size=batch_size)
+    where = select(device, X, Y)
+    dtype = dtype or floating_dtype(X)
+    find("dtype", dtype, FLOATING)
+    check_precision(precision, dtype)
+    _check_options(l2, validation, metric, after, shuffle=shuffle, fast=fast)
+
+    def begin() -> Iterator[Epoch]:
+        data = put(network, loss, where, dtype, X, Y, weights)
+        held_out = None if validation is None else put(network, loss, where, dtype, *validation)
+        N = data.X.shape[0]
+        with where.context():
+            start = initialize(network, seed) if params is None else params
+            start = where.asarray(start if after is None else after.params, dtype, copy=True)
+            _check_params(network, start)
+            state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
+            epoch_of, evaluation, pieces = compile_run(
+                *(where.xp, network, loss, optimizer, batch_size, start.dtype),
+                *(float(l2), metric, fast, precision),
+            )
+            epoch = _epoch_on(data, epoch_of(seed), batch_size, where)
+            held_out = None if held_out is None else in_order(held_out, where)
+        run = _run(
+            epoch,
+            evaluation,
+            pieces(start),
+            pieces(state),
+            N,
+            held_out,
+            where=where,
+            limit=limit_threads(network, batch_size, where.xp),
+            multiplying=arithmetic(where.xp, precision),
+            metric=metric,
+            batch_size=batch_size,
+            numbers=range(1 if after is None else after.number + 1, epochs + 1),
+            orders=lambda number: order_of(N, seed, number, shuffle),
+        )
+        return _with_context(
+            run,
+            explain_device_errors(
+                where,
+                network,
+                dtype,
+                batch_size=min(batch_size, N),
+                data=bytes_on_device(data, batch_size, dtype),
+                members=start.shape[0] if start.ndim == 2 else 1,
+            ),
+        )
+
+    # In a function of its own, so that an error does not keep alive what it has put on a device.
+    with explain_device_errors(where, network, dtype):
+        return begin()
+
+
+FLOATING: dict[str, None] = {"float32": None, "float64": None}
+
+
+def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: Any) -> None:
+    """ValueError or TypeError for what would fail later in other words, or not at all."""
+    if not 0 <= l2 < math.inf:
+        raise ValueError(f"l2 must be a finite number of at least 0, got {l2}")
+    listed = isinstance(validation, tuple | list)
+    if validation is not None and not (listed and len(validation) in (2, 3)):
+        found = f"{len(validation)} of these" if listed else type(validation).__name__
+        raise TypeError(f"validation must be (X, Y) or (X, Y, weights), got {found}")
+    if not isinstance(metric, Metric | None):
+        raise TypeError(
+            f"metric must be a Metric, such as nnaccel.maths.metrics.for_loss(loss), got {metric!r}"
+        )
+    if not isinstance(after, Epoch | None):
+        raise TypeError(f"after must be an Epoch that `train` has yielded, got {after!r}")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def _with_context(
+    epochs: Iterator[Epoch], context: AbstractContextManager[None]
+) -> Iterator[Epoch]:
+    with context:
+        yield from epochs
+
+
+def _run(
+    epoch: Callable[..., Any],
+    evaluation: Callable[..., Array],
+    params: Any,
+    state: Any,
+    N: int,
+    held_out: Chunks | None,
+    *,
+    where: Device,
+    limit: Callable[[], AbstractContextManager[Any]],
+    multiplying: Callable[[], AbstractContextManager[Any]],
+    metric: Metric | None,
+    batch_size: int,
+    numbers: range,
+    orders: Callable[[int], np.ndarray],
+) -> Iterator[Epoch]:
+    """The epochs of `train`, once all is checked and built.   params, state: split."""
+    sizes = [stop - start for start, stop in bounds(N, batch_size)]
+    for number in numbers:
+        started = time.perf_counter()
+        # Overflow is looked for where it shows, in the losses of the whole epoch.
+        with where.context(), limit(), multiplying(), np.errstate(all="ignore"):
+            params, state, records = epoch(params, state, orders(number))
+            values = to_host(records)
+            seconds = time.perf_counter() - started
+            check_finite(values, params, number, xp=where.xp)
+            trained = summarise(values, sizes, metric)
+            held = (None, None)
+            if held_out is not None:
+                held = evaluate(evaluation, params, held_out, metric)
+                _check_validation(held[0], number)
+        yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+
+
+def _epoch_on(
+    data: Data | HostData, epoch: Callable[..., Any], batch_size: int, where: Device
+) -> Callable[..., tuple[Any, Any, Array]]:
+    """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
+
+    epoch: as of `compile_epoch`. Data on the host are many small data sets that it goes through
+    one after the other, each of them one or more whole batches.
+    """
+    if isinstance(data, Data):
+        return lambda params, state, order: epoch(params, state, data, where.asarray(order))
+    rows = training_rows(data, batch_size)
+    chunks = stream(data, where, rows)
+    everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
+
+    def streamed(params: Any, state: Any, order: np.ndarray) -> tuple[Any, Any, Array]:
+        records = []
+        for chunk in chunks(order):
+            index = everything[: chunk.Y.shape[0]]
+            params, state, record = epoch(params, state, chunk, index)
+            records.append(record)
+        return params, state, where.xp.concat(records)
+
+    return streamed

@@ -1,0 +1,180 @@
+"""The compiled functions of a run: the training step, the epoch and the evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnaccel.arguments import at_least
+from nnaccel.devices.device import to_host
+from nnaccel.kernels.backend import bind, fused_epoch
+from nnaccel.kernels.compile import (
+    compile_epoch,
+    compile_step,
+    compiled_once,
+    for_each_seed,
+    join_params,
+    split_params,
+)
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric
+from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.network import Network, forward, initial_params, layout, leaves, value_and_grad
+from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.random import Key
+from nnaccel.ops import Ops
+from nnaccel.training.data import Data
+from nnaccel.training.streaming import Chunks
+from nnaccel.typing import Array, Namespace
+
+
+@compiled_once
+def compile_run(
+    xp: Namespace,
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    dtype: Any,
+    l2: float = 0.0,
+    metric: Metric | None = None,
+    fast: bool = True,
+    precision: str = "float32",
+) -> tuple[Callable[[int], Callable[..., Any]], Callable[..., Array], Callable[[Any], Any]]:
+    """Of a run: what gives for a seed the epoch, as of `compile_epoch`; the evaluation, as of
+    `make_evaluation`; and what cuts the vectors for both, as of `split_params`."""
+    how: dict[str, Any] = {"fast": fast, "precision": precision}
+    ops, places = bind(xp, **how), layout(network)
+
+    def epoch_of(seed: int) -> Callable[..., Any]:
+        options = {"l2": l2, "metric": metric, "seed": seed}
+        step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
+        whole = fused_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
+        return compile_epoch(step, xp, places, batch_size, whole)
+
+    evaluation = make_evaluation(network, loss, bind(xp, **how), dtype=dtype, metric=metric)
+    pieces = split_params(xp, places)
+    return for_each_seed(epoch_of, xp), compile_step(evaluation, xp), compile_step(pieces, xp)
+
+
+def make_step(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    ops: Ops,
+    *,
+    dtype: Any,
+    l2: float = 0.0,
+    metric: Metric | None = None,
+    seed: int = 0,
+) -> Callable[..., tuple[Array, State, Array]]:
+    """The training step (params, state, data, index) -> (params, state, record).
+
+    index: (B,), the examples of the minibatch.   record: the loss (...), or with a metric the two
+    stacked, (2, ...). Everything that can be decided is decided here: the step has no dispatch,
+    no validation and no synchronisation with the host.
+    """
+    xp, n_weights = ops.xp, layout(network).n_weights
+
+    def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
+        X, Y, weights = ops[minibatch](*data, index, dtype)
+        value, grads, Z = value_and_grad(
+            network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(seed, state.step)
+        )
+        record = value if metric is None else _record(value, metric, Z, Y, weights, xp=xp)
+        params, state = optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+        return params, state, record
+
+    return step
+
+
+def make_evaluation(
+    network: Network, loss: Loss, ops: Ops, *, dtype: Any, metric: Metric | None = None
+) -> Callable[..., Array]:
+    """The evaluation (params, X, Y, weights) -> record, on a network that does not learn.
+
+    params: as of `kernels.compile.split_params`."""
+
+    def evaluate(params: Any, X: Array, Y: Array, weights: Array | None) -> Array:
+        Z = forward(network, join_params(params), ops.xp.astype(X, dtype), ops=ops)
+        value = ops[loss.function](Z, Y, weights, **dict(loss.options))[0]
+        return value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
+
+    return evaluate
+
+
+def _record(
+    value: Array, metric: Metric, Z: Array, Y: Array, weights: Array | None, *, xp: Any
+) -> Array:
+    """A loss and a metric in one array (2, ...), so that they reach the host together."""
+    return xp.stack([value, metric.function(Z, Y, weights, xp=xp)])
+
+
+def evaluate(
+    evaluation: Callable[..., Array], params: Any, parts: Chunks, metric: Metric | None
+) -> tuple[Any, Any]:
+    """(loss, metric) over all of the data, in parts that bound the memory."""
+    records, sizes = [], []
+    for part in parts():
+        records.append(evaluation(params, *part))
+        sizes.append(part.Y.shape[0])
+    return summarise(np.stack([to_host(record) for record in records]), sizes, metric)
+
+
+def summarise(records: np.ndarray, sizes: list[int], metric: Metric | None) -> tuple[Any, Any]:
+    """(loss, metric) of all examples from the records of their batches, weighted by their sizes."""
+    means = np.average(records.astype(np.float64), axis=0, weights=sizes)
+    if metric is None:
+        return _plain(means), None
+    return _plain(means[0]), _plain(np.vectorize(metric.finish)(means[1]))
+
+
+def _plain(value: np.ndarray) -> Any:
+    """A float, or an array (K,) for K networks."""
+    return value if value.ndim else float(value)
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Host random numbers for (seed, stream): stream 0 draws weights, stream n orders epoch n."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream]))
+
+
+def initialize(network: Network, seed: int = 0, *, members: int | None = None) -> np.ndarray:
+    """Initial parameters (P,), or (members, P) for independent networks, float64 on the host."""
+    at_least(0, seed=seed)
+    if members is not None:
+        at_least(1, members=members)
+    rng = generator(seed, 0)
+    starts = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
+    return np.stack(starts) if members else starts[0]
+
+
+def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+    """The order (N,) in which an epoch visits the examples, the same on every device."""
+    return generator(seed, epoch).permutation(N) if shuffle else np.arange(N)
+
+
+def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> None:
+    """FloatingPointError that names the epoch and step where training diverged, if it did.
+
+    params: as of `kernels.compile.split_params`."""
+    bad = ~np.isfinite(records.reshape(len(records), -1)).all(axis=1)
+    if bad.any():
+        found = f"the loss is not finite in epoch {epoch}, step {int(bad.argmax()) + 1}"
+    elif not all(bool(xp.all(xp.isfinite(x))) for x in leaves(params)):
+        found = f"a parameter is not finite at the end of epoch {epoch}"
+    else:
+        return
+    raise FloatingPointError(_diverged(found))
+
+
+def _check_validation(loss: Any, epoch: int) -> None:
+    if not np.isfinite(loss).all():
+        raise FloatingPointError(_diverged(f"the validation loss is not finite in epoch {epoch}"))
+
+
+def _diverged(found: str) -> str:
+    return (
+        f"{found}: training has diverged; lower the learning rate, clip the gradient, look for "
+        "extreme values in the data and standardise it, or train in float64"
+    )

@@ -1,0 +1,226 @@
+"""Rows on their way to a device: data that live on the host reach it a chunk at a time.
+
+    chunks = stream(data, where, rows)
+    for chunk in chunks(order):       # the rows order[:rows], then order[rows : 2 * rows], ...
+        ...                           # launch all that reads the chunk, and ask for the next one
+
+A chunk is a small data set on the device: what trains on resident data trains on it unchanged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib import import_module
+from itertools import chain, cycle, pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from nnaccel.devices.device import Device
+from nnaccel.maths.minibatch import bounds, is_sparse
+from nnaccel.training.data import Data, HostData, nbytes
+from nnaccel.typing import Array
+
+EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the memory
+ELEMENTS = 2**22  # of X in a chunk, and of a sparse matrix made dense at a time
+
+Chunks = Callable[..., Iterator[Data]]
+Rows = slice | np.ndarray
+T = TypeVar("T")
+
+
+def stream(data: HostData, where: Device, rows: int) -> Chunks:
+    """The function (order) -> chunks of so many rows on the device, the last one may be shorter.
+
+    order: (N,) on the host; None takes the rows as they stand. A chunk is valid until the next
+    one is asked for. On CUDA devices three chunks are on their way at a time: see `Pipeline`.
+    """
+    if not is_sparse(data.X) or isinstance(data.X.indptr, np.ndarray):
+        if where.library == "cupy":
+            return Pipeline(data, min(rows, data.X.shape[0]), CupyCopies())
+        if where.name.startswith("torch:cuda"):
+            return Pipeline(data, min(rows, data.X.shape[0]), TorchCopies(where.handle))
+    return partial(_one_by_one, data, where, rows)
+
+
+def in_order(data: Data | HostData, where: Device) -> Chunks:
+    """The function () -> the examples as they stand, as many at a time as bounds the memory."""
+    rows = evaluation_rows(data.X)
+    if isinstance(data, HostData):
+        return stream(data, where, rows)
+
+    def slices() -> Iterator[Data]:
+        for start, stop in bounds(data.X.shape[0], rows):
+            yield Data(*(None if x is None else x[start:stop, ...] for x in data))
+
+    return slices
+
+
+def training_rows(data: HostData, batch_size: int) -> int:
+    """The rows of a chunk to train on: whole batches, at least one."""
+    return batch_size * max(1, ELEMENTS // data.X.shape[1] // batch_size)
+
+
+def bytes_on_device(data: Data | HostData, batch_size: int, dtype: str) -> int:
+    """What the examples take of a device while it trains on them."""
+    if isinstance(data, Data):
+        return sum(nbytes(x, dtype) for x in data if x is not None)
+    rows = min(training_rows(data, batch_size), data.X.shape[0])
+    return 3 * rows * data.X.shape[1] * data.X.dtype.itemsize
+
+
+def evaluation_rows(X: Any) -> int:
+    """How many rows to evaluate at a time."""
+    return min(EVALUATION_ROWS, max(1, ELEMENTS // X.shape[1]) if is_sparse(X) else EVALUATION_ROWS)
+
+
+def _one_by_one(
+    data: HostData, where: Device, rows: int, order: np.ndarray | None = None
+) -> Iterator[Data]:
+    """Chunks gathered and handed to the library, which copies them as it sees fit."""
+    for part in _parts(data, rows, order):
+        yield Data(*(None if x is None else where.asarray(_gather(x, part)) for x in data))
+
+
+def _parts(data: HostData, rows: int, order: np.ndarray | None) -> Iterator[Rows]:
+    """The numbers of the rows of each chunk, as a slice where they follow each other."""
+    for start, stop in bounds(data.X.shape[0], rows):
+        yield slice(start, stop) if order is None else order[start:stop]
+
+
+def _gather(x: Any, rows: Rows, out: Any = None) -> Any:
+    """Rows of an array or of a CSR matrix, dense, in `out` if it is given."""
+    if is_sparse(x):
+        return x[rows].toarray(out=out)
+    if isinstance(rows, slice):
+        return x[rows] if out is None else np.copyto(out, x[rows])
+    return np.take(x, rows, axis=0, out=out, mode="clip")  # the default mode would buffer `out`
+
+
+class Copies(Protocol):
+    """All that is CUDA's here: memory that the driver may read, and a stream for the copies.
+
+    Events have `record(stream)` and `synchronize()`, streams `wait_event(event)` and
+    `synchronize()`, in CuPy as in PyTorch.
+    """
+
+    stream: Any  # beside that of the steps, which it does not wait for unless told to
+    event: Callable[[], Any]
+    current: Callable[[], Any]  # the stream that the steps are launched on
+    pinned: Callable[[tuple[int, ...], Any], np.ndarray]
+    empty: Callable[[tuple[int, ...], Any], Array]
+    copy: Callable[[np.ndarray, Array], None]  # enqueued on `stream`, from pinned memory
+
+
+class CupyCopies:
+    """`Copies` by CuPy, on the current device."""
+
+    def __init__(self) -> None:
+        cupy = import_module("cupy")
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.event = partial(cupy.cuda.Event, block=True, disable_timing=True)
+        self.current = cupy.cuda.get_current_stream
+        self.pinned = import_module("cupyx").empty_pinned
+        self.empty = cupy.empty
+
+    def copy(self, host: np.ndarray, device: Array) -> None:
+        device.set(host, stream=self.stream)
+
+
+class TorchCopies:
+    """`Copies` by PyTorch."""
+
+    def __init__(self, handle: Any) -> None:
+        self._torch = torch = import_module("torch")
+        self._handle = handle
+        self.stream = torch.cuda.Stream(handle)
+        self.event = partial(torch.cuda.Event, blocking=True)
+        self.current = partial(torch.cuda.current_stream, handle)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        kind = getattr(self._torch, np.dtype(dtype).name)
+        return self._torch.empty(shape, dtype=kind, pin_memory=True).numpy()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        kind = getattr(self._torch, np.dtype(dtype).name)
+        return self._torch.empty(shape, dtype=kind, device=self._handle)
+
+    def copy(self, host: np.ndarray, device: Array) -> None:
+        with self._torch.cuda.stream(self.stream):
+            device.copy_(self._torch.from_numpy(host), non_blocking=True)
+
+
+class Slot(NamedTuple):
+    """A place for a chunk on the host and one on the device, and when they are free again."""
+
+    host: tuple[Any, ...]
+    device: tuple[Any, ...]
+    copied: Any  # event: `device` is what `host` was, which may be written again
+    used: Any  # event: the steps have read `device`, which may be written again
+
+
+class Pipeline:
+    """Three chunks on their way: one that steps read, one being copied, one being gathered.
+
+    A thread gathers rows into pinned memory, from where they are copied on a stream of their own.
+    Events order copies and steps on the device; the host waits for copies alone.
+    """
+
+    def __init__(self, data: HostData, rows: int, copies: Copies) -> None:
+        def place(empty: Callable[..., Any]) -> tuple[Any, ...]:
+            return tuple(
+                None if x is None else empty((rows, *x.shape[1:]), x.dtype.newbyteorder("="))
+                for x in data
+            )
+
+        self._data, self._rows, self._copies = data, rows, copies
+        self._slots = [
+            Slot(place(copies.pinned), place(copies.empty), copies.event(), copies.event())
+            for _ in range(3)
+        ]
+
+    def __call__(self, order: np.ndarray | None = None) -> Iterator[Data]:
+        from concurrent.futures import ThreadPoolExecutor  # 8 ms to load
+
+        steps = self._copies.current()
+        for slot in self._slots:  # a new buffer may be one that steps before this still read
+            slot.used.record(steps)
+        parts = _parts(self._data, self._rows, order)
+        with ThreadPoolExecutor(1) as reader:
+            gathered = (
+                reader.submit(self._fill, slot, part)
+                for slot, part in zip(cycle(self._slots), parts, strict=False)
+            )
+            sent = (self._send(*filled.result()) for filled in ahead(gathered))
+            try:
+                for slot, chunk in ahead(sent):
+                    steps.wait_event(slot.copied)
+                    try:
+                        yield chunk
+                    finally:
+                        slot.used.record(steps)
+            finally:
+                # No copy may be under way when the buffers are given back or filled again.
+                self._copies.stream.synchronize()
+
+    def _fill(self, slot: Slot, part: Rows) -> tuple[Slot, int]:
+        """On the reader's thread, which launches nothing: CuPy's current stream is not its own."""
+        slot.copied.synchronize()
+        N = part.stop - part.start if isinstance(part, slice) else len(part)
+        for x, host in zip(self._data, slot.host, strict=True):
+            if x is not None:
+                _gather(x, part, host[:N])
+        return slot, N
+
+    def _send(self, slot: Slot, N: int) -> tuple[Slot, Data]:
+        self._copies.stream.wait_event(slot.used)
+        chunk = Data(*(None if x is None else x[:N] for x in slot.device))
+        for host, device in zip(slot.host, chunk, strict=True):
+            if host is not None:
+                self._copies.copy(host[:N], device)
+        slot.copied.record(self._copies.stream)
+        return slot, chunk
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each one after the next has been made."""
+    return (item for item, _ in pairwise(chain(items, [None])))  # pyright: ignore

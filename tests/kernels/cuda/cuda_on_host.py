@@ -1,0 +1,574 @@
+"""CuPy on the host: the real `workspace.py` and `kernels.cu`, on NumPy's arrays and without a GPU.
+
+A stand-in for the few parts of CuPy that `workspace.py` uses. Its arrays are NumPy's, and its
+kernels are those of `kernels.cu`, compiled by g++ with `cuda_on_host.h`, which runs all threads of
+a launch. Matrix products go by the real `cublaslt.py` to a library of the same functions, which is
+compiled from `cublaslt_on_host.cpp`.
+
+While a stream is captured nothing runs: what is launched is taken down, with the addresses and
+numbers of that moment and nothing else, and runs when the graph is launched. What CuPy refuses in
+a capture is refused. Memory comes from pools, as CuPy's does: when the last array of a piece is
+gone, the next array of that size has it.
+"""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+import nnaccel.kernels.cuda
+from nnaccel.kernels.cuda.signatures import expressions
+
+KERNELS = Path(nnaccel.kernels.cuda.__file__).parent
+HEADER = Path(__file__).with_suffix(".h")
+
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
+NO_COMPILER = "needs g++ on Linux, to run CUDA kernels on the host"
+
+GLUE = """
+#include "{header}"
+#include "{source}"
+
+template <auto kernel>
+void run(const unsigned* grid, const unsigned* shape, size_t room, void** args) {{
+    host::launch(kernel, grid, shape, room, args);
+}}
+
+struct Entry {{
+    const char* types;
+    void (*launch)(const unsigned*, const unsigned*, size_t, void**);
+}};
+
+static const Entry table[] = {{{entries}}};
+
+extern "C" const char* types_of(int i) {{ return table[i].types; }}
+
+extern "C" void launch(
+    int i, const unsigned* grid, const unsigned* shape, size_t room, void** args) {{
+    table[i].launch(grid, shape, room, args);
+}}
+"""
+
+
+@cache
+def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
+    """All kernels that `workspace.py` can ask for, compiled once in a process."""
+    entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in expressions())
+    folder = tempfile.TemporaryDirectory()
+    source, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
+    source.write_text(GLUE.format(header=HEADER, source=KERNELS / "kernels.cu", entries=entries))
+    warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+    # As on a device, reading 16 bytes together at another place ends the process.
+    traps = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
+    command = [
+        *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
+        *("-U_FORTIFY_SOURCE", *warnings, *traps, *flags),
+        *(source, "-o", binary),
+    ]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(binary))
+    found.types_of.restype = ctypes.c_char_p
+    found.folder = folder  # kept as long as the library
+    return found
+
+
+@cache
+def header_folders() -> tuple[Path, ...]:
+    """Where CUDA's headers are, cublasLt.h and what it includes; empty where they are not."""
+    nvcc = shutil.which("nvcc")
+    gradient_homes = [os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
+    folders = [Path(home) / "include" for home in (*gradient_homes, "/usr/local/cuda") if home]
+    folders += [x for path in sys.path for x in Path(path).glob("nvidia/*/include")]
+    found = next((folder for folder in folders if (folder / "cublasLt.h").exists()), None)
+    return () if found is None else (found, found / "cccl")
+
+
+@cache
+def cublaslt() -> ctypes.CDLL:
+    """The library of `cublaslt_on_host.cpp`, compiled once in a process: with CUDA's own headers
+    where they are found."""
+    folder = tempfile.TemporaryDirectory()
+    binary = Path(folder.name) / "cublaslt.so"
+    headers = [flag for path in header_folders() for flag in ("-isystem", path)]
+    command = [
+        *(COMPILER, "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"),
+        *("-Wall", "-Wextra", "-Werror", *headers, *(["-DCUDA_HEADERS"] if headers else [])),
+        *(HEADER.with_name("cublaslt_on_host.cpp"), "-o", binary),
+    ]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(binary))
+    found.host_clock.restype = ctypes.c_double
+    found.host_cost.argtypes = [ctypes.c_int, ctypes.c_double]
+    found.host_objects.restype = ctypes.c_longlong
+    found.folder = folder
+    return found
+
+
+class Counted:
+    """A library whose products count as launches of CuPy's stand-in."""
+
+    def __init__(self, library: ctypes.CDLL, cupy: ModuleType) -> None:
+        self._library, self._cupy = library, cupy
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._library, name)
+
+    def cublasLtMatmul(self, *args: int) -> int:
+        """Its status, which in a graph must be that of success."""
+        assert args[-1] == self._cupy.cuda.get_current_stream().ptr
+        statuses = []
+
+        def run() -> None:
+            statuses.append(self._library.cublasLtMatmul(*args[:-1], 0))
+
+        def run_again() -> None:
+            run()
+            assert not statuses[-1]
+
+        self._cupy.launch(run if self._cupy.recorded is None else run_again)
+        return statuses[0] if statuses else 0
+
+
+class Event:
+    """A moment on the clock of the stand-in for cuBLASLt."""
+
+    def record(self, stream: object) -> None:
+        self.time = cublaslt().host_clock()
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Kernel:
+    """What CuPy calls a RawKernel."""
+
+    def __init__(self, cupy: ModuleType, expression: str) -> None:
+        self._cupy = cupy
+        self._number = list(expressions()).index(expression)
+        self._types = library().types_of(self._number).decode()
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0
+    ) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        assert min(*grid, *block) >= 1
+        assert len(args) == len(self._types)
+        values = [as_argument(x, kind) for x, kind in zip(args, self._types, strict=True)]
+        shapes = [(ctypes.c_uint * 3)(*shape, *[1] * (3 - len(shape))) for shape in (grid, block)]
+        self._cupy.launch(partial(self._run, shapes, ctypes.c_size_t(shared_mem), values))
+
+    def _run(self, shapes: list, room: ctypes.c_size_t, values: list) -> None:
+        # Not by `ctypes.cast`, which leaves cycles of references behind.
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        library().launch(self._number, *shapes, room, pointers)
+
+
+def as_argument(x: object, kind: str) -> ctypes._SimpleCData:
+    """An argument as CuPy passes it on, if the kernel wants one of that type."""
+    if isinstance(x, np.ndarray):
+        assert kind == "p"
+        return ctypes.c_void_p(x.ctypes.data)
+    if type(x) is int:
+        assert kind == "i" or (kind == "p" and x == 0)
+        return ctypes.c_longlong(x)
+    assert isinstance(x, float)
+    assert kind == "d"
+    return ctypes.c_double(x)
+
+
+class CompileException(Exception):
+    """CuPy's own is not a RuntimeError either."""
+
+
+class Memory:
+    """A piece of a pool's memory; it goes back when the last array of it is gone."""
+
+    def __init__(self, pool: "MemoryPool", size: int) -> None:
+        rounded = -(-max(size, 1) // 512) * 512
+        free = pool.free[rounded]
+        self.block = free.pop() if free else np.empty(rounded + 512, np.uint8)
+        self.free = free
+        # No number is in it, so that what reads it before it is written shows.
+        self.block.fill(0xFF)
+        at = self.block.ctypes.data
+        self.__array_interface__ = {
+            "data": (at + -at % 512, False), "shape": (size,), "typestr": "|u1", "version": 3,
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        self.free.append(self.block)
+
+
+class MemoryPool:
+    """Memory is not given back by itself, as in CuPy, where that of a pool that is gone is lost."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+
+    def free_all_blocks(self) -> None:
+        self.free.clear()
+
+    def malloc(self, size: int) -> Memory:
+        return Memory(self, size)
+
+
+class Address:
+    """An array as a launch knows it: keeps nothing alive."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.__array_interface__ = {
+            "data": (x.ctypes.data, False), "shape": x.shape, "strides": x.strides,
+            "typestr": x.dtype.str, "version": 3,
+        }  # fmt: skip
+
+    def array(self) -> np.ndarray:
+        return np.asarray(self)
+
+
+def mapped(function: Callable, kind: type, x: object) -> object:
+    """x with the function applied to what is of that kind in it."""
+    if isinstance(x, kind):
+        return function(x)
+    if isinstance(x, tuple | list):
+        return type(x)(mapped(function, kind, part) for part in x)
+    if isinstance(x, dict):
+        return {name: mapped(function, kind, part) for name, part in x.items()}
+    return x
+
+
+def looking(name: str) -> Callable:
+    """The method of NumPy's arrays, for which the host would wait for the device."""
+
+    def look(self: "OnDevice", *args: object) -> object:
+        on_host().cupy.wait()
+        return getattr(self.view(np.ndarray), name)(*args)
+
+    return look
+
+
+class OnDevice(np.ndarray):
+    """An array that the host cannot look into; counts the operations that are not kernels."""
+
+    operations = 0
+    __float__, __int__, __bool__ = map(looking, ("__float__", "__int__", "__bool__"))
+    __index__, __iter__ = map(looking, ("__index__", "__iter__"))
+    item, tolist = map(looking, ("item", "tolist"))
+
+    @property
+    def data(self) -> SimpleNamespace:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def set(self, host: np.ndarray, stream: object) -> None:
+        on_host().cupy.upload()
+        self.view(np.ndarray)[...] = host
+
+    def get(self) -> np.ndarray:
+        """A copy on the host, which waits for the device."""
+        assert on_host().cupy.recorded is None
+        return np.array(self)
+
+    def __array_ufunc__(self, ufunc, method, *args, **options):
+        if ufunc is np.matmul:
+            on_host().cupy.refuse_products()
+        return self.apply(getattr(ufunc, method), args, options)
+
+    def __array_function__(self, function, types, args, options):
+        return self.apply(function, args, options)
+
+    def apply(self, function: Callable, args: tuple, options: dict) -> "OnDevice":
+        """The result of an operation of NumPy's, as a launch; views are none."""
+        cupy = on_host().cupy
+        known = mapped(Address, OnDevice, (args, options))
+
+        def result() -> np.ndarray:
+            with np.errstate(all="ignore"):
+                args, options = mapped(Address.array, Address, known)
+                return np.asarray(function(*args, **options))
+
+        if out := options.get("out"):
+            cupy.operation(result)
+            return out[0]
+        found = result()  # of whatever is there by now, if this is captured: its shape is needed
+        arrays = []
+        mapped(arrays.append, OnDevice, (args, options))
+        for x in arrays:
+            if np.may_share_memory(found, x.view(np.ndarray)):
+                assert found.ctypes.data == x.ctypes.data
+                assert found.dtype == x.dtype
+                return np.lib.stride_tricks.as_strided(x, found.shape, found.strides, subok=True)
+        into = cupy.empty(found.shape, found.dtype)
+        target = Address(into)
+        cupy.operation(lambda: np.copyto(target.array(), result()))
+        return into
+
+    def __getitem__(self, index):
+        index = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(i, np.ndarray | list) for i in index):
+            return self.apply(np.ndarray.__getitem__, (self, index), {})
+        # An element is an array too.
+        return super().__getitem__(index if ... in index else (*index, ...))
+
+    def __setitem__(self, index, value):
+        if isinstance(value, np.ndarray) and not isinstance(value, OnDevice):
+            on_host().cupy.upload()
+        into, value = Address(self[index]), mapped(Address, OnDevice, value)
+        on_host().cupy.operation(
+            lambda: np.copyto(into.array(), mapped(Address.array, Address, value))
+        )
+
+    def astype(self, dtype, copy=True):
+        if self.dtype == dtype and not copy:
+            return self
+        return self.apply(np.ndarray.astype, (self, dtype), {})
+
+    def copy(self, order="C"):
+        return self.apply(np.ndarray.copy, (self, order), {})
+
+
+class Stream:
+    """CuPy's stream, or the default one."""
+
+    def __init__(self, cupy: ModuleType, non_blocking: bool = False) -> None:
+        self._cupy, self._non_blocking = cupy, non_blocking
+        self._capturing = False
+        self.ptr = id(self) if non_blocking else 0
+
+    def __enter__(self) -> None:
+        assert self._cupy.stream is None
+        self._cupy.stream = self
+
+    def __exit__(self, *_: object) -> None:
+        assert not self._capturing, "a capture has not been ended"
+        self._cupy.stream = None
+
+    def is_capturing(self) -> bool:
+        return self._capturing
+
+    def wait_event(self, event: object) -> None:
+        """What has been launched has run."""
+
+    def synchronize(self) -> None:
+        """Likewise."""
+
+    def begin_capture(self) -> None:
+        assert self._non_blocking
+        assert self._cupy.stream is self
+        assert self._cupy.recorded is None
+        self._capturing, self._cupy.recorded = True, []
+
+    def end_capture(self) -> "Graph":
+        assert self._capturing
+        self._capturing, recorded, self._cupy.recorded = False, self._cupy.recorded, None
+        return Graph(self._cupy, recorded)
+
+
+class Graph:
+    """What has been captured."""
+
+    def __init__(self, cupy: ModuleType, recorded: list[Callable[[], None]]) -> None:
+        self._cupy, self.recorded = cupy, recorded
+
+    def launch(self) -> None:
+        assert self._cupy.recorded is None
+        self._cupy.graphs += 1
+        for run in self.recorded:
+            run()
+
+    def __reduce__(self) -> str:
+        raise TypeError("no default __reduce__ due to non-trivial __cinit__")
+
+
+def stand_in() -> ModuleType:
+    """A module with what is used of CuPy. It counts launches of kernels, graphs and products,
+    and copies from the host. `kind` is the type of the arrays that it makes; `patient`: whether
+    the host may look into those on the device."""
+    cupy = ModuleType("cupy")
+    cupy.kind = cupy.ndarray = np.ndarray
+    cupy.launches = cupy.graphs = cupy.uploads = 0
+    cupy.recorded = cupy.stream = None
+    cupy.patient = False
+    cupy.malloc = MemoryPool().malloc
+
+    def launch(run):
+        """What runs now, or in each launch of the graph that is being captured."""
+        if cupy.recorded is not None:
+            cupy.recorded.append(run)
+        else:
+            cupy.launches += 1
+            run()
+
+    def operation(run):
+        """The same, of NumPy's."""
+        if cupy.recorded is not None:
+            cupy.recorded.append(run)
+        else:
+            OnDevice.operations += 1
+            run()
+
+    def wait():
+        if cupy.recorded is not None:
+            raise RuntimeError("the current stream is capturing, so D2H transfers are disallowed")
+        assert cupy.patient, "the host waits for the device"
+
+    def upload():
+        if cupy.recorded is not None:
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        cupy.uploads += 1
+
+    def refuse_products():
+        if cupy.recorded is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
+
+    @contextmanager
+    def using_allocator(malloc):
+        before, cupy.malloc = cupy.malloc, malloc
+        try:
+            yield
+        finally:
+            cupy.malloc = before
+
+    def empty(shape, dtype=np.float64):
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        return np.asarray(cupy.malloc(size)).view(dtype).reshape(shape).view(cupy.kind)
+
+    def zeros(shape, dtype=np.float64):
+        array = empty(shape, dtype)
+        array.view(np.ndarray).fill(0)
+        if cupy.recorded is not None:
+            into = Address(array)
+            cupy.recorded.append(lambda: into.array().fill(0))
+        return array
+
+    def asarray(x, dtype=None, order=None):
+        """With arrays on the device: copies what is not there yet."""
+        if cupy.kind is np.ndarray:
+            return np.asarray(x, dtype, order=order)
+        if isinstance(x, cupy.kind):
+            return cast(x, dtype)
+        host = np.asarray(x, dtype)
+        upload()
+        array = empty(host.shape, host.dtype)
+        array.view(np.ndarray)[...] = host
+        return array
+
+    def cast(x, dtype):
+        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+
+    def ascontiguousarray(x, dtype=None):
+        x = cast(x, dtype)
+        return x if x.flags.c_contiguous else x.copy()
+
+    def matmul(X, Y, out=None):
+        """As cuBLAS does it: without a copy where `out` is what CuPy wants; not in a capture."""
+        refuse_products()
+        if out is None:
+            out = empty((*X.shape[:-1], Y.shape[-1]), X.dtype)
+        assert out.flags.c_contiguous
+        assert X.dtype == Y.dtype == out.dtype
+        x, y, into = map(Address, (X, Y, out))
+        assert not any(np.shares_memory(factor.array(), into.array()) for factor in (x, y))
+        launch(lambda: np.matmul(x.array(), y.array(), out=into.array()))
+        return out
+
+    def memset(at, value, size, stream):
+        """Of its ends alone, which is quicker."""
+        for place in (at, at + size - 1):
+            ctypes.memset(place, value, 1)
+
+    class RawModule:
+        def __init__(self, *, code, options, name_expressions):
+            assert code == (KERNELS / "kernels.cu").read_text()
+            assert options == ("--std=c++17",)
+            self.name_expressions = name_expressions
+
+        def get_function(self, name):
+            assert name in self.name_expressions
+            return Kernel(cupy, name)
+
+    null = Stream(cupy)
+    cupy.launch, cupy.operation, cupy.upload, cupy.wait = launch, operation, upload, wait
+    cupy.refuse_products = refuse_products
+    cupy.empty, cupy.zeros, cupy.asarray = empty, zeros, asarray
+    cupy.ascontiguousarray, cupy.matmul, cupy.RawModule = ascontiguousarray, matmul, RawModule
+    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
+    cupy.reshape = np.reshape
+    cupy.cuda = SimpleNamespace(
+        Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),
+        MemoryPool=MemoryPool,
+        Stream=partial(Stream, cupy),
+        compiler=SimpleNamespace(CompileException=CompileException),
+        runtime=SimpleNamespace(
+            runtimeGetVersion=lambda: 13000,
+            driverGetVersion=lambda: 12080,
+            getDevice=lambda: 0,
+            memsetAsync=memset,
+            getDeviceProperties=lambda _: {"name": b"host", "multiProcessorCount": 1},
+        ),
+        get_current_stream=lambda: cupy.stream or null,
+        Event=Event,
+        get_elapsed_time=lambda begin, end: end.time - begin.time,
+        using_allocator=using_allocator,
+    )
+    return cupy
+
+
+def loaded(name: str, **modules: ModuleType) -> ModuleType:
+    """That module of the kernels, under another name, where it finds these modules."""
+    spec = importlib.util.spec_from_file_location(f"{name}_on_host", KERNELS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    before = {known: sys.modules.get(known) for known in modules}
+    sys.modules.update(modules)
+    try:  # not by `patch.dict`, which would forget whatever else is loaded meanwhile
+        spec.loader.exec_module(module)
+    finally:
+        for known, old in before.items():
+            del sys.modules[known]
+            if old is not None:
+                sys.modules[known] = old
+    return module
+
+
+@cache
+def on_host() -> ModuleType:
+    """The module `nnaccel.kernels.cuda.workspace` on the stand-in for CuPy."""
+    products = products_on_host()
+    modules = {"cupy": products.cupy, "nnaccel.kernels.cuda.cublaslt": products}
+    return loaded("workspace", **modules)
+
+
+@cache
+def products_on_host() -> ModuleType:
+    """The module `nnaccel.kernels.cuda.cublaslt` on the stand-ins; it takes the algorithm that
+    comes first, as where no choice can be kept."""
+    module = loaded("cublaslt", cupy=stand_in())
+    module.library = cache(lambda: Counted(module.declared(cublaslt()), module.cupy))
+    module.address = lambda x: x.ctypes.data
+    module.cache_folder = lambda: None
+    return module
+
+
+@cache
+def small_on_host() -> ModuleType:
+    """The module `nnaccel.kernels.cuda.small_network`, likewise."""
+    modules = {"cupy": on_host().cupy, "nnaccel.kernels.cuda.workspace": on_host()}
+    return loaded("small_network", **modules)
+
+
+@cache
+def graphs_on_host() -> ModuleType:
+    """The module `nnaccel.kernels.cuda.graphs`, likewise."""
+    modules = {"cupy": on_host().cupy, "nnaccel.kernels.cuda.workspace": on_host()}
+    return loaded("graphs", **modules)

@@ -1,0 +1,455 @@
+"""The CUDA kernels beyond what each of them computes, which `test_kernels.py` compares.
+
+Without a GPU: nvcc compiles them, and `cuda_on_host.py` runs them.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from types import ModuleType
+
+import cuda_on_host
+import numpy as np
+import pytest
+from array_api_compat import numpy as compat
+from conftest import named
+from cuda_on_host import OnDevice
+from test_epoch import (
+    NETWORKS,
+    OPTIMIZERS,
+    OTHER_OPTIMIZERS,
+    assert_same_run,
+    examples,
+    members,
+    simple,
+    trained,
+)
+
+from nnaccel.devices.device import to_host
+from nnaccel.kernels.backend import bind, fused_epoch
+from nnaccel.kernels.compile import compile_epoch
+from nnaccel.kernels.cuda.signatures import expressions
+from nnaccel.maths import losses, metrics, optimizers
+from nnaccel.maths.activations import ACTIVATIONS, get
+from nnaccel.maths.layers.dense import dense
+from nnaccel.maths.layers.dropout import dropout
+from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.network import layout, mlp, value_and_grad
+from nnaccel.maths.random import Key, bernoulli
+from nnaccel.ops import Ops
+from nnaccel.training.data import Data
+from nnaccel.training.step import initialize, make_step
+
+HOST = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@pytest.fixture
+def cupy():
+    """The stand-in for CuPy."""
+    return cuda_on_host.on_host().cupy
+
+
+@pytest.fixture
+def xp(monkeypatch):
+    """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's. Epochs are
+    those of steps, not those in one launch nor those of graphs, which `test_cuda_small.py` and
+    `test_cuda_graphs.py` are for."""
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
+    small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
+    monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setattr(graphs, "kernel_supports", lambda *_: False)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.small_network", small)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.graphs", graphs)
+    namespace = ModuleType("array_api_compat.cupy")
+    namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
+    return namespace
+
+
+@pytest.fixture
+def device(cupy, monkeypatch):
+    """What puts an array on the device; the stand-in makes all of its own there."""
+    monkeypatch.setattr(cupy, "kind", OnDevice)
+    return lambda x: x.view(OnDevice)
+
+
+# The compiler
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc, to compile CUDA kernels")
+def test_kernels_compile_without_warnings_and_spill_nothing(tmp_path):
+    """For an H100; every one that can be asked for, none of which has a stack in memory."""
+    names = list(expressions())
+    source = tmp_path / "all.cu"
+    entries = ", ".join(f"reinterpret_cast<void*>({name})" for name in names)
+    source.write_text(
+        f'#include "{cuda_on_host.KERNELS / "kernels.cu"}"\nvoid* kernels[] = {{{entries}}};\n'
+    )
+    done = subprocess.run(
+        [
+            *("nvcc", "-std=c++17", "-cubin", "-arch=sm_90", "-ftz=true", "-Xptxas", "-v"),
+            *("-Werror", "all-warnings", "-o", tmp_path / "all.cubin", source),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    stacks = re.findall(r"(\d+) bytes stack.* (\d+) bytes spill.* (\d+) bytes spill", done.stderr)
+    assert len(stacks) == len(names)
+    assert set(stacks) == {("0", "0", "0")}, done.stderr
+
+
+def test_a_kernel_that_does_not_compile_says_what_to_do(cupy, monkeypatch):
+    def fail(**_):
+        raise cupy.cuda.compiler.CompileException("kern.cu(1): error: no\n" + 50 * "more\n")
+
+    module = cuda_on_host.on_host()
+    monkeypatch.setattr(cupy, "RawModule", fail)
+    message = "kernel adam<half> .CUDA of CuPy 13.0, of the driver 12.8.:\nkern.cu.1.: error: no\n"
+    with pytest.raises(RuntimeError, match=message) as caught:
+        module.kernel("adam", "half")
+    assert "device='cpu'" in str(caught.value)
+    assert str(caught.value).count("more") < 10
+
+
+def test_every_activation_has_a_functor():
+    module = cuda_on_host.on_host()
+    for name, g in ACTIVATIONS.items():
+        assert module.functor(g)[0].lower() == name.replace("_", "")
+    assert module.functor(get("leaky_relu")) == ("LeakyRelu", 0.01)
+    assert module.functor(get("leaky_relu", slope=0.2)) == ("LeakyRelu", 0.2)
+    assert module.functor(get("elu")) == ("Elu", 1.0)
+    assert module.functor(get("relu")._replace(forward=np.tanh)) is None
+
+
+# Edges of the kernels: places in memory, sizes, and what is not finite
+
+
+def odd(x):
+    """The array at a place in memory that is not a multiple of 16 bytes."""
+    roomy = np.empty(x.size + 1, x.dtype)
+    roomy[1:] = x.reshape(-1)
+    return roomy[1:].reshape(x.shape)
+
+
+@HOST
+@DTYPES
+def test_arrays_may_begin_at_any_place(dtype):
+    rng = np.random.default_rng(0)
+    ops = Ops(np, cuda_on_host.on_host().kernels(np))
+    p, g, m, v = (rng.random(37).astype(dtype) for _ in range(4))
+    numbers = 0.1, 0.9, 0.999, 0.5, 0.01, 1e-8
+    expected = optimizers.adam_update(p, g, m, v, *numbers, xp=np)
+    for vectors in ((odd(p), g, m, v), (p, odd(g), m, v), (p, g, odd(m), odd(v))):
+        found = ops[optimizers.adam_update](*map(np.copy, vectors), *numbers)
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=2e-5)
+    X, W, b = rng.random((6, 41)), rng.random((41, 36)), rng.random((1, 36))
+    X, W, b = (x.astype(dtype) for x in (X, W, b))
+    expected = dense(X, W, b, get("tanh"), xp=np)[1]
+    for arrays in ((odd(X), W, b), (X, odd(W), b), (X, W, odd(b))):
+        found = ops[dense](*arrays, get("tanh"))[1]
+        np.testing.assert_allclose(found, expected, rtol=2e-5)
+    index = np.array([5, 0, 3])
+    pixels = (100 * X).astype(np.uint8)
+    for array in (X, odd(X), X[:, 4:], X[:, 1:37], X[:, :36], X[:, :39], pixels, odd(pixels)):
+        rows = ops[minibatch](array, np.arange(6), None, index, np.dtype(dtype))[0]
+        np.testing.assert_array_equal(rows, array[index])
+
+
+@HOST
+@pytest.mark.parametrize("H", [1, 4, 31, 32, 33, 64])
+@DTYPES
+def test_a_narrow_layer_is_the_product_and_the_activation(H, dtype, monkeypatch):
+    """Both ways of a layer of few units, for shapes around a warp."""
+    module, rng = cuda_on_host.on_host(), np.random.default_rng(0)
+    for N, D in ((1, 1), (5, 31), (4, 32), (9, 70)):
+        X, W, b = (rng.random(s).astype(dtype) for s in ((N, D), (D, H), (1, H)))
+        for g in (get("gelu"), get("relu")):
+            expected = dense(X, W, b, g, xp=np)
+            for small in (0, 2**20):
+                monkeypatch.setattr(module, "SMALL", small)
+                Z, A = module.Workspace(np).dense(X, W, b, g)
+                np.testing.assert_allclose(A, expected[1], rtol=2e-5)
+                if g.reads_Z:
+                    np.testing.assert_allclose(Z, expected[0], rtol=2e-5)
+
+
+@HOST
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("H", [3, 40])
+def test_what_is_not_finite_shows(name, value, H):
+    """An input that is not a number, or infinite, gives what the definition gives."""
+    module, rng, g = cuda_on_host.on_host(), np.random.default_rng(0), get(name)
+    X, W, b = (rng.standard_normal(s) for s in ((4, 5), (5, H), (1, H)))
+    X[2] = value
+    with np.errstate(all="ignore"):
+        expected = dense(X, W, b, g, xp=np)[1]
+        found = module.Workspace(np).dense(X, W, b, g)[1]
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@HOST
+@pytest.mark.parametrize("step", [7, np.array(7, np.int32)], ids=["host", "device"])
+@DTYPES
+def test_dropout_has_the_bits_of_its_definition(step, dtype):
+    X = np.ones((50, 33), dtype)
+    keys = [Key(seed, np.array(7, np.int32), path) for seed in (0, 1, 2**31) for path in (0, 12345)]
+    for key in keys:
+        for rate in (0.1, 0.5, 0.9):
+            space = cuda_on_host.on_host().Workspace(np)
+            A, M = space.dropout(X, key._replace(step=step), rate)
+            np.testing.assert_array_equal(M > 0, bernoulli(key, 1.0 - rate, X.shape, xp=np))
+            np.testing.assert_array_equal(M, dropout(X, key, rate, xp=np)[1])
+            np.testing.assert_array_equal(A, M)
+
+
+# Steps and epochs
+
+
+@HOST
+def test_a_training_step_is_fifteen_launches(xp, cupy, device):
+    """For the network of the benchmarks: seven products, and eight kernels with the rest."""
+    network, rng = mlp(784, [512, 512], 10), np.random.default_rng(0)
+    X = rng.integers(0, 255, (500, 784)).astype(np.uint8)
+    data = Data(device(X), device(rng.integers(0, 10, 500)), None)
+    params = device(initialize(network).astype(np.float32))
+    optimizer = optimizers.adam(0.001)
+    state = optimizer.init(params, xp=np)._replace(step=np.zeros((), np.int32))
+    loss = losses.get("softmax_cross_entropy")
+    epoch = fused_epoch(network, loss, optimizer, bind(xp), 125)
+    order = device(rng.permutation(500))
+    params, state, _ = epoch(params, state, data, order)
+    before, OnDevice.operations = cupy.launches, 0
+    params, state, records = epoch(params, state, data, order)
+    assert cupy.launches - before == 4 * 15
+    assert OnDevice.operations == 1  # the losses of the steps are stacked
+    assert state.step == 8
+    assert records.shape == (4,)
+    assert np.isfinite(np.asarray(records)).all()
+
+
+@HOST
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), *OTHER_OPTIMIZERS.values()])
+def test_an_epoch_does_not_wait_for_the_device(xp, device, optimizer):
+    data = Data(*map(device, examples(weighted=True)))
+    problem = simple(optimizer=optimizer, data=data, l2=0.1)
+    expected = trained(problem.steps(), problem._replace(data=examples(weighted=True)))
+    epoch = fused_epoch(
+        problem.network, problem.loss, problem.optimizer, bind(xp), problem.batch_size, l2=0.1
+    )
+    params, state = problem.start
+    start = device(params), state._replace(slots=tuple(map(device, state.slots)))
+    params, state, records = trained(epoch, problem, start=start)
+    plain = np.asarray(params), state._replace(slots=tuple(map(np.asarray, state.slots)))
+    assert_same_run((*plain, np.asarray(records)), expected)
+
+
+class Counter:
+    """A step counter on the device: it can be read only once."""
+
+    def __init__(self, value, reads=1):
+        self.value, self.reads = value, reads
+
+    def __add__(self, n):
+        return Counter(self.value + n, 0)
+
+    def __int__(self):
+        assert self.reads, "the host waits for the device"
+        self.reads -= 1
+        return self.value
+
+
+@HOST
+def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
+    problem = simple()
+    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    params, state = problem.start
+    state = state._replace(step=Counter(7))
+    for _ in range(3):
+        params, state, _ = epoch(params, state, problem.data, problem.order)
+    expected = trained(problem.steps(), problem, state_step=7)
+    np.testing.assert_allclose(params, expected[0], rtol=1e-3, atol=1e-5)
+    assert state.step.value == expected[1].step
+
+
+@HOST
+@pytest.mark.parametrize("lead", [None, 3])
+@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
+    xp, cupy, device, metric, lead, monkeypatch
+):
+    """A launch for the network of the notes, and for three; the rest is done once an epoch."""
+    monkeypatch.setattr(cuda_on_host.small_on_host(), "MOST", 1e6)
+    host = examples(N=100, weighted=True)
+    problem = simple(data=host, l2=0.1, metric=metric)
+    expected = trained(problem.steps(), problem, start=lead and members(problem, lead))
+    options = {"l2": 0.1, "metric": metric}
+    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16, **options)
+    params, state = problem.start if lead is None else members(problem, lead)
+    start = device(params), state._replace(slots=tuple(map(device, state.slots)))
+    there = problem._replace(data=Data(*map(device, host)))
+    before = cupy.launches
+    params, state, records = trained(epoch, there, start=start)
+    assert cupy.launches - before == 3
+    plain = np.asarray(params), state._replace(slots=tuple(map(np.asarray, state.slots)))
+    assert_same_run((*plain, np.asarray(records)), expected)
+
+
+@HOST
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+def test_an_epoch_is_its_steps_by_the_definitions(xp, network, metric):
+    problem = simple(
+        network, dtype="float64", data=examples(dtype="float64", weighted=True), metric=metric
+    )._replace(l2=0.01)
+    options = {"l2": 0.01, "metric": metric}
+    epoch = fused_epoch(network, problem.loss, problem.optimizer, bind(xp), 16, **options)
+    found = trained(epoch, problem)
+    assert_same_run(found, trained(problem.steps(), problem), "float64")
+
+
+@HOST
+@pytest.mark.parametrize("name", [name for name in losses.LOSSES if "softmax" not in name])
+def test_an_epoch_of_other_losses_is_its_steps(xp, name):
+    problem = simple(loss=name, data=examples(name, 3, dtype="float64"), dtype="float64")
+    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    assert_same_run(trained(epoch, problem), trained(problem.steps(), problem), "float64")
+
+
+@HOST
+@pytest.mark.parametrize("name", OTHER_OPTIMIZERS)
+def test_an_epoch_with_another_optimizer_is_its_steps(xp, name):
+    problem = simple(optimizer=OTHER_OPTIMIZERS[name])
+    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
+
+
+@HOST
+def test_several_networks_are_left_to_the_steps(xp):
+    problem = simple()
+    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    params = initialize(problem.network, members=2).astype(np.float32)
+    state = problem.optimizer.init(params, xp=np)
+    assert epoch(params, state, problem.data, problem.order) is None
+
+
+@HOST
+def test_the_sum_of_the_loss_serves_the_output_layer_alone(cupy):
+    """db of an identity output layer comes from the loss; of the same dZ elsewhere it does not."""
+    network = mlp(5, [7], 3, activation="tanh")
+    loss, data = losses.get("softmax_cross_entropy"), examples(D=5, dtype="float64")
+    params = np.random.default_rng(0).standard_normal(layout(network).size)
+    space = cuda_on_host.on_host().Workspace(np)
+    ops, counts = Ops(np, space.kernels()), []
+    derive = space.derive
+    space.derive = lambda *args: counts.append(args) or derive(*args)
+    grads = value_and_grad(network, loss, params, data.X, data.Y, ops=ops)[1].copy()
+    assert len(counts) == 1
+    expected = value_and_grad(network, loss, params, data.X, data.Y, ops=Ops(np))[1]
+    np.testing.assert_allclose(grads, expected, rtol=1e-10, atol=1e-14)
+    wide = mlp(5, [7], 40, activation="tanh")
+    params = np.random.default_rng(0).standard_normal(layout(wide).size)
+    value_and_grad(wide, loss, params, data.X, data.Y, ops=ops)
+    assert len(counts) == 3
+
+
+@HOST
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "nesterov"])
+def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
+    """The host turns the order round with each launch, and one run begins a launch later."""
+    network = mlp(6, [100, 33], 5, dropout=0.2)
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((600, 6)).astype(np.float32), rng.integers(0, 5, 600)
+    data, optimizer = Data(X, Y, None), optimizers.clipped(optimizers.get(name, 0.01), 0.1)
+    runs = []
+    for run in range(2):
+        module = cuda_on_host.on_host()
+        step = make_step(
+            network, losses.get("softmax_cross_entropy"), optimizer,
+            Ops(np, module.kernels(np)), dtype=np.dtype(np.float32), l2=0.01,
+        )  # fmt: skip
+        params = initialize(network).astype(np.float32)
+        state, values, before = optimizer.init(params, xp=np), [], cupy.launches
+        for _ in range(3):
+            params, state, value = step(params, state, data, np.arange(600))
+            values.append(float(value))
+        runs.append((params, values))
+        if (cupy.launches - before) % 2 == run:
+            module.Workspace(np).shrink_weights(np.ones(3), 0.0, 3)
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@DTYPES
+def test_an_epoch_on_a_gpu_is_its_steps_by_the_definitions(network, dtype):
+    data = examples(dtype=dtype, weighted=True)
+    assert_trains_on_a_gpu(simple(network, dtype=dtype, data=data, l2=0.01))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@DTYPES
+def test_an_epoch_of_graphs_on_a_gpu_has_the_bits_of_one_without(
+    network, dtype, monkeypatch, caplog
+):
+    device = named("cuda")
+    monkeypatch.setattr("nnaccel.kernels.cuda.graphs.FIRST", 1)
+    monkeypatch.setattr("nnaccel.kernels.cuda.small_network.MOST", 0)
+    data = examples(N=500, dtype=dtype, weighted=True)
+    problem = simple(network, dtype=dtype, data=data, l2=0.01)
+    runs = []
+    with device.context(), caplog.at_level("DEBUG", logger="nnaccel"):
+        for fast in (True, False):
+            parts = network, problem.loss, problem.optimizer, bind(device.xp), problem.batch_size
+            epoch = fused_epoch(*parts, l2=problem.l2, fast=fast)
+            there, params = Data(*map(device.asarray, data)), device.asarray(problem.start[0])
+            state, found = problem.optimizer.init(params, xp=device.xp), []
+            for _ in range(3):
+                params, state, losses = epoch(params, state, there, device.asarray(problem.order))
+                found.append(to_host(losses))
+            runs.append([*found, *map(to_host, (params, *state.slots))])
+    for x, y in zip(*runs, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert "captured" in caplog.text
+    assert "without CUDA graphs" not in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("sizes", "batch"), [((3, 5, 4, 3), 16), ((2, 4, 2), 400), ((3, 40, 3), 128), ((64, 90, 9), 96)]
+)
+@pytest.mark.parametrize("lead", [None, 3])
+@DTYPES
+def test_an_epoch_in_one_launch_on_a_gpu_is_its_steps(sizes, batch, lead, dtype):
+    """The last one needs more shared memory than a kernel has unasked."""
+    network = mlp(sizes[0], sizes[1:-1], sizes[-1], activation="tanh")
+    data = examples(K=sizes[-1], N=3 * batch + 7, D=sizes[0], dtype=dtype, weighted=True)
+    problem = simple(network, dtype=dtype, data=data, l2=0.01, batch_size=batch)
+    assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
+
+
+def assert_trains_on_a_gpu(problem, start=None):
+    network, batch = problem.network, problem.batch_size
+    start = problem.start if start is None else start
+    copy = start[0].copy(), start[1]._replace(slots=tuple(map(np.copy, start[1].slots)))
+    expected = trained(problem.steps(), problem, start=copy)
+    device = named("cuda")
+    with device.context():
+        ops = bind(device.xp)
+        whole = fused_epoch(network, problem.loss, problem.optimizer, ops, batch, l2=problem.l2)
+        epoch = compile_epoch(problem.step(ops), device.xp, layout(network), batch, whole)
+        there = Data(*map(device.asarray, problem.data))
+        params = device.asarray(start[0], copy=True)
+        state, records = problem.optimizer.init(params, xp=device.xp), []
+        for _ in range(3):
+            params, state, record = epoch(params, state, there, device.asarray(problem.order))
+            records.append(to_host(record))
+    tolerance = {"float32": 1e-3, "float64": 1e-8}[problem.dtype]
+    np.testing.assert_allclose(to_host(params), expected[0], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(np.stack(records), expected[2], rtol=tolerance)

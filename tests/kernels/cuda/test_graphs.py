@@ -1,0 +1,626 @@
+"""Epochs as replays of captured steps: the same bits as without graphs, and fewer launches.
+
+Without a GPU: `cuda_on_host.py` plays CuPy, and captures what is launched.
+"""
+
+import gc
+import logging
+import pickle
+import sys
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+
+import cuda_on_host
+import numpy as np
+import pytest
+from array_api_compat import numpy as compat
+from cuda_on_host import OnDevice
+from test_epoch import (
+    NETWORKS,
+    OPTIMIZERS,
+    OTHER_OPTIMIZERS,
+    UNKNOWN_OPTIMIZERS,
+    Foreign,
+    assert_refuses,
+    diverging,
+    examples,
+    members,
+    simple,
+)
+
+from nnaccel import MLPClassifier
+from nnaccel.devices.device import Device
+from nnaccel.kernels import epoch, optimizer_trace
+from nnaccel.kernels.backend import bind, fused_epoch
+from nnaccel.maths import layers, losses, metrics, optimizers
+from nnaccel.maths.activations import get
+from nnaccel.maths.network import Network, mlp
+from nnaccel.maths.optimizers import State
+from nnaccel.ops import Ops
+from nnaccel.training.data import Data
+from nnaccel.training.early_stopping import EarlyStopping
+from nnaccel.training.loop import train
+
+pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+ACCURACY = metrics.FOR_LOSS["softmax_cross_entropy"]
+MANY = OPTIMIZERS | {f"other {name}": x for name, x in OTHER_OPTIMIZERS.items()}
+
+
+@pytest.fixture
+def module():
+    return cuda_on_host.graphs_on_host()
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """The stand-in for CuPy, with arrays that the host cannot look into, and memory of its own."""
+    cupy = cuda_on_host.on_host().cupy
+    monkeypatch.setattr(cupy, "kind", OnDevice)
+    monkeypatch.setattr(cupy, "malloc", cuda_on_host.MemoryPool().malloc)
+    return cupy
+
+
+@pytest.fixture
+def xp(cupy, module, monkeypatch):
+    """NumPy under the name of CuPy's namespace; no network is small, and a step is captured as
+    soon as one of its kind has been taken."""
+    small = cuda_on_host.small_on_host()
+    monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setattr(module, "FIRST", 1)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.small_network", small)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.graphs", module)
+    namespace = ModuleType("array_api_compat.cupy")
+    namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
+    return namespace
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """The graphs that are captured, one after the other."""
+    graphs, end = [], cuda_on_host.Stream.end_capture
+    monkeypatch.setattr(
+        cuda_on_host.Stream, "end_capture", lambda self: graphs.append(end(self)) or graphs[-1]
+    )
+    return graphs
+
+
+def there(x):
+    """An array on the device."""
+    return None if x is None else np.array(x).view(OnDevice)
+
+
+def epoch_of(problem, xp, *, fast=True, seed=0):
+    options = {"l2": problem.l2, "metric": problem.metric, "seed": seed, "fast": fast}
+    parts = problem.network, problem.loss, problem.optimizer, bind(xp), problem.batch_size
+    return fused_epoch(*parts, **options)
+
+
+def epoch_in(precision, problem, xp, *, fast):
+    """The same in a precision of its products."""
+    module, options = cuda_on_host.graphs_on_host(), {"l2": problem.l2, "metric": problem.metric}
+    space = cuda_on_host.on_host().Workspace(xp, precision)
+    parts = problem.network, problem.loss, problem.optimizer
+    options |= {"seed": 0, "count": optimizer_trace.Count()}
+    if fast:
+        return module.epoch_of(*parts, space, problem.batch_size, xp=xp, **options)
+    return epoch.epoch_of(*parts, Ops(xp, space.kernels()), problem.batch_size, **options)
+
+
+def run(epoch, problem, epochs=3, start=None, first=0, after=lambda number: None):
+    """Parameters, the optimizer's state and the records after some epochs, on the host."""
+    params, state = problem.start if start is None else start
+    params, state = there(params), State(state.step, tuple(map(there, state.slots)))
+    data, records = Data(*map(there, problem.data)), []
+    for number in range(first, first + epochs):
+        order = there(np.random.default_rng(number).permutation(problem.data.X.shape[0]))
+        params, state, record = epoch(params, state, data, order)
+        after(number)
+        records.append(record.get())
+    return params.get(), State(state.step, tuple(x.get() for x in state.slots)), records
+
+
+def assert_same_bits(found, expected):
+    for x, y in zip(
+        (found[0], *found[1].slots, *found[2]),
+        (expected[0], *expected[1].slots, *expected[2]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y, strict=True)
+    assert found[1].step == expected[1].step
+    assert found[1].step.dtype == np.int32
+
+
+def assert_replays(problem, xp, **options):
+    """With graphs and without: the same bits."""
+    cupy = cuda_on_host.on_host().cupy
+    before = cupy.graphs
+    found = run(epoch_of(problem, xp), problem, **options)
+    assert cupy.graphs > before, "no graph was launched"
+    before = cupy.graphs
+    assert_same_bits(found, run(epoch_of(problem, xp, fast=False), problem, **options))
+    assert cupy.graphs == before
+
+
+# Batch size, weighted, L2 penalty, metric: with a shorter last batch, without one, in one batch
+VARIANTS = [
+    (16, False, 0.0, None),
+    (25, True, 0.0, ACCURACY),
+    (64, False, 0.1, None),
+    (8, True, 0.1, ACCURACY),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize(("batch", "weighted", "l2", "metric"), VARIANTS)
+@pytest.mark.parametrize("optimizer", MANY.values(), ids=MANY)
+def test_an_epoch_of_graphs_has_the_bits_of_one_without(
+    xp, optimizer, batch, weighted, l2, metric, dtype
+):
+    data = examples(dtype=dtype, weighted=weighted)
+    assert_replays(
+        simple(None, optimizer, data, batch_size=batch, dtype=dtype, l2=l2, metric=metric), xp
+    )
+
+
+OTHER_NETWORKS = NETWORKS | {
+    "another's activation": mlp(3, [5], 3, activation=get("tanh")._replace(name="mine"))
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("network", OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
+@pytest.mark.parametrize("metric", [None, ACCURACY])
+def test_other_layers(xp, network, metric, dtype):
+    data = examples(dtype=dtype, weighted=True)
+    assert_replays(simple(network, data=data, dtype=dtype, l2=0.01, metric=metric), xp)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_other_losses(xp, name):
+    loss = losses.get(name)
+    metric = metrics.for_loss(loss)
+    assert_replays(simple(loss=name, data=examples(name, 3, weighted=True), metric=metric), xp)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("network", OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
+@pytest.mark.parametrize("name", ["adam", "adamw", "other clipped", "other momentum"])
+def test_other_precisions(xp, cupy, precision, network, name):
+    problem = simple(network, MANY[name], examples(weighted=True), l2=0.01)
+    before = cupy.graphs
+    found = run(epoch_in(precision, problem, xp, fast=True), problem)
+    assert cupy.graphs > before
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, fast=False), problem))
+
+
+def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
+    """For the network of the benchmarks: a step's fifteen launches and the one that ends it. The
+    rest of an epoch is an upload of its numbers, and a launch to begin with."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 255, (131, 784)).astype(np.uint8)
+    data = Data(X, rng.integers(0, 10, len(X)), None)
+    problem = simple(mlp(784, [512, 512], 10), data=data, batch_size=4)
+    counts = []
+
+    def count(_):
+        counts.append((cupy.graphs, cupy.launches, cupy.uploads, OnDevice.operations))
+        cupy.graphs = cupy.launches = cupy.uploads = OnDevice.operations = 0
+
+    count(0)
+    run(epoch_of(problem, xp), problem, after=count)
+    # 32 full batches and a shorter one; the first of each is taken alone.
+    assert [len(graph.recorded) for graph in captured] == [16 * 16, 16, 16]
+    assert counts[1] == (1 + 15, 2 * 16 + 1, 1, 0)
+    assert counts[2] == counts[3] == (2 + 1, 1, 1, 0)
+
+
+def test_steps_go_together_where_they_are_small(module):
+    small, middle, large = mlp(2, [4], 2), mlp(784, [512, 512], 10), mlp(4096, [4096] * 3, 10)
+    assert [module.steps_per_graph(small, 400, n) for n in (1, 2, 10, 1000)] == [1, 1, 4, 32]
+    assert module.steps_per_graph(middle, 256, 1000) == 16
+    assert module.steps_per_graph(large, 8192, 1000) == 1
+
+
+@pytest.mark.parametrize("batch", [5, 50])
+def test_steps_together_and_alone_have_the_same_bits(xp, batch, module, monkeypatch):
+    problem = simple(NETWORKS["dropout"], batch_size=batch, l2=0.1)
+    expected = run(epoch_of(problem, xp, fast=False), problem, 4)
+    for some in (1, 2, 3, 8):
+        monkeypatch.setattr(module, "steps_per_graph", lambda *_, some=some: some)
+        assert_same_bits(run(epoch_of(problem, xp), problem, 4), expected)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 150])
+def test_the_metric_of_a_few_steps_at_a_time(xp, numbers, module, monkeypatch):
+    """Logits of 3 numbers, in batches of 16: of one step, of two and of three."""
+    monkeypatch.setattr(module, "LOGITS", numbers)
+    assert_replays(simple(data=examples(weighted=True), metric=ACCURACY), xp)
+
+
+@pytest.mark.parametrize("network", [None, NETWORKS["dropout"]])
+def test_a_resumed_run_continues_bit_for_bit(xp, network):
+    problem = simple(network, MANY["scheduled adamw"])
+    straight = run(epoch_of(problem, xp, seed=5), problem, 4)
+    first = run(epoch_of(problem, xp, seed=5), problem, 2)
+    rest = run(epoch_of(problem, xp, seed=5), problem, 2, start=first[:2], first=2)
+    assert_same_bits((*rest[:2], first[2] + rest[2]), straight)
+
+
+def test_a_foreign_layer_draws_anew_in_each_step(xp):
+    problem = simple(Network(3, (layers.Dense(8), Foreign(), layers.Dense(3))), batch_size=5)
+    assert_replays(problem, xp)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_is_not_finite_shows_from_its_step_on(xp, activation, value):
+    problem = diverging(activation, "softmax_cross_entropy", value)
+    with np.errstate(all="ignore"):
+        assert_replays(problem, xp)
+        records = run(epoch_of(problem, xp), problem)[2]
+    assert not np.isfinite(records[-1]).any()
+
+
+def test_inputs_of_any_kind(xp):
+    data = examples(D=5)
+    for X in (data.X[:, 1:4], (10 * data.X).astype(np.uint8)[:, :3], np.asfortranarray(data.X)):
+        problem = simple(mlp(X.shape[1], [5], 3), data=data._replace(X=X))
+        assert_replays(problem, xp)
+
+
+def streamed(problem, xp, fast, buffers=3, epochs=3, rows=32):
+    """A run on chunks that take turns in some places on the device."""
+    epoch, (params, state) = epoch_of(problem, xp, fast=fast), problem.start
+    params, state = there(params), State(state.step, tuple(map(there, state.slots)))
+    places = [Data(*(there(x[:rows]) for x in problem.data[:2]), None) for _ in range(buffers)]
+    index, records, turn = there(np.arange(rows)), [], 0
+    for number in range(epochs):
+        order = np.random.default_rng(number).permutation(problem.data.X.shape[0])
+        for start in range(0, len(order), rows):
+            part, place = order[start : start + rows], places[turn % buffers]
+            chunk = Data(place.X[: len(part)], place.Y[: len(part)], None)
+            for x, source in zip(chunk[:2], problem.data[:2], strict=True):
+                x.view(np.ndarray)[...] = source[part]
+            params, state, record = epoch(params, state, chunk, index[: len(part)])
+            records.append(record.get())
+            turn += 1
+    return params.get(), State(state.step, tuple(x.get() for x in state.slots)), records
+
+
+@pytest.mark.parametrize("kinds", [16, 2])
+def test_streamed_data_have_graphs_for_each_place(xp, kinds, module, captured, monkeypatch):
+    """Of three places a graph of two steps and a graph of one; also if they are forgotten."""
+    monkeypatch.setattr(module, "KINDS", kinds)
+    monkeypatch.setattr(module, "steps_per_graph", lambda *_: 2)
+    problem = simple(data=examples(N=120), batch_size=8)
+    expected = streamed(problem, xp, fast=False, epochs=6)
+    assert not captured
+    assert_same_bits(streamed(problem, xp, fast=True, epochs=6), expected)
+    # Chunks of 4, 4, 4 and 3 steps: in 3 epochs each place has had each size, and is known.
+    if kinds == 16:
+        assert len(captured) == 2 * 3 * 2
+        streamed(problem, xp, fast=True, epochs=12)
+        assert len(captured) == 2 * 2 * 3 * 2
+    else:
+        assert len(captured) > 2 * 3 * 2
+
+
+def runs(epoch, problems, turns, between=lambda params: None):
+    """Runs that take turns in the same epoch function: parameters of each, and all losses."""
+    states, records = [], []
+    for problem in problems:
+        params, state = problem.start
+        state = State(state.step, tuple(map(there, state.slots)))
+        states.append((there(params), state, Data(*map(there, problem.data))))
+    for number, i in enumerate(turns):
+        params, state, data = states[i]
+        order = there(np.random.default_rng(number).permutation(data.X.shape[0]))
+        params, state, record = epoch(params, state, data, order)
+        between(params.view(np.ndarray))
+        states[i] = params, state, data
+        records.append(record.get())
+    return [params.get() for params, *_ in states], records
+
+
+def assert_same_runs(epochs, *problems, **options):
+    some, others = (runs(epoch, problems, **options) for epoch in epochs)
+    for x, y in zip(some, others, strict=True):
+        for found, expected in zip(x, y, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+IN_BOTH = pytest.mark.parametrize("precision", ["float32", "bf16"])
+
+
+@IN_BOTH
+def test_arrays_at_other_addresses_have_graphs_of_their_own(xp, captured, precision):
+    """Two runs on other data in turns: each has its own parameters, and what is made of them."""
+    some = simple(mlp(3, [40, 3], 3), data=examples(N=48))
+    other = some._replace(data=Data(-some.data.X, some.data.Y, None))
+    epochs = (epoch_in(precision, some, xp, fast=fast) for fast in (True, False))
+    assert_same_runs(epochs, some, other, turns=[0, 1] * 4)
+    assert len(captured) == 2
+
+
+@IN_BOTH
+def test_parameters_may_be_changed_between_epochs(xp, precision):
+    def shrink(params):
+        params *= 0.5
+
+    problem = simple(mlp(3, [40, 3], 3))
+    epochs = (epoch_in(precision, problem, xp, fast=fast) for fast in (True, False))
+    assert_same_runs(epochs, problem, turns=[0] * 4, between=shrink)
+
+
+@IN_BOTH
+def test_larger_batches_may_follow_smaller_ones(xp, cupy, precision, captured):
+    """Their buffers are new, and nobody gets the old ones, which graphs still write to."""
+    small = simple(NETWORKS["layer norm"], data=examples(N=10), l2=0.1, batch_size=100)
+    large = small._replace(data=examples(N=50))
+    others = []
+
+    def watch(_):
+        assert all((array == 7).all() for array in others)
+        others.extend(cupy.empty((128,), np.float32).view(np.ndarray) for _ in range(20))
+        for array in others:
+            array.fill(7)
+
+    epochs = (epoch_in(precision, small, xp, fast=fast) for fast in (True, False))
+    assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0], between=watch)
+    assert len(captured) == 2
+
+
+def test_numbers_that_are_constant_in_an_epoch_are_not_so_for_ever(xp, captured):
+    """Of a schedule that somebody else turns: the rate is a number of Python's."""
+    rates = [0.1]
+    problem = simple(optimizer=optimizers.momentum(lambda step, *, xp: rates[0]))
+
+    def lower(params):
+        rates[0] *= 0.5
+
+    def with_rates(epoch):
+        rates[0] = 0.1
+        return runs(epoch, [problem], [0] * 4, between=lower)
+
+    found, expected = (with_rates(epoch_of(problem, xp, fast=fast)) for fast in (True, False))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert captured
+
+
+def test_memory_that_a_graph_knows_is_nobody_elses(xp, cupy, monkeypatch):
+    """The test of the tests: a graph still writes to its temporary arrays, which have been given
+    back. In the common pool others get that memory, and lose what they have written there."""
+    problem = simple(NETWORKS["layer norm"])
+    expected = run(epoch_of(problem, xp, fast=False), problem)
+    assert_same_bits(run(epoch_of(problem, xp), problem), expected)
+    monkeypatch.setattr(cupy.cuda, "using_allocator", lambda _: nullcontext())
+    with pytest.raises(AssertionError, match="not equal"):
+        assert_same_bits(run(epoch_of(problem, xp), problem), expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
+    """The pool does not do it by itself."""
+    pools, make = [], cuda_on_host.MemoryPool
+    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda: pools.append(make()) or pools[0])
+    if fails:
+        monkeypatch.setattr(cuda_on_host.Stream, "end_capture", never_ended)
+    problem = simple(NETWORKS["layer norm"])
+    epoch = epoch_of(problem, xp)
+    run(epoch, problem)
+    (pool,) = pools
+    assert bool(pool.free) is not fails
+    del epoch
+    gc.collect()
+    assert not pool.free
+
+
+def never_ended(stream, end=cuda_on_host.Stream.end_capture):
+    end(stream)
+    raise RuntimeError("the graph cannot be made")
+
+
+def test_nothing_is_collected_during_a_capture(xp, monkeypatch):
+    """And the collector is as before afterwards."""
+    states, begin = [], cuda_on_host.Stream.begin_capture
+    monkeypatch.setattr(
+        cuda_on_host.Stream, "begin_capture", lambda s: states.append(gc.isenabled()) or begin(s)
+    )
+    run(epoch_of(simple(), xp), simple())
+    assert states
+    assert not any(states)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        run(epoch_of(simple(), xp), simple())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# What cannot be captured is trained without graphs, and a debug line says why.
+
+
+def fail(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+def failing(name, error):
+    """Breaks what is named in the stand-in: a function of two parts of it."""
+    part, _, name = name.rpartition(".")
+    return lambda cupy, patch: patch.setattr(getattr(cuda_on_host, part), name, fail(error))
+
+
+def no_room(cupy, patch):
+    pool = SimpleNamespace(malloc=fail(MemoryError("no room")), free_all_blocks=lambda: None)
+    patch.setattr(cupy.cuda, "MemoryPool", lambda: pool)
+
+
+def in_a_step(cupy, patch, error=ValueError):
+    """The tenth launch of a capture fails."""
+    launch = cupy.launch
+
+    def launch_or_fail(run):
+        if cupy.recorded is not None and len(cupy.recorded) >= 9:
+            raise error("not in a capture")
+        launch(run)
+
+    patch.setattr(cupy, "launch", launch_or_fail)
+
+
+def as_it_is(cupy, patch):
+    pass
+
+
+class Product:
+    """A dense layer of somebody else's, who does not ask for `ops[dense]`."""
+
+    inner = layers.Dense(4)
+    width, params = inner.width, inner.params
+
+    def forward(self, params, X, *, ops, key):
+        return X @ params[0] + params[1], X
+
+    def backward(self, params, X, dA, *, ops, need_dX):
+        xp, W = ops.xp, params[0]
+        dX = dA @ xp.matrix_transpose(W) if need_dX else None
+        return dX, (xp.matrix_transpose(X) @ dA, xp.sum(dA, axis=-2, keepdims=True))
+
+
+NO = NotImplementedError("no graphs")
+FOREIGN = simple(Network(3, (layers.Dense(5), Product(), layers.Dense(3))), metric=ACCURACY)
+NOT_IN_PLACE = simple(optimizer=optimizers.momentum(0.01, beta=np.float32(0.9)))
+OBSTACLES = {
+    "another's product": (FOREIGN, as_it_is, "NotImplementedError: calling cuBLAS"),
+    "not in place": (NOT_IN_PLACE, as_it_is, "gives other arrays"),
+    "no streams": (simple(), failing("Stream.__init__", NO), "NotImplementedError: no graphs"),
+    "no capture": (simple(), failing("Stream.begin_capture", NO), "no graphs"),
+    "no graphs": (simple(), failing("Graph.__init__", NO), "no graphs"),
+    "no launch": (simple(), failing("Graph.launch", NO), "no graphs"),
+    "no memory": (simple(), no_room, "MemoryError: no room"),
+    "in a step": (simple(NETWORKS["dropout"]), in_a_step, "ValueError: not in a capture"),
+}
+
+
+@pytest.mark.parametrize(("problem", "obstruct", "reason"), OBSTACLES.values(), ids=OBSTACLES)
+def test_what_cannot_be_captured_goes_on_without_graphs(
+    xp, cupy, problem, obstruct, reason, caplog, monkeypatch
+):
+    """Every step is taken once, and no graph is tried again."""
+    expected = run(epoch_of(problem, xp, fast=False), problem)
+    before, epoch = cupy.graphs, epoch_of(problem, xp)
+    obstruct(cupy, monkeypatch)
+    with caplog.at_level(logging.DEBUG):
+        assert_same_bits(run(epoch, problem), expected)
+        assert_same_bits(run(epoch, problem), expected)
+    said = [x for x in caplog.records if "goes on without" in x.message]
+    assert [record.levelname for record in said] == ["DEBUG"]
+    assert reason in said[0].message
+    assert cupy.graphs == before
+    assert cupy.recorded is cupy.stream is None
+
+
+def test_an_interrupted_capture_is_ended(xp, cupy):
+    problem, epoch = simple(), epoch_of(simple(), xp)
+    with pytest.MonkeyPatch.context() as patch:
+        in_a_step(cupy, patch, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(epoch, problem)
+    assert cupy.recorded is cupy.stream is None
+    assert gc.isenabled()
+    assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, fast=False), problem))
+
+
+@pytest.mark.parametrize(
+    ("problem", "start"),
+    [
+        (simple(optimizer=UNKNOWN_OPTIMIZERS["parameters of its own"]), None),
+        (simple(), members(simple())),
+    ],
+    ids=["an optimizer that nobody knows", "several networks"],
+)
+def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
+    epoch = epoch_of(problem, xp)
+
+    def on_device(params, state, data, order):
+        state = State(state.step, tuple(map(there, state.slots)))
+        return epoch(there(params), state, Data(*map(there, data)), there(order))
+
+    assert_refuses(on_device, problem, start)
+
+
+# Runs
+
+
+class Handle:
+    """CuPy's device."""
+
+    mem_info = 2**30, 2**30
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def where(xp, cupy, monkeypatch):
+    """A device of the stand-in for CuPy, whose arrays the host may read between epochs."""
+
+    def asarray(x, *, dtype=None, device=None, copy=None):
+        return x if isinstance(x, OnDevice) and not copy else there(np.asarray(x, dtype))
+
+    event = SimpleNamespace(record=lambda _: None, synchronize=lambda: None)
+    pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+    monkeypatch.setattr(cupy, "patient", True)
+    monkeypatch.setattr(cupy.cuda, "Event", lambda **_: event)
+    seen = SimpleNamespace(
+        cuda=cupy.cuda, empty=cupy.empty, ndarray=Handle, get_default_memory_pool=lambda: pool
+    )
+    monkeypatch.setitem(sys.modules, "cupy", seen)
+    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=np.empty))
+    xp.asarray, xp.ascontiguousarray = asarray, cupy.ascontiguousarray
+    return Device("cuda:0", xp, Handle())
+
+
+def epochs_of(where, fast):
+    """The scores of all epochs, and the best of them as early stopping keeps it."""
+    X, Y, weights = examples(N=120, weighted=True)
+    stopping = EarlyStopping(patience=3)
+    run = train(
+        mlp(3, [20, 8], 3, dropout=0.1), X, Y, loss="softmax_cross_entropy", epochs=40,
+        optimizer=optimizers.adam(0.1), batch_size=16, weights=weights, metric=ACCURACY,
+        validation=(X[::3], Y[::3]), device=where, fast=fast,
+    )  # fmt: skip
+    return [epoch.scores() for epoch in stopping(run)], stopping.best
+
+
+@pytest.mark.parametrize("resident", [0.6, 0.0], ids=["resident", "streamed"])
+def test_a_run_stops_in_the_same_epoch_with_the_same_weights(where, cupy, resident, monkeypatch):
+    monkeypatch.setattr("nnaccel.training.data.RESIDENT", resident)
+    monkeypatch.setattr("nnaccel.training.streaming.ELEMENTS", 3 * 40)  # two batches a chunk
+    before = cupy.graphs
+    scores, best = epochs_of(where, True)
+    assert cupy.graphs > before
+    expected, reference = epochs_of(where, False)
+    assert scores == expected
+    assert best.number == reference.number < len(scores) < 40
+    np.testing.assert_array_equal(best.params.get(), reference.params.get())
+
+
+def test_an_estimator_that_was_trained_with_graphs_can_be_pickled(where, cupy, monkeypatch):
+    monkeypatch.setattr("nnaccel.estimators.multilayer_perceptron.select", lambda *_: where)
+    X, Y, _ = examples(N=120)
+    before = cupy.graphs
+    model = MLPClassifier((20, 8), device="cuda", max_iter=3, random_state=0, batch_size=16)
+    model.partial_fit(X, Y, classes=[0, 1, 2]).partial_fit(X, Y)
+    assert cupy.graphs > before
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict_proba(X), model.predict_proba(X))

@@ -1,0 +1,192 @@
+"""Settings: each is checked, and each that is left open is decided as `resolve` says."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from nnaccel.maths.layers import Dense, Dropout
+from nnaccel.tabular.settings import NAMES, RANGES, Settings, build, resolve, to_dict
+
+
+def test_nothing_stays_open():
+    for N, n_classes in ((100, 2), (100, 0), (50_000, 10), (50_000, 0)):
+        resolved = resolve(Settings(), N, n_classes)
+        assert "auto" not in (resolved.task, resolved.loss, *resolved.activation)
+        for name in ("hidden", "dropout", "learning_rate", "batch_size", "epochs"):
+            assert getattr(resolved, name) is not None
+        assert resolve(resolved, N, n_classes) == resolved
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 149, 1999, 2000, 60_000, 10_000_000])
+def test_the_defaults_that_the_docstring_states(N):
+    resolved = resolve(Settings(), N, 3)
+    if N < 2000:
+        assert (resolved.hidden, resolved.epochs) == ((128, 64), 60)
+        assert 16 <= resolved.batch_size <= 64
+        assert resolved.validation_fraction == 0
+    else:
+        assert resolved.hidden == (256, 128, 64)
+        assert 10 <= resolved.epochs <= 60
+        assert 128 <= resolved.batch_size <= 1024
+        assert resolved.validation_fraction * N <= 5000.0001
+        assert resolved.validation_fraction <= 0.15
+    assert resolved.dropout == 0.1
+    assert resolved.weight_decay == 0.05
+
+
+def test_the_defaults_by_task():
+    assert resolve(Settings(), 100, 2).loss == "binary_cross_entropy"
+    assert resolve(Settings(), 100, 3).loss == "softmax_cross_entropy"
+    assert resolve(Settings(), 100, 0).loss == "squared_error"
+    assert resolve(Settings(), 5000, 0).dropout == 0
+    assert resolve(Settings(), 100, 3).activation == ("tanh",)
+    assert resolve(Settings(), 100, 3, pixels=True).activation == ("relu",)
+    assert resolve(Settings(optimizer="gd"), 100, 3).weight_decay == 0
+    assert resolve(Settings(early_stopping=5), 100, 3).validation_fraction == 0.15
+
+
+def test_a_convex_loss_takes_larger_steps():
+    deep, linear = (resolve(Settings(hidden=hidden), 100, 2) for hidden in ((8,), ()))
+    assert linear.learning_rate > deep.learning_rate
+
+
+GIVEN = {
+    "hidden": (3, 4),
+    "activation": ("relu",),
+    "dropout": 0.0,
+    "learning_rate": 0.7,
+    "batch_size": 5,
+    "epochs": 3,
+    "weight_decay": 0.0,
+    "validation_fraction": 0.0,
+    "loss": "softmax_cross_entropy",
+    "seed": 4,
+}
+
+
+@pytest.mark.parametrize("N", [100, 5000])
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_given_stays(name, N):
+    assert getattr(resolve(Settings(**{name: GIVEN[name]}), N, 2), name) == GIVEN[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden", (0,)),
+        ("hidden", (4, -1)),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("early_stopping", -1),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", float("nan")),
+        ("validation_fraction", 1.0),
+        ("label_smoothing", 1.0),
+        ("quantile", 0.0),
+        ("quantile", 1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("clip_norm", 0.0),
+        ("weight_decay", -1e-9),
+        ("l2", float("inf")),
+        ("class_weight", "even"),
+        ("task", "cluster"),
+        ("activation", ("relu", "rellu")),
+        ("initializer", "hee"),
+        ("loss", "log"),
+        ("optimizer", "adamm"),
+        ("schedule", "cosin"),
+        ("dtype", "float16"),
+        ("precision", "float16"),
+    ],
+)
+def test_what_is_out_of_range_is_named(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*got"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden", 3, r"hidden must be a tuple, .*, got 3; for one: \(3,\)"),
+        ("activation", "relu", r"activation must be a tuple, .*; for one: \('relu',\)"),
+        ("epochs", 1.5, "epochs must be a whole number of at least 1, got 1.5"),
+        ("batch_size", "a", "batch_size must be a whole number of at least 1, got 'a'"),
+        ("dropout", "a", "dropout must be at least 0 and below 1, got 'a'"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(name, value, message):
+    with pytest.raises(TypeError, match=message):
+        Settings(**{name: value})
+
+
+def test_every_setting_is_checked_by_some_rule():
+    checked = {*NAMES, *RANGES, "hidden", "batch_size", "epochs", "early_stopping", "class_weight"}
+    assert checked == {field.name for field in fields(Settings)}
+
+
+def test_a_lower_precision_is_for_float32():
+    Settings(precision="tf32")
+    with pytest.raises(ValueError, match="precision='tf32' is for dtype float32, got float64: "):
+        Settings(precision="tf32", dtype="float64")
+
+
+def test_early_stopping_needs_rows_to_tell_by():
+    with pytest.raises(ValueError, match="early_stopping needs rows to tell by"):
+        Settings(early_stopping=3, validation_fraction=0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "n_classes"),
+    [("huber", 3), ("softmax_cross_entropy", 0), ("binary_cross_entropy", 3)],
+)
+def test_a_loss_for_another_task(loss, n_classes):
+    with pytest.raises(ValueError, match=f"loss '{loss}' is not for"):
+        resolve(Settings(loss=loss), 100, n_classes)
+
+
+def built(n_classes=3, **settings):
+    return build(resolve(Settings(**settings), 100, n_classes), 4, n_classes or 1, 100)
+
+
+def test_the_network_that_is_built():
+    network, loss, _ = built(hidden=(5, 6), activation=("relu", "tanh"), dropout=0.3)
+    kinds = [Dense, Dropout, Dense, Dropout, Dense]
+    assert [type(layer) for layer in network.layers] == kinds
+    assert [layer.activation.name for layer in network.layers[:4:2]] == ["relu", "tanh"]
+    assert (network.n_inputs, network.n_outputs, loss.name) == (4, 3, "softmax_cross_entropy")
+    assert built(hidden=())[0].layers == (Dense(3),)
+
+
+def test_the_options_of_a_loss():
+    assert dict(built(label_smoothing=0.1)[1].options) == {"label_smoothing": 0.1}
+    loss = built(0, loss="pinball", quantile=0.9)[1]
+    assert dict(loss.options) == {"quantile": 0.9}
+    with pytest.raises(ValueError, match="'squared_error' has no parameter 'label_smoothing'"):
+        built(0, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="has no parameter 'quantile'"):
+        built(quantile=0.5)
+
+
+def test_activations_must_be_one_or_one_a_layer():
+    with pytest.raises(ValueError, match="one for each of the 2 hidden layers, got 3"):
+        built(hidden=(5, 6), activation=("relu",) * 3)
+
+
+@pytest.mark.parametrize("optimizer", NAMES["optimizer"])
+@pytest.mark.parametrize("schedule", NAMES["schedule"])
+def test_every_optimizer_with_every_schedule_in_the_shortest_run(optimizer, schedule):
+    built(optimizer=optimizer, schedule=schedule, epochs=1, batch_size=1000, clip_norm=1.0)
+
+
+def test_settings_as_data():
+    settings = replace(Settings(), hidden=(3, 4), activation=("relu", "tanh"))
+    data = json.loads(json.dumps(to_dict(settings)))
+    restored = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    assert Settings(**restored) == settings

@@ -1,0 +1,233 @@
+"""Reading tables, and what is said when they cannot be read. Oracle: pandas, pyarrow's writers."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
+from pyarrow import csv, feather, ipc, parquet
+
+from nnaccel.tabular.tables import (
+    as_table,
+    import_extra,
+    listing,
+    pop_target,
+    read_table,
+)
+
+TABLE = pa.table(
+    {"age": [31, 46, None], "job": ["nurse", None, "clerk"], "ok": [True, False, None]}
+)
+
+
+def save(tmp_path, content, name="data.csv"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_stream(table, path):
+    with pa.OSFile(str(path), "wb") as sink, ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.csv", csv.write_csv),
+        ("T.CSV", csv.write_csv),
+        ("t.tsv", lambda t, p: csv.write_csv(t, p, csv.WriteOptions(delimiter="\t"))),
+        ("t.parquet", parquet.write_table),
+        ("t.feather", feather.write_feather),
+        ("t.arrow", feather.write_feather),
+        ("t.arrow", write_stream),
+    ],
+)
+def test_every_format_gives_the_table_that_was_written(tmp_path, name, write):
+    write(TABLE, str(tmp_path / name))
+    assert read_table(tmp_path / name).to_pydict() == TABLE.to_pydict()
+    assert read_table(str(tmp_path / name)).schema.equals(TABLE.schema)
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.gz"])
+def test_compressed_text(tmp_path, suffix):
+    content = "a,b\n1,x\n2,y\n".replace(",", "\t" if "tsv" in suffix else ",")
+    path = save(tmp_path, gzip.compress(content.encode()), "t" + suffix)
+    assert read_table(path).to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xef\xbb\xbfa,b\n1,x\n", {"a": [1], "b": ["x"]}),  # byte order mark
+        ("naïve,Größe\n1,2\n", {"naïve": [1], "Größe": [2]}),
+        ("a,b\r\n1,x\r\n2,y", {"a": [1, 2], "b": ["x", "y"]}),  # no newline at the end
+        ('a,b\n"1","x\ny"\n2,"p,""q"""\n', {"a": [1, 2], "b": ["x\ny", 'p,"q"']}),
+        ("a;b\n1;x\n", {"a": [1], "b": ["x"]}),
+        ("a\tb\n1\tx;y\n", {"a": [1], "b": ["x;y"]}),
+        ("a\n1\n", {"a": [1]}),
+        ("a,b\n,\n1,x\n", {"a": [None, 1], "b": [None, "x"]}),
+        ("a,b\nNA,NaN\n1,x\nnull,<NA>\n", {"a": [None, 1, None], "b": [None, "x", None]}),
+        ("a,b\n1,\n2,\n", {"a": [1, 2], "b": [None, None]}),
+        ("a,b\n1,true\n2,False\n", {"a": [1, 2], "b": [True, False]}),
+    ],
+)
+def test_csv(tmp_path, content, expected):
+    assert read_table(save(tmp_path, content)).to_pydict() == expected
+
+
+def test_type_is_inferred_from_all_rows(tmp_path):
+    """pyarrow looks at one block of 1 MB unless told otherwise, and then fails."""
+    n = 400_000
+    lines = ["i,j,k"] + ["1,2,3"] * n + ["1.5,x,4"]
+    table = read_table(save(tmp_path, "\n".join(lines)))
+    assert [str(kind) for kind in table.schema.types] == ["double", "string", "int64"]
+    assert table["i"][n].as_py() == 1.5
+    assert table["j"][0].as_py() == "2"
+
+
+def test_csv_agrees_with_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "x": np.where(rng.random(50) < 0.1, np.nan, rng.standard_normal(50)),
+            "n": rng.integers(0, 9, 50),
+            "s": rng.choice(["a", "b, c", 'd"e'], 50),
+        }
+    )
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    read = read_table(tmp_path / "f.csv")
+    np.testing.assert_array_equal(read["x"].to_numpy(), frame["x"])
+    assert read["n"].to_pylist() == frame["n"].tolist()
+    assert read["s"].to_pylist() == frame["s"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("e.csv", b"", r"e\.csv is empty"),
+        ("e.csv", b"\n \n", r"e\.csv is empty"),
+        ("e.csv", b"\xef\xbb\xbf", r"e\.csv is empty"),
+        ("e.parquet", b"", r"e\.parquet is empty"),
+        ("h.csv", b"a,b", r"h\.csv has column names but no rows: a, b"),
+        ("h.csv", b"a,b\n", r"h\.csv has column names but no rows: a, b"),
+        ("d.csv", b"a,b,a\n1,2,3\n", r"d\.csv has more than one column named a; rename"),
+        ("r.csv", b"a,b\n1,2\n3\n", r"r\.csv cannot be read as csv: .*Expected 2 columns, got 1"),
+        ("l.csv", "a,b\n1,é\n".encode("latin1"), r"l\.csv: column 'b' is not UTF-8.*iconv"),
+        ("l.csv", "é,b\n1,2\n".encode("latin1"), r"l\.csv: the first line is not UTF-8.*iconv"),
+        ("u.csv", "a,b\n1,2\n".encode("utf-16"), r"u\.csv: the first line is not UTF-8"),
+        ("z.csv.gz", b"not gzip", r"z\.csv\.gz cannot be read as csv\.gz: .*check that the file"),
+        # Without the time, which would be in the name of the test: all workers collect the same.
+        ("z.csv.gz", gzip.compress(b"a\n1\n", mtime=0)[:-9], r"z\.csv\.gz cannot be read as csv"),
+        ("p.parquet", b"a,b\n1,2\n", r"p\.parquet cannot be read as parquet: .*check that"),
+        ("f.feather", b"a,b\n1,2\n", r"f\.feather cannot be read as feather"),
+        ("f.arrow", b"ARROW1 and no more", r"f\.arrow cannot be read as arrow"),
+        ("x.xlsx", b"PK", r"x\.xlsx: unknown kind of file '\.xlsx'; known are \.csv, .*convert"),
+        ("noext", b"a\n1\n", r"noext: unknown kind of file ''; known are \.csv"),
+        ("p.parquet.gz", b"PK", r"unknown kind of file '\.parquet\.gz'"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_table(save(tmp_path, content, name))
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_file(tmp_path):
+    save(tmp_path, "a\n1\n", "train.csv")
+    with pytest.raises(
+        FileNotFoundError, match=r"trian\.csv: no such file; did you mean 'train.cs"
+    ):
+        read_table(tmp_path / "trian.csv")
+    with pytest.raises(FileNotFoundError, match=r"q\.csv: no such file; there is no folder .*nope"):
+        read_table(tmp_path / "nope" / "q.csv")
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
+        read_table(tmp_path)
+
+
+def test_dataframes_of_any_library():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    data = {"a": [1, 2], "b": ["x", None]}
+    for frame in (pandas.DataFrame(data), polars.DataFrame(data), pa.table(data)):
+        assert as_table(frame).to_pydict() == data
+
+
+def test_index_of_pandas_is_no_column(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2, 3]}, index=[7, 5, 6])
+    assert as_table(frame).column_names == ["a"]
+    frame.to_parquet(tmp_path / "f.parquet")
+    assert read_table(tmp_path / "f.parquet").column_names == ["a"]
+
+
+def test_what_is_no_table():
+    with pytest.raises(TypeError, match="expected a table .* got list; for a matrix pass a NumPy"):
+        as_table([[1, 2]])
+    with pytest.raises(ValueError, match="Table has no columns"):
+        as_table(pa.table({}))
+    with pytest.raises(ValueError, match="Table has column names but no rows: a"):
+        as_table(pa.table({"a": pa.array([], pa.int64())}))
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    with pytest.raises(ValueError, match="Table has more than one column named a"):
+        as_table(twice)
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="DataFrame has a column of mixed types: .*'x'"):
+        as_table(pandas.DataFrame({"a": [1, "x"]}))
+
+
+def test_pop_target():
+    rest, column, name = pop_target(TABLE, "job")
+    assert (rest.column_names, column.to_pylist(), name) == (
+        ["age", "ok"],
+        TABLE["job"].to_pylist(),
+        "job",
+    )
+
+
+def test_pop_target_says_what_there_is():
+    with pytest.raises(
+        ValueError, match=r"no column named 'Jbo'; columns: age, job, ok; did.*'job'"
+    ):
+        pop_target(TABLE, "Jbo")
+    with pytest.raises(
+        ValueError, match="no target column named; pass --target NAME; columns: age"
+    ):
+        pop_target(TABLE, None)
+    with pytest.raises(ValueError, match="pass --target NAME, for example --target Class; columns"):
+        pop_target(TABLE.append_column("Class", [[1, 2, 3]]), None)
+    with pytest.raises(ValueError, match="'age' is the only column"):
+        pop_target(TABLE.select(["age"]), "age")
+    wide = pa.table({f"c{i}": [0] for i in range(40)})
+    with pytest.raises(ValueError, match=r"c11, … \(40 in all\)"):
+        pop_target(wide, None)
+
+
+def test_listing_is_short():
+    assert listing("abc") == "a, b, c"
+    assert listing(range(1000), limit=2) == "0, 1, … (1,000 in all)"
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("pyarrow.csv", "pyarrow"), ("sklearn.datasets", "scikit-learn")]
+)
+def test_absent_package_names_the_command(monkeypatch, module, package):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr("nnaccel.tabular.tables.import_module", absent)
+    with pytest.raises(ModuleNotFoundError, match=rf"{package} .*pip install 'nnaccel\[cli\]'"):
+        import_extra(module)
+
+
+def test_importing_the_module_does_not_import_pyarrow():
+    """The command line must answer --help before pyarrow is loaded."""
+    import subprocess
+    import sys
+
+    rooms = "tables", "features", "targets", "datasets"
+    code = f"import sys, {', '.join(f'nnaccel.tabular.{room}' for room in rooms)}; "
+    code += "print([m for m in ('pyarrow', 'sklearn', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

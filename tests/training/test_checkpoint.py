@@ -1,0 +1,510 @@
+"""Model files: what is written comes back equal, and nothing else is ever loaded.
+
+The damage is made by hand: cut and altered bytes, and headers that are wrong in one place but
+have the right SHA-256, as a file from somebody who means ill would.
+"""
+
+import ast
+import errno
+import json
+import os
+import stat
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save as to_bytes
+
+import nnaccel
+from nnaccel.maths import activations, initializers, losses
+from nnaccel.maths.layers import LAYERS, Dense, Dropout, LayerNorm, Residual
+from nnaccel.maths.network import Network, layout, mlp
+from nnaccel.training import checkpoint
+from nnaccel.training.checkpoint import (
+    LAYER_FIELDS,
+    digest,
+    is_model,
+    load,
+    metadata,
+    save,
+    writable,
+    write,
+)
+from nnaccel.training.step import initialize
+
+RELU = activations.get("relu")
+# Every layer, one of each option, layers inside of a layer.
+EVERYTHING = Network(
+    3,
+    (
+        Dense(6, activations.get("leaky_relu", slope=0.2), "he_normal"),
+        Dropout(0.25),
+        Residual((LayerNorm(1e-4), Dense(6, RELU), Residual((Dropout(0.5),)), Dense(6))),
+        Dense(2),
+    ),
+)
+SMALL = mlp(2, [3], 1, activation="tanh")
+
+
+def params_of(network, dtype="float32", members=None):
+    return initialize(network, 0, members=members).astype(dtype)
+
+
+def saved(path, network=SMALL, params=None, **options):
+    """The path of a model file."""
+    options = {"loss": "squared_error", **options}
+    save(path, network, params_of(network) if params is None else params, **options)
+    return path
+
+
+def fails(path, *words):
+    """`load` refuses the file in one line that names it and says what is wrong."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the message is checked below
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not a model that can be used: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+# ---------------------------------------------------------------------------- there and back
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    files = {saved(tmp_path / "m", EVERYTHING, extra={"a": 1}).read_bytes() for _ in range(16)}
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("members", [None, 4])
+def test_what_is_saved_comes_back_equal(tmp_path, dtype, members):
+    params = params_of(EVERYTHING, dtype, members)
+    loss = losses.get("huber", delta=2.5)
+    extra = {"a": [1, 2.5, None, True], "ü": {"b": "text"}}
+    found = load(saved(tmp_path / "m", EVERYTHING, params, loss=loss, extra=extra))
+    assert found.network == EVERYTHING
+    assert found.loss == loss
+    assert found.extra == extra
+    assert found.params.dtype == dtype
+    np.testing.assert_array_equal(found.params, params)
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_every_activation(tmp_path, name):
+    network = mlp(2, [3], 1, activation=name)
+    assert load(saved(tmp_path / "m", network)).network == network
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_every_loss(tmp_path, name):
+    assert load(saved(tmp_path / "m", loss=name)).loss == losses.LOSSES[name]
+
+
+def test_several_quantiles(tmp_path):
+    loss = losses.get("pinball", quantile=(0.1, 0.5, 0.9))
+    assert load(saved(tmp_path / "m", mlp(2, [3], 3), loss=loss)).loss == loss
+
+
+@pytest.mark.parametrize("name", ["auto", *initializers.INITIALIZERS])
+def test_every_initializer(tmp_path, name):
+    network = mlp(2, [3], 1, initializer=name)
+    assert load(saved(tmp_path / "m", network)).network == network
+
+
+def test_params_of_every_library(tmp_path, xp_device):
+    params = params_of(SMALL)
+    found = load(saved(tmp_path / "m", params=xp_device.asarray(params)))
+    np.testing.assert_array_equal(found.params, params)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_says_all_its_fields(name):
+    assert list(LAYER_FIELDS[name]) == [field.name for field in fields(LAYERS[name])]
+
+
+def test_every_layer_has_a_row():
+    assert LAYER_FIELDS.keys() == LAYERS.keys()
+
+
+# ---------------------------------------------------------------------------- what is not written
+
+
+def cube(Z, *, xp):
+    return Z * Z * Z
+
+
+def cube_vjp(dA, Z, A, *, xp):
+    return dA * 3.0 * Z * Z
+
+
+def test_an_activation_of_ones_own_is_refused_with_the_remedy(tmp_path):
+    custom = activations.Activation("cube", cube, cube_vjp)
+    with pytest.raises(ValueError, match="'cube'.*add it there, and wherever the file is loaded"):
+        saved(tmp_path / "m", mlp(2, [3], 1, activation=custom))
+    assert not list(tmp_path.iterdir())
+
+
+def test_once_it_is_in_the_table_it_is_not_refused(tmp_path, monkeypatch):
+    custom = activations.Activation("cube", cube, cube_vjp)
+    monkeypatch.setitem(activations.ACTIVATIONS, "cube", custom)
+    network = mlp(2, [3], 1, activation="cube")
+    path = saved(tmp_path / "m", network)
+    assert load(path).network == network
+    monkeypatch.delitem(activations.ACTIVATIONS, "cube")
+    fails(path, "'cube'")
+
+
+def test_a_borrowed_name_is_refused(tmp_path):
+    network = Network(2, (Dense(3, activations.Activation("relu", cube, cube_vjp)), Dense(1)))
+    with pytest.raises(ValueError, match="cannot hold the activation 'relu'"):
+        saved(tmp_path / "m", network)
+    loss = losses.Loss("squared_error", losses.absolute_error, losses.identity)
+    with pytest.raises(ValueError, match="cannot hold the loss 'squared_error'"):
+        saved(tmp_path / "m", loss=loss)
+
+
+def test_a_layer_of_ones_own_is_refused(tmp_path):
+    class Mine(LayerNorm):
+        pass
+
+    with pytest.raises(ValueError, match="cannot hold a Mine layer; it knows dense, dropout"):
+        save(tmp_path / "m", Network(2, (Mine(), Dense(1))), np.zeros(7), loss="squared_error")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite_are_refused(tmp_path, value):
+    params = params_of(SMALL)
+    params[3] = value
+    with pytest.raises(ValueError, match="params must be .* finite"):
+        saved(tmp_path / "m", params=params)
+
+
+@pytest.mark.parametrize(
+    "params", [np.zeros(3), np.zeros((2, 2, 13)), np.zeros(13, int), np.zeros(13, "float16")]
+)
+def test_parameters_that_do_not_fit_are_refused(tmp_path, params):
+    assert layout(SMALL).size == 13
+    with pytest.raises(ValueError, match="params must be"):
+        saved(tmp_path / "m", params=params)
+
+
+@pytest.mark.parametrize("extra", [{"a": object()}, {"a": float("nan")}, {"a": np.float32(1)}])
+def test_extra_that_is_no_json_is_refused(tmp_path, extra):
+    with pytest.raises(ValueError, match="extra must be JSON-like data"):
+        saved(tmp_path / "m", extra=extra)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+def test_a_truncated_file_is_never_loaded(tmp_path):
+    content = saved(tmp_path / "m", EVERYTHING).read_bytes()
+    path = tmp_path / "cut"
+    for length in {*range(0, len(content), 64), len(content) - 1}:
+        path.write_bytes(content[:length])
+        fails(path, "truncated" if length else "empty")
+
+
+def test_an_altered_file_is_never_loaded(tmp_path):
+    content = saved(tmp_path / "m", EVERYTHING).read_bytes()
+    path = tmp_path / "altered"
+    rng = np.random.default_rng(0)
+    places = {*range(16), *rng.integers(0, len(content), 300).tolist(), len(content) - 1}
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        fails(path)
+
+
+def test_bytes_that_follow_are_noticed(tmp_path):
+    path = saved(tmp_path / "m")
+    path.write_bytes(path.read_bytes() + b"\0" * 8)
+    fails(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x80\x04\x95pickle", b"PK\x03\x04" * 9])
+def test_a_foreign_file(tmp_path, content):
+    path = tmp_path / "m"
+    path.write_bytes(content)
+    fails(path, "no safetensors file" if content else "the file is empty")
+    assert not is_model(path)
+
+
+@pytest.mark.parametrize(
+    "entries", [None, {}, {"format": "pt"}, {"nnaccel": "{"}, {"nnaccel": "3"}, {"nnaccel": "{}"}]
+)
+def test_a_foreign_safetensors_file(tmp_path, entries):
+    path = tmp_path / "m"
+    path.write_bytes(to_bytes({"params": np.zeros(3)}, entries))
+    fails(path, "a safetensors file that nnaccel has not written")
+    assert not is_model(path)
+
+
+def test_an_entry_that_is_no_text(tmp_path):
+    """Which safetensors itself does not write."""
+    header = json.dumps({"__metadata__": {"nnaccel": 3}}).encode()
+    path = tmp_path / "m"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    fails(path, "no safetensors file")
+    assert not is_model(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing")
+
+
+# ---------------------------------------------------------------------------- a closed schema
+
+
+def header_of(path):
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"]
+    return json.loads(text.partition("\n")[0])
+
+
+def rebuilt(path, header, tensors=None):
+    """The model file with that header, its SHA-256 as it should be."""
+    text = header if isinstance(header, str) else json.dumps(header)
+    tensors = {"params": load(path).params} if tensors is None else tensors
+    forged = path.with_name("forged")
+    forged.write_bytes(to_bytes(tensors, metadata(text, tensors)))
+    return forged
+
+
+def test_the_forgery_itself_is_good(tmp_path):
+    path = saved(tmp_path / "m", EVERYTHING)
+    assert load(rebuilt(path, header_of(path))).network == EVERYTHING
+
+
+def test_a_later_version(tmp_path):
+    path = saved(tmp_path / "m")
+    forged = rebuilt(path, header_of(path) | {"version": checkpoint.VERSION + 1})
+    fails(forged, "written by a later nnaccel", "upgrade nnaccel")
+    assert is_model(forged)
+
+
+def objects(value, trail=()):
+    """The way to every object in JSON data."""
+    if isinstance(value, dict):
+        yield trail
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            yield from objects(inner, (*trail, key))
+
+
+def at(data, trail):
+    for key in trail:
+        data = data[key]
+    return data
+
+
+def test_every_key_must_be_there_of_its_type_and_no_other(tmp_path):
+    """Everywhere in the header but in `extra`, which is its owner's, and where options go."""
+    path = saved(tmp_path / "m", EVERYTHING, loss=losses.get("huber", delta=2.0))
+    text = json.dumps(header_of(path))
+    for trail in list(objects(header_of(path))):
+        if trail[:1] == ("extra",):
+            continue
+        altered = json.loads(text)
+        at(altered, trail)["unheard_of"] = 1.0
+        fails(rebuilt(path, altered))
+        for key in at(json.loads(text), trail):
+            if trail[-1:] != ("options",):  # an option that is absent has its default
+                altered = json.loads(text)
+                del at(altered, trail)[key]
+                fails(rebuilt(path, altered))
+            for wrong in (None, True, "no", [[]], {"no": {}}, -1e999):
+                altered = json.loads(text)
+                at(altered, trail)[key] = wrong
+                if (trail, key) == ((), "extra") and isinstance(wrong, dict):
+                    continue
+                fails(rebuilt(path, altered))
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ((("n_inputs",)), 0, "'n_inputs' must be a positive integer, got 0"),
+        ((("n_inputs",)), 2.0, "'n_inputs' must be a positive integer"),
+        ((("n_inputs",)), 2**40, "'n_inputs' must be a positive integer"),
+        ((("n_inputs",)), 5, "must be float32 or float64 of shape"),
+        ((("layers",)), [], "at least one layer"),
+        (("layers", 0, "type"), "os.system", "type must be one of dense, dropout"),
+        (("layers", 0, "units"), -1, "'units' must be a positive integer"),
+        (("layers", 0, "initializer"), "eval", "'initializer' must be"),
+        (("layers", 0, "activation", "name"), "os.system", "activation must be one of"),
+        (("layers", 0, "activation", "options"), {"slope": "x"}, "an object of numbers"),
+        (("layers", 1, "rate"), 1.0, "'rate' must be a number from 0 to below 1"),
+        (("layers", 2, "layers"), [], ""),
+        (("layers", 2, "layers", 1, "units"), 7, ""),
+        (("layers", 2, "layers", 0, "epsilon"), 0, "'epsilon' must be a positive"),
+    ],
+)
+def test_values_out_of_range(tmp_path, where, value, words):
+    path = saved(tmp_path / "m", EVERYTHING)
+    header = header_of(path)
+    at(header["network"], where[:-1])[where[-1]] = value
+    fails(rebuilt(path, header), words)
+
+
+@pytest.mark.parametrize("depth", [200, 5000])
+def test_layers_inside_of_layers_without_end(tmp_path, depth):
+    path = saved(tmp_path / "m")
+    header = header_of(path)
+    header["network"]["layers"] = "HERE"
+    start, stop = '[{"type": "residual", "layers": ' * depth, "}]" * depth
+    forged = rebuilt(path, json.dumps(header).replace('"HERE"', f"{start}[]{stop}"))
+    fails(forged)
+
+
+def test_tensors_must_be_the_parameters_alone_and_finite(tmp_path):
+    path = saved(tmp_path / "m")
+    header, params = header_of(path), params_of(SMALL)
+    fails(rebuilt(path, header, {}), "tensors must be 'params' alone")
+    fails(rebuilt(path, header, {"params": params, "more": params}), "'params' alone")
+    fails(rebuilt(path, header, {"params": params.astype("float16")}), "float32 or float64")
+    fails(rebuilt(path, header, {"params": params[:-1]}), "of shape (13,)")
+    params[0] = np.nan
+    fails(rebuilt(path, header, {"params": params}), "finite")
+
+
+def test_the_digest_covers_names_types_and_shapes():
+    one = {"a": np.zeros(4, "float32"), "b": np.ones(2)}
+    for other in (
+        {"a": np.zeros(4, "int32"), "b": np.ones(2)},
+        {"a": np.zeros((2, 2), "float32"), "b": np.ones(2)},
+        {"A": np.zeros(4, "float32"), "b": np.ones(2)},
+        {"a": np.zeros(4, "float32")},
+    ):
+        assert digest("text", one) != digest("text", other)
+    assert digest("text", one) != digest("Text", one)
+    assert digest("text", one) == digest("text", dict(reversed(one.items())))
+
+
+def test_nothing_is_unpickled_or_evaluated_in_the_whole_library():
+    for path in Path(nnaccel.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    modules = [alias.name for alias in names]
+                case ast.ImportFrom(module=module):
+                    modules = [module or ""]
+                case ast.Call(func=ast.Name(id=called)):
+                    assert called not in ("eval", "exec", "compile", "__import__"), path
+                    continue
+                case ast.keyword(arg="allow_pickle", value=value):
+                    assert isinstance(value, ast.Constant), path
+                    assert value.value is False, path
+                    continue
+                case _:
+                    continue
+            roots = {name.partition(".")[0] for name in modules}
+            assert not roots & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, failing, error
+):
+    path = saved(tmp_path / "m")
+    before = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with pytest.raises(type(error)) as caught:
+            saved(path, EVERYTHING)
+    if isinstance(error, OSError):
+        assert caught.value.errno == errno.ENOSPC
+        assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+    assert [child.name for child in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_while_the_bytes_are_written(tmp_path, monkeypatch):
+    full = open("/dev/full", "wb")  # noqa: SIM115 -- `write` closes it
+    monkeypatch.setattr(checkpoint, "_beside", lambda path: full)
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
+    with pytest.raises(OSError, match=r"cannot write .*m \(No space left on device\)"):
+        write(tmp_path / "m", b"x" * 100_000)
+
+
+def test_a_new_file_has_the_mode_of_new_files_and_an_old_one_keeps_its_own(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    path = saved(tmp_path / "m")
+    assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o640)
+    saved(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_link_stays_one(tmp_path):
+    target = saved(tmp_path / "target")
+    link = tmp_path / "link"
+    link.symlink_to(target.name)
+    saved(link, EVERYTHING)
+    assert link.is_symlink()
+    assert load(target).network == EVERYTHING
+
+
+def test_a_name_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(saved(Path("m"))).network == SMALL
+
+
+def test_writable_tries_and_leaves_nothing(tmp_path):
+    writable(tmp_path / "m", 1000)
+    assert not list(tmp_path.iterdir())
+    path = saved(tmp_path / "m")
+    before = path.read_bytes()
+    writable(path, 1000)
+    assert path.read_bytes() == before
+    assert [child.name for child in tmp_path.iterdir()] == ["m"]
+
+
+def test_writable_refuses(tmp_path, monkeypatch):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        writable(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cannot write .*none/m"):
+        writable(tmp_path / "none" / "m")
+    with pytest.raises(OSError, match="/dev/null is a device or a pipe"):
+        writable("/dev/null")
+    path = saved(tmp_path / "m")
+    with monkeypatch.context() as patch:  # of the mode alone the superuser takes no notice
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(PermissionError, match="is write-protected"):
+            writable(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
+def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cannot write .*m \(no room for 5,000 bytes\)") as caught:
+        writable(tmp_path / "m", 5000)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_is_model_looks_at_the_header_alone(tmp_path):
+    path = saved(tmp_path / "m")
+    assert is_model(path)
+    path.write_bytes(path.read_bytes()[:-4])  # damaged, but ours
+    assert is_model(path)
