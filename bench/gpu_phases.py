@@ -119,7 +119,11 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
 def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """`pytest -m gpu`: its last line, and which tests failed."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfE", "--tb=short"]
-    words += ["-p", "no:cacheprovider", *(["tests/devices/test_device.py"] if args.rehearse else [])]
+    words += [
+        "-p",
+        "no:cacheprovider",
+        *(["tests/devices/test_device.py"] if args.rehearse else []),
+    ]
     process = subprocess.Popen(
         words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -250,7 +254,7 @@ def seconds_to_goal(
         loss=loss,
         epochs=MOST_EPOCHS,
         batch_size=16 if args.rehearse else BATCH,
-        validation=test,
+        validation_data=test,
         metric=FOR_LOSS[loss],
         device=device or args.device,
         **options,

@@ -569,7 +569,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
                 epochs=n_before + 1 if incremental else self.max_iter,
                 batch_size=batch_size,
                 l2=self.alpha / (batch_size * (1.0 if weights is None else float(weights.mean()))),
-                weights=weights,
+                sample_weight=weights,
                 shuffle=self.shuffle,
                 # A warm start is a new run, but not one in the same order again.
                 seed=seed if incremental else (seed + n_before) % 2**31,

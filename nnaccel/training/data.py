@@ -72,11 +72,13 @@ def put(
     if weights is not None:
         weights = home.asarray(weights, dtype)
         if weights.ndim != 1:
-            raise ValueError(f"weights must be (n_samples,), got shape {tuple(weights.shape)}")
-        _same_length("weights", weights, X)
+            raise ValueError(
+                f"sample_weight must be (n_samples,), got shape {tuple(weights.shape)}"
+            )
+        _same_length("sample_weight", weights, X)
         host = to_host(weights)
         if not (np.isfinite(host).all() and (host >= 0).all() and host.any()):
-            raise ValueError("weights must be finite, not negative, and not all zero")
+            raise ValueError("sample_weight must be finite, not negative, and not all zero")
         weights = weights / float(host.mean(dtype=np.float64))
     return Data(X, Y, weights) if resident else HostData(X, Y, weights)
 

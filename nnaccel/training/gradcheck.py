@@ -24,7 +24,7 @@ def check_gradients(
     Y: Any,
     *,
     loss: str | Loss,
-    weights: Any = None,
+    sample_weight: Any = None,
     l2: float = 0.0,
     params: Any = None,
     seed: int = 0,
@@ -35,7 +35,7 @@ def check_gradients(
 
     Parameters
     ----------
-    network, X, Y, loss, weights, l2, device
+    network, X, Y, loss, sample_weight, l2, device
         As for `nnaccel.train`; everything is computed in float64.
     params : array (P,), optional
         Where to check; None is a draw by `initialize`.
@@ -62,7 +62,7 @@ def check_gradients(
     prepare(where, "float64")
     loss = losses.get(loss)
     with where.context():
-        data = put(network, loss, where, "float64", where.asarray(X), Y, weights)
+        data = put(network, loss, where, "float64", where.asarray(X), Y, sample_weight)
         start = initialize(network, seed) if params is None else params
         return gradient_check.check_gradients(
             network,
@@ -112,6 +112,6 @@ def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
         yield Checked(
             name,
             check_gradients(
-                network, X, Y, loss=loss, weights=weights, l2=0.1, seed=seed, device=device
+                network, X, Y, loss=loss, sample_weight=weights, l2=0.1, seed=seed, device=device
             ),
         )

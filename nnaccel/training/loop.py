@@ -58,8 +58,8 @@ def train(
     epochs: int = 20,
     batch_size: int = 128,
     l2: float = 0.0,
-    weights: Any = None,
-    validation: tuple[Any, ...] | None = None,
+    sample_weight: Any = None,
+    validation_data: tuple[Any, ...] | None = None,
     metric: Metric | None = None,
     shuffle: bool = True,
     seed: int = 0,
@@ -88,9 +88,9 @@ def train(
         The last batch of an epoch may be shorter; no example is left out.
     l2 : float
         Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
-    weights : array (N,), optional
+    sample_weight : array (N,), optional
         How much each example counts; brought to mean 1.
-    validation : tuple (X, Y) or (X, Y, weights), optional
+    validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
         Evaluated after every epoch.
     metric : Metric, optional
         Computed along with the loss; see `nnaccel.maths.metrics`.
@@ -132,11 +132,13 @@ def train(
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
-    _check_options(l2, validation, metric, after, shuffle=shuffle, fast=fast)
+    _check_options(l2, validation_data, metric, after, shuffle=shuffle, fast=fast)
 
     def begin() -> Iterator[Epoch]:
-        data = put(network, loss, where, dtype, X, Y, weights)
-        held_out = None if validation is None else put(network, loss, where, dtype, *validation)
+        data = put(network, loss, where, dtype, X, Y, sample_weight)
+        held_out = None
+        if validation_data is not None:
+            held_out = put(network, loss, where, dtype, *validation_data)
         N = data.X.shape[0]
         with where.context():
             start = initialize(network, seed) if params is None else params
@@ -191,7 +193,7 @@ def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: A
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):
         found = f"{len(validation)} of these" if listed else type(validation).__name__
-        raise TypeError(f"validation must be (X, Y) or (X, Y, weights), got {found}")
+        raise TypeError(f"validation_data must be (X, Y) or (X, Y, sample_weight), got {found}")
     if not isinstance(metric, Metric | None):
         raise TypeError(
             f"metric must be a Metric, such as nnaccel.maths.metrics.for_loss(loss), got {metric!r}"

@@ -349,7 +349,7 @@ def run(network, library="cpu", epochs=3, **options):
     X, Y = examples(network)
     epochs = train(
         network, X, Y, loss="softmax_cross_entropy", optimizer=optimizers.adam(3e-3), epochs=epochs,
-        batch_size=32, validation=(X[:50], Y[:50]), device=named(library), seed=1, **options,
+        batch_size=32, validation_data=(X[:50], Y[:50]), device=named(library), seed=1, **options,
     )  # fmt: skip
     rows, params = [], None
     for epoch in epochs:

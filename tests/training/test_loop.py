@@ -64,7 +64,7 @@ def compiled(request, monkeypatch):
 
 
 def test_epochs_are_numbered_from_one_and_tell_what_happened():
-    epochs = run(validation=blobs(20, seed=1), metric=metrics.for_loss(SOFTMAX))
+    epochs = run(validation_data=blobs(20, seed=1), metric=metrics.for_loss(SOFTMAX))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     for epoch in epochs:
         assert set(epoch.scores()) == {"loss", "metric", "validation_loss", "validation_metric"}
@@ -117,7 +117,7 @@ def test_what_was_given_is_not_changed(compiled):
     before = [array.copy() for array in given]
     for array in given[:3]:
         array.flags.writeable = False
-    run(X=X, Y=Y, weights=weights, params=params)
+    run(X=X, Y=Y, sample_weight=weights, params=params)
     for array, kept in zip(given, before, strict=True):
         np.testing.assert_array_equal(array, kept)
 
@@ -169,8 +169,8 @@ def test_losses_and_metrics_of_an_epoch_are_means_over_examples():
     weights = np.random.default_rng(0).uniform(0.2, 2.0, 34)
     metric = metrics.for_loss(SOFTMAX)
     (epoch,) = run(
-        X=X, Y=Y, weights=weights, epochs=1, optimizer=gradient_descent(0.0), metric=metric,
-        validation=(X, Y, weights),
+        X=X, Y=Y, sample_weight=weights, epochs=1, optimizer=gradient_descent(0.0), metric=metric,
+        validation_data=(X, Y, weights),
     )  # fmt: skip
     Z = forward(NETWORK, initialize(NETWORK), X, ops=Ops(np))
     expected = SOFTMAX.function(Z, Y, weights / weights.mean(), xp=np)[0]
@@ -189,7 +189,7 @@ def test_metrics_are_finished_after_they_are_averaged():
     network = mlp(D, [], 1, initializer="zeros")
     (epoch,) = run(
         network, X, Y, loss=loss, epochs=1, optimizer=gradient_descent(0.0),
-        metric=metrics.for_loss(loss), validation=(X, Y),
+        metric=metrics.for_loss(loss), validation_data=(X, Y),
     )  # fmt: skip
     assert epoch.metric == pytest.approx(np.sqrt(np.mean(Y**2)), rel=1e-13)
     assert epoch.validation_metric == pytest.approx(np.sqrt(np.mean(Y**2)), rel=1e-13)
@@ -197,10 +197,10 @@ def test_metrics_are_finished_after_they_are_averaged():
 
 def test_evaluation_goes_in_batches_that_bound_the_memory(monkeypatch):
     X, _ = blobs()
-    whole = run(validation=blobs(23, seed=1), epochs=1)[0].validation_loss
+    whole = run(validation_data=blobs(23, seed=1), epochs=1)[0].validation_loss
     logits = predict(NETWORK, initialize(NETWORK), X)
     monkeypatch.setattr(streaming, "EVALUATION_ROWS", 4)
-    parts = run(validation=blobs(23, seed=1), epochs=1)[0].validation_loss
+    parts = run(validation_data=blobs(23, seed=1), epochs=1)[0].validation_loss
     assert parts == pytest.approx(whole, rel=1e-13)
     np.testing.assert_allclose(predict(NETWORK, initialize(NETWORK), X), logits, rtol=1e-13)
 
@@ -228,14 +228,14 @@ RULES = {
 }
 
 
-def follow_by_definitions(found, network, X, Y, *, loss, optimizer, weights, seed, **options):
+def follow_by_definitions(found, network, X, Y, *, loss, optimizer, sample_weight, seed, **options):
     """Check epochs of a run, step by step, against the functions of the mathematics floor."""
     dtype = X.dtype.name
     metric, tolerance = options["metric"], {"float32": 2e-5, "float64": 1e-11}[dtype]
     step = make_step(network, loss, optimizer, Ops(np), dtype=X.dtype, seed=seed, **options)
     params = initialize(network, seed).astype(dtype)
     state = optimizer.init(params, xp=np)
-    data = Data(X, Y, None if weights is None else (weights / weights.mean()).astype(dtype))
+    data = Data(X, Y, None if sample_weight is None else (sample_weight / sample_weight.mean()).astype(dtype))
     for epoch in found:
         order, sizes, records = order_of(N, seed, epoch.number), [], []
         for start, stop in bounds(N, 16):
@@ -267,7 +267,7 @@ def test_a_run_is_its_steps_by_the_definitions(optimizer, loss, dtype, compiled)
         "loss": loss,
         "optimizer": RULES[optimizer],
         "metric": metrics.for_loss(loss),
-        "weights": np.random.default_rng(0).uniform(0.5, 1.5, N),
+        "sample_weight": np.random.default_rng(0).uniform(0.5, 1.5, N),
         "l2": 0.01,
         "seed": 3,
     }
@@ -297,7 +297,7 @@ def test_any_network_and_layout_is_its_steps_by_the_definitions(network, form, c
         "loss": SOFTMAX,
         "optimizer": RULES["plain adam"],
         "metric": metrics.for_loss(SOFTMAX),
-        "weights": None,
+        "sample_weight": None,
         "seed": 3,
     }
     found = run(network, given, Y.astype(np.int32), **options)
@@ -344,9 +344,9 @@ def test_an_epoch_visits_the_examples_in_its_order():
 
 def test_weights_count_relative_to_each_other():
     weights = np.random.default_rng(0).uniform(0.2, 2.0, N)
-    once, tenfold = run(weights=weights), run(weights=10 * weights)
+    once, tenfold = run(sample_weight=weights), run(sample_weight=10 * weights)
     np.testing.assert_allclose(curve(tenfold), curve(once), rtol=1e-12)
-    np.testing.assert_allclose(curve(run(weights=np.full(N, 7.0))), curve(run()), rtol=1e-12)
+    np.testing.assert_allclose(curve(run(sample_weight=np.full(N, 7.0))), curve(run()), rtol=1e-12)
 
 
 def test_weight_two_is_an_example_that_comes_twice():
@@ -355,7 +355,7 @@ def test_weight_two_is_an_example_that_comes_twice():
     weights, rows = np.ones(20), [*range(20), 3, 7]
     weights[[3, 7]] = 2.0
     options = {"batch_size": 100, "optimizer": gradient_descent(0.3), "epochs": 5}
-    weighted = run(X=X, Y=Y, weights=weights, **options)
+    weighted = run(X=X, Y=Y, sample_weight=weights, **options)
     repeated = run(X=X[rows], Y=Y[rows], **options)
     np.testing.assert_allclose(curve(weighted), curve(repeated), rtol=1e-12)
     np.testing.assert_allclose(weighted[-1].params, repeated[-1].params, rtol=1e-10)
@@ -416,7 +416,7 @@ def test_a_sparse_matrix_trains_and_predicts_like_the_dense_one(xp_device):
     X, Y = blobs(34, "float32")
     X[X < 0.5] = 0.0
     there = xp_device.asarray(Y)
-    options = {"validation": (X, Y), "device": xp_device.device, "epochs": 1}
+    options = {"validation_data": (X, Y), "device": xp_device.device, "epochs": 1}
     (dense,) = run(X=X, Y=there, **options)
     (found,) = run(X=sparse.csr_array(X), Y=there, **options)
     assert found.scores() == pytest.approx(dense.scores(), rel=1e-6)  # kernels differ in rounding
@@ -472,13 +472,13 @@ def test_the_same_run_on_every_device(dtype, tolerance, xp_device):
         "epochs": 1,
         "seed": 7,
     }
-    (expected,) = run(network, X, Y, validation=validation, weights=weights, **options)
+    (expected,) = run(network, X, Y, validation_data=validation, sample_weight=weights, **options)
     (found,) = run(
         network,
         xp_device.asarray(X),
         xp_device.asarray(Y),
-        validation=tuple(xp_device.asarray(a) for a in validation),
-        weights=xp_device.asarray(weights),
+        validation_data=tuple(xp_device.asarray(a) for a in validation),
+        sample_weight=xp_device.asarray(weights),
         **options,
     )
     for name in ("loss", "validation_loss"):
@@ -512,7 +512,7 @@ def test_dropout_differs_by_step_and_seed_and_prediction_has_none(device):
         pytest.importorskip(device)
     network = mlp(D, [64], K, dropout=0.5)
     X, Y = blobs(1)
-    options = {"optimizer": gradient_descent(0.0), "validation": (X, Y), "epochs": 6}
+    options = {"optimizer": gradient_descent(0.0), "validation_data": (X, Y), "epochs": 6}
     options |= {"device": device}
     params = initialize(network, 0)
     epochs = run(network, X, Y, params=params, **options)
@@ -605,7 +605,7 @@ def test_scikit_learn_trains_with_the_same_loss_curve():
 def test_a_resumed_run_continues_bit_for_bit(xp_device):
     network = mlp(D, [8], K, activation="tanh", dropout=0.3)
     X, Y = (xp_device.asarray(a) for a in blobs(dtype="float32"))
-    options = {"optimizer": clipped(adam(0.02), 1.0), "seed": 3, "validation": (X, Y)}
+    options = {"optimizer": clipped(adam(0.02), 1.0), "seed": 3, "validation_data": (X, Y)}
     whole = run(network, X, Y, epochs=4, **options)
     first = run(network, X, Y, epochs=2, **options)
     rest = run(network, X, Y, epochs=4, after=first[-1], **options)
@@ -644,7 +644,7 @@ def test_vectors_that_are_kept_in_pieces_look_as_if_they_were_whole(lead, monkey
     network = mlp(D, [9, 7], K)  # of which nothing is compiled yet
     X, Y = blobs(dtype="float32")
     options = {
-        "validation": blobs(seed=1),
+        "validation_data": blobs(seed=1),
         "params": None if lead is None else initialize(network, members=lead),
     }
     expected = run(network, X, Y, **options)
@@ -732,7 +732,7 @@ def test_early_stopping_restores_the_best_of_a_real_run():
     rng = np.random.default_rng(0)
     X, Y = rng.standard_normal((30, D)), rng.integers(0, K, 30)
     options = {
-        "validation": (rng.standard_normal((30, D)), rng.integers(0, K, 30)),
+        "validation_data": (rng.standard_normal((30, D)), rng.integers(0, K, 30)),
         "optimizer": adam(0.02),
         "epochs": 100,
     }
@@ -748,7 +748,7 @@ def test_early_stopping_restores_the_best_of_a_real_run():
 
 def test_a_resumed_run_may_start_from_the_best_epoch():
     stopping = EarlyStopping(patience=None)
-    list(stopping(train(NETWORK, *blobs(), loss=SOFTMAX, epochs=3, validation=blobs(seed=1))))
+    list(stopping(train(NETWORK, *blobs(), loss=SOFTMAX, epochs=3, validation_data=blobs(seed=1))))
     again = next(
         train(NETWORK, *blobs(), loss=SOFTMAX, epochs=stopping.best.number + 1, after=stopping.best)
     )
@@ -766,7 +766,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run():
     held_out = np.full((2, D), 1e300), np.array([0, 1])
     linear = mlp(D, [], K)
     epochs = train(
-        linear, X, Y, loss=SOFTMAX, validation=held_out, params=initialize(linear) * 1e10
+        linear, X, Y, loss=SOFTMAX, validation_data=held_out, params=initialize(linear) * 1e10
     )
     with pytest.raises(FloatingPointError, match="the validation loss is not finite in epoch 1"):
         list(epochs)
@@ -871,7 +871,7 @@ def stacked_run(params, asarray=np.asarray):
         params=params,
         optimizer=clipped(adam(0.02, weight_decay=0.1), 1.0),
         l2=1e-3,
-        validation=tuple(asarray(a) for a in blobs(20, seed=1)),
+        validation_data=tuple(asarray(a) for a in blobs(20, seed=1)),
         metric=metrics.for_loss(SOFTMAX),
     )
 
@@ -983,11 +983,20 @@ def test_members_predict_together():
         ({"Y": np.zeros((N, K, 1))}, r"Y must be \(n_samples, 3\), .* \(50, 3, 1\)"),
         ({"Y": np.zeros((49, K))}, "Y must have as many rows as X, got 49 for 50"),
         ({"loss": "squared_error"}, r"Y must be \(n_samples, 3\), .* shape \(50, 1\)"),
-        ({"weights": np.ones((N, 1))}, r"weights must be \(n_samples,\), got shape \(50, 1\)"),
-        ({"weights": np.ones(49)}, "weights must have as many rows as X, got 49 for 50"),
-        ({"weights": -np.ones(N)}, "weights must be finite, not negative, and not all zero"),
-        ({"weights": np.full(N, math.nan)}, "weights must be finite"),
-        ({"weights": np.zeros(N)}, "weights must be finite"),
+        (
+            {"sample_weight": np.ones((N, 1))},
+            r"sample_weight must be \(n_samples,\), got shape \(50, 1\)",
+        ),
+        (
+            {"sample_weight": np.ones(49)},
+            "sample_weight must have as many rows as X, got 49 for 50",
+        ),
+        (
+            {"sample_weight": -np.ones(N)},
+            "sample_weight must be finite, not negative, and not all zero",
+        ),
+        ({"sample_weight": np.full(N, math.nan)}, "sample_weight must be finite"),
+        ({"sample_weight": np.zeros(N)}, "sample_weight must be finite"),
         ({"params": np.zeros(7)}, r"params must be \(115,\) .* \(K, 115\) .* shape \(7,\)"),
         ({"params": np.zeros((1, 1, 115))}, r"params must be .* got shape \(1, 1, 115\)"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
@@ -1004,9 +1013,9 @@ def test_members_predict_together():
         ({"dtype": "int32"}, "dtype must be one of float32, float64, got 'int32'"),
         ({"l2": -1.0}, "l2 must be a finite number of at least 0, got -1.0"),
         ({"l2": math.nan}, "l2 must be a finite number of at least 0, got nan"),
-        ({"validation": (np.ones((5, 2)), np.zeros(5, int))}, r"X must be .* shape \(5, 2\)"),
-        ({"validation": (np.ones((5, D)), np.zeros(4, int))}, "Y must have as many rows"),
-        ({"validation": (np.ones((5, D)), np.full(5, 9))}, "Y must hold classes from 0 to 2"),
+        ({"validation_data": (np.ones((5, 2)), np.zeros(5, int))}, r"X must be .* shape \(5, 2\)"),
+        ({"validation_data": (np.ones((5, D)), np.zeros(4, int))}, "Y must have as many rows"),
+        ({"validation_data": (np.ones((5, D)), np.full(5, 9))}, "Y must hold classes from 0 to 2"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(change, message):
@@ -1023,9 +1032,15 @@ def test_what_does_not_fit_is_refused_before_anything_runs(change, message):
         ({"epochs": "3"}, "epochs must be a whole number of at least 0, got '3'"),
         ({"batch_size": 32.0}, "batch_size must be a whole number of at least 1, got 32.0"),
         ({"seed": None}, "seed must be a whole number of at least 0, got None"),
-        ({"validation": (np.ones((5, D)),)}, r"validation must be \(X, Y\) or .*, got 1 of these"),
-        ({"validation": np.ones((5, D))}, r"validation must be \(X, Y\) or .*, got ndarray"),
-        ({"validation": 0.1}, r"validation must be \(X, Y\) or .*, got float"),
+        (
+            {"validation_data": (np.ones((5, D)),)},
+            r"validation_data must be \(X, Y\) or .*, got 1 of these",
+        ),
+        (
+            {"validation_data": np.ones((5, D))},
+            r"validation_data must be \(X, Y\) or .*, got ndarray",
+        ),
+        ({"validation_data": 0.1}, r"validation_data must be \(X, Y\) or .*, got float"),
         ({"metric": "accuracy"}, "metric must be a Metric, such as .*, got 'accuracy'"),
         ({"after": 3}, "after must be an Epoch that `train` has yielded, got 3"),
         ({"shuffle": "no"}, "shuffle must be True or False, got 'no'"),

@@ -114,8 +114,8 @@ def test_streamed_training_is_resident_training_bit_for_bit(
     X, Y = inputs(x), targets(y)
     weights = np.random.default_rng(2).uniform(0.2, 2.0, N)
     options = {
-        "weights": weights,
-        "validation": (inputs(x, 20), targets(y, 20), weights[:20]),
+        "sample_weight": weights,
+        "validation_data": (inputs(x, 20), targets(y, 20), weights[:20]),
         "device": name,
         "dtype": "float64" if x == "float64" else "float32",
         **options,
@@ -155,9 +155,9 @@ def test_sparse_rows_are_the_same_stream(name, kind, small_chunks):
     X[X < 1] = 0
     options = {"device": name, "dtype": "float32"}
     validation = X[:4], Y[:4]  # as many rows as are made dense at a time
-    dense = run(X, Y, validation=validation, **options)
+    dense = run(X, Y, validation_data=validation, **options)
     validation = sparse.csr_array(X[:4]), Y[:4]
-    assert_same(run(sparse.csr_array(X), Y, validation=validation, **options), dense, name)
+    assert_same(run(sparse.csr_array(X), Y, validation_data=validation, **options), dense, name)
 
 
 def test_a_streamed_run_can_be_resumed(small_chunks, no_room):
@@ -171,7 +171,7 @@ def test_a_streamed_run_can_be_resumed(small_chunks, no_room):
 
 def test_training_on_every_library(xp_device, small_chunks, no_room):
     X, Y = inputs(), targets("classes")
-    streamed = run(X, Y, device=xp_device.device, validation=(X, Y))
+    streamed = run(X, Y, device=xp_device.device, validation_data=(X, Y))
     for (scores, (params, *_)), (expected, (other, *_)) in zip(streamed, run(X, Y), strict=True):
         assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         np.testing.assert_allclose(xp_device.to_numpy(params), other, rtol=1e-4, atol=1e-5)
@@ -517,7 +517,7 @@ def test_training_through_the_pipeline_is_resident_training(policy, x, small_chu
     """NumPy computes when it is told to, so here its steps wait for their chunk."""
     X, Y = inputs("float32" if x == "sparse" else x), targets("classes")
     weights = np.linspace(0.5, 1.5, N)
-    resident = run(X, Y, weights=weights, validation=(X, Y))
+    resident = run(X, Y, sample_weight=weights, validation_data=(X, Y))
     if x == "sparse":
         X = pytest.importorskip("scipy.sparse").csr_matrix(X)
 
@@ -536,4 +536,4 @@ def test_training_through_the_pipeline_is_resident_training(policy, x, small_chu
     monkeypatch.setattr(streaming, "stream", piped)
     monkeypatch.setattr(streaming, "evaluation_rows", lambda X: 8192)
     monkeypatch.setattr(data_module, "_fits", lambda *_: False)
-    assert_same(run(X, Y, weights=weights, validation=(X, Y)), resident)
+    assert_same(run(X, Y, sample_weight=weights, validation_data=(X, Y)), resident)

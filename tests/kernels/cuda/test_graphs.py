@@ -596,8 +596,8 @@ def epochs_of(where, fast):
     stopping = EarlyStopping(patience=3)
     run = train(
         mlp(3, [20, 8], 3, dropout=0.1), X, Y, loss="softmax_cross_entropy", epochs=40,
-        optimizer=optimizers.adam(0.1), batch_size=16, weights=weights, metric=ACCURACY,
-        validation=(X[::3], Y[::3]), device=where, fast=fast,
+        optimizer=optimizers.adam(0.1), batch_size=16, sample_weight=weights, metric=ACCURACY,
+        validation_data=(X[::3], Y[::3]), device=where, fast=fast,
     )  # fmt: skip
     return [epoch.scores() for epoch in stopping(run)], stopping.best
 
