@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shapes import Shape, gpu_shapes
-
+from bench.shared.shapes import Shape, gpu_shapes
 from nnaccel.devices.device import select, to_host
 from nnaccel.training.benchmark import Trainer, examples
 

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from precisions import PRECISIONS, jax_device, jax_precision, torch_precision
-from shapes import LEARNING_RATE, Problem
+
+from bench.shared.precisions import PRECISIONS, jax_device, jax_precision, torch_precision
+from bench.shared.shapes import LEARNING_RATE, Problem
 
 Run = Callable[[int], float]
 
