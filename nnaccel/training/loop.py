@@ -28,7 +28,7 @@ from nnaccel.maths.precision import check_precision
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, _copy
-from nnaccel.training.prediction import _check_params
+from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     _check_validation,
     check_finite,
@@ -143,7 +143,7 @@ def train(
         with where.context():
             start = initialize(network, seed) if params is None else params
             start = where.asarray(start if after is None else after.params, dtype, copy=True)
-            _check_params(network, start)
+            check_params(network, start)
             state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
             epoch_of, evaluation, pieces = compile_run(
                 *(where.xp, network, loss, optimizer, batch_size, start.dtype),
