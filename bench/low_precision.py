@@ -21,7 +21,7 @@ from script import run
 
 from nnaccel.devices.device import select
 from nnaccel.maths.precision import PRECISIONS
-from nnaccel.tabular.model import Fit
+from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples, read
 
