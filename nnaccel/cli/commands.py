@@ -127,8 +127,14 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
         examples = examples._replace(test=(test.data, test.y))
     output = Path(options.output or f"{examples.source}.safetensors")
     _check_output(output)
-    exclude, test_fraction = tuple(options.drop or ()), options.test_fraction
-    fit = Fit(examples, settings, device=device, exclude=exclude, test_fraction=test_fraction)
+    fit = Fit(
+        examples,
+        settings,
+        device=device,
+        exclude=tuple(options.drop or ()),
+        test_fraction=options.test_fraction,
+        kernels=not options.no_kernels,
+    )
     writable(output, 8 * layout(fit.network).size)
     return fit, examples.source, output
 

@@ -70,6 +70,8 @@ def network_options(group: Any) -> None:
     products = "of the matrix products in training; the lower ones are for GPUs"
     named_option(group, "precision", help=products)
     device_option(group)
+    group.add_argument("--no-kernels", action="store_true",
+                       help="run the definitions as they are written, step by step")  # fmt: skip
 
 
 def training_options(group: Any) -> None:

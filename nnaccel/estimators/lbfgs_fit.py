@@ -15,15 +15,14 @@ from sklearn.utils.optimize import _check_optimize_result
 from nnaccel.devices.device import dtype_of
 from nnaccel.estimators.callbacks import Watch
 from nnaccel.estimators.fit_plan import Examples, FitPlan
-from nnaccel.kernels.backend import arithmetic, bind, limit_threads
-from nnaccel.kernels.compile import compile_step, compiled_once
+from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, l2_penalty, layout, value_and_grad
 from nnaccel.training import lbfgs
 from nnaccel.training.data import Data, HostData, put
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.streaming import evaluation_rows, in_order
-from nnaccel.typing import Array, Namespace
+from nnaccel.typing import Array
 
 
 def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldOut | None) -> None:
@@ -74,14 +73,13 @@ def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Obj
     """
     network, loss, where, dtype = plan
     xp, N, n_weights = where.xp, data.X.shape[0], layout(network).n_weights
-    part = value_and_grad_of(xp, network, loss, dtype_of(where, dtype))
-    parts = in_order(data, where)
-    limited = limit_threads(network, min(N, evaluation_rows(data.X)), xp)
-    multiplying = arithmetic(xp)
+    backend = backend_of(xp)
+    part = backend.once(compile_value_and_grad, backend, network, loss, dtype_of(where, dtype))
+    parts, rows_at_once = in_order(data, where), min(N, evaluation_rows(data.X))
 
     def objective(params: Array) -> tuple[Array, Array]:
         value = grads = 0.0
-        with limited(), multiplying():
+        with backend.context(network, rows_at_once):
             for rows in parts():
                 share = rows.Y.shape[0] / N
                 part_value, part_grads = part(params, *rows)
@@ -91,15 +89,14 @@ def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Obj
     return objective
 
 
-@compiled_once
-def value_and_grad_of(
-    xp: Namespace, network: Network, loss: Loss, dtype: Any
+def compile_value_and_grad(
+    backend: Backend, network: Network, loss: Loss, dtype: Any
 ) -> Callable[..., tuple[Array, Array]]:
     """The function (params, X, Y, weights) -> (loss, gradient), compiled where that is possible."""
-    ops = bind(xp)
+    ops, xp = backend.operations(), backend.xp
 
     def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
         X = X if X.dtype == dtype else xp.astype(X, dtype)
         return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
 
-    return compile_step(part, xp)
+    return backend.compile(part)

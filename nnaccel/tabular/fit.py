@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.devices.device import Device, select, to_host
-from nnaccel.kernels.backend import worth_loading
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
-from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.model import Model, labelled, n_outputs_of, scores_of
@@ -91,6 +91,15 @@ def weights_of(Y: np.ndarray, target: Target, settings: Settings) -> np.ndarray 
     return class_weights(Y, settings.class_weight)
 
 
+def kernels_for(
+    run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
+) -> bool | str:
+    """`kernels`, but "numpy" for all of them where the run is too short to repay loading them."""
+    steps = n_steps(n_rows, run.batch_size, n_epochs)
+    repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
+    return kernels if repaid else "numpy"
+
+
 class Fit:
     """A training run on examples: iterate over it for its epochs, then ask for the `model`.
 
@@ -112,6 +121,7 @@ class Fit:
         device: Device | None = None,
         exclude: tuple[str, ...] = (),
         test_fraction: float = 0.2,
+        kernels: bool | str = True,
     ) -> None:
         """Split and encode the examples and build the network; ValueError for data or settings
         from which nothing can be learned, and for test data that do not fit."""
@@ -134,40 +144,45 @@ class Fit:
         self._stopping = EarlyStopping(
             settings.early_stopping or None, monitor="validation_loss" if held else "loss"
         )
-        validation = self._encode(held) if held else None
-        self._epochs = self._epochs_of(X, Y, weights, validation, optimizer)
+        run = self._run(optimizer)
+        kernels = kernels_for(run, self.device, kernels, rows.n_rows, settings.epochs or 1)
+        self.kernels = backend_of(self.device.xp, kernels).explain(run)
+        self._epochs = train(
+            run.network,
+            X,
+            Y,
+            loss=run.loss,
+            optimizer=run.optimizer,
+            epochs=settings.epochs or 1,
+            batch_size=run.batch_size,
+            l2=run.l2,
+            sample_weight=weights,
+            validation_data=self._encode(held) if held else None,
+            metric=run.metric,
+            seed=settings.seed,
+            device=self.device,
+            dtype=run.dtype,
+            precision=run.precision,
+            kernels=kernels,
+        )
 
-    def _encode(self, rows: "Rows") -> tuple[np.ndarray, np.ndarray]:
+    def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""
         X = self.features.transform(rows.data, self.settings.dtype)
         return X, self.target.encode(rows.y)
 
-    def _epochs_of(
-        self, X: Any, Y: Any, weights: Any, validation: Any, optimizer: Optimizer
-    ) -> Iterator[Epoch]:
-        """The epochs of the training loop, their metric in the units of the scaled target."""
+    def _run(self, optimizer: Optimizer) -> Run:
+        """What the training loop computes."""
         settings = self.settings
-        batch_size, epochs = settings.batch_size or 1, settings.epochs or 1
-        steps = n_steps(X.shape[0], batch_size, epochs)
-        return train(
+        return Run(
             self.network,
-            X,
-            Y,
-            loss=self.loss,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            l2=settings.l2,
-            sample_weight=weights,
-            validation_data=validation,
-            metric=self.metric,
-            seed=settings.seed,
-            device=self.device,
-            dtype=settings.dtype,
+            self.loss,
+            optimizer,
+            settings.batch_size or 1,
+            settings.dtype,
+            settings.l2,
+            self.metric,
             precision=settings.precision,
-            # Elsewhere nothing has to be loaded first.
-            fast=self.device.library != "numpy"
-            or worth_loading(self.network, self.loss, batch_size, steps),
         )
 
     def __iter__(self) -> Iterator[Epoch]:

@@ -7,7 +7,7 @@ import array_api_compat as compat
 import numpy as np
 
 from nnaccel.devices.device import Device, device_of, to_host
-from nnaccel.kernels.backend import arithmetic, bind, limit_threads
+from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths import losses
 from nnaccel.maths.layers import Chain
 from nnaccel.maths.losses import Loss
@@ -58,30 +58,36 @@ def outputs(
     goes into temporaries, the blocks stay in the cache. MemoryError where none is left.
     """
     dtype, link = next(leaves(tree)).dtype, link or logits
-    N, rows = X.shape[0], evaluation_rows(X)
-    rows = min(rows, BLOCK) if where.library == "numpy" else rows
+    N, rows, kernels = X.shape[0], evaluation_rows(X), False
+    if where.library == "numpy":
+        rows, kernels = min(rows, BLOCK), "numpy"
+    backend = backend_of(where.xp, kernels)
     guard = explain_device_errors(where, network, str(dtype).rpartition(".")[2])
-    with guard, where.context(), arithmetic(where.xp)(), np.errstate(all="ignore"):
+    with guard, where.context(), backend.ieee_products("float32"), np.errstate(all="ignore"):
         if rows >= N:
             X, ops = rows_of(X, slice(None), where, dtype), Ops(where.xp)
             return link(Chain(network.layers).forward(tree, X, ops=ops, key=None)[0], xp=where.xp)
-        with limit_threads(network, rows, where.xp)():
-            return in_blocks(network, tree, X, where, link, rows)
+        with backend.context(network, rows):
+            return in_blocks(backend, network, tree, X, where, link, rows)
 
 
 def in_blocks(
-    network: Network, tree: Any, X: Any, where: Device, link: Callable[..., Array], rows: int
+    backend: Backend,
+    network: Network,
+    tree: Any,
+    X: Any,
+    where: Device,
+    link: Callable[..., Array],
+    rows: int,
 ) -> Array:
     """The same for more rows than one block has."""
-    xp = where.xp
+    xp, ops = backend.xp, backend.operations()
     params, parts = flatten(tree, layout(network), xp=xp), []
-    reuses_buffers = where.library == "numpy"
-    ops = bind(xp, fast=False) if reuses_buffers else Ops(xp)
     for start, stop in bounds(X.shape[0], rows):
         block = rows_of(X, slice(start, stop), where, params.dtype)
         Z = forward(network, params, block, ops=ops)
-        part = link(Z, xp=xp)
-        parts.append(xp.asarray(part, copy=True) if reuses_buffers else part)
+        # The next block may overwrite what this one has given.
+        parts.append(xp.asarray(link(Z, xp=xp), copy=True))
     return xp.concat(parts, axis=params.ndim - 1)
 
 
