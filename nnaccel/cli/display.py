@@ -20,7 +20,8 @@ from nnaccel.maths.metrics import for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout, leaves
 from nnaccel.tabular.features import Features, Numeric
-from nnaccel.tabular.model import Fit, Model
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model
 from nnaccel.training.benchmark import significant
 from nnaccel.training.checkpoint import describe
 from nnaccel.training.epoch import Epoch

@@ -28,10 +28,8 @@ from rich.console import Console
 from nnaccel.cli import commands, display
 from nnaccel.cli.main import COMMANDS, build_parser, main
 from nnaccel.kernels.definition import Definition
-from nnaccel.tabular.model import (
-    Fit,
-    Model,
-)
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
 from nnaccel.tabular.tables import read_table
@@ -520,7 +518,7 @@ def test_too_little_memory(error, monkeypatch):
     def refuse(*args, **kwargs):
         raise MemoryError("Unable to allocate 74.5 GiB")
 
-    monkeypatch.setattr("nnaccel.tabular.model.train", refuse)
+    monkeypatch.setattr("nnaccel.tabular.fit.train", refuse)
     line = error("train", "iris")
     assert line == (
         "not enough memory (Unable to allocate 74.5 GiB); use fewer units (--hidden) or fewer rows"
