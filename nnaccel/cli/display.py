@@ -21,7 +21,7 @@ from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout, leaves
 from nnaccel.tabular.features import Features, Numeric
 from nnaccel.tabular.model import Fit, Model
-from nnaccel.training.checkpoint import describe
+from nnaccel.training.architecture import describe
 from nnaccel.training.epoch import Epoch
 
 SHOWN_CLASSES = 20  # a larger confusion matrix does not fit on a screen

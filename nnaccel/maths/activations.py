@@ -22,6 +22,8 @@ class Activation(NamedTuple):
 
     Where `reads_Z` is false, `vjp` ignores Z, so that only A is kept and A may overwrite Z.
     `options` are the parameters of the function, such as a slope, bound into both callables.
+    `initializer` names the customary draw of weights before it: He for the ReLU family, LeCun for
+    SELU, Glorot for the rest.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Activation(NamedTuple):
     vjp: Callable[..., Array]
     reads_Z: bool = True
     options: Options = ()
+    initializer: str = "glorot_uniform"
 
     def with_options(self, **options: float) -> "Activation":
         """The same activation with other parameters: ``leaky_relu.with_options(slope=0.2)``.
@@ -41,14 +44,14 @@ class Activation(NamedTuple):
     def plain(self) -> "Activation":
         """The same activation with its default parameters."""
         forward, vjp = (getattr(f, "func", f) for f in (self.forward, self.vjp))
-        return Activation(self.name, forward, vjp, self.reads_Z)
+        return self._replace(forward=forward, vjp=vjp, options=())
 
 
 @cache
 def _bind(plain: Activation, options: Options) -> Activation:
     """Cached, so that equal parameters give equal activations, and so equal networks."""
     forward, vjp = (partial(f, **dict(options)) for f in (plain.forward, plain.vjp))
-    return Activation(plain.name, forward, vjp, plain.reads_Z, options)
+    return plain._replace(forward=forward, vjp=vjp, options=options)
 
 
 def identity(Z: Array, *, xp: Namespace) -> Array:
@@ -191,20 +194,22 @@ def mish_vjp(dA: Array, Z: Array, A: Array, *, xp: Namespace) -> Array:
     return dA * (t + Z * (1.0 - t * t) * sigmoid(Z, xp=xp))
 
 
+HE = "he_uniform"
+
 ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (
         Activation("identity", identity, identity_vjp, reads_Z=False),
         Activation("sigmoid", sigmoid, sigmoid_vjp, reads_Z=False),
         Activation("tanh", tanh, tanh_vjp, reads_Z=False),
-        Activation("relu", relu, relu_vjp, reads_Z=False),
-        Activation("leaky_relu", leaky_relu, leaky_relu_vjp, reads_Z=False),
+        Activation("relu", relu, relu_vjp, reads_Z=False, initializer=HE),
+        Activation("leaky_relu", leaky_relu, leaky_relu_vjp, reads_Z=False, initializer=HE),
         Activation("softplus", softplus, softplus_vjp, reads_Z=False),
-        Activation("elu", elu, elu_vjp, reads_Z=False),
-        Activation("selu", selu, selu_vjp, reads_Z=False),
-        Activation("gelu", gelu, gelu_vjp),
-        Activation("silu", silu, silu_vjp),
-        Activation("mish", mish, mish_vjp),
+        Activation("elu", elu, elu_vjp, reads_Z=False, initializer=HE),
+        Activation("selu", selu, selu_vjp, reads_Z=False, initializer="lecun_normal"),
+        Activation("gelu", gelu, gelu_vjp, initializer=HE),
+        Activation("silu", silu, silu_vjp, initializer=HE),
+        Activation("mish", mish, mish_vjp, initializer=HE),
     )
 }
 

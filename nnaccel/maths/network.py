@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
-from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, LayerNorm, Param, Residual
+from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, Param
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -74,17 +74,8 @@ def mlp(
 
 
 def has_random_layers(network: Network) -> bool:
-    """Whether a layer may draw random numbers in training: any that is not known not to."""
-
-    def draws_in(layers: Any) -> bool:
-        return any(
-            draws_in(x.layers)
-            if type(x) in (Chain, Residual)
-            else type(x) not in (Dense, LayerNorm)
-            for x in layers
-        )
-
-    return draws_in(network.layers)
+    """Whether a layer may draw random numbers in training."""
+    return Chain(network.layers).is_random
 
 
 class Slot(NamedTuple):

@@ -280,13 +280,25 @@ def _check_range(expected: str, holds: Callable[[float], bool], **values: Any) -
             raise ValueError(f"{name} must be {expected}, got {value}")
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "gd": gradient_descent,
-    "momentum": momentum,
-    "nesterov": nesterov,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "adamw": adamw,
+class Row(NamedTuple):
+    """An optimizer of the table: `make(learning_rate, **options)`, and its defaults for tables.
+
+    table_rates: on few and on many rows; see `nnaccel.tabular.settings.resolve`.
+    table_decay: the weight decay.
+    """
+
+    make: Callable[..., Optimizer]
+    table_rates: tuple[float, float] = (1e-3, 1e-3)
+    table_decay: float = 0.0
+
+
+OPTIMIZERS: dict[str, Row] = {
+    "gd": Row(gradient_descent, (0.5, 0.1)),
+    "momentum": Row(momentum, (0.05, 0.05)),
+    "nesterov": Row(nesterov, (0.05, 0.05)),
+    "rmsprop": Row(rmsprop),
+    "adam": Row(adam, (2e-3, 5e-3), 0.05),
+    "adamw": Row(adamw, (2e-3, 5e-3), 0.05),
 }
 
 
@@ -297,7 +309,7 @@ def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: A
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    make = find("optimizer", optimizer, OPTIMIZERS)
+    make = find("optimizer", optimizer, OPTIMIZERS).make
     check_options(f"optimizer {optimizer!r}", make, options)
     options = {name: schedules.plain(value) for name, value in options.items()}
     return make(learning_rate, **options)

@@ -17,6 +17,7 @@ import numpy as np
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
 from nnaccel.kernels.backend import worth_loading
+from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
@@ -206,7 +207,7 @@ class Fit:
         settings = resolve(settings, len(rows), len(target.classes), pixels=examples.pixels)
         if not classes:
             target = fit_target(take(y, rows), "regression", examples.target)
-        if settings.loss == "poisson":
+        if not classes and losses.LOSSES[settings.loss].targets.bounded:  # in their own units
             target = replace(target, mean=0.0, scale=1.0)
         held = rows[:0]
         if settings.validation_fraction:
@@ -340,7 +341,7 @@ def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
 
 
 def _n_outputs(target: Target, loss: str) -> int:
-    if target.task == "regression" or loss == "binary_cross_entropy":
+    if target.task == "regression" or losses.get(loss).targets.kind == "labels":
         return 1
     return len(target.classes)
 

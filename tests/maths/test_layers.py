@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 
 from nnaccel.maths.activations import ACTIVATIONS, get
-from nnaccel.maths.layers import LAYERS, Chain, Dense, Dropout, LayerNorm, Param, Residual
+from nnaccel.maths.layers import LAYERS, Chain, Dense, Dropout, LayerNorm, Param, Residual, example
 from nnaccel.maths.network import leaves, transform
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 
 D = 4  # inputs of every layer below
 
-# A new layer gets an example here.
-EXAMPLES = {
-    "dense": Dense(3, get("tanh")),
-    "dropout": Dropout(0.4),
-    "layer_norm": LayerNorm(),
-    "residual": Residual((Dense(5, get("softplus")), LayerNorm(), Dense(D))),
-}
+EXAMPLES = {name: example(name, D) for name in LAYERS}
 EVERY = pytest.mark.parametrize("layer", EXAMPLES.values(), ids=EXAMPLES)
 
 OPS = Ops(np)
 
 
-def test_every_layer_has_an_example():
-    assert set(EXAMPLES) == set(LAYERS)
+def test_the_example_of_a_layer_is_such_a_layer():
     assert all(type(layer) is LAYERS[name] for name, layer in EXAMPLES.items())
+    assert EXAMPLES["dense"].width(D) != D
+
+
+def test_a_layer_without_an_example_is_its_own_with_default_fields(monkeypatch):
+    class Plain:
+        pass
+
+    monkeypatch.setitem(LAYERS, "plain", Plain)
+    assert type(example("plain", D)) is Plain
 
 
 def key(step=0, seed=0, asarray=np.asarray):

@@ -317,8 +317,8 @@ def test_norms_out_of_range_are_refused(value):
 
 
 def test_the_table_holds_the_functions():
-    assert OPTIMIZERS["gd"] is gradient_descent
-    assert OPTIMIZERS["adamw"] is adamw
+    assert OPTIMIZERS["gd"].make is gradient_descent
+    assert OPTIMIZERS["adamw"].make is adamw
 
 
 # PyTorch's optimizers

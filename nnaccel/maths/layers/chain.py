@@ -15,6 +15,10 @@ class Chain:
 
     layers: tuple[Layer, ...]
 
+    @property
+    def is_random(self) -> bool:
+        return any(getattr(layer, "is_random", True) for layer in self.layers)
+
     def width(self, D: int) -> int:
         for layer in self.layers:
             D = layer.width(D)

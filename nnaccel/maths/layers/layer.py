@@ -4,7 +4,9 @@ A layer is a frozen dataclass of plain data. Its arrays are not in it: they are 
 parameter vector, handed over as a tuple in the order in which `params` describes them. Forward
 and backward are written as functions of arrays, and called through `ops`, where a kernel may
 replace them. To add a layer, write one file like `dense.py` and a row in `LAYERS` of
-`layers/__init__.py`; the tests then check its gradient, its leading axes and every array library.
+`layers/__init__.py`; the tests then check its gradient, its leading axes, every array library and
+its model file. The file holds the fields of the dataclass. A field's type says what it may be, an
+`Annotated` one within a range: see `nnaccel.training.architecture`.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +27,12 @@ class Param(NamedTuple):
 
 
 class Layer(Protocol):
-    """A differentiable function of its input and its parameters."""
+    """A differentiable function of its input and its parameters.
+
+    A layer may also have `is_random`, whether it draws random numbers in training, which is assumed
+    without it; and a static method `example(D)`, the layer that is checked and tested on D inputs,
+    without which that is the one with its default fields.
+    """
 
     def width(self, D: int) -> int:
         """The number of outputs for D inputs; ValueError where D is not possible."""
