@@ -235,7 +235,11 @@ def follow_by_definitions(found, network, X, Y, *, loss, optimizer, sample_weigh
     step = make_step(network, loss, optimizer, Ops(np), dtype=X.dtype, seed=seed, **options)
     params = initialize(network, seed).astype(dtype)
     state = optimizer.init(params, xp=np)
-    data = Data(X, Y, None if sample_weight is None else (sample_weight / sample_weight.mean()).astype(dtype))
+    data = Data(
+        X,
+        Y,
+        None if sample_weight is None else (sample_weight / sample_weight.mean()).astype(dtype),
+    )
     for epoch in found:
         order, sizes, records = order_of(N, seed, epoch.number), [], []
         for start, stop in bounds(N, 16):
