@@ -66,7 +66,9 @@ def test_normal_draws_are_within_one_and_two_deviations_as_often_as_they_should(
 
 
 CUSTOMARY = {
-    **dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "silu", "mish"), "he_uniform"),
+    **dict.fromkeys(
+        ("relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "mish"), "he_uniform"
+    ),
     "selu": "lecun_normal",
 }
 
