@@ -96,7 +96,7 @@ class Scale:
     def params(self, D):
         return (Param((1, D), lambda shape, rng: np.full(shape, self.first), decays=False),)
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         return ops[scale](X, *params), X
 
     def backward(self, params, saved, dA, *, ops, need_dX):

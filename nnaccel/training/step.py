@@ -19,7 +19,16 @@ from nnaccel.kernels.compile import (
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import minibatch
-from nnaccel.maths.network import Network, forward, initial_params, layout, leaves, value_and_grad
+from nnaccel.maths.network import (
+    Network,
+    forward,
+    initial_params,
+    layout,
+    leaves,
+    set_state,
+    take_state,
+    value_and_grad,
+)
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -74,7 +83,9 @@ def make_step(
     stacked, (2, ...). Everything that can be decided is decided here: the step has no dispatch,
     no validation and no synchronisation with the host.
     """
-    xp, n_weights = ops.xp, layout(network).n_weights
+    xp, places = ops.xp, layout(network)
+    n_weights, n_trained = places.n_weights, places.n_trained
+    has_state = n_trained < places.size
 
     def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
         X, Y, weights = ops[minibatch](*data, index, dtype)
@@ -82,6 +93,10 @@ def make_step(
             network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(seed, state.step)
         )
         record = value if metric is None else _record(value, metric, Z, Y, weights, xp=xp)
+        if has_state:
+            grads, following = ops[take_state](grads, n_trained)
+            params, state = optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+            return ops[set_state](params, following, n_trained), state, record
         params, state = optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
         return params, state, record
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nnaccel.maths.layers.batch_norm import BatchNorm
 from nnaccel.maths.layers.chain import Chain
 from nnaccel.maths.layers.dense import Dense
 from nnaccel.maths.layers.dropout import Dropout
@@ -14,6 +15,7 @@ LAYERS: dict[str, type] = {
     "dropout": Dropout,
     "layer_norm": LayerNorm,
     "residual": Residual,
+    "batch_norm": BatchNorm,
 }
 
 
@@ -25,6 +27,7 @@ def example(name: str, D: int) -> Layer:
 
 __all__ = [
     "LAYERS",
+    "BatchNorm",
     "Chain",
     "Dense",
     "Dropout",

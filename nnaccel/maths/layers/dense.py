@@ -90,7 +90,9 @@ class Dense:
             Param((1, self.units), initializers.zeros, decays=False),
         )
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         W, b = params
         Z, A = ops[dense](X, W, b, self.activation)
         return A, (X, Z, A)

@@ -48,7 +48,9 @@ class Dropout:
     def params(self, D: int) -> tuple[Any, ...]:
         return ()
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         if key is None or self.rate == 0.0:
             return X, None
         return ops[dropout](X, key, self.rate)

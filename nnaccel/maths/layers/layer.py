@@ -19,11 +19,16 @@ from nnaccel.typing import Array
 
 class Param(NamedTuple):
     """One parameter array: its shape without leading axes, its first values, and whether weight
-    decay and the L2 penalty apply to it, as they do to weights but not to biases and gains."""
+    decay and the L2 penalty apply to it, as they do to weights but not to biases and gains.
+
+    What is not `trained` is state of the layer, such as a running mean: each step of training
+    replaces it by what `backward` gives in the place of its gradient.
+    """
 
     shape: tuple[int, int]
     initializer: Initializer
     decays: bool
+    trained: bool = True
 
 
 class Layer(Protocol):
@@ -42,10 +47,13 @@ class Layer(Protocol):
         """The `Param` of each of its arrays for D inputs, in nested tuples for nested layers."""
         ...
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         """The output for X (..., N, D), and what `backward` will need.
 
-        `key` makes the random draws of this step; None means that the network predicts.
+        `key` makes the random draws of this step; without one there are none. `training` says
+        whether the network trains, and `backward` follows, or predicts.
         """
         ...
 
@@ -54,6 +62,7 @@ class Layer(Protocol):
     ) -> tuple[Array | None, Any]:
         """The gradient in X and, shaped like `params`, in each parameter, for dA in the output.
 
+        A parameter that is not trained has its next value in the place of a gradient.
         May destroy dA, nothing else. The gradient in X may be None unless `need_dX`.
         """
         ...

@@ -57,7 +57,9 @@ class LayerNorm:
             Param((1, D), initializers.zeros, decays=False),
         )
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         A, *saved = ops[layer_norm](X, *params, self.epsilon)
         return A, saved
 

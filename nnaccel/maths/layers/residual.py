@@ -42,8 +42,10 @@ class Residual:
     def params(self, D: int) -> tuple[Any, ...]:
         return Chain(self.layers).params(D)
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
-        F, saved = Chain(self.layers).forward(params, X, ops=ops, key=key)
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
+        F, saved = Chain(self.layers).forward(params, X, ops=ops, key=key, training=training)
         return X + F, saved
 
     def backward(

@@ -484,7 +484,7 @@ class Product:
     inner = layers.Dense(4)
     width, params = inner.width, inner.params
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         return X @ params[0] + params[1], X
 
     def backward(self, params, X, dA, *, ops, need_dX):
@@ -496,7 +496,9 @@ class Product:
 NO = NotImplementedError("no graphs")
 FOREIGN = simple(Network(3, (layers.Dense(5), Product(), layers.Dense(3))), metric=ACCURACY)
 NOT_IN_PLACE = simple(optimizer=optimizers.momentum(0.01, beta=np.float32(0.9)))
+RUNNING = simple(Network(3, (layers.Dense(6, get("tanh")), layers.BatchNorm(), layers.Dense(3))))
 OBSTACLES = {
+    "what no optimizer trains": (RUNNING, as_it_is, "a step gives other arrays"),
     "another's product": (FOREIGN, as_it_is, "NotImplementedError: calling cuBLAS"),
     "not in place": (NOT_IN_PLACE, as_it_is, "gives other arrays"),
     "no streams": (simple(), failing("Stream.__init__", NO), "NotImplementedError: no graphs"),
