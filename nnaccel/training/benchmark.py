@@ -205,7 +205,7 @@ def products(shape: Shape, device: Device, precision: str = "float32") -> Callab
         from nnaccel.kernels.cuda.workspace import Workspace
 
         space = Workspace(xp, precision)
-        multiply, given = space.product, lambda x: space.factor(x, precision == "bf16")
+        multiply, given = space.products.matmul, space.copies.factor
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
     A, W = [given(x) for x in A], [given(x) for x in W]

@@ -366,8 +366,8 @@ ptxas info    : Function properties for _Z1ff
         "_Z3addPf": {"stack": 0, "spill_stores": 0, "spill_loads": 0, "registers": 8},
         "large": {"stack": 160, "spill_stores": 24, "spill_loads": 16, "registers": 255},
     }
-    text = bench["gpu_report"].sources({"kernels.cu": {"kernels": kernels}}, {})
-    assert "| kernels.cu | 2 | 255 | 1 |" in text
+    text = bench["gpu_report"].sources({"kernels/cuda": {"kernels": kernels}}, {})
+    assert "| kernels/cuda | 2 | 255 | 1 |" in text
     assert "- `large` spills 40 bytes" in text
 
 

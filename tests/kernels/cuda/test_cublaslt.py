@@ -249,8 +249,8 @@ def test_without_the_library_products_are_cupys(module, monkeypatch, caplog):
     """One line in the log; the results are the same."""
     cuda_on_host.cublaslt()  # compiled and loaded before nothing can be
     caplog.set_level(logging.DEBUG, "nnaccel")
-    cupy = cuda_on_host.on_host()
-    lost = cuda_on_host.loaded("cublaslt", cupy=module.cupy)
+    modules = cuda_on_host.modules_on_host()
+    lost = cuda_on_host.loaded_on(module.cupy, lambda _: None)["cublaslt"]
 
     def missing(name):
         raise OSError(f"{name}: no such file")
@@ -258,11 +258,11 @@ def test_without_the_library_products_are_cupys(module, monkeypatch, caplog):
     monkeypatch.setattr(lost.ctypes, "CDLL", missing)
     monkeypatch.setattr(lost, "import_module", missing)
     monkeypatch.setattr(lost, "address", module.address)
-    monkeypatch.setattr(cupy, "product_plan", lost.product_plan)
-    draw, space = draws(), cupy.Workspace(np)
+    monkeypatch.setattr(modules.products, "product_plan", lost.product_plan)
+    draw, multiply = draws(), modules.workspace.Workspace(np).products.matmul
     X, Y = draw(4, 5), draw(5, 6)
     for out in (np.empty((4, 6)), np.empty((4, 9))[:, :6]):
-        np.testing.assert_allclose(space.product(X, Y, out), X @ Y)
+        np.testing.assert_allclose(multiply(X, Y, out), X @ Y)
     (record,) = caplog.records
     assert re.search("cannot be loaded: libcublasLt.so.13: no such file", record.getMessage())
 
@@ -416,7 +416,8 @@ def test_nothing_is_timed_while_a_stream_is_captured(choose, module, monkeypatch
 
 
 def test_choices_are_kept_beside_cupys_kernels(monkeypatch):
-    folder = cuda_on_host.loaded("cublaslt", cupy=cuda_on_host.stand_in()).cache_folder
+    modules = cuda_on_host.loaded_on(cuda_on_host.stand_in(), lambda _: None)
+    folder = modules["cublaslt"].cache_folder
     for name in ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"):
         monkeypatch.delenv(name, raising=False)
     assert folder() == Path.home() / ".cupy" / "kernel_cache"
@@ -445,8 +446,8 @@ def test_products_on_a_gpu_are_those_of_rounded_factors(precision, shape):
         runs = []
         for _ in range(3):
             out = device.asarray(np.zeros((N, H), name))
-            runs.append(to_host(space.product(x, y, out)))
-        assert None not in space._plans.values()
+            runs.append(to_host(space.products.matmul(x, y, out)))
+        assert None not in space.products._plans.values()
         assert cublaslt.library() is not None
     exact = np.matmul(*(rounded(a, BITS[precision]) for a in (X, Y)))
     scale = np.abs(X) @ np.abs(Y)
