@@ -84,8 +84,9 @@ class Bfloat16Copies:
     def are_factors(self, X: Array, W: Array) -> bool:
         """Whether X can be multiplied with W as it is: of its type, or a copy that was made here.
         Other arrays of 16-bit integers hold integers."""
-        copy = self.rounds(W) and X.dtype == BF16 and id(X) in self._copies
-        return W.dtype.name in TYPES and (copy or X.dtype == W.dtype)
+        if X.dtype == W.dtype:
+            return W.dtype.name in TYPES
+        return X.dtype == BF16 and id(X) in self._copies and self.rounds(W)
 
     def factor(self, x: Array) -> Array:
         """An array as products take it: itself, or its copy in bfloat16."""

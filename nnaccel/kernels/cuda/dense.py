@@ -105,7 +105,8 @@ class DenseKernels:
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
         shape, factor = product_shape(X, W), self._copies.factor
-        known = all(self._copies.are_factors(x, W) for x in (X, A, dA))
+        are_factors = self._copies.are_factors
+        known = are_factors(X, W) and are_factors(A, W) and are_factors(dA, W)
         if shape is None or shape != A.shape or not known:
             return self._dense_vjp(dA, X, W, Z, A, activation, need_dX=need_dX)
         dW, db = self._buffers.gradients_of(W)

@@ -56,15 +56,15 @@ NOT_IN_PLACE = "a step gives other arrays than it has been given"
 
 
 class StepSlots:
-    """What captured steps find at the same addresses in every step and epoch; two kernels of
-    `graph_step.cuh` write there what differs.
+    """The arrays that captured steps find at the same addresses in every step and epoch; two
+    kernels of `graph_step.cuh` write there.
 
     n: numbers of the optimizer in a step.   batch: examples in one.
     """
 
     def __init__(self, n: int, batch: int, dtype: Any) -> None:
         self._type, self._batch = TYPES[dtype.name], batch
-        self._epoch = cupy.empty(128, np.uint8)  # room for an `Epoch`
+        self._epoch = cupy.empty(128, np.uint8)  # memory for an `Epoch`
         self._counter = cupy.zeros((1,), np.uint32)
         self.numbers = cupy.empty((n,), dtype)
         self.index = cupy.empty((batch,), np.int64)  # the examples of the minibatch
@@ -101,10 +101,10 @@ class StepSlots:
 def steps_per_graph(network: Network, batch: int, n_steps: int) -> int:
     """How many steps to put into a graph for epochs of so many: some for a network whose steps
     take no longer than their launches."""
-    places = layout(network)
-    if 6 * batch * places.size > ALONE:
+    whole = layout(network)
+    if 6 * batch * whole.size > ALONE:
         return 1
-    nodes = 3 * len(list(leaves(places.slots, Slot))) + 4  # about
+    nodes = 3 * len(list(leaves(whole.slots, Slot))) + 4  # about
     most = min(STEPS, NODES // nodes, n_steps // 2)
     return 1 << max(0, most.bit_length() - 1)
 
@@ -207,7 +207,7 @@ def same(some: list[Array], others: list[Array]) -> bool:
 
 
 def address_of(x: Array | None) -> Any:
-    """What a kernel knows of an array."""
+    """The part of an array that a kernel knows."""
     return None if x is None else (address(x), x.shape, x.strides, x.dtype.str)
 
 

@@ -4,7 +4,7 @@ from nnaccel.typing import Array
 
 
 class OutputBias:
-    """What the output layer and the loss tell each other in a pass through the network.
+    """The messages between the output layer and the loss in a pass through the network.
 
     The layer says where its logits Z are, and its db. Where the loss is given that Z it writes db
     too, and the layer then finds it there: a launch less.

@@ -6,8 +6,9 @@ import cupy
 import numpy as np
 
 from nnaccel.kernels.cuda.bfloat16 import widened
-from nnaccel.kernels.cuda.cublaslt import ALIGNED, WORKSPACE, ProductPlan, address, product_plan
+from nnaccel.kernels.cuda.cublaslt import WORKSPACE, address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.product_plan import ALIGNED, ProductPlan, product_plan
 from nnaccel.typing import Array
 
 

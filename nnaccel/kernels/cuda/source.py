@@ -1,7 +1,7 @@
 """The CUDA kernels of this folder as one source for the compiler.
 
-CuPy keeps compiled kernels on the disk by their source. It does not look into files that a source
-includes, so they are put in their places here: whatever changes, the kernels are compiled anew.
+CuPy keeps compiled kernels on the disk by their source, and does not look into the files that a
+source includes. So these are inlined here, and a change in any of them compiles the kernels anew.
 """
 
 import re

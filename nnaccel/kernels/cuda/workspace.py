@@ -3,7 +3,8 @@
 On a GPU a launch costs more than the work of most elementwise operations, and each temporary is a
 journey through memory. The kernels of the `.cuh` files do in one launch what would be five or ten;
 matrix products are cuBLASLt's, and write where their result belongs. Nothing here waits for the
-device, but for the first product of each kind, whose algorithms may be timed; see `cublaslt.py`.
+device, but for the first product of each kind, whose algorithms may be timed; see
+`algorithm_choice.py`.
 """
 
 from collections.abc import Callable

@@ -2,8 +2,8 @@
 
 A stand-in for the few parts of CuPy that they use. Its arrays are NumPy's, and its kernels are
 those of the `.cuh` files, compiled by g++ with `cuda_on_host.h`, which runs all threads of a
-launch. Matrix products go by the real `cublaslt.py` to a library of the same functions, which is
-compiled from `cublaslt_on_host.cpp`.
+launch. Matrix products go by the real `product_plan.py` to a library of the same functions, which
+is compiled from `cublaslt_on_host.cpp`.
 
 While a stream is captured nothing runs: what is launched is taken down, with the addresses and
 numbers of that moment and nothing else, and runs when the graph is launched. What CuPy refuses in
@@ -527,7 +527,7 @@ def stand_in() -> ModuleType:
 PACKAGE = "nnaccel.kernels.cuda"
 
 
-def loaded_on(cupy: ModuleType, prepare: Callable[[ModuleType], None]) -> dict[str, ModuleType]:
+def loaded_on(cupy: ModuleType, prepare: Callable[[ModuleType], None]) -> SimpleNamespace:
     """The modules of `nnaccel.kernels.cuda` by name, loaded once more where this is CuPy.
 
     Those that were loaded before stay what they are.   prepare: what is done to `cublaslt` before
@@ -543,7 +543,7 @@ def loaded_on(cupy: ModuleType, prepare: Callable[[ModuleType], None]) -> dict[s
         for name in ("workspace", "small_network", "graphs"):
             import_module(f"{PACKAGE}.{name}")
         parts = {name.rpartition(".")[2]: x for name, x in sys.modules.items() if is_part(name)}
-        return {name: x for name, x in parts.items() if name != "cupy"}
+        return SimpleNamespace(**parts)
     finally:
         for name in [name for name in sys.modules if is_part(name)]:
             del sys.modules[name]
@@ -558,17 +558,18 @@ def is_part(module: str) -> bool:
 
 @cache
 def modules_on_host() -> SimpleNamespace:
-    """The modules of `nnaccel.kernels.cuda` on the stand-ins."""
+    """The modules of `nnaccel.kernels.cuda` on the stand-ins, and the stand-in for CuPy. Products
+    take the algorithm that comes first, as where no choice can be kept."""
     cupy = stand_in()
 
     def prepare(cublaslt_module: ModuleType) -> None:
-        """The algorithm that comes first is taken, as where no choice can be kept."""
         library = cache(lambda: Counted(cublaslt_module.declared(cublaslt()), cupy))
         cublaslt_module.library = library
         cublaslt_module.address = lambda x: x.ctypes.data
-        cublaslt_module.cache_folder = lambda: None
 
-    return SimpleNamespace(cupy=cupy, **loaded_on(cupy, prepare))
+    modules = loaded_on(cupy, prepare)
+    modules.algorithm_choice.cache_folder = lambda: None
+    return modules
 
 
 def on_host() -> ModuleType:
@@ -579,11 +580,6 @@ def on_host() -> ModuleType:
 def cupy_on_host() -> ModuleType:
     """The stand-in for CuPy."""
     return modules_on_host().cupy
-
-
-def products_on_host() -> ModuleType:
-    """The module `nnaccel.kernels.cuda.cublaslt` on the stand-ins."""
-    return modules_on_host().cublaslt
 
 
 def small_on_host() -> ModuleType:

@@ -60,8 +60,8 @@ def cupy():
 @pytest.fixture
 def xp(monkeypatch):
     """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's. Epochs are
-    those of steps, not those in one launch nor those of graphs, which `test_cuda_small.py` and
-    `test_cuda_graphs.py` are for."""
+    those of steps, not those in one launch nor those of graphs, which `test_small_network.py` and
+    `test_graphs.py` are for."""
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
     small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
     monkeypatch.setattr(small, "MOST", 0)
