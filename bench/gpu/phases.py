@@ -17,7 +17,8 @@ import numpy as np
 from bench.shared.precisions import PRECISIONS
 from bench.shared.report import LIBRARIES, ROOT, about
 from bench.shared.rounds import timed
-from nnaccel.kernels.cuda.signatures import SOURCE, expressions
+from nnaccel.kernels.cuda.signatures import expressions
+from nnaccel.kernels.cuda.source import kernel_source
 
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
 DTYPES = ("float32", "float64")
@@ -60,14 +61,17 @@ def output_of(words: list[str], **options: Any) -> str:
 
 
 def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """The CUDA source, compiled; registers and spills of each kernel as the assembler says. In a
+    """Every CUDA kernel, compiled; registers and spills of each as the assembler says. In a
     rehearsal one kernel: all of them take ten seconds."""
     compiler = shutil.which("nvcc")
     if not compiler:
         yield "nvcc", {"note": "nvcc is not on the PATH"}
         return
     kernels = list(expressions())[: 1 if args.rehearse else None]
-    yield SOURCE.name, compiled(compiler, SOURCE, args.arch, kernels)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.cu"
+        path.write_text(kernel_source())
+        yield "kernels/cuda", compiled(compiler, path, args.arch, kernels)
 
 
 def compiled(

@@ -126,9 +126,9 @@ def _nnaccel(precision: str, device: str) -> Product:
 
     def product(A: np.ndarray, B: np.ndarray) -> Any:
         space = Workspace(where.xp, "float32" if precision == "ieee" else precision)
-        left, right = (space.factor(where.asarray(x), precision == "bf16") for x in (A, B))
+        left, right = (space.copies.factor(where.asarray(x)) for x in (A, B))
         out = where.asarray(np.empty_like(A))
-        return (lambda: space.product(left, right, out)), lambda C: to_host(C[:16])
+        return (lambda: space.products.matmul(left, right, out)), lambda C: to_host(C[:16])
 
     return product
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from nnaccel.kernels.definition import BareProduct, Definition, Epoch, FusedEpoch, Refused, Run
 from nnaccel.maths.network import Layout, Network
@@ -23,6 +23,8 @@ BACKENDS = {
 
 class Backend(Protocol):
     """How a library runs the maths. `Definition` has the meaning of each method."""
+
+    prediction_rows: ClassVar[int]
 
     @property
     def xp(self) -> Namespace: ...

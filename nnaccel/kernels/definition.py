@@ -6,11 +6,12 @@ kernel has an oracle.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.losses import Loss
@@ -85,6 +86,9 @@ class Definition:
 
     library: the backend of the library, for settings that its products need.
     """
+
+    # Rows of a block in predictions, where smaller blocks than memory bounds are faster.
+    prediction_rows: ClassVar[int] = sys.maxsize
 
     xp: Namespace
     library: "Definition | None" = None

@@ -12,8 +12,8 @@ import numpy as np
 
 from nnaccel.kernels.definition import NotSupported, Run
 from nnaccel.kernels.optimizer_trace import Rules
-from nnaccel.maths import losses
-from nnaccel.maths.activations import ACTIVATIONS, Activation
+from nnaccel.maths import activations, losses
+from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers import Dense, Dropout
 from nnaccel.maths.metrics import Metric
 from nnaccel.typing import Array, Namespace
@@ -50,10 +50,10 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
     sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []
     rate, place = 0.0, 0
     for i, layer in enumerate(run.network.layers):
-        if dropout and isinstance(layer, Dropout) and not rate:
+        if dropout and type(layer) is Dropout and not rate:
             rate, place = layer.rate, i
             continue
-        if not isinstance(layer, Dense):
+        if type(layer) is not Dense:  # a class derived from it may do something else
             raise NotSupported(f"it has no layer {type(layer).__name__} at this place")
         found = activation_of(layer.activation)
         if found is None or found[0] not in known:
@@ -70,13 +70,17 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:
-    """The name of an activation of the library, and its parameter; None for any other."""
-    known = ACTIVATIONS.get(activation.name)
-    if known is None or activation.plain() != known:
+    """The name of an activation of the library, and its parameter.
+
+    None for any other: whatever its name, its functions decide.
+    """
+    name, plain = activation.name, activation.plain()
+    own = getattr(activations, name, None), getattr(activations, f"{name}_vjp", None)
+    if own != (plain.forward, plain.vjp):
         return None
-    parameters: dict[str, Any] = known.forward.__kwdefaults__ or {}
+    parameters: dict[str, Any] = plain.forward.__kwdefaults__ or {}
     parameters = parameters | dict(activation.options)
-    return known.name, float(next(iter(parameters.values()), 0.0))
+    return name, float(next(iter(parameters.values()), 0.0))
 
 
 def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:

@@ -807,3 +807,35 @@ def test_an_epoch_on_torch_is_its_steps_by_the_definitions(optimizer, large, mon
         records.append(record)
     np.testing.assert_allclose(params.numpy(), expected[0], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(np.stack([r.numpy() for r in records]), expected[2], rtol=1e-8)
+
+
+# A fused epoch knows an activation by its functions and a layer by its class, never by a name.
+
+
+class Doubled(layers.Dense):
+    """A layer with the parameters of a dense one, which doubles its input."""
+
+    def forward(self, params, X, *, ops, key, training=False):
+        return super().forward(params, X + X, ops=ops, key=key, training=training)
+
+    def backward(self, params, saved, dA, *, ops, need_dX):
+        dX, grads = super().backward(params, saved, dA, ops=ops, need_dX=need_dX)
+        return (None if dX is None else dX + dX), grads
+
+
+@FAST
+def test_a_function_under_a_known_name_is_not_taken_for_the_known_one(numba, monkeypatch):
+    own = ACTIVATIONS["relu"]._replace(
+        forward=lambda Z, *, xp: 3.0 * Z, vjp=lambda dA, Z, A, *, xp: 3.0 * dA
+    )
+    monkeypatch.setitem(ACTIVATIONS, "relu", own)
+    problem = simple(mlp(3, [5], 3, activation="relu"))
+    assert problem.small(numba=numba) is None
+    assert_same_run(trained(problem.whole(numba=numba), problem), trained(problem.steps(), problem))
+
+
+@FAST
+def test_a_layer_that_is_made_from_a_dense_one_is_not_taken_for_one(numba):
+    problem = simple(Network(3, (Doubled(5, ACTIVATIONS["tanh"]), layers.Dense(3))))
+    assert problem.small(numba=numba) is None
+    assert_same_run(trained(problem.whole(numba=numba), problem), trained(problem.steps(), problem))

@@ -35,7 +35,7 @@ class CuPyBackend(Definition):
         from nnaccel.kernels.cuda.workspace import Workspace
 
         space = Workspace(self.xp, precision)
-        return BareProduct(space.product, lambda x: space.factor(x, precision == "bf16"))
+        return BareProduct(space.products.matmul, space.copies.factor)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         from nnaccel.kernels.cuda import small_network

@@ -3,8 +3,8 @@
 A launch takes the host 5 microseconds or more, and a step of kernels is 15 of them; a CUDA graph is
 one launch, whatever is in it. Its kernels are those of `workspace.py`, with the addresses and
 numbers of the time when they were captured. So all that differs from step to step lies on the
-device, in fixed places, and `tick` of `kernels.cu` ends each step by putting there what the next
-one needs. None of the figures here has been measured on a GPU yet.
+device, at fixed addresses, and `tick` of `graph_step.cuh` ends each step by writing there what the
+next one needs. None of the figures here has been measured on a GPU yet.
 """
 
 import gc
@@ -22,8 +22,9 @@ import numpy as np
 from array_api_compat import numpy as host
 
 from nnaccel.kernels.cuda.cublaslt import address
+from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, vector_grid
 from nnaccel.kernels.cuda.signatures import TYPES
-from nnaccel.kernels.cuda.workspace import Workspace, is_on_device, kernel, line
+from nnaccel.kernels.cuda.workspace import Workspace
 from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import by_batch
 from nnaccel.kernels.epoch import on_epoch_start, step_of
@@ -54,15 +55,15 @@ NOT_IN_PLACE = "a step gives other arrays than it has been given"
 
 
 class StepSlots:
-    """What captured steps find at the same addresses in every step and epoch; what differs is put
-    there by two kernels of `kernels.cu`, which has more about it.
+    """The arrays that captured steps find at the same addresses in every step and epoch; two
+    kernels of `graph_step.cuh` write there.
 
     n: numbers of the optimizer in a step.   batch: examples in one.
     """
 
     def __init__(self, n: int, batch: int, dtype: Any) -> None:
         self._type, self._batch = TYPES[dtype.name], batch
-        self._epoch = cupy.empty(128, np.uint8)  # room for an `Epoch`
+        self._epoch = cupy.empty(128, np.uint8)  # memory for an `Epoch`
         self._counter = cupy.zeros((1,), np.uint32)
         self.numbers = cupy.empty((n,), dtype)
         self.index = cupy.empty((batch,), np.int64)  # the examples of the minibatch
@@ -78,32 +79,31 @@ class StepSlots:
         of updates before.
         """
         kept, K = (1, 0) if logits is None else (logits.shape[0], logits.shape[2])
-        kernel("begin", self._type)(
-            *line(self._batch, self.index.itemsize),
-            (
-                *(self._epoch, 0 if table is None else table, self.numbers.shape[0]),
-                *(order, order.shape[0], self._batch, losses, 0 if logits is None else logits),
-                *(kept, self._batch * K, self.numbers, self.index, self.count, count),
-            ),
-        )
+        args = (
+            self._epoch, pointer(table), self.numbers.shape[0], order, order.shape[0], self._batch,
+            losses, pointer(logits), kept, self._batch * K,
+            self.numbers, self.index, self.count, count,
+        )  # fmt: skip
+        kernel("begin", self._type)(*vector_grid(self._batch, self.index.itemsize), args)
 
     def tick(self, value: Array, Z: Array, keeps: bool) -> None:
         """Ends a step with its loss (), and its logits (B, K) if the epoch keeps them."""
         value = cupy.asarray(value, self.numbers.dtype)
         Z = cupy.ascontiguousarray(Z, self.numbers.dtype)
-        kernel("tick", self._type)(
-            *line(max(self._batch, Z.size if keeps else 0), Z.itemsize),
-            (self._epoch, value, Z, Z.size, self.numbers, self.index, self.count, self._counter),
-        )
+        grid, block = vector_grid(max(self._batch, Z.size if keeps else 0), Z.itemsize)
+        args = (
+            self._epoch, value, Z, Z.size, self.numbers, self.index, self.count, self._counter,
+        )  # fmt: skip
+        kernel("tick", self._type)(grid, block, args)
 
 
 def steps_per_graph(network: Network, batch: int, n_steps: int) -> int:
     """How many steps to put into a graph for epochs of so many: some for a network whose steps
     take no longer than their launches."""
-    places = layout(network)
-    if 6 * batch * places.size > ALONE:
+    whole = layout(network)
+    if 6 * batch * whole.size > ALONE:
         return 1
-    nodes = 3 * len(list(leaves(places.slots, Slot))) + 4  # about
+    nodes = 3 * len(list(leaves(whole.slots, Slot))) + 4  # about
     most = min(STEPS, NODES // nodes, n_steps // 2)
     return 1 << max(0, most.bit_length() - 1)
 
@@ -206,7 +206,7 @@ def same(some: list[Array], others: list[Array]) -> bool:
 
 
 def address_of(x: Array | None) -> Any:
-    """What a kernel knows of an array."""
+    """The part of an array that a kernel knows."""
     return None if x is None else (address(x), x.shape, x.strides, x.dtype.str)
 
 
@@ -214,7 +214,7 @@ def kernel_supports(params: Array, state: State, order: Array) -> bool:
     """Whether these are one network's vectors, and an order, as the kernels take them."""
     return (
         params.ndim == 1
-        and is_on_device(params, *state.slots)
+        and are_contiguous(params, *state.slots)
         and order.shape[0] > 0
         and order.dtype == np.int64
         and order.flags.c_contiguous

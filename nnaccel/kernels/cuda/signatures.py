@@ -1,18 +1,19 @@
-"""What can be asked of `kernels.cu`: its kernels, and their types by the names of NumPy's.
+"""The kernels of this folder's `.cuh` files, by the names of their C++ types.
 
-Without CuPy, so that all of it can be compiled where there is none.
+Without CuPy, so that all of them can be compiled where there is none.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import lru_cache
 
-SOURCE = Path(__file__).with_name("kernels.cu")
+from nnaccel.kernels.dense_plan import activation_of
+from nnaccel.maths.activations import Activation
 
-# The numbers of `kernels.cu`: threads in a block, lanes in a warp.
+# Constants of `memory.cuh`: threads in a block, lanes in a warp.
 THREADS, LANES = 256, 32
 
 TYPES = {"float32": "float", "float64": "double"}
-HALF = "Bf16"  # bfloat16, which arrays of the host hold as 16-bit integers
+BFLOAT16 = "Bf16"  # which arrays of the host hold as 16-bit integers
 CASTS = {
     "bool": "bool",
     "int8": "signed char",
@@ -38,16 +39,31 @@ FUNCTORS = {
     "silu": "Silu",
     "mish": "Mish",
 }
-BY_SIGN = ("Identity", "Relu", "LeakyRelu")  # whose derivatives read no more than the sign of A
+READS_Z = ("gelu", "silu", "mish")  # activations whose derivatives read Z
+READS_SIGN = ("Identity", "Relu", "LeakyRelu")  # functors whose derivatives read only the sign of A
 PLAIN = [
     *("softmax_cross_entropy", "l2_penalty", "dropout", "gradient_descent", "momentum"),
-    *("nesterov", "rmsprop", "adam", "shrink", "clip_factor", "clip", "begin", "tick"),
+    *("nesterov", "rmsprop", "adam", "shrink_weights", "clip_factor", "clip", "begin", "tick"),
 ]
 
-# How the kernels know an integer type: by its size, negative if it is signed.
-KINDS = {
+# How `class_of` in `loss.cuh` knows an integer type: by its size, negative if it is signed.
+INTEGERS = {
     f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)
 }
+
+
+@lru_cache(maxsize=64)
+def functor(activation: Activation) -> tuple[str, float] | None:
+    """The functor of `activations.cuh` that computes an activation, and its parameter.
+
+    None for an activation that is not the library's own: whatever its name, its functions decide.
+    """
+    found = activation_of(activation)
+    if found is None or found[0] not in FUNCTORS:
+        return None
+    if activation.reads_Z != (found[0] in READS_Z):
+        return None
+    return FUNCTORS[found[0]], found[1]
 
 
 def expressions() -> Iterator[str]:
@@ -55,10 +71,10 @@ def expressions() -> Iterator[str]:
     for T in TYPES.values():
         yield from (f"minibatch<{T}, {S}>" for S in CASTS.values())
         for G in FUNCTORS.values():
-            yield f"activate<{T}, {G}>"
-            yield from (f"{name}<{T}, {T}, {G}>" for name in ("narrow", "derive"))
+            yield f"bias_activation<{T}, {G}>"
+            yield from (f"{name}<{T}, {T}, {G}>" for name in ("narrow_dense", "activation_vjp"))
         yield from (f"{name}<{T}>" for name in PLAIN)
         yield from (f"small_epoch<{T}, {V}>" for V in (1, 2 if T == "double" else 4))
-    yield f"halve<{TYPES['float32']}>"
-    yield from (f"narrow<{TYPES['float32']}, {HALF}, {G}>" for G in FUNCTORS.values())
-    yield from (f"derive<{TYPES['float32']}, {HALF}, {G}>" for G in BY_SIGN)
+    yield f"to_bf16<{TYPES['float32']}>"
+    yield from (f"narrow_dense<{TYPES['float32']}, {BFLOAT16}, {G}>" for G in FUNCTORS.values())
+    yield from (f"activation_vjp<{TYPES['float32']}, {BFLOAT16}, {G}>" for G in READS_SIGN)

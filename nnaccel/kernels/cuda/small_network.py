@@ -1,10 +1,10 @@
 """An epoch of a small network in one launch, on CuPy.
 
 Where a step takes the device less time than a launch takes the host, launches are all that counts.
-Here there is one for thousands of steps: `small_epoch` of `kernels.cu` keeps a network in the
-shared memory of one multiprocessor, and trains it there. Independent networks are trained beside
-each other, one a multiprocessor. This module decides which networks fit, and how the threads of a
-block share out the work; none of its figures has been measured on a GPU yet.
+Here there is one for thousands of steps: `small_epoch` of `small_network.cuh` keeps a network in
+the shared memory of one multiprocessor, and trains it there. Independent networks are trained
+beside each other, one a multiprocessor. This module decides which networks fit, and how the threads
+of a block share out the work; none of its figures has been measured on a GPU yet.
 """
 
 from itertools import pairwise
@@ -14,8 +14,8 @@ import cupy
 import numpy as np
 from array_api_compat import numpy as host
 
+from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer
 from nnaccel.kernels.cuda.signatures import LANES, TYPES
-from nnaccel.kernels.cuda.workspace import is_on_device, kernel
 from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import CROSS_ENTROPY, Plan, by_batch, plan_of, scalars_of
 from nnaccel.kernels.optimizer_trace import Count, check_adam, rules_of
@@ -24,7 +24,7 @@ from nnaccel.maths.network import layout
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array, Namespace
 
-# The activations of `with_activation` in `kernels.cu`, by their numbers: those that need no Z.
+# The activations of `with_activation` in `small_network.cuh`, by their numbers: they need no Z.
 ACTIVATIONS = [
     *("identity", "sigmoid", "tanh", "relu", "leaky_relu", "softplus", "elu", "selu"),
 ]
@@ -36,7 +36,7 @@ MOST = 9e6
 
 STEPS = 4096  # of a launch, at most, so that a display does not wait for seconds
 
-WITHOUT_ASKING = 48 * 1024  # bytes of shared memory that any kernel may have
+DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that any kernel may have
 
 
 class Geometry(NamedTuple):
@@ -50,14 +50,50 @@ class Geometry(NamedTuple):
 
 
 class SharedMemory(NamedTuple):
-    """Where everything is in shared memory."""
+    """The layout of a block's shared memory."""
 
-    layers: np.ndarray  # (L, 12), as `Place` in `kernels.cu` names them
-    room: int  # numbers that parameters take, and n_weights of them weights
+    layers: np.ndarray  # (L, 12), as `LayerOffsets` in `small_network.cuh` names them
+    n_padded: int  # the size of the parameters, n_weights of them weights
     n_weights: int
-    halves: int
+    n_buffers: int  # for minibatches: 2 where the next one comes in beside this one
     nbytes: int  # but for the moments
     moments: int  # bytes, in shared memory or elsewhere
+
+
+class SmallEpochArguments(NamedTuple):
+    """The arguments of `small_epoch` in `small_network.cuh`, in its order."""
+
+    params: Array
+    mu: Array
+    nu: Array
+    P: int
+    offsets: Array
+    slopes: Array
+    layers: int
+    X: Array
+    row: int
+    Y: Array
+    C: int
+    weights: Any
+    order: Array
+    N: int
+    batch: int
+    begin: int
+    steps: int
+    scalars: Array
+    beta_1: float
+    beta_2: float
+    l2: float
+    loss: int
+    records: Array
+    logits: Any
+    moments: Any
+    n_padded: int
+    n_weights: int
+    n_buffers: int
+    columns: int
+    example_lanes: int
+    sharing_lanes: int
 
 
 def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
@@ -66,11 +102,11 @@ def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
     widest = max(sizes[1:])
     V = 16 // itemsize if batch_size * min(LANES, widest) >= 4096 else 1
     most = 512 if V > 1 else {4: 768, 8: 640}[itemsize]  # threads, by the registers that they need
-    parts = min(LANES, power(512 * V // batch_size), power(2 * widest - 1))
+    parts = min(LANES, floor_power(512 * V // batch_size), floor_power(2 * widest - 1))
     width = LANES // parts
     warps = -(-batch_size // (width * V))
     tiles = sum(tiles_of(D, H, V) for D, H in pairwise(sizes))
-    sharing = min(LANES, max(V, power(most // tiles)))
+    sharing = min(LANES, max(V, floor_power(most // tiles)))
     threads = min(most, LANES * max(warps, -(-tiles * sharing // LANES)))
     # Lanes that read other rows, or write them, then find them in other banks.
     gap = sharing if sharing < LANES else width * V % LANES
@@ -78,7 +114,7 @@ def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
     return Geometry(V, threads, covered + (gap - covered) % LANES, width, sharing)
 
 
-def power(n: int) -> int:
+def floor_power(n: int) -> int:
     """The largest power of two that is at most n, and at least 1."""
     return 1 << max(0, n.bit_length() - 1)
 
@@ -94,16 +130,18 @@ def shared_memory_of(
     targets: int,
     shape: Geometry,
     itemsize: int,
-    halves: int = 2,
+    n_buffers: int = 2,
 ) -> SharedMemory:
-    """The places of everything for numbers of so many bytes, and Y of so many columns; halves: of
-    what holds minibatches, 2 if the next one comes in beside this one."""
+    """The layout for a network of these sizes, with its activations as `codes`.
+
+    targets: columns of Y.   itemsize: bytes of a number.   n_buffers: for minibatches.
+    """
     layers, columns = list(pairwise(sizes)), shape.columns
     n_weights = sum(D * (H | 1) for D, H in layers)  # rows of an odd length
-    room = n_weights + sum(H for _, H in layers)
-    room += -room % 4
-    params = (halves * (sizes[0] + targets + 1) + 1) * columns
-    A = params + 2 * room + LANES
+    n_padded = n_weights + sum(H for _, H in layers)
+    n_padded += -n_padded % 4
+    params = (n_buffers * (sizes[0] + targets + 1) + 1) * columns
+    A = params + 2 * n_padded + LANES
     dZ = A + sum(sizes[1:]) * columns
     W, b, from_W, from_b, tiles = params, params + n_weights, 0, sum(D * H for D, H in layers), 0
     rows, before = [], 0
@@ -116,7 +154,7 @@ def shared_memory_of(
     table = np.array(rows, np.int64)
     described = 16 * columns + 4 * table.size
     nbytes = described + itemsize * dZ
-    return SharedMemory(table, room, n_weights, halves, nbytes, itemsize * 2 * room)
+    return SharedMemory(table, n_padded, n_weights, n_buffers, nbytes, itemsize * 2 * n_padded)
 
 
 def work(sizes: list[int], batch_size: int) -> int:
@@ -125,7 +163,7 @@ def work(sizes: list[int], batch_size: int) -> int:
     return batch_size * (6 * products - 2 * sizes[0] * sizes[1])
 
 
-def room_of_a_block() -> int:
+def max_shared_memory() -> int:
     """Bytes of shared memory that a kernel may have on this device, if it asks for them."""
     return cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
@@ -137,7 +175,7 @@ def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: A
     return (
         params.ndim in (1, 2)
         and params.shape[0] > 0
-        and is_on_device(*vectors)
+        and are_contiguous(*vectors)
         and X.dtype == params.dtype
         and X.strides[1] == X.itemsize
         and Y.shape[1:] == (() if plan.loss == CROSS_ENTROPY else (plan.sizes[-1],))
@@ -171,14 +209,14 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
         (X, Y, weights), N, dtype = data, order.shape[0], params.dtype
         batch = min(batch_size, N)
         shape = geometry(sizes, batch, dtype.itemsize)
-        limit = room_of_a_block()
-        for halves in (2, 1):
-            places = shared_memory_of(sizes, codes, targets, shape, dtype.itemsize, halves)
-            if places.nbytes <= limit:
+        limit = max_shared_memory()
+        for n_buffers in (2, 1):
+            shared = shared_memory_of(sizes, codes, targets, shape, dtype.itemsize, n_buffers)
+            if shared.nbytes <= limit:
                 break
         else:
             raise NotSupported("a step does not fit into shared memory")
-        nbytes = places.nbytes
+        nbytes = shared.nbytes
         n_steps = len(bounds(N, batch))
         now = State(count.of(state.step), state.slots)
         rules = rules_of(run.optimizer, params, now, n_steps, n_weights, xp=host)
@@ -186,35 +224,58 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
             raise NotSupported("Adam's epsilon is 0")
         K = 1 if params.ndim == 1 else params.shape[0]
         moments: Any = 0
-        if nbytes + places.moments <= limit:
-            nbytes += places.moments
+        if nbytes + shared.moments <= limit:
+            nbytes += shared.moments
         else:
-            moments = cupy.empty(2 * K * places.room, dtype)
-        if (shape, dtype, halves) not in on_device:
-            on_device[shape, dtype, halves] = (
-                cupy.asarray(places.layers),
+            moments = cupy.empty(2 * K * shared.n_padded, dtype)
+        if (shape, dtype, n_buffers) not in on_device:
+            on_device[shape, dtype, n_buffers] = (
+                cupy.asarray(shared.layers),
                 cupy.asarray(plan.parameters, dtype),
             )
         values = cupy.empty((n_steps, K), dtype)
         Z: Any = 0 if run.metric is None else cupy.empty((K, N, sizes[-1]), dtype)
         numbers = cupy.asarray(Y, dtype, order="C")  # of classes too: floating, exact to 2^24
-        before = (
-            *(params, *state.slots, size, *on_device[shape, dtype, halves], len(codes)),
-            *(X, X.strides[0] // X.itemsize, numbers, targets),
-            *(0 if weights is None else weights, order, N, batch),
-        )
-        after = (
-            cupy.asarray(scalars_of(rules, n_steps, dtype)),
-            *(float(rules.beta_1), float(rules.beta_2), float(run.l2), plan.loss, values, Z),
-            *(moments, places.room, places.n_weights, halves),
-            *(shape.columns, shape.width, shape.sharing),
+        (mu, nu), (offsets, slopes) = state.slots, on_device[shape, dtype, n_buffers]
+        args = SmallEpochArguments(
+            params=params,
+            mu=mu,
+            nu=nu,
+            P=size,
+            offsets=offsets,
+            slopes=slopes,
+            layers=len(codes),
+            X=X,
+            row=X.strides[0] // X.itemsize,
+            Y=numbers,
+            C=targets,
+            weights=pointer(weights),
+            order=order,
+            N=N,
+            batch=batch,
+            begin=0,
+            steps=0,
+            scalars=cupy.asarray(scalars_of(rules, n_steps, dtype)),
+            beta_1=float(rules.beta_1),
+            beta_2=float(rules.beta_2),
+            l2=float(run.l2),
+            loss=plan.loss,
+            records=values,
+            logits=Z,
+            moments=moments,
+            n_padded=shared.n_padded,
+            n_weights=shared.n_weights,
+            n_buffers=n_buffers,
+            columns=shape.columns,
+            example_lanes=shape.width,
+            sharing_lanes=shape.sharing,
         )
         launch = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
-        if nbytes > WITHOUT_ASKING:
+        if nbytes > DEFAULT_SHARED_MEMORY:
             launch.max_dynamic_shared_size_bytes = nbytes
         for begin, end in bounds(n_steps, STEPS):
-            args = (*before, begin, end - begin, *after)
-            launch((K,), (shape.threads,), args, shared_mem=nbytes)
+            some = args._replace(begin=begin, steps=end - begin)
+            launch((K,), (shape.threads,), some, shared_mem=nbytes)
         state = State(count.after(state.step, n_steps), state.slots)
         records = values if params.ndim == 2 else values[:, 0]
         if run.metric is None:

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with
 @dataclass(frozen=True)
 class NumPyBackend(Definition):
     """numba: use Numba's kernels where it is installed."""
+
+    # The activations of a layer stay in a second-level cache.
+    prediction_rows: ClassVar[int] = 1024
 
     numba: bool = True
 

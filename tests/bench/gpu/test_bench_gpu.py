@@ -64,8 +64,8 @@ ptxas info    : Function properties for _Z1ff
         "_Z3addPf": {"stack": 0, "spill_stores": 0, "spill_loads": 0, "registers": 8},
         "large": {"stack": 160, "spill_stores": 24, "spill_loads": 16, "registers": 255},
     }
-    text = report.sources({"kernels.cu": {"kernels": kernels}}, {})
-    assert "| kernels.cu | 2 | 255 | 1 |" in text
+    text = report.sources({"kernels/cuda": {"kernels": kernels}}, {})
+    assert "| kernels/cuda | 2 | 255 | 1 |" in text
     assert "- `large` spills 40 bytes" in text
 
 
@@ -139,8 +139,8 @@ def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
     assert found["phases"]["sources"]["problem"] == ""
     # Compiled as CuPy does it, they spill nothing (see tests/kernels/cuda/test_cuda.py).
     ((name, source),) = found["phases"]["sources"]["results"].items()
-    assert name == ("kernels.cu" if shutil.which("nvcc") else "nvcc")
-    assert ("kernels" in source) == (name == "kernels.cu")
+    assert name == ("kernels/cuda" if shutil.which("nvcc") else "nvcc")
+    assert ("kernels" in source) == (name == "kernels/cuda")
     assert all(k["spill_stores"] == 0 for k in source.get("kernels", {}).values())
     assert found["missing"] in (tmp_path / "gpu.md").read_text()
 

@@ -232,11 +232,11 @@ T* shared_memory() {
 }
 
 template <class T>
-void fetch(T* to, const T* from) {
+void copy_async(T* to, const T* from) {
     host::copies[host::self->thread].push_back({to, from, sizeof(T)});
 }
 
-static inline void fetched() {
+static inline void copy_async_wait() {
     for (const host::Copy& copy : host::copies[host::self->thread])
         std::memcpy(copy.to, copy.from, copy.size);
     host::copies[host::self->thread].clear();

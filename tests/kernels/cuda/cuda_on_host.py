@@ -1,9 +1,9 @@
-"""CuPy on the host: the real `workspace.py` and `kernels.cu`, on NumPy's arrays and without a GPU.
+"""CuPy on the host: the real modules and `.cuh` files of `kernels/cuda`, without a GPU.
 
-A stand-in for the few parts of CuPy that `workspace.py` uses. Its arrays are NumPy's, and its
-kernels are those of `kernels.cu`, compiled by g++ with `cuda_on_host.h`, which runs all threads of
-a launch. Matrix products go by the real `cublaslt.py` to a library of the same functions, which is
-compiled from `cublaslt_on_host.cpp`.
+A stand-in for the few parts of CuPy that they use. Its arrays are NumPy's, and its kernels are
+those of the `.cuh` files, compiled by g++ with `cuda_on_host.h`, which runs all threads of a
+launch. Matrix products go by the real `product_plan.py` to a library of the same functions, which
+is compiled from `cublaslt_on_host.cpp`.
 
 While a stream is captured nothing runs: what is launched is taken down, with the addresses and
 numbers of that moment and nothing else, and runs when the graph is launched. What CuPy refuses in
@@ -12,7 +12,6 @@ gone, the next array of that size has it.
 """
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,15 +21,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-import nnaccel.kernels.cuda
 from nnaccel.kernels.cuda.signatures import expressions
+from nnaccel.kernels.cuda.source import kernel_source
 
-KERNELS = Path(nnaccel.kernels.cuda.__file__).parent
 HEADER = Path(__file__).with_suffix(".h")
 
 COMPILER = shutil.which("g++") if sys.platform == "linux" else None
@@ -38,7 +37,7 @@ NO_COMPILER = "needs g++ on Linux, to run CUDA kernels on the host"
 
 GLUE = """
 #include "{header}"
-#include "{source}"
+{kernels}
 
 template <auto kernel>
 void run(const unsigned* grid, const unsigned* shape, size_t room, void** args) {{
@@ -63,18 +62,18 @@ extern "C" void launch(
 
 @cache
 def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
-    """All kernels that `workspace.py` can ask for, compiled once in a process."""
+    """All kernels that can be asked for, compiled once in a process."""
     entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in expressions())
     folder = tempfile.TemporaryDirectory()
-    source, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
-    source.write_text(GLUE.format(header=HEADER, source=KERNELS / "kernels.cu", entries=entries))
+    text, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
+    text.write_text(GLUE.format(header=HEADER, kernels=kernel_source(), entries=entries))
     warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
     # As on a device, reading 16 bytes together at another place ends the process.
     traps = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
     command = [
         *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
         *("-U_FORTIFY_SOURCE", *warnings, *traps, *flags),
-        *(source, "-o", binary),
+        *(text, "-o", binary),
     ]
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(binary))
@@ -252,7 +251,7 @@ def looking(name: str) -> Callable:
     """The method of NumPy's arrays, for which the host would wait for the device."""
 
     def look(self: "OnDevice", *args: object) -> object:
-        on_host().cupy.wait()
+        cupy_on_host().wait()
         return getattr(self.view(np.ndarray), name)(*args)
 
     return look
@@ -271,17 +270,17 @@ class OnDevice(np.ndarray):
         return SimpleNamespace(ptr=self.ctypes.data)
 
     def set(self, host: np.ndarray, stream: object) -> None:
-        on_host().cupy.upload()
+        cupy_on_host().upload()
         self.view(np.ndarray)[...] = host
 
     def get(self) -> np.ndarray:
         """A copy on the host, which waits for the device."""
-        assert on_host().cupy.recorded is None
+        assert cupy_on_host().recorded is None
         return np.array(self)
 
     def __array_ufunc__(self, ufunc, method, *args, **options):
         if ufunc is np.matmul:
-            on_host().cupy.refuse_products()
+            cupy_on_host().refuse_products()
         return self.apply(getattr(ufunc, method), args, options)
 
     def __array_function__(self, function, types, args, options):
@@ -289,7 +288,7 @@ class OnDevice(np.ndarray):
 
     def apply(self, function: Callable, args: tuple, options: dict) -> "OnDevice":
         """The result of an operation of NumPy's, as a launch; views are none."""
-        cupy = on_host().cupy
+        cupy = cupy_on_host()
         known = mapped(Address, OnDevice, (args, options))
 
         def result() -> np.ndarray:
@@ -322,9 +321,9 @@ class OnDevice(np.ndarray):
 
     def __setitem__(self, index, value):
         if isinstance(value, np.ndarray) and not isinstance(value, OnDevice):
-            on_host().cupy.upload()
+            cupy_on_host().upload()
         into, value = Address(self[index]), mapped(Address, OnDevice, value)
-        on_host().cupy.operation(
+        cupy_on_host().operation(
             lambda: np.copyto(into.array(), mapped(Address.array, Address, value))
         )
 
@@ -490,7 +489,7 @@ def stand_in() -> ModuleType:
 
     class RawModule:
         def __init__(self, *, code, options, name_expressions):
-            assert code == (KERNELS / "kernels.cu").read_text()
+            assert code == kernel_source()
             assert options == ("--std=c++17",)
             self.name_expressions = name_expressions
 
@@ -525,50 +524,69 @@ def stand_in() -> ModuleType:
     return cupy
 
 
-def loaded(name: str, **modules: ModuleType) -> ModuleType:
-    """That module of the kernels, under another name, where it finds these modules."""
-    spec = importlib.util.spec_from_file_location(f"{name}_on_host", KERNELS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    before = {known: sys.modules.get(known) for known in modules}
-    sys.modules.update(modules)
-    try:  # not by `patch.dict`, which would forget whatever else is loaded meanwhile
-        spec.loader.exec_module(module)
+PACKAGE = "nnaccel.kernels.cuda"
+
+
+def loaded_on(cupy: ModuleType, prepare: Callable[[ModuleType], None]) -> SimpleNamespace:
+    """The modules of `nnaccel.kernels.cuda` by name, loaded once more where this is CuPy.
+
+    Those that were loaded before stay what they are.   prepare: what is done to `cublaslt` before
+    the others import from it.
+    """
+    package, before = sys.modules[PACKAGE], dict(vars(sys.modules[PACKAGE]))
+    known = {name: x for name, x in sys.modules.items() if is_part(name)}
+    for name in known:
+        del sys.modules[name]
+    sys.modules["cupy"] = cupy
+    try:
+        prepare(import_module(f"{PACKAGE}.cublaslt"))
+        for name in ("workspace", "small_network", "graphs"):
+            import_module(f"{PACKAGE}.{name}")
+        parts = {name.rpartition(".")[2]: x for name, x in sys.modules.items() if is_part(name)}
+        return SimpleNamespace(**parts)
     finally:
-        for known, old in before.items():
-            del sys.modules[known]
-            if old is not None:
-                sys.modules[known] = old
-    return module
+        for name in [name for name in sys.modules if is_part(name)]:
+            del sys.modules[name]
+        sys.modules.update(known)
+        vars(package).clear()
+        vars(package).update(before)
+
+
+def is_part(module: str) -> bool:
+    return module == "cupy" or module.startswith(f"{PACKAGE}.")
 
 
 @cache
+def modules_on_host() -> SimpleNamespace:
+    """The modules of `nnaccel.kernels.cuda` on the stand-ins, and the stand-in for CuPy. Products
+    take the algorithm that comes first, as where no choice can be kept."""
+    cupy = stand_in()
+
+    def prepare(cublaslt_module: ModuleType) -> None:
+        library = cache(lambda: Counted(cublaslt_module.declared(cublaslt()), cupy))
+        cublaslt_module.library = library
+        cublaslt_module.address = lambda x: x.ctypes.data
+
+    modules = loaded_on(cupy, prepare)
+    modules.algorithm_choice.cache_folder = lambda: None
+    return modules
+
+
 def on_host() -> ModuleType:
-    """The module `nnaccel.kernels.cuda.workspace` on the stand-in for CuPy."""
-    products = products_on_host()
-    modules = {"cupy": products.cupy, "nnaccel.kernels.cuda.cublaslt": products}
-    return loaded("workspace", **modules)
+    """The module `nnaccel.kernels.cuda.workspace` on the stand-ins."""
+    return modules_on_host().workspace
 
 
-@cache
-def products_on_host() -> ModuleType:
-    """The module `nnaccel.kernels.cuda.cublaslt` on the stand-ins; it takes the algorithm that
-    comes first, as where no choice can be kept."""
-    module = loaded("cublaslt", cupy=stand_in())
-    module.library = cache(lambda: Counted(module.declared(cublaslt()), module.cupy))
-    module.address = lambda x: x.ctypes.data
-    module.cache_folder = lambda: None
-    return module
+def cupy_on_host() -> ModuleType:
+    """The stand-in for CuPy."""
+    return modules_on_host().cupy
 
 
-@cache
 def small_on_host() -> ModuleType:
     """The module `nnaccel.kernels.cuda.small_network`, likewise."""
-    modules = {"cupy": on_host().cupy, "nnaccel.kernels.cuda.workspace": on_host()}
-    return loaded("small_network", **modules)
+    return modules_on_host().small_network
 
 
-@cache
 def graphs_on_host() -> ModuleType:
     """The module `nnaccel.kernels.cuda.graphs`, likewise."""
-    modules = {"cupy": on_host().cupy, "nnaccel.kernels.cuda.workspace": on_host()}
-    return loaded("graphs", **modules)
+    return modules_on_host().graphs

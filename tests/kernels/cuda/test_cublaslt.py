@@ -49,8 +49,8 @@ def draws(seed=0):
 
 @pytest.fixture
 def module(monkeypatch):
-    """The binding on the host, with no plans of other tests."""
-    found = cuda_on_host.products_on_host()
+    """The plans of products on the host, with none of other tests."""
+    found = cuda_on_host.modules_on_host().product_plan
     monkeypatch.setattr(found, "_plans", {})
     costs = 4.0, 2.0, 3.0, 1.0
     yield found
@@ -60,7 +60,7 @@ def module(monkeypatch):
 
 
 def room():
-    return np.empty(cuda_on_host.products_on_host().WORKSPACE, np.uint8)
+    return np.empty(cuda_on_host.modules_on_host().cublaslt.WORKSPACE, np.uint8)
 
 
 def product(module, X, Y, out, precision="float32"):
@@ -78,7 +78,7 @@ def product(module, X, Y, out, precision="float32"):
 @HEADERS
 def test_numbers_and_structures_are_those_of_the_headers(tmp_path):
     """Ours, and those of the declarations that stand in for the headers where there are none."""
-    module = cuda_on_host.products_on_host()
+    module = cuda_on_host.modules_on_host().cublaslt
     numbers = {k: v for k, v in vars(module.header).items() if k.startswith("CU")}
     declarations = cuda_on_host.HEADER.with_name("cublaslt_on_host.h").read_text()
     pairs = re.findall(r"\b(CU[A-Z]\w+)(?: = | )(\(.*\)|0x\w+|\d+)", declarations)
@@ -115,8 +115,10 @@ def test_the_library_itself_takes_what_it_is_told(module, monkeypatch):
     paths = sorted(lib.glob("libcublasLt.so.*"))
     if not paths:
         pytest.skip("needs libcublasLt beside its headers")
-    library = module.declared(ctypes.CDLL(str(paths[-1])))
-    monkeypatch.setattr(module, "library", lambda: library)
+    binding = cuda_on_host.modules_on_host().cublaslt
+    library = binding.declared(ctypes.CDLL(str(paths[-1])))
+    for part in (binding, module):
+        monkeypatch.setattr(part, "library", lambda: library)
     made = ctypes.c_void_p()
     if library.cublasLtCreate(ctypes.byref(made)):
         with pytest.raises(RuntimeError, match="^cublasLtCreate of cuBLASLt .*NOT_INITIALIZED"):
@@ -249,20 +251,20 @@ def test_without_the_library_products_are_cupys(module, monkeypatch, caplog):
     """One line in the log; the results are the same."""
     cuda_on_host.cublaslt()  # compiled and loaded before nothing can be
     caplog.set_level(logging.DEBUG, "nnaccel")
-    cupy = cuda_on_host.on_host()
-    lost = cuda_on_host.loaded("cublaslt", cupy=module.cupy)
+    modules = cuda_on_host.modules_on_host()
+    lost = cuda_on_host.loaded_on(module.cupy, lambda _: None)
 
     def missing(name):
         raise OSError(f"{name}: no such file")
 
-    monkeypatch.setattr(lost.ctypes, "CDLL", missing)
-    monkeypatch.setattr(lost, "import_module", missing)
-    monkeypatch.setattr(lost, "address", module.address)
-    monkeypatch.setattr(cupy, "product_plan", lost.product_plan)
-    draw, space = draws(), cupy.Workspace(np)
+    monkeypatch.setattr(lost.cublaslt.ctypes, "CDLL", missing)
+    monkeypatch.setattr(lost.cublaslt, "import_module", missing)
+    monkeypatch.setattr(lost.product_plan, "address", module.address)
+    monkeypatch.setattr(modules.products, "product_plan", lost.product_plan.product_plan)
+    draw, multiply = draws(), modules.workspace.Workspace(np).products.matmul
     X, Y = draw(4, 5), draw(5, 6)
     for out in (np.empty((4, 6)), np.empty((4, 9))[:, :6]):
-        np.testing.assert_allclose(space.product(X, Y, out), X @ Y)
+        np.testing.assert_allclose(multiply(X, Y, out), X @ Y)
     (record,) = caplog.records
     assert re.search("cannot be loaded: libcublasLt.so.13: no such file", record.getMessage())
 
@@ -279,7 +281,9 @@ def test_errors_name_the_call_and_the_status(module):
             plan(*places, module.address(room()), 0)
     assert "device='cpu'" in str(caught.value)
     with pytest.raises(RuntimeError, match="^cublasLtMatrixLayoutSetAttribute of"):
-        module.Description("MatrixLayout", 0, 3, 3, 3).put(5, ctypes.c_int64(2))
+        cuda_on_host.modules_on_host().cublaslt.Description("MatrixLayout", 0, 3, 3, 3).put(
+            5, ctypes.c_int64(2)
+        )
 
 
 @HOST
@@ -298,9 +302,15 @@ def test_what_is_made_in_the_library_goes_with_its_plan(module):
 
 
 @pytest.fixture
-def choose(module, monkeypatch, tmp_path):
+def choice():
+    """The module that chooses algorithms, on the host."""
+    return cuda_on_host.modules_on_host().algorithm_choice
+
+
+@pytest.fixture
+def choose(module, choice, monkeypatch, tmp_path):
     """The algorithm for a product of the host's library in a new process, by its costs."""
-    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "kernels")
+    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path / "kernels")
     draw = draws()
     X, Y = draw(8, 16), draw(16, 8)
 
@@ -333,7 +343,7 @@ def test_a_hair_does_not_count(choose):
 
 
 @HOST
-def test_small_products_are_timed_on_the_device_and_not_on_the_host(module, monkeypatch):
+def test_small_products_are_timed_on_the_device_and_not_on_the_host(choice, monkeypatch):
     """A launch takes the host longer than either algorithm takes the device."""
     launch, clearing = 5.0, 10.0
     clock = {"host": 0.0, "device": 0.0}
@@ -354,9 +364,9 @@ def test_small_products_are_timed_on_the_device_and_not_on_the_host(module, monk
     costs = {"slow": 4.0, "quick": 2.0}
     plan = SimpleNamespace(run=lambda *_: enqueue(costs[plan.algorithm]))
     plan.choose = partial(setattr, plan, "algorithm")
-    monkeypatch.setattr(module.cupy.cuda, "Event", Event)
-    monkeypatch.setattr(module.cupy.cuda.runtime, "memsetAsync", lambda *_: enqueue(clearing))
-    assert module.fastest(plan, list(costs), range(4), SimpleNamespace(ptr=0)) == 1
+    monkeypatch.setattr(choice.cupy.cuda, "Event", Event)
+    monkeypatch.setattr(choice.cupy.cuda.runtime, "memsetAsync", lambda *_: enqueue(clearing))
+    assert choice.fastest(plan, list(costs), range(4), SimpleNamespace(ptr=0)) == 1
 
 
 @HOST
@@ -378,17 +388,17 @@ def test_an_algorithm_for_aligned_arrays_is_not_for_others(choose):
 
 
 @HOST
-def test_of_two_processes_that_choose_at_once_the_first_counts(module, tmp_path):
+def test_of_two_processes_that_choose_at_once_the_first_counts(choice, tmp_path):
     path = tmp_path / "a choice"
-    assert [module.keep(path, number, "some product") for number in (2, 1)] == [2, 2]
+    assert [choice.keep(path, number, "some product") for number in (2, 1)] == [2, 2]
     assert list(tmp_path.iterdir()) == [path]
 
 
 @HOST
-def test_where_nothing_can_be_kept_the_first_is_taken(choose, module, monkeypatch, tmp_path):
+def test_where_nothing_can_be_kept_the_first_is_taken(choose, choice, monkeypatch, tmp_path):
     (tmp_path / "kernels").write_text("not a folder")
     assert choose(10.0, 5.0, 1.0) == IN_TURN
-    monkeypatch.setattr(module, "cache_folder", lambda: None)
+    monkeypatch.setattr(choice, "cache_folder", lambda: None)
     assert choose(10.0, 5.0, 1.0) == IN_TURN
 
 
@@ -402,21 +412,22 @@ def test_a_broken_note_counts_for_nothing(choose, tmp_path, text):
 
 
 @HOST
-def test_nothing_is_timed_while_a_stream_is_captured(choose, module, monkeypatch, tmp_path):
+def test_nothing_is_timed_while_a_stream_is_captured(choose, choice, monkeypatch, tmp_path):
     """The first is taken, or what another process has chosen before."""
     now = SimpleNamespace(ptr=0, is_capturing=lambda: True)
-    monkeypatch.setattr(module.cupy.cuda, "get_current_stream", lambda: now)
+    monkeypatch.setattr(choice.cupy.cuda, "get_current_stream", lambda: now)
     assert choose(10.0, 5.0, 1.0) == IN_TURN
     assert not (tmp_path / "kernels").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "kernels")
+    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path / "kernels")
     assert choose(10.0, 5.0, 1.0) == HALVES
-    monkeypatch.setattr(module.cupy.cuda, "get_current_stream", lambda: now)
+    monkeypatch.setattr(choice.cupy.cuda, "get_current_stream", lambda: now)
     assert choose(1.0, 5.0, 10.0) == HALVES
 
 
 def test_choices_are_kept_beside_cupys_kernels(monkeypatch):
-    folder = cuda_on_host.loaded("cublaslt", cupy=cuda_on_host.stand_in()).cache_folder
+    modules = cuda_on_host.loaded_on(cuda_on_host.stand_in(), lambda _: None)
+    folder = modules.algorithm_choice.cache_folder
     for name in ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"):
         monkeypatch.delenv(name, raising=False)
     assert folder() == Path.home() / ".cupy" / "kernel_cache"
@@ -445,8 +456,8 @@ def test_products_on_a_gpu_are_those_of_rounded_factors(precision, shape):
         runs = []
         for _ in range(3):
             out = device.asarray(np.zeros((N, H), name))
-            runs.append(to_host(space.product(x, y, out)))
-        assert None not in space._plans.values()
+            runs.append(to_host(space.products.matmul(x, y, out)))
+        assert None not in space.products._plans.values()
         assert cublaslt.library() is not None
     exact = np.matmul(*(rounded(a, BITS[precision]) for a in (X, Y)))
     scale = np.abs(X) @ np.abs(Y)

@@ -31,7 +31,8 @@ from test_epoch import (
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels.backend import backend_of
-from nnaccel.kernels.cuda.signatures import expressions
+from nnaccel.kernels.cuda.signatures import FUNCTORS, expressions, functor
+from nnaccel.kernels.cuda.source import FOLDER, joined, kernel_source
 from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
@@ -48,17 +49,22 @@ HOST = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMP
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
+def kernels():
+    """A new set of kernels."""
+    return Ops(np, cuda_on_host.on_host().kernels(np))
+
+
 @pytest.fixture
 def cupy():
     """The stand-in for CuPy."""
-    return cuda_on_host.on_host().cupy
+    return cuda_on_host.cupy_on_host()
 
 
 @pytest.fixture
 def xp(monkeypatch):
     """NumPy under the name of CuPy's namespace, so that `bind` takes it for CuPy's. Epochs are
-    those of steps, not those in one launch nor those of graphs, which `test_cuda_small.py` and
-    `test_cuda_graphs.py` are for."""
+    those of steps, not those in one launch nor those of graphs, which `test_small_network.py` and
+    `test_graphs.py` are for."""
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
     small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
     monkeypatch.setattr(small, "MOST", 0)
@@ -84,15 +90,13 @@ def device(cupy, monkeypatch):
 def test_kernels_compile_without_warnings_and_spill_nothing(tmp_path):
     """For an H100; every one that can be asked for, none of which has a stack in memory."""
     names = list(expressions())
-    source = tmp_path / "all.cu"
+    text = tmp_path / "all.cu"
     entries = ", ".join(f"reinterpret_cast<void*>({name})" for name in names)
-    source.write_text(
-        f'#include "{cuda_on_host.KERNELS / "kernels.cu"}"\nvoid* kernels[] = {{{entries}}};\n'
-    )
+    text.write_text(f"{kernel_source()}\nvoid* kernels[] = {{{entries}}};\n")
     done = subprocess.run(
         [
             *("nvcc", "-std=c++17", "-cubin", "-arch=sm_90", "-ftz=true", "-Xptxas", "-v"),
-            *("-Werror", "all-warnings", "-o", tmp_path / "all.cubin", source),
+            *("-Werror", "all-warnings", "-o", tmp_path / "all.cubin", text),
         ],
         capture_output=True,
         text=True,
@@ -103,27 +107,64 @@ def test_kernels_compile_without_warnings_and_spill_nothing(tmp_path):
     assert set(stacks) == {("0", "0", "0")}, done.stderr
 
 
+def test_files_are_joined_with_what_they_include():
+    """Each once, before what needs it; lines keep their files and numbers."""
+    files = {
+        "a.cuh": '#pragma once\n\n#include "b.cuh"\n\nint a = b;',
+        "b.cuh": "#pragma once\nint b = 1;",
+        "c.cuh": '#include "b.cuh"\nint c = b;',
+    }
+    assert joined(files).splitlines() == [
+        *('#line 1 "a.cuh"', "", "", '#line 1 "b.cuh"', "", "int b = 1;"),
+        *('#line 4 "a.cuh"', "", "int a = b;", '#line 1 "c.cuh"', '#line 2 "c.cuh"', "int c = b;"),
+    ]
+
+
+@HOST
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.cuh")), ids=lambda path: path.name)
+def test_each_file_is_complete_with_what_it_includes(path):
+    """And so can be read alone."""
+    flags = ["-std=c++17", "-fsyntax-only", "-x", "c++", "-include", cuda_on_host.HEADER]
+    done = subprocess.run(
+        [cuda_on_host.COMPILER, *flags, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_error_of_the_compiler_names_the_file(tmp_path):
+    compiler = shutil.which("nvcc")
+    if not compiler:
+        pytest.skip("needs nvcc, to compile CUDA kernels")
+    path = tmp_path / "all.cu"
+    path.write_text(joined({"a.cuh": '#include "b.cuh"\n', "b.cuh": "\n\nint x = ;\n"}))
+    words = [compiler, "-cubin", "-o", tmp_path / "all.cubin", path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("b.cuh(3): error")
+
+
 def test_a_kernel_that_does_not_compile_says_what_to_do(cupy, monkeypatch):
     def fail(**_):
         raise cupy.cuda.compiler.CompileException("kern.cu(1): error: no\n" + 50 * "more\n")
 
-    module = cuda_on_host.on_host()
+    kernel = cuda_on_host.modules_on_host().launch.kernel
     monkeypatch.setattr(cupy, "RawModule", fail)
     message = "kernel adam<half> .CUDA of CuPy 13.0, of the driver 12.8.:\nkern.cu.1.: error: no\n"
     with pytest.raises(RuntimeError, match=message) as caught:
-        module.kernel("adam", "half")
+        kernel("adam", "half")
     assert "device='cpu'" in str(caught.value)
     assert str(caught.value).count("more") < 10
 
 
 def test_every_activation_has_a_functor():
-    module = cuda_on_host.on_host()
+    """But for the exact GELU, which runs by its definition."""
     for name, g in ACTIVATIONS.items():
-        assert module.functor(g)[0].lower() == name.replace("_", "")
-    assert module.functor(get("leaky_relu")) == ("LeakyRelu", 0.01)
-    assert module.functor(get("leaky_relu", slope=0.2)) == ("LeakyRelu", 0.2)
-    assert module.functor(get("elu")) == ("Elu", 1.0)
-    assert module.functor(get("relu")._replace(forward=np.tanh)) is None
+        found = functor(g)
+        assert (found is None) == (name not in FUNCTORS), name
+        assert found is None or found[0].lower() == name.replace("_", "")
+    assert functor(get("leaky_relu")) == ("LeakyRelu", 0.01)
+    assert functor(get("leaky_relu", slope=0.2)) == ("LeakyRelu", 0.2)
+    assert functor(get("elu")) == ("Elu", 1.0)
+    assert functor(get("relu")._replace(forward=np.tanh)) is None
 
 
 # Edges of the kernels: places in memory, sizes, and what is not finite
@@ -140,7 +181,7 @@ def odd(x):
 @DTYPES
 def test_arrays_may_begin_at_any_place(dtype):
     rng = np.random.default_rng(0)
-    ops = Ops(np, cuda_on_host.on_host().kernels(np))
+    ops = kernels()
     p, g, m, v = (rng.random(37).astype(dtype) for _ in range(4))
     numbers = 0.1, 0.9, 0.999, 0.5, 0.01, 1e-8
     expected = optimizers.adam_update(p, g, m, v, *numbers, xp=np)
@@ -166,14 +207,14 @@ def test_arrays_may_begin_at_any_place(dtype):
 @DTYPES
 def test_a_narrow_layer_is_the_product_and_the_activation(H, dtype, monkeypatch):
     """Both ways of a layer of few units, for shapes around a warp."""
-    module, rng = cuda_on_host.on_host(), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for N, D in ((1, 1), (5, 31), (4, 32), (9, 70)):
         X, W, b = (rng.random(s).astype(dtype) for s in ((N, D), (D, H), (1, H)))
         for g in (get("gelu"), get("relu")):
             expected = dense(X, W, b, g, xp=np)
             for small in (0, 2**20):
-                monkeypatch.setattr(module, "SMALL", small)
-                Z, A = module.Workspace(np).dense(X, W, b, g)
+                monkeypatch.setattr(cuda_on_host.modules_on_host().dense, "SMALL", small)
+                Z, A = kernels()[dense](X, W, b, g)
                 np.testing.assert_allclose(A, expected[1], rtol=2e-5)
                 if g.reads_Z:
                     np.testing.assert_allclose(Z, expected[0], rtol=2e-5)
@@ -185,12 +226,12 @@ def test_a_narrow_layer_is_the_product_and_the_activation(H, dtype, monkeypatch)
 @pytest.mark.parametrize("H", [3, 40])
 def test_what_is_not_finite_shows(name, value, H):
     """An input that is not a number, or infinite, gives what the definition gives."""
-    module, rng, g = cuda_on_host.on_host(), np.random.default_rng(0), get(name)
+    rng, g = np.random.default_rng(0), get(name)
     X, W, b = (rng.standard_normal(s) for s in ((4, 5), (5, H), (1, H)))
     X[2] = value
     with np.errstate(all="ignore"):
         expected = dense(X, W, b, g, xp=np)[1]
-        found = module.Workspace(np).dense(X, W, b, g)[1]
+        found = kernels()[dense](X, W, b, g)[1]
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -203,8 +244,7 @@ def test_dropout_has_the_bits_of_its_definition(step, dtype):
     keys = [Key(seed, np.array(7, np.int32), path) for seed in (0, 1, 2**31) for path in (0, 12345)]
     for key in keys:
         for rate in (0.1, 0.5, 0.9):
-            space = cuda_on_host.on_host().Workspace(np)
-            A, M = space.dropout(X, key._replace(step=step), rate)
+            A, M = kernels()[dropout](X, key._replace(step=step), rate)
             np.testing.assert_array_equal(M > 0, bernoulli(key, 1.0 - rate, X.shape, xp=np))
             np.testing.assert_array_equal(M, dropout(X, key, rate, xp=np)[1])
             np.testing.assert_array_equal(A, M)
@@ -337,23 +377,22 @@ def test_several_networks_are_left_to_the_steps(xp):
 
 
 @HOST
-def test_the_sum_of_the_loss_serves_the_output_layer_alone(cupy):
+def test_the_sum_of_the_loss_serves_the_output_layer_alone(monkeypatch):
     """db of an identity output layer comes from the loss; of the same dZ elsewhere it does not."""
     network = mlp(5, [7], 3, activation="tanh")
     loss, data = losses.get("softmax_cross_entropy"), examples(D=5, dtype="float64")
     params = np.random.default_rng(0).standard_normal(layout(network).size)
-    space = cuda_on_host.on_host().Workspace(np)
-    ops, counts = Ops(np, space.kernels()), []
-    derive = space.derive
-    space.derive = lambda *args: counts.append(args) or derive(*args)
+    ops, asked, module = kernels(), [], cuda_on_host.modules_on_host().dense
+    kernel = module.kernel
+    monkeypatch.setattr(module, "kernel", lambda *name: asked.append(name[0]) or kernel(*name))
     grads = value_and_grad(network, loss, params, data.X, data.Y, ops=ops)[1].copy()
-    assert len(counts) == 1
+    assert asked.count("activation_vjp") == 1
     expected = value_and_grad(network, loss, params, data.X, data.Y, ops=Ops(np))[1]
     np.testing.assert_allclose(grads, expected, rtol=1e-10, atol=1e-14)
     wide = mlp(5, [7], 40, activation="tanh")
     params = np.random.default_rng(0).standard_normal(layout(wide).size)
     value_and_grad(wide, loss, params, data.X, data.Y, ops=ops)
-    assert len(counts) == 3
+    assert asked.count("activation_vjp") == 3
 
 
 @HOST
@@ -366,10 +405,8 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
     data, optimizer = Data(X, Y, None), optimizers.clipped(optimizers.get(name, 0.01), 0.1)
     runs = []
     for run in range(2):
-        module = cuda_on_host.on_host()
         loss, dtype = losses.get("softmax_cross_entropy"), np.dtype(np.float32)
-        ops = Ops(np, module.kernels(np))
-        step = make_step(Run(network, loss, optimizer, 600, dtype, l2=0.01), ops)
+        step = make_step(Run(network, loss, optimizer, 600, dtype, l2=0.01), kernels())
         params = initialize(network).astype(np.float32)
         state, values, before = optimizer.init(params, xp=np), [], cupy.launches
         for _ in range(3):
@@ -377,7 +414,7 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
             values.append(float(value))
         runs.append((params, values))
         if (cupy.launches - before) % 2 == run:
-            module.Workspace(np).shrink_weights(np.ones(3), 0.0, 3)
+            kernels()[optimizers.shrink_weights](np.ones(3), 0.0, 3)
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
 

@@ -7,7 +7,7 @@ here by arithmetic, without the kernels' tricks with bits.
 import sys
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import cuda_on_host
 import numpy as np
@@ -157,7 +157,7 @@ def test_a_pass_is_that_of_rounded_factors(network, precision):
 @pytest.mark.parametrize("small", [0, 2**20])
 def test_every_activation_between_dense_layers(name, precision, small, monkeypatch):
     """Small layers in one kernel, and as a product and a kernel."""
-    monkeypatch.setattr(cuda_on_host.on_host(), "SMALL", small)
+    monkeypatch.setattr(cuda_on_host.modules_on_host().dense, "SMALL", small)
     assert_rounds(mlp(12, [24, 40, 30], 3, activation=name), precision)
 
 
@@ -202,9 +202,9 @@ def test_integers_of_sixteen_bits_are_what_they_are():
     W = W.astype(np.float32)
     found = ops[dense](X.astype(np.uint16), W, b, RELU)[1]
     np.testing.assert_allclose(found, dense(X.astype(np.float32), W, b, RELU, xp=np)[1], rtol=1e-5)
-    takes = space("bf16").takes
-    assert not takes(X.astype(np.uint16), W)
-    assert takes(X.astype(np.float32), W)
+    copies = space("bf16").copies
+    assert not copies.are_factors(X.astype(np.uint16), W)
+    assert copies.are_factors(X.astype(np.float32), W)
 
 
 def test_parameters_need_not_be_contiguous():
@@ -225,11 +225,11 @@ def test_bfloat16_has_the_bits_of_rounding_by_arithmetic():
     x = bits.view(np.float32)
     x = np.concatenate([x, np.array([0.0, -0.0, 1.0, 2.0**-133, 3.4e38, -3.4e38], np.float32)])
     found = np.empty(x.shape, np.uint16)
-    space("bf16").halve(x, found)
+    space("bf16").copies.round(x, found)
     finite = np.isfinite(x) & (np.abs(x) >= 2.0**-126)
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(found[finite], stored(x[finite], "bf16"))
-    back = cuda_on_host.on_host().widened(found)
+    back = cuda_on_host.modules_on_host().bfloat16.widened(found)
     np.testing.assert_array_equal(np.isnan(back), np.isnan(x))
     tiny = np.isfinite(x) & (np.abs(x) < 2.0**-126)
     assert (np.abs(back[tiny].astype(float) - x[tiny]) <= 2.0**-134).all()
@@ -238,7 +238,7 @@ def test_bfloat16_has_the_bits_of_rounding_by_arithmetic():
     odd = np.empty(101, np.float32)[1:]
     odd[:] = x[:100]
     again = np.empty(100, np.uint16)
-    space("bf16").halve(odd, again)
+    space("bf16").copies.round(odd, again)
     np.testing.assert_array_equal(again, found[:100])
 
 
@@ -275,14 +275,14 @@ def test_the_update_writes_the_copy_too(optimizer, monkeypatch):
     network, data = mlp(12, [40, 7], 3, dropout=0.2), examples()
     work = space("bf16")
     ops, made = Ops(np, work.kernels()), []
-    halve = work.halve
-    monkeypatch.setattr(work, "halve", lambda X, half: made.append(X.shape) or halve(X, half))
+    rounded = work.copies.round
+    monkeypatch.setattr(work.copies, "round", lambda X, to: made.append(X.shape) or rounded(X, to))
     params = initialize(network).astype(np.float32)
     state = optimizer.init(params, xp=np)
     epoch = epoch_of(network, optimizer, "bf16", 32, ops=ops)
     for n in (1, 2):
         params, state, _ = epoch(params, state, data, np.arange(70))
-        np.testing.assert_array_equal(work._copy, stored(params, "bf16"))
+        np.testing.assert_array_equal(work.copies._params, stored(params, "bf16"))
         assert made == n * [params.shape]
 
 
@@ -305,20 +305,20 @@ def test_changes_between_epochs_count():
 
 def test_another_workspace_sees_what_an_update_has_changed_in_place():
     network, data = mlp(12, [40], 3), examples()
-    params, other, work = initialize(network).astype(np.float32), kernels("bf16"), space("bf16")
+    params, other, ops = (initialize(network).astype(np.float32), *map(kernels, ["bf16"] * 2))
     for _ in range(2):
         Z = forward(network, params, data.X, ops=other).copy()
         np.testing.assert_array_equal(Z, forward(network, params, data.X, ops=kernels("bf16")))
-        work.views(params, layout(network))
-        work.gradient_descent_update(params, np.ones_like(params), 0.1)
+        ops[views](params, layout(network))
+        ops[optimizers.gradient_descent_update](params, np.ones_like(params), 0.1)
 
 
 def test_a_change_after_the_update_counts_too():
-    network, data, work = mlp(12, [40], 3), examples(), space("bf16")
-    ops, params = Ops(np, work.kernels()), initialize(network).astype(np.float32)
+    network, data, ops = mlp(12, [40], 3), examples(), kernels("bf16")
+    params = initialize(network).astype(np.float32)
     forward(network, params, data.X, ops=ops)
-    work.gradient_descent_update(params, np.ones_like(params), 0.1)
-    work.shrink_weights(params, 0.5, layout(network).n_weights)
+    ops[optimizers.gradient_descent_update](params, np.ones_like(params), 0.1)
+    ops[optimizers.shrink_weights](params, 0.5, layout(network).n_weights)
     Z = forward(network, params, data.X, ops=ops).copy()
     np.testing.assert_array_equal(Z, forward(network, params, data.X, ops=kernels("bf16")))
     params += (
@@ -338,7 +338,7 @@ def test_a_training_step_is_fifteen_launches(precision):
     copy of the parameters is made anew once an epoch."""
     network, rng = mlp(784, [512, 512], 10), np.random.default_rng(0)
     X = rng.integers(0, 255, (250, 784)).astype(np.uint8)
-    data, cupy = Data(X, rng.integers(0, 10, 250), None), cuda_on_host.on_host().cupy
+    data, cupy = Data(X, rng.integers(0, 10, 250), None), cuda_on_host.cupy_on_host()
     params, optimizer = initialize(network).astype(np.float32), optimizers.adam(0.001)
     state, epoch = optimizer.init(params, xp=np), epoch_of(network, optimizer, precision, 125)
     order = rng.permutation(250)
@@ -370,31 +370,35 @@ def test_an_epoch_is_its_steps_by_the_definitions(name, precision):
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_the_floor_under_steps_is_of_the_same_products(precision, monkeypatch):
-    module = cuda_on_host.on_host()
-    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", module)
-    done, plan_of = [], module.product_plan
+    modules = cuda_on_host.modules_on_host()
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", modules.workspace)
+    done, plan = [], modules.products.product_plan
     monkeypatch.setattr(
-        module, "product_plan", lambda X, *a, **o: done.append(X.dtype.name) or plan_of(X, *a, **o)
+        modules.products,
+        "product_plan",
+        lambda X, *a, **o: done.append(X.dtype.name) or plan(X, *a, **o),
     )
     there = SimpleNamespace(
-        library="cupy", xp=compat, asarray=np.asarray, synchronize=lambda result: None
+        xp=ModuleType("cupy"), asarray=np.asarray, synchronize=lambda result: None
     )
+    there.xp.matrix_transpose = compat.matrix_transpose
     shape = benchmark.Shape((12, 40, 3), 16)
-    bare, before = benchmark.products(shape, there, precision), module.cupy.launches
+    bare, before = benchmark.products(shape, there, precision), modules.cupy.launches
     for _ in range(2):
         bare(2)
-    assert module.cupy.launches - before == 4 * len(shape.products)
+    assert modules.cupy.launches - before == 4 * len(shape.products)
     assert done == ["uint16" if precision == "bf16" else "float32"] * len(shape.products)
 
 
 @PRECISION
 def test_without_cublaslt_a_pass_is_the_same(precision, monkeypatch):
     """Products of bfloat16 are CuPy's then, of float32; those of TF32 are as exact as float32."""
-    module, network, data = cuda_on_host.on_host(), mlp(12, [40, 36], 3), examples()
+    network, data = mlp(12, [40, 36], 3), examples()
     params = initialize(network).astype(np.float32)
     run = partial(value_and_grad, network, LOSS, params, data.X, data.Y)
     expected = run(ops=definitions(precision if precision == "bf16" else "float32"))[1]
-    monkeypatch.setattr(module, "product_plan", lambda *_, **__: None)
+    products = cuda_on_host.modules_on_host().products
+    monkeypatch.setattr(products, "product_plan", lambda *_, **__: None)
     assert distance(run(ops=kernels(precision))[1], expected) < 3e-4
 
 

@@ -57,7 +57,7 @@ def module():
 @pytest.fixture
 def cupy(monkeypatch):
     """The stand-in for CuPy, with arrays that the host cannot look into, and memory of its own."""
-    cupy = cuda_on_host.on_host().cupy
+    cupy = cuda_on_host.cupy_on_host()
     monkeypatch.setattr(cupy, "kind", OnDevice)
     monkeypatch.setattr(cupy, "malloc", cuda_on_host.MemoryPool().malloc)
     return cupy
@@ -133,7 +133,7 @@ def assert_same_bits(found, expected):
 
 def assert_replays(problem, xp, **options):
     """With graphs and without: the same bits."""
-    cupy = cuda_on_host.on_host().cupy
+    cupy = cuda_on_host.cupy_on_host()
     before = cupy.graphs
     found = run(epoch_of(problem, xp), problem, **options)
     assert cupy.graphs > before, "no graph was launched"

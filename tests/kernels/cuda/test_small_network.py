@@ -1,6 +1,7 @@
-"""The epoch in one launch: `small_epoch` of `kernels.cu`, run on the host, against its steps."""
+"""The epoch in one launch: `small_epoch` of `small_network.cuh` on the host, against its steps."""
 
 import math
+import re
 from itertools import product
 
 import cuda_on_host
@@ -24,6 +25,7 @@ from test_epoch import (
     trained,
 )
 
+from nnaccel.kernels.cuda.source import kernel_source
 from nnaccel.kernels.definition import NotSupported
 from nnaccel.maths import losses, metrics, optimizers, schedules
 from nnaccel.maths.activations import get
@@ -192,12 +194,12 @@ def test_launches_moments_elsewhere_and_orders_of_threads_do_not_change_a_bit(
     assert_same_bits(several, expected)
     sizes, codes = [3, 5, 4, 3], [2, 3, 0]
     shape = module.geometry(sizes, 16, 4)
-    two, one = (module.shared_memory_of(sizes, codes, 1, shape, 4, halves) for halves in (2, 1))
+    two, one = (module.shared_memory_of(sizes, codes, 1, shape, 4, n) for n in (2, 1))
     for room in (two.nbytes + two.moments - 1, two.nbytes - 1, one.nbytes):
-        monkeypatch.setattr(module, "room_of_a_block", lambda room=room: room)
+        monkeypatch.setattr(module, "max_shared_memory", lambda room=room: room)
         assert_same_bits(run()[0], expected)
         assert_same_bits(run()[0], expected)
-    monkeypatch.setattr(module, "room_of_a_block", lambda: one.nbytes - 1)
+    monkeypatch.setattr(module, "max_shared_memory", lambda: one.nbytes - 1)
     assert_refuses(small(problem), problem, members_of and members_of(problem))
 
 
@@ -222,6 +224,13 @@ def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value):
     np.testing.assert_array_equal(np.isfinite(records), np.isfinite(expected))
     assert np.isfinite(records[0, 0])
     assert not np.isfinite(records[0, 2:]).any()
+
+
+def test_arguments_have_the_names_and_the_order_of_the_kernel(module):
+    text = kernel_source()
+    start = text.index("small_epoch(") + len("small_epoch(")
+    names = re.findall(r"(\w+)[,)]", text[start : text.index("{", start)])
+    assert list(module.SmallEpochArguments._fields) == names
 
 
 # What it does not know, and what does not fit, is left to others.

@@ -1,0 +1,161 @@
+"""The dense layer on a device: its products, and the kernels of `dense.cuh` around them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from nnaccel.kernels.cuda.bfloat16 import BF16, Bfloat16Copies
+from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.launch import (
+    BLOCKS,
+    are_contiguous,
+    kernel,
+    pointer,
+    row_grid,
+)
+from nnaccel.kernels.cuda.output_bias import OutputBias
+from nnaccel.kernels.cuda.products import Products, product_shape
+from nnaccel.kernels.cuda.signatures import BFLOAT16, LANES, READS_SIGN, THREADS, TYPES, functor
+from nnaccel.maths.activations import Activation
+from nnaccel.maths.layers.dense import dense, dense_vjp
+from nnaccel.typing import Array, Namespace
+
+# Examples times inputs, up to which a layer of at most LANES units is one kernel: a small product
+# waits for launches, and cuBLAS is better at a large one.
+SMALL = 2**20
+
+
+class Outputs(NamedTuple):
+    """Where a layer writes: pre-activations, activations, and those in bfloat16."""
+
+    Z: Array
+    A: Array | None
+    copy: Array | None
+
+
+class DenseKernels:
+    """`dense` and its derivative. An activation without a functor, stacked networks and arrays
+    with gaps are left to the definition, but for the products."""
+
+    def __init__(
+        self,
+        xp: Namespace,
+        precision: str,
+        buffers: DeviceBuffers,
+        products: Products,
+        copies: Bfloat16Copies,
+        output_bias: OutputBias,
+    ) -> None:
+        self._xp, self._tf32 = xp, precision == "tf32"
+        self._buffers, self._products, self._copies = buffers, products, copies
+        self._output_bias = output_bias
+        self._dense: Any = partial(dense, xp=xp, precision=precision)
+        self._dense_vjp: Any = partial(dense_vjp, xp=xp, precision=precision)
+
+    def kernels(self) -> dict[Callable, Callable]:
+        return {dense: self.dense, dense_vjp: self.dense_vjp}
+
+    def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
+        """Twin of `layers.dense.dense`; Z is None where the activation does not read it. Where A is
+        in bfloat16 alone, Z is what the derivative reads, if that is not A."""
+        shape = product_shape(X, W)
+        if shape is None or not self._copies.are_factors(X, W) or b.dtype != W.dtype:
+            return self._dense(X, W, b, activation)
+        Z = self._buffers.empty(shape, W.dtype)
+        x, w = self._copies.factor(X), self._copies.factor(W)
+        g = functor(activation)
+        if g is None or len(shape) > 2 or not (are_contiguous(W, b) and x.flags.c_contiguous):
+            Z = self._products.matmul(x, w, Z) + b
+            return Z, activation.forward(Z, xp=self._xp)
+        A = self._buffers.empty(shape, W.dtype) if activation.reads_Z else Z
+        copy = self._copies.alone(A) if self._copies.feeds_dense(W) else None
+        # The next layer reads the copy; then only the derivative may want Z or A.
+        wanted = copy is None or not (activation.reads_Z or g[0] in READS_SIGN)
+        outputs = Outputs(Z, A if wanted else None, copy)
+        self._forward(x, w, b, outputs, g)
+        if copy is not None:
+            return (Z if activation.reads_Z else outputs.A), copy
+        if g[0] == "Identity":
+            self._output_bias.announce(A, self._buffers.gradients_of(W)[1])
+        return (Z if activation.reads_Z else None), A
+
+    def _forward(self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float]) -> None:
+        """Z = x w + b and A = g(Z): one kernel for a small layer, else a product and a kernel."""
+        (N, D), H, T, (G, parameter) = x.shape, w.shape[1], TYPES[b.dtype.name], g
+        A, copy = pointer(to.A), pointer(to.copy)
+        if H <= LANES and N * D <= SMALL:
+            rows = THREADS // LANES // 2
+            launch = kernel("narrow_dense", T, BFLOAT16 if x.dtype == BF16 else T, G)
+            args = (x, w, b, to.Z, A, copy, N, D, H, parameter, int(self._tf32))
+            launch((-(-N // rows),), (LANES, rows), args)
+        else:
+            self._products.matmul(x, w, to.Z)
+            launch = kernel("bias_activation", T, G)
+            launch(*row_grid(N, H, b.itemsize), (to.Z, b, A, copy, N, H, parameter))
+
+    def dense_vjp(
+        self,
+        dA: Array,
+        X: Array,
+        W: Array,
+        Z: Array | None,
+        A: Array,
+        activation: Activation,
+        need_dX: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
+        shape, factor = product_shape(X, W), self._copies.factor
+        are_factors = self._copies.are_factors
+        known = are_factors(X, W) and are_factors(A, W) and are_factors(dA, W)
+        if shape is None or shape != A.shape or not known:
+            return self._dense_vjp(dA, X, W, Z, A, activation, need_dX=need_dX)
+        dW, db = self._buffers.gradients_of(W)
+        dZ, db = self._backward(dA, W, Z, A, activation, db)
+        if dW is None:
+            dW = self._buffers.empty((*shape[:-2], *W.shape[-2:]), W.dtype)
+        dZ = factor(dZ)
+        self._products.matmul(factor(X).swapaxes(-1, -2), dZ, dW)
+        dX = None
+        if need_dX:
+            dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
+            self._products.matmul(dZ, factor(W).swapaxes(-1, -2), dX)
+        return dX, dW, db
+
+    def _backward(
+        self,
+        dA: Array,
+        W: Array,
+        Z: Array | None,
+        A: Array,
+        activation: Activation,
+        db: Array | None,
+    ) -> tuple[Array, Array]:
+        """dZ = dA g'(Z), which may be in bfloat16 alone, and db, its sum over examples.
+
+        db: where it belongs, if that is known.
+        """
+        g = functor(activation)
+        read: Any = Z if activation.reads_Z or (A.dtype == BF16 and Z is not None) else A
+        if g is None or A.ndim > 2 or not (are_contiguous(W, dA) and read.flags.c_contiguous):
+            dZ = activation.vjp(dA, Z, A, xp=self._xp)
+            return dZ, self._xp.sum(dZ, axis=-2, keepdims=True)
+        if db is not None and self._output_bias.is_sum(db, dA):
+            return dA, db
+        if db is None:
+            db = self._buffers.empty((1, W.shape[1]), W.dtype)
+        return self._activation_vjp(dA, read, g, db), db
+
+    def _activation_vjp(self, dA: Array, read: Array, g: tuple[str, float], db: Array) -> Array:
+        """dZ = dA g'(Z), written over dA or in bfloat16 alone, and db, its sum over examples.
+
+        read: Z where the derivative reads it, else A.
+        """
+        (N, H), T, (G, parameter) = dA.shape, TYPES[dA.dtype.name], g
+        columns = -(-H // LANES)
+        strips = max(1, min(BLOCKS // columns, -(-N // LANES)))
+        copy = self._copies.alone(dA)
+        partials, counters = self._buffers.partial_sums(strips * H, dA.dtype, columns)
+        launch = kernel("activation_vjp", T, BFLOAT16 if read.dtype == BF16 else T, G)
+        args = (dA, read, pointer(copy), db, N, H, parameter, partials, counters)
+        launch((columns, strips), (LANES, THREADS // LANES), args)
+        return dA if copy is None else copy

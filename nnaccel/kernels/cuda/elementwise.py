@@ -1,0 +1,150 @@
+"""The minibatch, dropout, the loss and the L2 penalty on a device, each in one launch."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import cupy
+import numpy as np
+
+from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
+from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.launch import (
+    BLOCKS,
+    are_contiguous,
+    kernel,
+    pointer,
+    row_grid,
+    vector_grid,
+)
+from nnaccel.kernels.cuda.output_bias import OutputBias
+from nnaccel.kernels.cuda.signatures import CASTS, INTEGERS, LANES, THREADS, TYPES
+from nnaccel.maths.layers.dropout import dropout, dropout_vjp
+from nnaccel.maths.losses import softmax_cross_entropy
+from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.network import l2_penalty
+from nnaccel.maths.random import BITS, GOLDEN, Key
+from nnaccel.typing import Array, Namespace
+
+FEW_BLOCKS = 128  # of a launch whose results one block adds up one by one
+
+
+class ElementwiseKernels:
+    """The operations of a step that multiply no matrices. Arrays that a kernel does not take are
+    left to the definition."""
+
+    def __init__(
+        self,
+        xp: Namespace,
+        buffers: DeviceBuffers,
+        copies: Bfloat16Copies,
+        output_bias: OutputBias,
+    ) -> None:
+        self._xp, self._buffers, self._copies = xp, buffers, copies
+        self._output_bias = output_bias
+
+    def kernels(self) -> dict[Callable, Callable]:
+        return {
+            minibatch: self.minibatch,
+            dropout: self.dropout,
+            dropout_vjp: self.dropout_vjp,
+            softmax_cross_entropy: self.softmax_cross_entropy,
+            l2_penalty: self.l2_penalty,
+        }
+
+    def minibatch(
+        self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+    ) -> tuple[Array, Array, Array | None]:
+        """Twin of `minibatch.minibatch`."""
+        dtype, B = np.dtype(dtype), index.shape[0]
+        if (
+            not (B and X.size and Y.size)
+            or X.strides[1] != X.itemsize
+            or X.dtype.name not in CASTS
+            or Y.itemsize > 8
+            or not (Y.flags.c_contiguous and index.flags.c_contiguous)
+            or index.dtype != np.int64
+            or dtype.name not in TYPES
+            or (weights is not None and not (are_contiguous(weights) and weights.dtype == dtype))
+        ):
+            return minibatch(X, Y, weights, index, dtype, xp=self._xp)
+        D, row = X.shape[1], Y.shape[1:]
+        X_rows = self._buffers.named("X", (B, D), dtype)
+        Y_rows = self._buffers.named("Y", (B, *row), Y.dtype)
+        w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
+        copy, stride = self._copies.beside_minibatch(X_rows), X.strides[0] // X.itemsize
+        args = (
+            X, stride, index, X_rows, pointer(copy), B, D,
+            Y, Y_rows, Y.itemsize, prod(row), pointer(weights), pointer(w_rows),
+        )  # fmt: skip
+        launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
+        launch(*row_grid(B, D, dtype.itemsize), args)
+        return X_rows, Y_rows, w_rows
+
+    def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
+        """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
+        if not X.size or not are_contiguous(X):
+            key = key._replace(step=cupy.asarray(key.step, dtype=np.int32))
+            return dropout(X, key, rate, xp=self._xp)
+        keep, on_device = 1.0 - rate, isinstance(key.step, cupy.ndarray)
+        step_at, step = (key.step, 0) if on_device else (0, int(key.step))
+        A, M = (self._buffers.empty(X.shape, X.dtype) for _ in range(2))
+        seed, threshold = key.seed * GOLDEN % 2**31, round(keep * 2**BITS)
+        args = (
+            X, A, M, pointer(self._copies.beside(A)), X.size,
+            seed, step_at, step, key.path, threshold, keep,
+        )  # fmt: skip
+        kernel("dropout", TYPES[X.dtype.name])(*vector_grid(X.size, X.itemsize), args)
+        return A, M
+
+    def dropout_vjp(self, dA: Array, M: Array) -> Array:
+        """Twin of `layers.dropout.dropout_vjp`: the result overwrites dA."""
+        dA *= M
+        return dA
+
+    def softmax_cross_entropy(
+        self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
+    ) -> tuple[Array, Array]:
+        """Twin of `losses.softmax_cross_entropy`, for class numbers of one network.
+
+        With few classes it also writes db of the layer with the logits Z; see `OutputBias`.
+        """
+        if (
+            label_smoothing
+            or Z.ndim != 2
+            or not Z.size
+            or Y.dtype.name not in INTEGERS
+            or not Y.flags.c_contiguous
+            or not are_contiguous(*((Z,) if weights is None else (Z, weights)))
+        ):
+            return softmax_cross_entropy(
+                Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
+            )
+        (N, K), dtype = Z.shape, Z.dtype
+        value, dZ, copy = cupy.empty((), dtype), self._buffers.empty((N, K), dtype), None
+        db = self._output_bias.wanted_for(Z) if K <= LANES else None
+        if db is not None:
+            self._output_bias.found(dZ, db)
+            copy = self._copies.beside(dZ)
+        lanes = min(LANES, 1 << (K - 1).bit_length())
+        blocks = min(FEW_BLOCKS if K <= LANES else BLOCKS, -(-N * lanes // THREADS))
+        partials, counter = self._buffers.partial_sums(blocks * (LANES + 1), dtype)
+        args = (
+            Z, Y, INTEGERS[Y.dtype.name], pointer(weights), value, dZ, pointer(copy),
+            pointer(db), N, K, lanes, partials, counter,
+        )  # fmt: skip
+        kernel("softmax_cross_entropy", TYPES[dtype.name])((blocks,), (THREADS,), args)
+        return value, dZ
+
+    def l2_penalty(
+        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+    ) -> tuple[Array, Array]:
+        """Twin of `network.l2_penalty`: added to the arrays that are given."""
+        value = cupy.asarray(value)
+        if params.ndim > 1 or not are_contiguous(params, grads, value):
+            return l2_penalty(value, grads, params, l2, n_weights, xp=self._xp)
+        grid, block = vector_grid(n_weights, params.itemsize)
+        partials, counter = self._buffers.partial_sums(grid[0], params.dtype)
+        args = (value, grads, params, n_weights, float(l2), partials, counter)
+        kernel("l2_penalty", TYPES[params.dtype.name])(grid, block, args)
+        return value, grads

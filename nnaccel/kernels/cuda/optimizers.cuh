@@ -1,0 +1,139 @@
+// Optimizers: twins of the updates in maths/optimizers.py, in place on flat vectors of n numbers.
+// `half` is the bfloat16 copy of the parameters. `adam` has as many arguments as its definition.
+
+#pragma once
+
+#include "memory.cuh"
+#include "precision.cuh"
+#include "sums.cuh"
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) gradient_descent(
+    T* params, const T* grads, Bf16* half, Index n, const T* rate_at, double rate) {
+    const T r = scalar(rate_at, rate);
+    for_each_pack<T>(n, aligned(params, grads, half), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) p.x[v] -= r * g.x[v];
+        store(params + i, p);
+        store_half(half, i, p);
+    });
+}
+
+template <class T, bool nesterov>
+__device__ void momentum_step(
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
+    const T r = scalar(rate_at, rate), b = T(beta);
+    for_each_pack<T>(n, aligned(params, grads, velocity, half), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), u = load<V>(velocity + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            u.x[v] = b * u.x[v] - r * g.x[v];
+            p.x[v] += nesterov ? b * u.x[v] - r * g.x[v] : u.x[v];
+        }
+        store(params + i, p);
+        store(velocity + i, u);
+        store_half(half, i, p);
+    });
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) momentum(
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
+    momentum_step<T, false>(params, grads, velocity, half, n, rate_at, rate, beta);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) nesterov(
+    T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta) {
+    momentum_step<T, true>(params, grads, velocity, half, n, rate_at, rate, beta);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) rmsprop(
+    T* params, const T* grads, T* square, Bf16* half, Index n, const T* rate_at, double rate,
+    double beta, double epsilon) {
+    const T r = scalar(rate_at, rate), b = T(beta), rest = T(1 - beta), e = T(epsilon);
+    for_each_pack<T>(n, aligned(params, grads, square, half), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), s = load<V>(square + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            s.x[v] = b * s.x[v] + rest * (g.x[v] * g.x[v]);
+            p.x[v] -= r * g.x[v] / (sqrt(s.x[v]) + e);
+        }
+        store(params + i, p);
+        store(square + i, s);
+        store_half(half, i, p);
+    });
+}
+
+// m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root = sqrt(c2).
+template <class T>
+__global__ void __launch_bounds__(THREADS) adam(
+    T* params, const T* grads, T* mu, T* nu, Bf16* half, Index n, const T* rate_at, double rate,
+    const T* correction_1_at, double correction_1, const T* correction_2_at, double correction_2,
+    double beta_1, double beta_2, double epsilon) {
+    const T root = sqrt(scalar(correction_2_at, correction_2)), e = root * T(epsilon);
+    const T r = scalar(rate_at, rate) * root / scalar(correction_1_at, correction_1);
+    const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
+    for_each_pack<T>(n, aligned(params, grads, mu, nu, half), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> p = load<V>(params + i), m = load<V>(mu + i), s = load<V>(nu + i);
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) {
+            m.x[v] = b1 * m.x[v] + rest_1 * g.x[v];
+            s.x[v] = b2 * s.x[v] + rest_2 * (g.x[v] * g.x[v]);
+            p.x[v] -= r * m.x[v] / (sqrt(s.x[v]) + e);
+        }
+        store(params + i, p);
+        store(mu + i, m);
+        store(nu + i, s);
+        store_half(half, i, p);
+    });
+}
+
+// x *= factor.
+template <class T>
+__device__ void scale(T* x, Index n, T factor) {
+    if (factor == 1) return;
+    for_each_pack<T>(n, aligned(x), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        Pack<T, V> y = load<V>(x + i);
+        for (int v = 0; v < V; ++v) y.x[v] *= factor;
+        store(x + i, y);
+    });
+}
+
+// params *= 1 - amount.
+template <class T>
+__global__ void __launch_bounds__(THREADS) shrink_weights(
+    T* params, Index n, const T* amount_at, double amount) {
+    scale(params, n, 1 - scalar(amount_at, amount));
+}
+
+// factor = min(1, max_norm / |grads|), by which `clip` then multiplies.
+template <class T>
+__global__ void __launch_bounds__(THREADS) clip_factor(
+    const T* grads, Index n, const T* max_norm_at, double max_norm, T* factor, T* partials,
+    unsigned* counter) {
+    T sum = 0;
+    for_each_pack<T>(n, aligned(grads), [&](Index i, auto count) {
+        constexpr int V = decltype(count)::value;
+        const Pack<T, V> g = load<V>(grads + i);
+        for (int v = 0; v < V; ++v) sum += g.x[v] * g.x[v];
+    });
+    if (!grid_sum(sum, partials, counter) || threadIdx.x) return;
+    const T norm = sqrt(sum), most = scalar(max_norm_at, max_norm);
+    *factor = norm <= most ? T(1) : most / norm;
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) clip(T* grads, Index n, const T* factor) {
+    scale(grads, n, *factor);
+}
