@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.network import layout, mlp, views
@@ -38,7 +38,7 @@ def best():
 @pytest.mark.parametrize(("N", "D", "H"), [(200, 64, 100), (256, 512, 512), (1024, 2048, 2048)])
 def test_layer(record, device, N, D, H, activation):
     """Forward and backward: three products, bias, activation and its derivative."""
-    rng, ops, g = np.random.default_rng(0), bind(device.xp), ACTIVATIONS[activation]
+    rng, ops, g = np.random.default_rng(0), backend_of(device.xp).operations(), ACTIVATIONS[activation]
     network = mlp(D, (), H)
     params = device.asarray(rng.standard_normal(layout(network).size) / D**0.5, "float32")
     X = device.asarray(rng.standard_normal((N, D)), "float32")

@@ -13,6 +13,7 @@ import pytest
 from conftest import named
 
 from nnaccel.devices.device import to_host
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import activations, initializers, layers, losses, optimizers, schedules
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers import Dense, Dropout, Param
@@ -149,7 +150,7 @@ def examples():
 def step_by_step(fresh, ops):
     """The parameters after some epochs, a step at a time."""
     data = Data(*examples())
-    step = make_step(fresh.network, fresh.loss, fresh.optimizer, ops, dtype=np.float64)
+    step = make_step(Run(fresh.network, fresh.loss, fresh.optimizer, BATCH, np.float64), ops)
     params = initialize(fresh.network)
     state = fresh.optimizer.init(params, xp=np)
     for epoch in range(1, EPOCHS + 1):
@@ -182,7 +183,7 @@ def on_cuda(fresh):
 
 
 SETS = {
-    "numpy": lambda fresh: trained(fresh, "cpu", fast=False),
+    "numpy": lambda fresh: trained(fresh, "cpu", kernels="numpy"),
     "numba": on_numba,
     "torch": lambda fresh: trained(fresh, named("torch:cpu")),
     "jax": lambda fresh: trained(fresh, named("jax:cpu")),

@@ -47,6 +47,7 @@ def train(options: Any) -> None:
         device=device,
         exclude=tuple(options.drop or ()),
         test_fraction=options.test_fraction,
+        kernels=not options.no_kernels,
     )
     checkpoint.writable(output, 8 * layout(fit.network).size)
     console.print(f"{examples.source}: {display.plan(fit, device.name)}", soft_wrap=True)

@@ -53,7 +53,7 @@ def mute() -> None:
 
 
 def plan(fit: Fit, device: str) -> str:
-    """What is about to be trained, on what and how, in three lines."""
+    """What is about to be trained, on what and how, in four lines."""
     chosen, network = fit.settings, fit.network
     assert chosen.hidden is not None
     assert chosen.batch_size
@@ -69,7 +69,8 @@ def plan(fit: Fit, device: str) -> str:
         f"{layout(network).size:,} parameters, on {device}{precision}\n"
         f"{chosen.optimizer}, {chosen.schedule} schedule up to {chosen.learning_rate:g}, weight "
         f"decay {chosen.weight_decay:g}, {_count(chosen.epochs, 'epoch')} in batches of "
-        f"{chosen.batch_size}, {_count(steps, 'step')}"
+        f"{chosen.batch_size}, {_count(steps, 'step')}\n"
+        f"kernels: {fit.kernels}"
     )
 
 

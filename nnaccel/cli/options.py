@@ -73,6 +73,8 @@ def train_options(parser: Any) -> None:
     option(group, "precision", choices=WORDS["precision"],
            help="of the matrix products in training; the lower ones are for GPUs")  # fmt: skip
     device_option(group)
+    group.add_argument("--no-kernels", action="store_true",
+                       help="run the definitions as they are written, step by step")  # fmt: skip
     group = parser.add_argument_group("training")
     option(group, "loss", choices=WORDS["loss"], help="what to minimise")
     option(group, "quantile", type=float, metavar="SHARE",

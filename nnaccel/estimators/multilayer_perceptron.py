@@ -45,8 +45,7 @@ from sklearn.utils.validation import (
 
 from nnaccel.devices.device import Device, device_of, dtype_name, dtype_of, prepare, select, to_host
 from nnaccel.estimators.callbacks import Watch
-from nnaccel.kernels.backend import arithmetic, bind, limit_threads
-from nnaccel.kernels.compile import compile_step, compiled_once
+from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths import activations, initializers, losses, optimizers, schedules
 from nnaccel.maths.layers import Chain, Dense
 from nnaccel.maths.losses import Loss
@@ -795,10 +794,10 @@ def logits(network: Network, tree: Any, X: Any, where: Device, dtype: Any) -> It
     """
     ops, chain = Ops(where.xp), Chain(network.layers)
     dtype = dtype_of(where, dtype) if isinstance(dtype, str) else dtype
-    multiplying = arithmetic(where.xp)
+    ieee_products = backend_of(where.xp).ieee_products
     for start, stop in bounds(X.shape[0], evaluation_rows(X)):
         rows = rows_of(X, slice(start, stop), where, dtype)
-        with multiplying():
+        with ieee_products("float32"):
             Z = chain.forward(tree, rows, ops=ops, key=None)[0]
         yield Z
 
@@ -810,14 +809,13 @@ def full_objective(setting: FitPlan, data: Data | HostData, l2: float) -> lbfgs.
     """
     network, loss, where, dtype = setting
     xp, N, n_weights = where.xp, data.X.shape[0], layout(network).n_weights
-    part = value_and_grad_of(xp, network, loss, dtype_of(where, dtype))
-    parts = in_order(data, where)
-    limited = limit_threads(network, min(N, evaluation_rows(data.X)), xp)
-    multiplying = arithmetic(xp)
+    backend = backend_of(xp)
+    part = backend.once(compile_value_and_grad, backend, network, loss, dtype_of(where, dtype))
+    parts, rows_at_once = in_order(data, where), min(N, evaluation_rows(data.X))
 
     def objective(params: Array) -> tuple[Array, Array]:
         value = grads = 0.0
-        with limited(), multiplying():
+        with backend.context(network, rows_at_once):
             for rows in parts():
                 share = rows.Y.shape[0] / N
                 part_value, part_grads = part(params, *rows)
@@ -827,18 +825,17 @@ def full_objective(setting: FitPlan, data: Data | HostData, l2: float) -> lbfgs.
     return objective
 
 
-@compiled_once
-def value_and_grad_of(
-    xp: Namespace, network: Network, loss: Loss, dtype: Any
+def compile_value_and_grad(
+    backend: Backend, network: Network, loss: Loss, dtype: Any
 ) -> Callable[..., tuple[Array, Array]]:
     """The function (params, X, Y, weights) -> (loss, gradient), compiled where that is possible."""
-    ops = bind(xp)
+    ops, xp = backend.operations(), backend.xp
 
     def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
         X = X if X.dtype == dtype else xp.astype(X, dtype)
         return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
 
-    return compile_step(part, xp)
+    return backend.compile(part)
 
 
 def inverse_scaling(rate: float, power: float, N: int, steps: int, seen: int) -> schedules.Schedule:

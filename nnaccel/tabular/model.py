@@ -16,7 +16,8 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
-from nnaccel.kernels.backend import worth_loading
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric, for_loss
@@ -188,6 +189,7 @@ class Fit:
         device: Device | None = None,
         exclude: tuple[str, ...] = (),
         test_fraction: float = 0.2,
+        kernels: bool | str = True,
     ) -> None:
         """Split and encode the examples and build the network; ValueError for data or settings
         from which nothing can be learned, and for test data that do not fit."""
@@ -246,6 +248,19 @@ class Fit:
         self._last: Epoch | None = None
         batch_size, epochs = settings.batch_size or 1, settings.epochs or 1
         steps = n_steps(len(rows), batch_size, epochs)
+        run = Run(
+            self.network,
+            self.loss,
+            optimizer,
+            batch_size,
+            settings.dtype,
+            settings.l2,
+            self.metric,
+            precision=settings.precision,
+        )
+        if kernels is True and not backend_of(self.device.xp).repays_loading(run, steps):
+            kernels = "numpy"
+        self.kernels = backend_of(self.device.xp, kernels).explain(run)
         self._epochs = train(
             self.network,
             X,
@@ -262,9 +277,7 @@ class Fit:
             device=self.device,
             dtype=settings.dtype,
             precision=settings.precision,
-            # Elsewhere nothing has to be loaded first.
-            fast=self.device.library != "numpy"
-            or worth_loading(self.network, self.loss, batch_size, steps),
+            kernels=kernels,
         )
 
     def __iter__(self) -> Iterator[Epoch]:

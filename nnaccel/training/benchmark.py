@@ -16,7 +16,8 @@ import numpy as np
 
 from nnaccel.devices.available import available
 from nnaccel.devices.device import Device, select, to_host
-from nnaccel.kernels.backend import arithmetic, limit_threads
+from nnaccel.kernels.backend import Backend, backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.network import Network, mlp
 from nnaccel.training.data import put
@@ -165,7 +166,7 @@ class Trainer:
         device: Device,
         *,
         params: np.ndarray | None = None,
-        fast: bool = True,
+        backend: Backend | None = None,
         precision: str = "float32",
     ) -> None:
         network, batch_size = shape.network, shape.batch
@@ -174,14 +175,12 @@ class Trainer:
         self.data = put(network, loss, device, "float32", device.asarray(X), Y)
         start = initialize(network) if params is None else params
         start = device.asarray(start, "float32", copy=True)
-        epoch_of, _, pieces = compile_run(
-            *(device.xp, network, loss, optimizer, batch_size, start.dtype),
-            *(0.0, None, fast, precision),
-        )
-        self.params, self.state = map(pieces, (start, optimizer.init(start, xp=device.xp)))
-        self._limit = limit_threads(network, batch_size, device.xp)
-        self._multiplying = arithmetic(device.xp, precision)
-        self._epoch = epoch_of(0)
+        self._backend = backend or backend_of(device.xp)
+        self.run = Run(network, loss, optimizer, batch_size, start.dtype, precision=precision)
+        compiled = compile_run(self._backend, self.run)
+        state = optimizer.init(start, xp=device.xp)
+        self.params, self.state = map(compiled.split_params, (start, state))
+        self._epoch = compiled.epoch_of(0)
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""
@@ -189,7 +188,9 @@ class Trainer:
 
     def launch(self, order: Array) -> Array:
         """The same, but the losses stay on the device, which may still be at work."""
-        with self._limit(), self._multiplying(), np.errstate(all="ignore"):
+        run = self.run
+        context = self._backend.context(run.network, run.batch_size, run.precision)
+        with context, np.errstate(all="ignore"):
             self.params, self.state, records = self._epoch(
                 self.params, self.state, self.data, self.device.asarray(order)
             )
@@ -217,11 +218,11 @@ def products(shape: Shape, device: Device, precision: str = "float32") -> Callab
     shapes = [(left.shape[0], right.shape[1]) for left, right in pairs]
     outs = [device.asarray(np.empty(size, np.float32)) for size in shapes]
 
-    limit = limit_threads(shape.network, shape.batch, xp)
+    backend = backend_of(xp)
 
     def bare(steps: int) -> None:
         result = None
-        with limit():
+        with backend.context(shape.network, shape.batch):
             for _ in range(steps):
                 for (left, right), out in zip(pairs, outs, strict=True):
                     if in_place:

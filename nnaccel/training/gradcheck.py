@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.devices.device import Device, prepare, select
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import gradient_check, losses
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.gradient_check import GradientCheck
@@ -71,7 +71,7 @@ def check_gradients(
             where.xp.astype(data.X, where.xp.float64),
             data.Y,
             data.weights,
-            ops=bind(where.xp),
+            ops=backend_of(where.xp).operations(),
             rng=np.random.default_rng(seed),
             l2=l2,
             key=Key(seed, where.asarray(0, "int32")),

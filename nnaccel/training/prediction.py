@@ -6,7 +6,7 @@ import array_api_compat as compat
 import numpy as np
 
 from nnaccel.devices.device import device_of, dtype_name, to_host
-from nnaccel.kernels.backend import arithmetic
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds, is_sparse
@@ -27,9 +27,9 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     not that of the network, MemoryError where the device has no memory left.
     """
     where = device_of(params)
-    multiplying = arithmetic(where.xp)
+    ieee_products = backend_of(where.xp).ieee_products
     link = losses.get(loss).link if loss is not None else None
-    _check_params(network, params)
+    check_params(network, params)
     X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
@@ -37,7 +37,7 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
             f"{tuple(X.shape)}"
         )
     guard = explain_device_errors(where, network, dtype_name(params))
-    with guard, where.context(), multiplying(), np.errstate(all="ignore"):
+    with guard, where.context(), ieee_products("float32"), np.errstate(all="ignore"):
         ops, parts = Ops(where.xp), []
         for start, stop in bounds(X.shape[0], evaluation_rows(X)):
             rows = rows_of(X, slice(start, stop), where, params.dtype)
@@ -49,7 +49,7 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
         return where.xp.concat(parts, axis=-2)
 
 
-def _check_params(network: Network, params: Array) -> None:
+def check_params(network: Network, params: Array) -> None:
     size = layout(network).size
     if params.ndim not in (1, 2) or params.shape[-1] != size:
         raise ValueError(

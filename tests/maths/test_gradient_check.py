@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import losses
 from nnaccel.maths.activations import ACTIVATIONS, Activation, get
 from nnaccel.maths.gradient_check import GradientCheck, check_gradients
@@ -92,7 +92,7 @@ def test_a_linear_model_and_the_penalty_pass(xp_device):
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
 def test_the_kernels_of_numpy_pass(name, loss):
     network = mlp(D, [4, 4], K, activation=name, dropout=0.2)
-    assert check(network, loss, ops=bind(np), l2=0.1).passed
+    assert check(network, loss, ops=backend_of(np).operations(), l2=0.1).passed
 
 
 @pytest.mark.parametrize("last", [Dense(4, get("tanh")), Dropout(0.3)], ids=["dense", "dropout"])
@@ -107,7 +107,7 @@ def test_kernels_that_write_over_a_gradient_pass_in_a_residual_block(last):
         Residual((Dense(4, get("softplus")), LayerNorm(), Dropout(0.3), Dense(4))),
         Dense(K),
     )
-    assert check(Network(D, layers), ops=bind(np), l2=0.1).passed
+    assert check(Network(D, layers), ops=backend_of(np).operations(), l2=0.1).passed
 
 
 # It finds what is wrong

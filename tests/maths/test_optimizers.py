@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import schedules
 from nnaccel.maths.optimizers import (
     OPTIMIZERS,
@@ -26,7 +26,8 @@ from nnaccel.ops import Ops
 P, N_WEIGHTS = 12, 8
 
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
-OPS = pytest.mark.parametrize("make_ops", [Ops, bind], ids=["definitions", "kernels"])
+KERNELS = {"definitions": Ops, "kernels": lambda xp: backend_of(xp).operations()}
+OPS = pytest.mark.parametrize("make_ops", KERNELS.values(), ids=KERNELS)
 
 rng = np.random.default_rng(0)
 TARGET, CURVATURE = rng.standard_normal(P), rng.uniform(0.5, 3.0, P)
