@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.maths.network import Network as Network
     from nnaccel.maths.network import mlp as mlp
     from nnaccel.maths.optimizers import Optimizer as Optimizer
-    from nnaccel.tabular.model import Fit as Fit
+    from nnaccel.tabular.fit import Fit as Fit
     from nnaccel.tabular.model import Model as Model
     from nnaccel.tabular.settings import Settings as Settings
     from nnaccel.tabular.sources import read as read
@@ -49,7 +49,7 @@ _PUBLIC = {
     "Dropout": "maths.layers",
     "EarlyStopping": "training.early_stopping",
     "Epoch": "training.epoch",
-    "Fit": "tabular.model",
+    "Fit": "tabular.fit",
     "GradientCheck": "maths.gradient_check",
     "initialize": "training.step",
     "LayerNorm": "maths.layers",

@@ -150,7 +150,8 @@ def examples():
 def step_by_step(fresh, ops):
     """The parameters after some epochs, a step at a time."""
     data = Data(*examples())
-    step = make_step(Run(fresh.network, fresh.loss, fresh.optimizer, BATCH, np.float64), ops)
+    run = Run(fresh.network, fresh.loss, fresh.optimizer, BATCH, np.float64)
+    step = make_step(run, ops)
     params = initialize(fresh.network)
     state = fresh.optimizer.init(params, xp=np)
     for epoch in range(1, EPOCHS + 1):
@@ -229,7 +230,8 @@ def file(tmp_path, monkeypatch):
 
 @TABULAR
 def test_a_table_model_takes_it_by_name(fresh, file, tmp_path):
-    from nnaccel.tabular.model import Fit, Model
+    from nnaccel.tabular.fit import Fit
+    from nnaccel.tabular.model import Model
     from nnaccel.tabular.settings import Settings
     from nnaccel.tabular.sources import read
 

@@ -61,7 +61,7 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
     no validation and no synchronisation with the host.
     """
     network, loss, metric, l2 = run.network, run.loss, run.metric, run.l2
-    places, update = layout(network), run.optimizer.update
+    update, places = run.optimizer.update, layout(run.network)
     n_weights, n_trained = places.n_weights, places.n_trained
     has_state = n_trained < places.size
 

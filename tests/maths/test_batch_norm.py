@@ -40,8 +40,8 @@ PLAIN = Network(D, (Dense(H, get("tanh")), BatchNorm(), Dense(K)))
 LOSS = losses.get("softmax_cross_entropy")
 
 
-def kernels(xp):
-    return backend_of(xp).operations()
+KERNELS = {"definitions": Ops, "kernels": lambda xp: backend_of(xp).operations()}
+OPS = pytest.mark.parametrize("make_ops", KERNELS.values(), ids=KERNELS)
 
 
 def examples(seed=0):
@@ -83,7 +83,7 @@ def test_one_example_has_the_variance_zero():
     assert [float(mean[0, 0]), float(variance[0, 0])] == pytest.approx([0.7, 0.9])
 
 
-@pytest.mark.parametrize("make_ops", [Ops, kernels], ids=["definitions", "kernels"])
+@OPS
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_torch_takes_the_same_steps(make_ops, momentum):
     """The network, its running statistics and its predictions, over 60 batches of two sizes."""
@@ -103,7 +103,7 @@ def test_torch_takes_the_same_steps(make_ops, momentum):
             theirs.copy_(mine)
     rule = optimizers.momentum(0.1, beta=momentum)
     twin = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
-    step = make_step(Run(network, LOSS, rule, BATCH, params.dtype), make_ops(np))
+    step = make_step(Run(network, LOSS, rule, 16, params.dtype), make_ops(np))
     state, (X, Y) = rule.init(params, xp=np), examples()
     for i in range(60):
         index = np.arange(i, i + (16 if i % 3 else 7)) % N
@@ -136,7 +136,7 @@ def test_the_gradient_check_passes_where_a_bias_has_no_gradient(monkeypatch):
     outcome = check(Network(D, (Dense(H), BatchNorm(), Dense(K))), Ops(np))
     assert outcome.passed
     assert len(outcome.shapes) == 6
-    assert check(NETWORK, kernels(np)).passed
+    assert check(NETWORK, backend_of(np).operations()).passed
 
 
 def test_a_wrong_derivative_is_rejected():
@@ -163,11 +163,11 @@ def test_the_state_comes_last():
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-@pytest.mark.parametrize("make_ops", [Ops, kernels], ids=["definitions", "kernels"])
+@OPS
 def test_no_optimizer_decay_penalty_or_clipping_touches_the_state(name, make_ops):
     """After each step it is what the layers have said; clipping does not count it."""
     rule = optimizers.clipped(optimizers.get(name, 0.05, weight_decay=0.3), 0.1)
-    step = make_step(Run(PLAIN, LOSS, rule, BATCH, np.float64, l2=0.2), make_ops(np))
+    step = make_step(Run(PLAIN, LOSS, rule, 16, np.float64, l2=0.2), make_ops(np))
     params, data = initialize(PLAIN), Data(*examples())
     state, n = rule.init(params, xp=np), layout(PLAIN).n_trained
     for i in range(5):
@@ -204,7 +204,7 @@ def run(X, Y, **changes):
 def step_by_step(ops):
     X, Y = examples()
     rule = options()["optimizer"]
-    step = make_step(Run(NETWORK, LOSS, rule, BATCH, np.float64, l2=0.01, seed=4), ops)
+    step = make_step(Run(NETWORK, LOSS, rule, 16, np.float64, l2=0.01, seed=4), ops)
     params = initialize(NETWORK, 4)
     state = rule.init(params, xp=np)
     for epoch in range(1, 4):

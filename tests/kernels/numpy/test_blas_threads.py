@@ -108,7 +108,7 @@ def test_lbfgs_limits_the_products_of_a_small_network(monkeypatch, n_features, t
         seen.append(pools_of_blas())
         return value_and_grad(*args, **kwargs)
 
-    monkeypatch.setattr("nnaccel.estimators.multilayer_perceptron.value_and_grad", counting)
+    monkeypatch.setattr("nnaccel.estimators.lbfgs_fit.value_and_grad", counting)
     X = np.random.default_rng(0).standard_normal((200, n_features))
     MLPClassifier((64,), solver="lbfgs", max_iter=2).fit(X, X[:, 0] > 0)
     assert seen

@@ -1,0 +1,263 @@
+"""Phases of `gpu.py`: the machine, CUDA sources, tests, the CPU beside the GPU, and a fit."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from bench.shared.precisions import PRECISIONS
+from bench.shared.report import LIBRARIES, ROOT, about
+from bench.shared.rounds import timed
+from nnaccel.kernels.cuda.signatures import SOURCE, expressions
+
+GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
+DTYPES = ("float32", "float64")
+MNIST_EPOCHS = 5
+HIDDEN, BATCH = (512, 512), 256  # of the network that is trained to so much accuracy
+GOAL, MOST_EPOCHS = 0.98, 30
+
+
+def machine(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """What the numbers come from, and what each library sees of it."""
+    if smi := shutil.which("nvidia-smi"):
+        query = "name,driver_version,memory.total,memory.used,clocks.max.sm,power.limit"
+        words = [smi, f"--query-gpu={query}", "--format=csv,noheader"]
+        yield "nvidia-smi", f"{query}: {output_of(words).strip()}"
+    if args.device == "cuda":
+        from cupy.cuda import runtime
+
+        properties = runtime.getDeviceProperties(0)
+        yield (
+            "cuda",
+            {
+                "name": properties["name"].decode(),
+                "capability": f"{properties['major']}.{properties['minor']}",
+                "multiprocessors": properties["multiProcessorCount"],
+                "memory": properties["totalGlobalMem"],
+                "driver": runtime.driverGetVersion(),
+                "runtime": runtime.runtimeGetVersion(),
+            },
+        )
+    yield "machine", about(args.threads, (*LIBRARIES, *GPU_LIBRARIES))["machine"]
+    from nnaccel.devices.available import available
+
+    # Not under "problem": the phases of those who do not see the GPU say so.
+    yield "devices", {d.name: d.problem or f"{d.library}, {d.hardware}" for d in available()}
+
+
+def output_of(words: list[str], **options: Any) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    return done.stdout + done.stderr
+
+
+def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """The CUDA source, compiled; registers and spills of each kernel as the assembler says. In a
+    rehearsal one kernel: all of them take ten seconds."""
+    compiler = shutil.which("nvcc")
+    if not compiler:
+        yield "nvcc", {"note": "nvcc is not on the PATH"}
+        return
+    kernels = list(expressions())[: 1 if args.rehearse else None]
+    yield SOURCE.name, compiled(compiler, SOURCE, args.arch, kernels)
+
+
+def compiled(
+    compiler: str, path: Path, arch: str, expressions: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The kernels of a source, those of its templates that the expressions name among them; or
+    the problem with it."""
+    # The address of a template's kernel asks for the kernel.
+    addresses = "".join(f"(void*){name}, " for name in expressions)
+    text = f'#include "{path}"\nvoid* kernels[] = {{{addresses}nullptr}};\n'
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "all.cu", Path(folder) / "all.cubin"
+        source.write_text(text)
+        words = [compiler, "-cubin", f"-arch={arch}", "-std=c++17", "-ftz=true", "-Xptxas", "-v"]
+        done = subprocess.run(
+            [*words, "-o", str(out), str(source)], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        lines = done.stderr.replace(str(path), path.name).splitlines()
+        wrong = [line for line in lines if "error" in line]
+        return {"problem": wrong[0] if wrong else f"nvcc ends with status {done.returncode}"}
+    return {"arch": arch, "kernels": kernels_in(done.stderr)}
+
+
+def kernels_in(report: str) -> dict[str, dict[str, int]]:
+    """Registers, stack and spills in bytes by kernel, from what `nvcc -Xptxas -v` prints."""
+    kernels: dict[str, dict[str, int]] = {}
+    numbers: dict[str, int] = {}
+    patterns = {
+        "registers": r"Used (\d+) registers",
+        "stack": r"(\d+) bytes stack frame",
+        "spill_stores": r"(\d+) bytes spill stores",
+        "spill_loads": r"(\d+) bytes spill loads",
+    }
+    for line in report.splitlines():
+        if name := re.search(r"Compiling entry function '(.+?)'", line):
+            numbers = kernels[name[1]] = {}
+        elif "Function properties for" in line and not line.rstrip().endswith(tuple(kernels)):
+            numbers = {}  # of a function that is not a kernel
+        for what, pattern in patterns.items():
+            if number := re.search(pattern, line):
+                numbers[what] = int(number[1])
+    return kernels
+
+
+def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """`pytest -m gpu`: its last line, and which tests failed."""
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfE", "--tb=short"]
+    words += [
+        "-p",
+        "no:cacheprovider",
+        *(["tests/devices/test_device.py"] if args.rehearse else []),
+    ]
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = []
+    for line in process.stdout or ():
+        print(line, end="", flush=True)  # to the log, also if time runs out
+        lines += [line.strip()] if line.strip() else []
+    status, summary = process.wait(), lines[-1].strip("= ") if lines else "pytest said nothing"
+    failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    result = {"summary": summary, "failures": failures}
+    yield "pytest", result | ({"problem": f"pytest: {summary}"} if status else {})
+
+
+def parity(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """The same training from the command line on both devices: losses, predictions, seconds."""
+    dtypes, epochs = (DTYPES[:1], ["--epochs", "2"]) if args.rehearse else (DTYPES, [])
+    problems = {"digits": ("digits", epochs)}
+    if args.mnist:
+        problems["mnist"] = (str(args.mnist.resolve()), ["--epochs", str(MNIST_EPOCHS)])
+    else:
+        yield "mnist", {"note": "skipped: --mnist FILE.npz is not given"}
+    for name, (source, options) in problems.items():
+        for dtype in dtypes:
+            with tempfile.TemporaryDirectory() as folder:
+                yield f"{name} {dtype}", compare(source, [*options, "--dtype", dtype], folder, args)
+
+
+def compare(
+    source: str, options: list[str], folder: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """One training on the GPU, twice, since the first compiles kernels; and on the CPU."""
+    from nnaccel import Model
+
+    paths = {"first": "first", args.device: "device", "cpu": "host"}
+    seconds, files = {}, {}
+    for name, file in paths.items():
+        files[name] = Path(folder) / f"{file}.safetensors"
+        device = args.device if name == "first" else name
+        words = [sys.executable, "-m", "nnaccel", "train", source, *options]
+        words += ["--device", device, "--output", str(files[name])]
+        seconds[name], done = timed(
+            lambda words=words: subprocess.run(
+                words, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+        )
+        if done.returncode:
+            return {"problem": f"on {device}: {(done.stderr.strip() or 'failed').splitlines()[-1]}"}
+    there, here = (Model.load(files[name]) for name in (args.device, "cpu"))
+    differences = differences_of(there.history, here.history)
+    return {
+        "seconds": seconds,
+        "difference": differences,
+        "largest_difference": max(differences, default=0.0),
+        "scores": {"device": plain(there.scores), "cpu": plain(here.scores)},
+        "predictions": predictions(there, source, args.device),
+    }
+
+
+def differences_of(a: list[dict[str, float]], b: list[dict[str, float]]) -> list[float]:
+    """Of each epoch, the largest relative difference of a loss; not a number is one of infinity."""
+    found = []
+    for one, other in zip(a, b, strict=True):
+        names = [name for name in one if name.endswith("loss")]
+        errors = [abs(one[n] - other[n]) / max(abs(other[n]), 1e-30) for n in names]
+        found.append(max(float(e) if np.isfinite(e) else float("inf") for e in errors))
+    return found
+
+
+def plain(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def predictions(model: Any, source: str, device: str) -> dict[str, float]:
+    """What a model that was trained on the device says there and on the CPU."""
+    from nnaccel import read, select
+
+    data = read(source).data
+    there, here = (model.outputs(data, select(name)) for name in (device, "cpu"))
+    return {
+        "rows": len(here),
+        "largest_difference": float(np.max(np.abs(there - here))),
+        "same_labels": float(np.mean(there.argmax(axis=1) == here.argmax(axis=1))),
+    }
+
+
+def fit(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Seconds from arrays on the host to so much accuracy on the test rows of MNIST, which are
+    asked after each epoch; digits in a rehearsal. The first run of a process compiles kernels."""
+    from nnaccel import read
+
+    if not (args.mnist or args.rehearse):
+        yield "mnist", {"note": "skipped: --mnist FILE.npz is not given"}
+        return
+    examples = read("digits" if args.rehearse else str(args.mnist.resolve()))
+    X, y = examples.data, examples.y
+    test = examples.test or (X, y)
+    scale, classes = np.float32(X.max()), np.unique(y)
+    train, held = (
+        (np.asarray(data, np.float32) / scale, np.searchsorted(classes, labels))
+        for data, labels in ((X, y), test)
+    )
+    yield f"{args.device}, first", seconds_to_goal(train, held, args)
+    for name in args.precisions:
+        yield f"{args.device}, {name}", seconds_to_goal(train, held, args, PRECISIONS[name].nnaccel)
+    yield "cpu", seconds_to_goal(train, held, args, device="cpu")
+
+
+def seconds_to_goal(
+    rows: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    args: argparse.Namespace,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    device: str | None = None,
+) -> dict[str, Any]:
+    """One training; a problem where the goal is not reached."""
+    from nnaccel.maths.metrics import for_loss
+    from nnaccel.maths.network import mlp
+    from nnaccel.training.loop import train
+
+    X, Y = rows
+    loss, hidden, goal = "softmax_cross_entropy", HIDDEN, GOAL
+    if args.rehearse:
+        hidden, goal = (16,), 0.9
+    started, best = time.perf_counter(), 0.0
+    for epoch in train(
+        mlp(X.shape[1], hidden, int(Y.max()) + 1),
+        *(X, Y),
+        loss=loss,
+        epochs=MOST_EPOCHS,
+        batch_size=16 if args.rehearse else BATCH,
+        validation_data=test,
+        metric=for_loss(loss),
+        device=device or args.device,
+        **options,
+    ):
+        best = max(best, epoch.validation_metric)
+        if best >= goal:
+            seconds = time.perf_counter() - started
+            return {"seconds": seconds, "epochs": epoch.number, "accuracy": best}
+    return {"problem": f"comes to {best:.4f} in {MOST_EPOCHS} epochs, the goal is {goal}"}
