@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.training.early_stopping import EarlyStopping as EarlyStopping
     from nnaccel.training.epoch import Epoch as Epoch
     from nnaccel.training.gradcheck import check_gradients as check_gradients
+    from nnaccel.training.gradients import value_and_grad as value_and_grad
     from nnaccel.training.loop import train as train
     from nnaccel.training.prediction import predict as predict
     from nnaccel.training.step import initialize as initialize
@@ -66,6 +67,7 @@ _PUBLIC = {
     "Settings": "tabular.settings",
     "to_host": "devices.device",
     "train": "training.loop",
+    "value_and_grad": "training.gradients",
 }
 
 # Public modules, by the short name that users write: nnaccel.optimizers.adam.

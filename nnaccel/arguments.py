@@ -8,6 +8,44 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+# What other libraries and people call things, and what they are called here: for error messages.
+MEANT = {
+    "mse": "squared_error",
+    "mean_squared_error": "squared_error",
+    "l2_loss": "squared_error",
+    "mae": "absolute_error",
+    "mean_absolute_error": "absolute_error",
+    "l1_loss": "absolute_error",
+    "smooth_l1": "huber",
+    "quantile": "pinball",
+    "ce": "softmax_cross_entropy",
+    "cross_entropy": "softmax_cross_entropy",
+    "crossentropy": "softmax_cross_entropy",
+    "categorical_crossentropy": "softmax_cross_entropy",
+    "sparse_categorical_crossentropy": "softmax_cross_entropy",
+    "log_loss": "softmax_cross_entropy",
+    "nll": "softmax_cross_entropy",
+    "bce": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy",
+    "binary_crossentropy": "binary_cross_entropy",
+    "acc": "accuracy",
+    "rmse": "RMSE",
+    "swish": "silu",
+    "logistic": "sigmoid",
+    "linear": "identity",
+    "leakyrelu": "leaky_relu",
+    "nag": "nesterov",
+    "xavier": "glorot_uniform",
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "kaiming": "he_uniform",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+    "invscaling": "inverse_scaling",
+    "onecycle": "one_cycle",
+    "warmup": "warm_up",
+}
+
 
 def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
     """`table[name]`; ValueError that lists the names and suggests the closest one."""
@@ -22,6 +60,9 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A closing question for an error message, or nothing when no known name is close."""
     # The dashes of options would make them all alike.
     by_lower = {word.lower().lstrip("-"): word for word in known}
+    meant = MEANT.get(str(name).lower().replace("-", "_"), "")
+    if meant.lower() in by_lower:
+        return f"; did you mean {meant!r}?"
     close = get_close_matches(str(name).lower().lstrip("-"), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 

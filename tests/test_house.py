@@ -203,6 +203,11 @@ def test_every_public_name_is_there():
         nnaccel.Netwrok  # noqa: B018
 
 
+def test_every_layer_is_public():
+    for layer in nnaccel.layers.LAYERS.values():
+        assert getattr(nnaccel, layer.__name__) is layer
+
+
 def test_type_checkers_see_the_public_names():
     source = (ROOT / "__init__.py").read_text()
     seen = {i.target for i in imports(source, "nnaccel") if i.types_only}

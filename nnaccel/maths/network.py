@@ -1,6 +1,7 @@
 """A network as plain data, its parameters as one flat vector, and backpropagation through it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from numbers import Integral
@@ -15,16 +16,64 @@ from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
 
 
-class Network(NamedTuple):
-    """Layers applied to `n_inputs` numbers; the last one gives the logits Z that a loss takes."""
-
+class _Parts(NamedTuple):
     n_inputs: int
     layers: tuple[Layer, ...]
+
+
+class Network(_Parts):
+    """Layers applied to `n_inputs` numbers; the last one gives the logits Z that a loss takes."""
+
+    __slots__ = ()
+
+    def __new__(cls, n_inputs: int, layers: Iterable[Layer]) -> "Network":
+        return super().__new__(cls, n_inputs, tuple(layers))
+
+    def __repr__(self) -> str:
+        """`Network(64-128-64-10, relu, dropout 0.1, 17,226 parameters)`."""
+        parts = ["-".join([str(self.n_inputs), *_sizes(self.layers)]), *_traits(self.layers)]
+        with suppress(ValueError):  # layers that do not fit together: said where they are used
+            parts.append(f"{layout(self).n_trained:,} parameters")
+        return f"Network({', '.join(parts)})"
 
     @property
     def n_outputs(self) -> int:
         """The width of the logits."""
         return Chain(self.layers).width(self.n_inputs)
+
+
+def _sizes(layers: Iterable[Layer]) -> Iterator[str]:
+    """The units of each dense layer, those of a residual block in parentheses."""
+    for layer in layers:
+        if isinstance(layer, Dense):
+            yield str(layer.units)
+        elif inner := getattr(layer, "layers", ()):
+            yield f"({'-'.join(_sizes(inner))})"
+
+
+def _traits(layers: Iterable[Layer]) -> list[str]:
+    """What there is beside the sizes, each once: activations, dropout rates, other layers."""
+    names, dropout, others = [], [], []
+    for layer in _leaf_layers(layers):
+        if isinstance(layer, Dense):
+            name = layer.activation.name
+            names += [name] if name != "identity" else []
+        elif isinstance(layer, Dropout):
+            dropout.append(f"{layer.rate:g}")
+        else:
+            others.append(type(layer).__name__)
+    found = ["/".join(dict.fromkeys(names)) or "linear"]
+    found += [f"dropout {'/'.join(dict.fromkeys(dropout))}"] if dropout else []
+    return [*found, *dict.fromkeys(others)]
+
+
+def _leaf_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """The layers, and those inside of others in their place."""
+    for layer in layers:
+        if inner := getattr(layer, "layers", ()):
+            yield from _leaf_layers(inner)
+        else:
+            yield layer
 
 
 def mlp(

@@ -249,13 +249,23 @@ OPTIMIZERS: dict[str, Row] = {
 }
 
 
+ALIASES = {"sgd": "gd"}
+
+
+def canonical(name: str) -> str:
+    """The one name of an optimizer that has two."""
+    return ALIASES.get(name, name)
+
+
 def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: Any) -> Optimizer:
     """The optimizer of that name with its rate and options, or the one given, as it is.
 
+    "sgd" is "gd": what makes gradient descent stochastic is the minibatches.
     ValueError for an unknown name, with the closest known one, TypeError for an unknown option.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    optimizer = canonical(optimizer)
     make = find("optimizer", optimizer, OPTIMIZERS).make
     check_options(f"optimizer {optimizer!r}", make, options)
     options = {name: schedules.plain(value) for name, value in options.items()}

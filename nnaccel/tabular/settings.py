@@ -64,6 +64,8 @@ class Settings:
                     f"{name} must be a tuple, one for each hidden layer, got {value!r}; for one: "
                     f"({value!r},)"
                 )
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         if self.hidden:
             at_least(1, hidden=min(self.hidden))
         for name in ("batch_size", "epochs"):
@@ -79,6 +81,7 @@ class Settings:
         for name, known in NAMES.items():
             for word in self.activation if name == "activation" else (getattr(self, name),):
                 find(name, word, dict.fromkeys(known))
+        object.__setattr__(self, "optimizer", optimizers.canonical(self.optimizer))
         check_precision(self.precision, self.dtype)
         if self.early_stopping and self.validation_fraction == 0:
             raise ValueError(
@@ -110,7 +113,7 @@ NAMES: dict[str, Collection[str]] = {
     "activation": ChainMap(activations.ACTIVATIONS, AUTO),
     "initializer": ChainMap(initializers.INITIALIZERS, AUTO),
     "loss": ChainMap(losses.LOSSES, AUTO),
-    "optimizer": optimizers.OPTIMIZERS,
+    "optimizer": ChainMap[str, Any](optimizers.ALIASES, optimizers.OPTIMIZERS),
     "schedule": schedules.SCHEDULES,
     "dtype": ("float32", "float64"),
     "precision": tuple(PRECISIONS),

@@ -12,6 +12,7 @@ from nnaccel import schema
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers import LAYERS, Layer
+from nnaccel.maths.layers.dense import ACTIVATION
 from nnaccel.maths.network import Network
 from nnaccel.schema import Field, check
 from nnaccel.typing import Options
@@ -23,7 +24,6 @@ OPTIONS = Field(
         and all(schema.FINITE.holds(n) for o in v.values() for n in (o if type(o) is list else [o]))
     ),
 )
-ACTIVATION = Field("an activation", lambda v: type(v) is dict)
 
 # What a field of that type is in the data; `Annotated[type, Field]` takes its place.
 OF_TYPE: dict[Any, Field] = {

@@ -20,7 +20,7 @@ from nnaccel.arguments import at_least, find
 from nnaccel.devices.device import Device, select, to_host
 from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.kernels.definition import Run
-from nnaccel.maths import losses, optimizers
+from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import bounds
@@ -62,7 +62,7 @@ def train(
     l2: float = 0.0,
     sample_weight: Any = None,
     validation_data: tuple[Any, ...] | None = None,
-    metric: Metric | None = None,
+    metric: str | Metric | None = None,
     shuffle: bool = True,
     seed: int = 0,
     device: str | Device | None = None,
@@ -94,7 +94,7 @@ def train(
         How much each example counts; brought to mean 1.
     validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
         Evaluated after every epoch.
-    metric : Metric, optional
+    metric : str or Metric, optional
         Computed along with the loss; see `nnaccel.maths.metrics`.
     shuffle : bool
         Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
@@ -129,6 +129,7 @@ def train(
     """
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
+    metric = metrics.get(metric, loss) if isinstance(metric, str | Metric) else metric
     at_least(0, seed=seed, epochs=epochs)
     at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
@@ -202,7 +203,8 @@ def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: A
         raise TypeError(f"validation_data must be (X, Y) or (X, Y, sample_weight), got {found}")
     if not isinstance(metric, Metric | None):
         raise TypeError(
-            f"metric must be a Metric, such as nnaccel.metrics.for_loss(loss), got {metric!r}"
+            "metric must be a name or a Metric, such as nnaccel.metrics.for_loss(loss), "
+            f"got {metric!r}"
         )
     if not isinstance(after, Epoch | None):
         raise TypeError(f"after must be an Epoch that `train` has yielded, got {after!r}")

@@ -1047,7 +1047,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(change, message):
             r"validation_data must be \(X, Y\) or .*, got ndarray",
         ),
         ({"validation_data": 0.1}, r"validation_data must be \(X, Y\) or .*, got float"),
-        ({"metric": "accuracy"}, "metric must be a Metric, such as .*, got 'accuracy'"),
+        ({"metric": 3}, "metric must be a name or a Metric, such as .*, got 3"),
         ({"after": 3}, "after must be an Epoch that `train` has yielded, got 3"),
         ({"shuffle": "no"}, "shuffle must be True or False, got 'no'"),
         ({"shuffle": None}, "shuffle must be True or False, got None"),

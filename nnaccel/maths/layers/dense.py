@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from nnaccel import schema
-from nnaccel.maths import initializers
+from nnaccel.arguments import at_least, find
+from nnaccel.maths import activations, initializers
 from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers.layer import Param
 from nnaccel.maths.precision import rounded
@@ -61,6 +62,8 @@ def dense_vjp(
     return dX, dW, db
 
 
+# In a model file: its name and its options.
+ACTIVATION = schema.Field("an activation", lambda v: type(v) is dict)
 INITIALIZER = schema.Field(
     "the name of an initializer, or 'auto'",
     lambda v: type(v) is str and (v == "auto" or v in initializers.INITIALIZERS),
@@ -69,16 +72,23 @@ INITIALIZER = schema.Field(
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A layer of `units` neurons, A = g(X W + b)."""
+    """A layer of `units` neurons, A = g(X W + b).   activation: an Activation, or its name."""
 
     is_random: ClassVar[bool] = False
     units: Annotated[int, schema.COUNT]
-    activation: Activation = ACTIVATIONS["identity"]
+    activation: Annotated[Any, ACTIVATION] = ACTIVATIONS["identity"]
     initializer: Annotated[str, INITIALIZER] = "auto"
 
     @staticmethod
     def example(D: int) -> "Dense":
         return Dense(D + 1, ACTIVATIONS["tanh"])
+
+    def __post_init__(self) -> None:
+        at_least(1, units=self.units)
+        if self.initializer != "auto":
+            find("initializer", self.initializer, initializers.INITIALIZERS)
+        object.__setattr__(self, "units", int(self.units))
+        object.__setattr__(self, "activation", activations.get(self.activation))
 
     def width(self, D: int) -> int:
         return self.units

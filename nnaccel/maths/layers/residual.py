@@ -22,6 +22,9 @@ class Residual:
 
     layers: tuple[Layer, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+
     @staticmethod
     def example(D: int) -> "Residual":
         return Residual((Dense(D + 1, ACTIVATIONS["softplus"]), LayerNorm(), Dense(D)))
