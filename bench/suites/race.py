@@ -16,8 +16,8 @@ from bench.shared import report
 from nnaccel.devices.available import available
 from nnaccel.devices.device import Device, select
 
-PAUSE = 0.04  # seconds between turns: OpenBLAS's threads spin for 0.03
-TURN = 0.06  # seconds of a turn, or one call where that takes longer
+PAUSE = 0.03  # seconds between turns: so long do OpenBLAS's threads spin
+TURN = 0.04  # seconds of a turn, or one call where that takes longer
 
 NAMES = {"cpu": "numpy", "cuda": "cupy", "torch:cpu": "torch", "jax:cpu": "jax"}
 FAST = "[fast]"  # with Numba

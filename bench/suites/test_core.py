@@ -19,7 +19,7 @@ LAUNCHED = 64  # steps of a call where Python launches each operation
 
 def step(backend: Backend, shape: Shape) -> Work:
     """Some steps in one epoch, as `train` does them."""
-    steps = max(2, min(shape.steps, int(MOST / shape.flops)))
+    steps = max(1, min(shape.steps, int(MOST / shape.flops)))
     if backend.device.library == "torch" or backend.kernels == "numpy definition":
         steps = min(steps, LAUNCHED)
     device, (X, Y, order) = backend.device, examples(shape)

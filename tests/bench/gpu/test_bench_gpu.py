@@ -46,8 +46,8 @@ def test_precisions_share_the_time(monkeypatch):
     ]
 
 
-def test_the_assembler_is_read(tmp_path):
-    report = """\
+def test_the_assembler_is_read():
+    said = """\
 ptxas info    : Compiling entry function '_Z3addPf' for 'sm_90'
 ptxas info    : Function properties for _Z3addPf
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
@@ -59,7 +59,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 160 bytes cumulative stack 
 ptxas info    : Function properties for _Z1ff
     8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
 """
-    kernels = phases.kernels_in(report)
+    kernels = phases.kernels_in(said)
     assert kernels == {
         "_Z3addPf": {"stack": 0, "spill_stores": 0, "spill_loads": 0, "registers": 8},
         "large": {"stack": 160, "spill_stores": 24, "spill_loads": 16, "registers": 255},
