@@ -113,7 +113,7 @@ def compare(
         worker = Worker([name, folder, *options], args.threads)
         workers.append(worker)
         try:
-            first, accuracy = worker.ask(0)
+            first, accuracy = worker.ask(0, limit=max(1.0, stop - time.monotonic()))
         except RuntimeError as error:
             found[name] = {"problem": str(error)}
             say(f"  {name}: {error}")

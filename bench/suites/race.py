@@ -169,5 +169,5 @@ def finish(backend: Backend, seconds: float, bare: float) -> dict[str, Any]:
     if work.samples:
         facts["samples_per_second"] = work.samples / seconds
     if bare:
-        facts["share_of_products"] = bare / seconds
+        facts |= {"share_of_products": bare / seconds, "products_seconds": bare}
     return facts | work.facts()

@@ -77,17 +77,25 @@ def test_the_tables_under_the_times():
         row("step", "9-9", "numpy", 0.2, gflops=190.0, share_of_products=1.0),
         row("scaling", "rows 8", "numpy", 1.5, exponent=1.02),
     ]
+    infos[0] |= {"device": "cpu", "products_seconds": 9e-6}
+    infos[1] |= {"device": "cpu", "products_seconds": 8e-6}
     text = list(tables.rates(infos))
     assert text[1].split("  ")[0] == "what the times mean"
     assert text[1].split()[-5:] == ["time", "GFLOP/s", "of", "products", "exponent"]
     assert text[3].split() == ["step", "2-4-2,", "numpy", "14.7", "µs", "2.00", "1.25"]
     assert text[6].split() == ["scaling", "rows", "8,", "numpy", "1.50", "s", "1.02"]
+    # More backends than works: a row each, and the products' better time.
     assert list(tables.side_by_side(infos)) == [
         "",
+        "step: time (GFLOP/s)            2-4-2           9-9",
+        "---------------------------------------------------",
+        "numpy                  14.7 µs (2.00)  200 ms (190)",
+        "jax                   39.0 µs (0.800)",
+        "products, cpu          8.00 µs (3.90)",
+    ]
+    assert list(tables.side_by_side([i | {"products_seconds": 0} for i in infos]))[1:4:2] == [
         "step: time (GFLOP/s)           numpy              jax",
-        "-----------------------------------------------------",
         "2-4-2                 14.7 µs (2.00)  39.0 µs (0.800)",
-        "9-9                     200 ms (190)",
     ]
 
 
