@@ -36,8 +36,12 @@ def time(seconds: float) -> str:
 
 
 def rates(infos: Iterable[Facts]) -> Iterator[str]:
-    """A line for each row: what its time means."""
-    rows = [(f"{i['group']} {i['case']}, {i['backend']}", cells(i)) for i in infos]
+    """A line for each row, those of one table together: what its time means."""
+    tables: dict[tuple[str, str], list[Facts]] = {}
+    for info in infos:
+        tables.setdefault((info["group"], info["case"]), []).append(info)
+    ordered = (info for table in tables.values() for info in table)
+    rows = [(f"{i['group']} {i['case']}, {i['backend']}", cells(i)) for i in ordered]
     heads = [head for head in COLUMNS if any(head in row for _, row in rows)]
     yield ""
     yield from grid(["what the times mean", *heads], ([n, *map(r.get, heads)] for n, r in rows))
