@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.estimators.regressor import MLPRegressor as MLPRegressor
     from nnaccel.maths.activations import Activation as Activation
     from nnaccel.maths.gradient_check import GradientCheck as GradientCheck
+    from nnaccel.maths.layers import BatchNorm as BatchNorm
     from nnaccel.maths.layers import Dense as Dense
     from nnaccel.maths.layers import Dropout as Dropout
     from nnaccel.maths.layers import LayerNorm as LayerNorm
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.maths.network import Network as Network
     from nnaccel.maths.network import mlp as mlp
     from nnaccel.maths.optimizers import Optimizer as Optimizer
-    from nnaccel.tabular.model import Fit as Fit
+    from nnaccel.tabular.fit import Fit as Fit
     from nnaccel.tabular.model import Model as Model
     from nnaccel.tabular.settings import Settings as Settings
     from nnaccel.tabular.sources import read as read
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 _PUBLIC = {
     "Activation": "maths.activations",
+    "BatchNorm": "maths.layers",
     "check_gradients": "training.gradcheck",
     "class_weights": "training.data",
     "Dense": "maths.layers",
@@ -46,7 +48,7 @@ _PUBLIC = {
     "Dropout": "maths.layers",
     "EarlyStopping": "training.early_stopping",
     "Epoch": "training.epoch",
-    "Fit": "tabular.model",
+    "Fit": "tabular.fit",
     "GradientCheck": "maths.gradient_check",
     "initialize": "training.step",
     "LayerNorm": "maths.layers",

@@ -7,17 +7,30 @@ from nnaccel.typing import Namespace
 
 
 class Ops(dict[Callable, Callable]):
-    """The operations of one library: ``ops[f]`` is what runs the floor-1 function ``f``.
+    """The operations of one library: ``ops[f]`` is what runs the function ``f`` of the maths.
 
     A function without a kernel of its own falls through to its definition with ``xp`` bound, so
     a new layer or loss works on every library before anybody has written a kernel for it.
     The look-up is one dictionary access on the hot path.
     """
 
-    def __init__(self, xp: Namespace, kernels: dict[Callable, Callable] | None = None) -> None:
+    def __init__(
+        self,
+        xp: Namespace,
+        kernels: dict[Callable, Callable] | None = None,
+        name: str = "the definition",
+    ) -> None:
         super().__init__(kernels or {})
         self.xp = xp
+        self.name = name  # of the set of kernels
+        self._kernels = [function.__name__ for function in self]
 
     def __missing__(self, function: Callable) -> Callable:
         self[function] = bound = partial(function, xp=self.xp)
         return bound
+
+    def __repr__(self) -> str:
+        """Which kernels there are: the rest runs by the definition."""
+        library = self.xp.__name__.removeprefix("array_api_compat.")
+        kernels = f": {', '.join(self._kernels)}" if self._kernels else ""
+        return f"Ops({library}, {self.name}{kernels})"

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -47,6 +48,14 @@ def pytest_collection_finish() -> None:
     """What is there before the first test is no garbage; a search for it takes half a second."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Counts the skips by their reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    counts = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, n in counts.most_common():
+        terminalreporter.write_line(f"{n:6d} skipped: {reason.splitlines()[0]}")
 
 
 class XpDevice(NamedTuple):

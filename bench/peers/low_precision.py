@@ -20,7 +20,7 @@ from bench.shared.report import about, heading, write
 from bench.shared.script import run
 from nnaccel.devices.device import select
 from nnaccel.maths.precision import PRECISIONS
-from nnaccel.tabular.model import Fit
+from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples, read
 

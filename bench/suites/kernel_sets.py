@@ -1,84 +1,101 @@
-"""Sets of kernels, each switched on alone: what a set takes off a step is what it is worth.
+"""Sets of kernels, each switched on alone: what a set takes off a step is what it is worth."""
 
-Everything here that knows how kernels are chosen is in `compile_with`.
-"""
-
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 from unittest import mock
 
-from nnaccel.kernels import epoch as steps
-from nnaccel.kernels.compile import compile_epoch, compile_step, split_params
-from nnaccel.maths.losses import Loss
-from nnaccel.maths.network import Network, layout
-from nnaccel.maths.optimizers import Optimizer
+import numpy as np
+
+from nnaccel.kernels.backend import Backend, backend_of
+from nnaccel.kernels.cuda.backend import CuPyBackend
+from nnaccel.kernels.definition import Definition, Epoch, FusedEpoch, Run
+from nnaccel.kernels.epoch import traced_epoch
 from nnaccel.ops import Ops
-from nnaccel.training.step import compile_run, make_step
 from nnaccel.typing import Namespace
 
-Kernels = Mapping[Callable, Callable]
-Epoch = Callable[..., Any]
+BuildEpoch = Callable[[Run, Ops], FusedEpoch]
 
 
-class KernelSet(NamedTuple):
-    """Kernels of operations, and an epoch without steps."""
+@dataclass(frozen=True)
+class Alone(Definition):
+    """The kernels of one module, and one fused epoch or the steps one by one."""
 
-    library: str  # by the name of its device
-    operations: Callable[[Namespace], Kernels] = lambda xp: {}
-    # (network, loss, optimizer, ops, batch_size) -> the fused epoch, None where there is none
-    epoch: Callable[..., Epoch | None] = lambda *run: None
-    context: Callable[[], Any] = nullcontext  # in which its epochs are traced and run
+    kernels: str = ""  # the module; empty: the definitions
+    fused: BuildEpoch | None = None
 
+    def operations(self, precision: str = "float32") -> Ops:
+        module = import_module(self.kernels) if self.kernels else None
+        return Ops(self.xp, module.kernels() if module else {}, self.kernels or "the definition")
 
-def _numpy(xp: Namespace) -> Kernels:
-    from nnaccel.kernels.numpy.workspace import kernels
-
-    return kernels()
-
-
-def _elementwise(xp: Namespace) -> Kernels:
-    from nnaccel.kernels.numba.elementwise import kernels
-
-    return kernels()
-
-
-def _torch(xp: Namespace) -> Kernels:
-    from nnaccel.kernels.torch import kernels
-
-    return kernels(xp)
+    def compile_epoch(
+        self, make_step: Callable[[Run], Any], run: Run, ops: Ops
+    ) -> Callable[[int], Epoch]:
+        """NotSupported where the fused epoch cannot do the run."""
+        if self.fused is None:
+            return super().compile_epoch(make_step, run, ops)
+        fused = self.fused(run, ops)
+        return lambda seed: fused.run
 
 
-def _jax(xp: Namespace) -> Kernels:
-    from nnaccel.kernels.jax import kernels
-
-    return kernels(xp)
+def steps(run: Run, ops: Ops) -> FusedEpoch:
+    return traced_epoch(run, ops, np.array)
 
 
-def _steps(
-    network: Network, loss: Loss, optimizer: Optimizer, ops: Ops, batch_size: int
-) -> Epoch | None:
-    return steps.epoch_of(network, loss, optimizer, ops, batch_size, l2=0.0, metric=None, seed=0)
+def call_list(run: Run, ops: Ops) -> FusedEpoch:
+    from nnaccel.kernels.numpy.call_list import call_list_epoch
+
+    return call_list_epoch(run)
 
 
-def _call_list(
-    network: Network, loss: Loss, optimizer: Optimizer, ops: Ops, batch_size: int
-) -> Epoch | None:
-    from nnaccel.kernels.numpy.call_list import epoch_of
+def compiled(run: Run, ops: Ops) -> FusedEpoch:
+    from nnaccel.kernels.numba.epoch import compiled_epoch
 
-    return epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, l2=0.0, metric=None)
+    return compiled_epoch(run)
 
 
-def _compiled(
-    network: Network, loss: Loss, optimizer: Optimizer, ops: Ops, batch_size: int
-) -> Epoch | None:
-    from nnaccel.kernels.numba.epoch import epoch_of
-
-    return epoch_of(network, loss, optimizer, batch_size, xp=ops.xp, l2=0.0, metric=None, seed=0)
+NUMPY, NUMBA = "nnaccel.kernels.numpy.workspace", "nnaccel.kernels.numba.elementwise"
 
 
-def _unscheduled() -> Any:
+def jax_with(
+    operations: Callable[[Namespace], Ops], context: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[Namespace], Backend]:
+    """JAX's backend with other operations, and a context in which its epochs are traced."""
+
+    def build(xp: Namespace) -> Backend:
+        from nnaccel.kernels.jax import JAXBackend
+
+        class Changed(JAXBackend):
+            def operations(self, precision: str = "float32") -> Ops:
+                return operations(self.xp)
+
+            def compile_epoch(
+                self, make_step: Callable[[Run], Any], run: Run, ops: Ops
+            ) -> Callable[[int], Epoch]:
+                epoch_of = super().compile_epoch(make_step, run, ops)
+
+                def traced(seed: int) -> Epoch:
+                    epoch = epoch_of(seed)
+
+                    def epoch_in_context(*args: Any) -> Any:
+                        with context():
+                            return epoch(*args)
+
+                    return epoch_in_context
+
+                return traced
+
+            def once(self, build: Callable[..., Any], *key: Any) -> Any:
+                return build(*key)
+
+        return Changed(xp)
+
+    return build
+
+
+def unscheduled() -> AbstractContextManager[Any]:
     """JAX's kernels without what tells XLA in which order to compute."""
     import jax.numpy as jnp
 
@@ -87,66 +104,36 @@ def _unscheduled() -> Any:
     return mock.patch.object(jax, "never", lambda x: jnp.zeros_like(x, dtype=bool))
 
 
+class KernelSet(NamedTuple):
+    """A set of kernels: the device that it is for, and its backend."""
+
+    library: str
+    backend: Callable[[Namespace], Backend]
+
+
+def all_of(xp: Namespace) -> Ops:
+    return backend_of(xp).operations()
+
+
 KERNEL_SETS = {
-    "numpy definition": KernelSet("cpu"),
-    "numpy workspace": KernelSet("cpu", _numpy, _steps),
-    "numpy call list": KernelSet("cpu", _numpy, _call_list),
-    "numba elementwise": KernelSet("cpu", _elementwise, _steps),
-    "numba epoch": KernelSet("cpu", _elementwise, _compiled),
-    "torch definition": KernelSet("torch:cpu"),
-    "torch kernels": KernelSet("torch:cpu", _torch),
-    "jax definition": KernelSet("jax:cpu"),
-    "jax unscheduled": KernelSet("jax:cpu", _jax, context=_unscheduled),
-    "jax kernels": KernelSet("jax:cpu", _jax),
-    "cupy definition": KernelSet("cuda"),
-    # Without CUDA graphs and with them: as `compile_run` does it.
-    "cupy kernels": KernelSet("cuda"),
-    "cupy graphs": KernelSet("cuda"),
+    "numpy definition": KernelSet("cpu", Definition),
+    "numpy workspace": KernelSet("cpu", lambda xp: Alone(xp, kernels=NUMPY, fused=steps)),
+    "numpy call list": KernelSet("cpu", lambda xp: Alone(xp, kernels=NUMPY, fused=call_list)),
+    "numba elementwise": KernelSet("cpu", lambda xp: Alone(xp, kernels=NUMBA, fused=steps)),
+    "numba epoch": KernelSet("cpu", lambda xp: Alone(xp, kernels=NUMBA, fused=compiled)),
+    "torch definition": KernelSet("torch:cpu", lambda xp: backend_of(xp, False)),
+    "torch kernels": KernelSet("torch:cpu", backend_of),
+    "jax definition": KernelSet("jax:cpu", jax_with(Ops, nullcontext)),
+    "jax unscheduled": KernelSet("jax:cpu", jax_with(all_of, unscheduled)),
+    "jax kernels": KernelSet("jax:cpu", backend_of),
+    "cupy definition": KernelSet("cuda", lambda xp: backend_of(xp, False)),
+    "cupy kernels": KernelSet("cuda", lambda xp: CuPyBackend(xp, graphs=False)),
+    "cupy graphs": KernelSet("cuda", backend_of),
 }
 
 
-def compile_with(
-    name: str,
-    xp: Namespace,
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int,
-    dtype: Any,
-    *rest: Any,
-) -> Any:
-    """Twin of `training.step.compile_run` with one set of kernels alone, in float32.
-
-    NotImplementedError where the set cannot do that network.
-    """
-    kernels = KERNEL_SETS[name]
-    if name in ("cupy kernels", "cupy graphs"):
-        fast = name == "cupy graphs"
-        return compile_run(xp, network, loss, optimizer, batch_size, dtype, 0.0, None, fast)
-    ops, places = Ops(xp, dict(kernels.operations(xp))), layout(network)
-    step = make_step(network, loss, optimizer, ops, dtype=dtype)
-    fused = kernels.epoch(network, loss, optimizer, ops, batch_size)
-    epoch = compile_epoch(step, xp, places, batch_size, partial(_done, fused) if fused else None)
-    if kernels.epoch in (_call_list, _compiled) and fused is None:
-        raise NotImplementedError(f"{name} cannot do {network}")
-
-    def traced(*args: Any) -> Any:
-        with kernels.context():
-            return epoch(*args)
-
-    return lambda seed: traced, None, compile_step(split_params(xp, places), xp)
-
-
-def _done(epoch: Epoch, *args: Any) -> Any:
-    """The epoch's result; NotImplementedError where it leaves the run to others."""
-    result = epoch(*args)
-    if result is None:
-        raise NotImplementedError("the epoch leaves this run to others")
-    return result
-
-
-def options_of(kernels: str) -> dict[str, Any]:
-    """What a `training.benchmark.Trainer` is told of a `race.Backend`'s kernels."""
+def backend_for(xp: Namespace, kernels: str) -> Backend:
+    """The backend for the kernels of a `race.Backend`: "all", "numpy", or a set of KERNEL_SETS."""
     if kernels in ("all", "numpy"):
-        return {"fast": kernels == "all"}
-    return {"compile": partial(compile_with, kernels)}
+        return backend_of(xp, kernels == "all" or "numpy")
+    return KERNEL_SETS[kernels].backend(xp)

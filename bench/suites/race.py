@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bench.shared import report
 from nnaccel.devices.available import available
 from nnaccel.devices.device import Device, select
+from nnaccel.kernels.definition import NotSupported
 
 PAUSE = 0.03  # seconds between turns: so long do OpenBLAS's threads spin
 TURN = 0.04  # seconds of a turn, or one call where that takes longer
@@ -85,7 +86,7 @@ class Race:
         """The rows of one table; those of the same work are timed once.
 
         build: (backend, *args) -> Work, a function of a module, since a process finds it by name.
-        Where it raises ImportError or NotImplementedError, the message stands for the row.
+        Where it raises ImportError or NotSupported, the message stands for the row.
         """
         key = build, args
         if key not in self._rows:
@@ -100,7 +101,7 @@ class Race:
         for backend, future in ready.items():
             try:
                 future.result()
-            except (ImportError, NotImplementedError) as error:
+            except (ImportError, NotSupported) as error:
                 result[backend] = str(error)
         rows = [backend for backend in rows if backend not in result]
         times: dict[Backend, list[tuple[float, float]]] = {backend: [] for backend in rows}

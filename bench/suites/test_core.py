@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from bench.shared.shapes import SHAPES, TABLE
-from bench.suites.kernel_sets import options_of
+from bench.suites.kernel_sets import backend_for
 from bench.suites.race import Backend, Work
 from nnaccel.devices.device import prepare
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.definition import NotSupported
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.network import layout, mlp, views
@@ -23,7 +23,7 @@ def step(backend: Backend, shape: Shape) -> Work:
     if backend.device.library == "torch" or backend.kernels == "numpy definition":
         steps = min(steps, LAUNCHED)
     device, (X, Y, order) = backend.device, examples(shape)
-    trainer = Trainer(shape, X, Y, device, **options_of(backend.kernels))
+    trainer = Trainer(shape, X, Y, device, backend=backend_for(device.xp, backend.kernels))
     index, bare = device.asarray(order[: steps * shape.batch]), products(shape, device)
     first_loss = float(trainer.epoch(index)[:LAUNCHED].mean())
     return Work(
@@ -45,7 +45,7 @@ def test_step(race, backend, shape):
 def product(backend: Backend, n: int, dtype: str) -> Work:
     """A A for a square matrix."""
     if backend.kernels != "all":
-        raise NotImplementedError("the product is the same with Numba and without")
+        raise NotSupported("the product is the same with Numba and without")
     device = backend.device
     prepare(device, dtype)
     A = device.asarray(np.random.default_rng(0).standard_normal((n, n)), dtype)
@@ -70,7 +70,7 @@ def test_product(race, backend, n, dtype):
 def layer(backend: Backend, N: int, D: int, H: int, activation: str) -> Work:
     """Three products, bias, activation and its derivative."""
     device, rng, g = backend.device, np.random.default_rng(0), ACTIVATIONS[activation]
-    ops, network = bind(device.xp, fast=backend.kernels == "all"), mlp(D, (), H)
+    ops, network = backend_for(device.xp, backend.kernels).operations(), mlp(D, (), H)
     params = device.asarray(rng.standard_normal(layout(network).size) / D**0.5, "float32")
     X = device.asarray(rng.standard_normal((N, D)), "float32")
     dA = device.asarray(rng.standard_normal((N, H)) / N, "float32")

@@ -11,6 +11,7 @@ import pytest
 from bench.shared.measures import exponent
 from bench.suites.race import Backend, Work
 from nnaccel.devices.device import Device, to_host
+from nnaccel.kernels.definition import NotSupported
 from nnaccel.maths.network import layout, leaves
 from nnaccel.training.benchmark import SHAPES, Shape, Trainer, examples, interleaved, products
 from nnaccel.training.step import initialize
@@ -110,7 +111,7 @@ def memory(backend: Backend, shape: Shape) -> Work:
     without: values, gradient and two moments of the parameters, the batch and the activations, and
     the gradients of these."""
     if backend.device_name != "cpu":
-        raise NotImplementedError("only NumPy reports what it allocates to the interpreter")
+        raise NotSupported("only NumPy reports what it allocates to the interpreter")
     device = backend.device
     trainer_of(shape, device)[0].epoch(np.arange(shape.batch))  # loads the kernels
     X, Y, order = examples(shape)

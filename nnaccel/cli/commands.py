@@ -13,43 +13,21 @@ from nnaccel.tabular.tables import existing_file, import_extra
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
+    from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.model import Model
     from nnaccel.tabular.settings import Settings
 
 
 def train(options: Any) -> None:
     from nnaccel.cli import display
-    from nnaccel.maths.network import layout
-    from nnaccel.tabular.model import Fit
-    from nnaccel.tabular.sources import read
-    from nnaccel.training import checkpoint
 
     settings = _settings(options)
     if options.print_config:
         print_config(options)
         return
-    if options.source is None:
-        raise ValueError("train needs a SOURCE: a file or a built-in data set such as digits")
-    if not 0 <= options.test_fraction < 1:
-        raise ValueError(
-            f"test_fraction must be at least 0 and below 1, got {options.test_fraction}"
-        )
-    device, console = _device(options.device, settings.dtype), display.console()
-    examples = read(options.source, options.target)
-    if options.test is not None:
-        test = read(options.test, examples.target)
-        examples = examples._replace(test=(test.data, test.y))
-    output = Path(options.output or f"{examples.source}.safetensors")
-    _check_output(output)
-    fit = Fit(
-        examples,
-        settings,
-        device=device,
-        exclude=tuple(options.drop or ()),
-        test_fraction=options.test_fraction,
-    )
-    checkpoint.writable(output, 8 * layout(fit.network).size)
-    console.print(f"{examples.source}: {display.plan(fit, device.name)}", soft_wrap=True)
+    fit, source, output = _prepared(options, settings)
+    console = display.console()
+    console.print(f"{source}: {display.plan(fit, fit.device.name)}", soft_wrap=True)
     for _ in display.follow(fit, fit.settings.epochs or 1, fit.metric.name, console):
         pass
     model = fit.model()
@@ -60,12 +38,7 @@ def train(options: Any) -> None:
         model = model._replace(scores=display.plain(scores))
         title = f"test on {fit.rows['test']:,} rows"
         console.print(display.scores(scores, title, fit.target.classes))
-    replaced = output.stat().st_mtime if output.exists() else None
-    model.save(output)
-    if replaced is not None:
-        # Not among the results, since equal runs print equal ones.
-        written = datetime.fromtimestamp(replaced).strftime("%Y-%m-%d %H:%M")
-        print(f"nnaccel: the model of {written} in {output} is replaced", file=sys.stderr)
+    _save(model, output)
     use = shlex.join(["nnaccel", "predict", str(output), options.source])
     console.print(f"\nmodel written to {output}; use it: {use}", soft_wrap=True)
 
@@ -134,6 +107,48 @@ def bench(options: Any) -> None:
     console.print(f"timing four networks on each device, about {options.seconds:g} s")
     for line in display.speeds(rows):
         console.print(line)
+
+
+def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
+    """A training run that has not begun, the name of its source, and the file for its model."""
+    from nnaccel.maths.network import layout
+    from nnaccel.tabular.fit import Fit
+    from nnaccel.tabular.sources import read
+    from nnaccel.training.checkpoint import writable
+
+    if options.source is None:
+        raise ValueError("train needs a SOURCE: a file or a built-in data set such as digits")
+    if not 0 <= options.test_fraction < 1:
+        raise ValueError(
+            f"test_fraction must be at least 0 and below 1, got {options.test_fraction}"
+        )
+    device = _device(options.device, settings.dtype)
+    examples = read(options.source, options.target)
+    if options.test is not None:
+        test = read(options.test, examples.target)
+        examples = examples._replace(test=(test.data, test.y))
+    output = Path(options.output or f"{examples.source}.safetensors")
+    _check_output(output)
+    fit = Fit(
+        examples,
+        settings,
+        device=device,
+        exclude=tuple(options.drop or ()),
+        test_fraction=options.test_fraction,
+        kernels=not options.no_kernels,
+    )
+    writable(output, 8 * layout(fit.network).size)
+    return fit, examples.source, output
+
+
+def _save(model: "Model", output: Path) -> None:
+    """Write the model file, and say which one it replaces."""
+    replaced = output.stat().st_mtime if output.exists() else None
+    model.save(output)
+    if replaced is not None:
+        # Not among the results, since equal runs print equal ones.
+        written = datetime.fromtimestamp(replaced).strftime("%Y-%m-%d %H:%M")
+        print(f"nnaccel: the model of {written} in {output} is replaced", file=sys.stderr)
 
 
 def _settings(options: Any) -> "Settings":

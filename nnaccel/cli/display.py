@@ -20,9 +20,10 @@ from nnaccel.maths.metrics import for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout, leaves
 from nnaccel.tabular.features import Features, Numeric
-from nnaccel.tabular.model import Fit, Model
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model
+from nnaccel.training.architecture import describe
 from nnaccel.training.benchmark import significant
-from nnaccel.training.checkpoint import describe
 from nnaccel.training.epoch import Epoch
 
 SHOWN_CLASSES = 20  # a larger confusion matrix does not fit on a screen
@@ -54,7 +55,7 @@ def mute() -> None:
 
 
 def plan(fit: Fit, device: str) -> str:
-    """What is about to be trained, on what and how, in three lines."""
+    """What is about to be trained, on what and how, in four lines."""
     chosen, network = fit.settings, fit.network
     assert chosen.hidden is not None
     assert chosen.batch_size
@@ -70,7 +71,8 @@ def plan(fit: Fit, device: str) -> str:
         f"{layout(network).size:,} parameters, on {device}{precision}\n"
         f"{chosen.optimizer}, {chosen.schedule} schedule up to {chosen.learning_rate:g}, weight "
         f"decay {chosen.weight_decay:g}, {_count(chosen.epochs, 'epoch')} in batches of "
-        f"{chosen.batch_size}, {_count(steps, 'step')}"
+        f"{chosen.batch_size}, {_count(steps, 'step')}\n"
+        f"kernels: {fit.kernels}"
     )
 
 

@@ -29,23 +29,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def train_options(parser: Any) -> None:
+    data_options(parser.add_argument_group("data"))
+    network_options(parser.add_argument_group("network"))
+    training_options(parser.add_argument_group("training"))
+    group = parser.add_argument_group("configuration")
+    option(group, "config", metavar="FILE", help="a YAML file with any of these options")
+    group.add_argument("--print-config", action="store_true",
+                       help="print the options as such a file, and do no more")  # fmt: skip
+
+
+def data_options(group: Any) -> None:
     from nnaccel.tabular.datasets import NAMES
-    from nnaccel.tabular.settings import NAMES as WORDS
-    from nnaccel.tabular.settings import Settings
 
-    defaults = Settings()
-
-    def option(group: Any, name: str, *, help: str, **how: Any) -> None:
-        """An option of that name; its default is that of the setting, if it is one."""
-        how = {"default": getattr(defaults, name, None), **how}
-        if "choices" in how:
-            how["metavar"] = "NAME"
-            help += ": " + ", ".join(how["choices"])
-        if how["default"] not in (None, "auto", ("auto",)):
-            help += " (default: %(default)s)"
-        group.add_argument(f"--{name.replace('_', '-')}", help=help, **how)
-
-    group = parser.add_argument_group("data")
     group.add_argument(
         "source",
         nargs="?",
@@ -54,7 +49,7 @@ def train_options(parser: Any) -> None:
         + ", ".join(NAMES),
     )
     option(group, "target", metavar="COLUMN", help="the column to predict")
-    option(group, "task", choices=WORDS["task"], help="what to learn, by default by the target")
+    named_option(group, "task", help="what to learn, by default by the target")
     option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
     option(group, "test", metavar="FILE", help="a file with the rows to test on")
     option(group, "test_fraction", type=float, default=0.2, metavar="SHARE",
@@ -62,27 +57,33 @@ def train_options(parser: Any) -> None:
     option(group, "validation_fraction", type=float, metavar="SHARE",
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
-    group = parser.add_argument_group("network")
+
+
+def network_options(group: Any) -> None:
     option(group, "hidden", type=int, nargs="*", metavar="UNITS",
            help="units of each hidden layer; nothing: a linear model")  # fmt: skip
-    option(group, "activation", nargs="+", choices=WORDS["activation"], help="one, or one a layer")
+    named_option(group, "activation", nargs="+", help="one, or one a layer")
     option(group, "dropout", type=float, metavar="RATE",
            help="the share of hidden units dropped in each step")  # fmt: skip
-    option(group, "initializer", choices=WORDS["initializer"], help="of the weights")
-    option(group, "dtype", choices=WORDS["dtype"], help="of the arithmetic")
-    option(group, "precision", choices=WORDS["precision"],
-           help="of the matrix products in training; the lower ones are for GPUs")  # fmt: skip
+    named_option(group, "initializer", help="of the weights")
+    named_option(group, "dtype", help="of the arithmetic")
+    products = "of the matrix products in training; the lower ones are for GPUs"
+    named_option(group, "precision", help=products)
     device_option(group)
-    group = parser.add_argument_group("training")
-    option(group, "loss", choices=WORDS["loss"], help="what to minimise")
+    group.add_argument("--no-kernels", action="store_true",
+                       help="run the definitions as they are written, step by step")  # fmt: skip
+
+
+def training_options(group: Any) -> None:
+    named_option(group, "loss", help="what to minimise")
     option(group, "quantile", type=float, metavar="SHARE",
            help="that the loss pinball estimates")  # fmt: skip
     option(group, "label_smoothing", type=float, metavar="SHARE",
            help="of the targets of softmax_cross_entropy")  # fmt: skip
     option(group, "class_weight", choices=("balanced",), help="let all classes count alike")
-    option(group, "optimizer", choices=WORDS["optimizer"], help="the update rule")
+    named_option(group, "optimizer", help="the update rule")
     option(group, "learning_rate", type=float, metavar="RATE", help="the highest of the schedule")
-    option(group, "schedule", choices=WORDS["schedule"], help="of the learning rate")
+    named_option(group, "schedule", help="of the learning rate")
     option(group, "batch_size", type=int, metavar="ROWS", help="examples in a step")
     option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
     option(group, "early_stopping", type=int, metavar="EPOCHS",
@@ -93,10 +94,26 @@ def train_options(parser: Any) -> None:
            help="the largest global norm of the gradient")  # fmt: skip
     option(group, "seed", type=int, metavar="N",
            help="of the split, the weights, the batches and dropout")  # fmt: skip
-    group = parser.add_argument_group("configuration")
-    option(group, "config", metavar="FILE", help="a YAML file with any of these options")
-    group.add_argument("--print-config", action="store_true",
-                       help="print the options as such a file, and do no more")  # fmt: skip
+
+
+def option(group: Any, name: str, *, help: str, **how: Any) -> None:
+    """An option of that name; its default is that of the setting, if it is one."""
+    from nnaccel.tabular.settings import Settings
+
+    how = {"default": getattr(Settings(), name, None), **how}
+    if "choices" in how:
+        how["metavar"] = "NAME"
+        help += ": " + ", ".join(how["choices"])
+    if how["default"] not in (None, "auto", ("auto",)):
+        help += " (default: %(default)s)"
+    group.add_argument(f"--{name.replace('_', '-')}", help=help, **how)
+
+
+def named_option(group: Any, name: str, **how: Any) -> None:
+    """An option whose values are the names that the setting knows."""
+    from nnaccel.tabular.settings import NAMES
+
+    option(group, name, choices=NAMES[name], **how)
 
 
 def device_option(parser: Any) -> None:

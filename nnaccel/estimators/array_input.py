@@ -16,12 +16,16 @@ except ModuleNotFoundError as error:
         "run: python -m pip install 'nnaccel[sklearn]'"
     ) from None
 
-from sklearn.utils.validation import _check_sample_weight
+from sklearn import get_config
+from sklearn.base import is_classifier
+from sklearn.utils import validation
+from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 from nnaccel.devices.device import Device, device_of, dtype_of, to_host
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array
 
+FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
 
@@ -53,6 +57,46 @@ def take(X: Any, rows: np.ndarray) -> Any:
         return X[rows]
     where = device_of(X)
     return where.xp.take(X, where.asarray(rows), axis=0)
+
+
+def check_X(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """X validated by scikit-learn, in the library it came in."""
+    if is_foreign(X) and not get_config()["array_api_dispatch"]:
+        check_foreign(X, type(estimator).__name__)
+        return validate_data(estimator, X, reset=reset, skip_check_array=True)
+    X = validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=kept(X), reset=reset)
+    return X.tocsr() if hasattr(X, "tocsr") else X
+
+
+def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+    """X and y validated by scikit-learn; y comes to the host, where targets are encoded."""
+    y, how = on_host(y), {"multi_output": True, "y_numeric": not is_classifier(estimator)}
+    if is_foreign(X) and not get_config()["array_api_dispatch"]:
+        check_foreign(X, type(estimator).__name__)
+        # As many rows stand in for X, so that y is checked as it always is.
+        rows = np.zeros((X.shape[0], 1))
+        _, y = validation.check_X_y(rows, y, estimator=estimator, **how)
+        X = validate_data(estimator, X, reset=reset, skip_check_array=True)
+    else:
+        sparse = ["csr", "csc"]
+        X, y = validate_data(
+            estimator, X, y, accept_sparse=sparse, dtype=kept(X), reset=reset, **how
+        )
+    y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+    return (X.tocsr() if hasattr(X, "tocsr") else X), y
+
+
+def is_valid(X: Any, n_features: int) -> bool:
+    """Whether X is a NumPy array that validation would return as it is; for others it decides.
+
+    Validation takes ten times as long, which counts where a single row is predicted.
+    """
+    if type(X) is not np.ndarray or X.dtype not in FLOATS or X.ndim != 2:
+        return False
+    if X.shape[0] == 0 or X.shape[1] != n_features:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(X.sum()))
 
 
 def check_foreign(X: Array, name: str) -> None:

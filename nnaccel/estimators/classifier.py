@@ -26,20 +26,13 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 
 from nnaccel.devices.device import device_of
 from nnaccel.estimators.model_files import ModelFiles
-from nnaccel.estimators.multilayer_perceptron import STOCHASTIC, MultilayerPerceptron
+from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
+from nnaccel.estimators.parameters import is_stochastic
 from nnaccel.maths import losses
 from nnaccel.maths.activations import softplus
 from nnaccel.maths.losses import Loss, softmax
+from nnaccel.training.prediction import logits
 from nnaccel.typing import Array, Namespace
-
-
-def _is_stochastic(estimator: Any) -> bool:
-    if estimator.solver not in STOCHASTIC:
-        raise AttributeError(
-            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not "
-            "stochastic."
-        )
-    return True
 
 
 class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
@@ -251,7 +244,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self._fit(X, y, sample_weight, validation_data)
         return self._with_classes_beside(X)
 
-    @available_if(_is_stochastic)
+    @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
@@ -300,8 +293,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         y : array of shape (n_samples,) or (n_samples, n_labels)
             Class labels, or a matrix of 0 and 1; of the library of X, on its device.
         """
-        Z, home = self._logits(X, "predict")
-        codes = home.asarray(self._decode(Z, xp=device_of(Z).xp))
+        codes, home = self._outputs(X, self._decode, "predict")
+        codes = home.asarray(codes)
         if self._has_labels:
             return scipy.sparse.csr_matrix(codes) if self._sparse_labels else codes
         if self.classes_.shape[0] == 1:
@@ -327,12 +320,15 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         return self._probabilities(X, "predict_proba")
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        Z, home = self._logits(X, method)
-        xp = device_of(Z).xp
+        P, home = self._outputs(X, self._link, method)
+        return home.asarray(P)
+
+    def _link(self, Z: Array, *, xp: Namespace) -> Array:
+        """Probabilities (N, n_classes) of logits."""
         if self.out_activation_ == "softmax":
-            return home.asarray(softmax(Z, xp=xp))
+            return softmax(Z, xp=xp)
         Z = xp.concat([-Z, Z], axis=1) if self._is_binary else Z
-        return home.asarray(xp.exp(-softplus(-Z, xp=xp)))  # a sigmoid exact for small ones too
+        return xp.exp(-softplus(-Z, xp=xp))  # a sigmoid exact for small ones too
 
     def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithms of probabilities.
@@ -364,7 +360,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Z : array of shape (n_samples,) or (n_samples, n_classes)
             One number for two classes, positive for the second of them.
         """
-        Z, home = self._logits(X, "decision_function")
+        Z, home = self._outputs(X, logits, "decision_function")
         return home.asarray(Z[:, 0] if self._is_binary else Z)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

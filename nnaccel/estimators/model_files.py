@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from nnaccel import schema
 from nnaccel.devices.device import select
 from nnaccel.estimators.array_input import on_host
-from nnaccel.estimators.multilayer_perceptron import FitPlan
+from nnaccel.estimators.fit_plan import FitPlan
+from nnaccel.estimators.parameters import network_of
 from nnaccel.schema import Field, check
 from nnaccel.training import checkpoint
 
@@ -87,11 +88,10 @@ def write(path: str | Path, estimator: Any) -> None:
 
     ValueError for a parameter that is no plain data, such as a schedule written as a function.
     """
-    network = estimator._network(
-        estimator.n_features_in_, [W.shape[1] for W in estimator.coefs_[:-1]]
-    )
+    sizes = [W.shape[1] for W in estimator.coefs_[:-1]]
+    network = network_of(estimator, estimator.n_features_in_, sizes)
     first = on_host(estimator.coefs_[0])
-    setting = FitPlan(network, estimator._loss(), select("cpu"), str(first.dtype))
+    plan = FitPlan(network, estimator._loss(), select("cpu"), str(first.dtype))
     kind, classes = _classes(getattr(estimator, "classes_", None))
     names = getattr(estimator, "feature_names_in_", None)
     extra = {
@@ -105,7 +105,7 @@ def write(path: str | Path, estimator: Any) -> None:
         "t": int(estimator.t_),
         "curves": {n: _number(getattr(estimator, n)) for n in SCORES if hasattr(estimator, n)},
     }
-    checkpoint.save(path, network, estimator._params(setting), loss=setting.loss, extra=extra)
+    checkpoint.save(path, network, estimator._params(plan), loss=plan.loss, extra=extra)
 
 
 def read(path: str | Path, cls: type) -> Any:
@@ -152,8 +152,8 @@ def _fill(estimator: Any, found: checkpoint.Checkpoint, extra: dict[str, Any]) -
     elif hasattr(estimator, "predict_proba"):
         raise ValueError("it has no classes")
     estimator.out_activation_ = estimator._out_activation()
-    setting = FitPlan(found.network, found.loss, select("cpu"), str(found.params.dtype))
-    estimator._show(setting, found.params)
+    plan = FitPlan(found.network, found.loss, select("cpu"), str(found.params.dtype))
+    estimator._show(plan, found.params)
     estimator.n_layers_ = len(estimator.coefs_) + 1
     for name, value in extra["curves"].items():
         if name not in SCORES:

@@ -14,10 +14,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from nnaccel.devices.device import device_of
-from nnaccel.estimators.classifier import _is_stochastic
 from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
+from nnaccel.estimators.parameters import is_stochastic
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.typing import Array, Namespace
@@ -234,7 +233,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         """
         return self._fit(X, y, sample_weight, validation_data)
 
-    @available_if(_is_stochastic)
+    @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
         """Update the network with one epoch over X and y.
@@ -267,8 +266,8 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             Of the library of X, on its device.
         """
-        Z, home = self._logits(X, "predict")
-        return home.asarray(self._decode(Z, xp=device_of(Z).xp))
+        predicted, home = self._outputs(X, self._decode, "predict")
+        return home.asarray(predicted)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination of the predictions, R^2.

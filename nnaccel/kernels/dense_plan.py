@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnaccel.kernels.definition import NotSupported, Run
 from nnaccel.kernels.optimizer_trace import Rules
 from nnaccel.maths import losses
 from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers import Dense, Dropout
-from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
-from nnaccel.maths.network import Network
 from nnaccel.typing import Array, Namespace
 
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR = range(3)
@@ -38,34 +37,36 @@ class Plan(NamedTuple):
     places: list[int]  # and which layer of the network it is, on which its draws depend
 
 
-def plan_of(
-    network: Network, loss: Loss, known: Container[str], *, dropout: bool = False
-) -> Plan | None:
-    """The plan of a network with these activations; None for what has no plan.
+def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
+    """The plan of a run whose network has these activations; NotSupported for what has no plan.
 
     dropout: whether a plan may have it, where a dense layer follows: there is none with two of them
     in a row, nor with one after the last layer.
     """
-    sizes, names, parameters, rates, places = [network.n_inputs], [], [], [], []
+    if run.precision != "float32":
+        raise NotSupported(f"its products are float32, not {run.precision}")
+    if run.loss.function not in LOSSES or run.loss.options:
+        raise NotSupported(f"it has no loss {run.loss.name} of these options")
+    sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []
     rate, place = 0.0, 0
-    for i, layer in enumerate(network.layers):
+    for i, layer in enumerate(run.network.layers):
         if dropout and isinstance(layer, Dropout) and not rate:
             rate, place = layer.rate, i
             continue
         if not isinstance(layer, Dense):
-            return None
+            raise NotSupported(f"it has no layer {type(layer).__name__} at this place")
         found = activation_of(layer.activation)
         if found is None or found[0] not in known:
-            return None
+            raise NotSupported(f"it has no activation {layer.activation.name}")
         sizes.append(layer.units)
         names.append(found[0])
         parameters.append(found[1])
         rates.append(rate)
         places.append(place)
         rate = 0.0
-    if not names or rate or loss.function not in LOSSES or loss.options:
-        return None
-    return Plan(sizes, names, parameters, LOSSES[loss.function], rates, places)
+    if not names or rate:
+        raise NotSupported("the network does not end with a dense layer")
+    return Plan(sizes, names, parameters, LOSSES[run.loss.function], rates, places)
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:

@@ -14,22 +14,31 @@ Every product says in which precision it is: by itself a product of float32 is I
 and TF32 on a GPU.
 """
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from nnaccel.kernels.definition import Definition, Epoch, Run
+from nnaccel.kernels.params import SplitParams, join_params, map_vectors
 from nnaccel.maths import optimizers
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.minibatch import minibatch
-from nnaccel.maths.network import Layout, Slot, l2_penalty, leaves, views
+from nnaccel.maths.network import Layout, Slot, l2_penalty, layout, leaves, views
+from nnaccel.maths.optimizers import State
 from nnaccel.maths.precision import PRECISIONS
+from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
 
+log = logging.getLogger("nnaccel")
+
 SMALL = 2**16  # parameters, below which copying costs less than a call for each part
+
 
 UPDATES = (
     optimizers.gradient_descent_update,
@@ -37,6 +46,87 @@ UPDATES = (
     optimizers.nesterov_update,
     optimizers.rmsprop_update,
 )
+
+
+class JAXBackend(Definition):
+    """JAX's backend: an epoch is one compiled call, whose full batches are a `lax.scan`.
+
+    JAX takes longer to compile a run than most epochs take, and what it has compiled owns no
+    memory: so equal runs share one program, also those of other seeds.
+    """
+
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
+        """For products without a kernel, which say themselves: a GPU's default is TF32."""
+        return jax.default_matmul_precision("highest")
+
+    def operations(self, precision: str = "float32") -> Ops:
+        Definition.operations(self, precision)  # which checks the precision
+        return Ops(self.xp, kernels(self.xp, precision), "kernels of JAX")
+
+    def explain(self, run: Run) -> str:
+        return f"JAX, one compiled scan, {self.operations(run.precision).name}"
+
+    def compile_epoch(
+        self, make_step: Callable[[Run], Callable[..., Any]], run: Run, ops: Ops
+    ) -> Callable[[int], Epoch]:
+        split = self.split_params(layout(run.network))
+
+        def program(params: Any, state: State, data: Any, order: Array, seed: Array) -> Any:
+            step = make_step(run._replace(seed=seed))
+
+            def step_on_parts(kept: tuple[Any, State], index: Array) -> Any:
+                params, state, record = step(*map(join_params, kept), data, index)
+                return (split(params), split(state)), record
+
+            return scan_epoch(step_on_parts, params, state, order, run.batch_size)
+
+        compiled = jax.jit(program, donate_argnums=(0, 1))
+        log.debug("epoch: %s", self.explain(run))
+        # No more than 31 bits of a seed count; see `maths.random.bernoulli`.
+        return lambda seed: partial(compiled, seed=jnp.asarray(seed % 2**31, dtype=jnp.int32))
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function)
+
+    def once(self, build: Callable[..., Any], *key: Any) -> Any:
+        return built_once(build, *key)
+
+    def split_params(self, layout: Layout) -> Callable[[Any], Any]:
+        """On large networks, one part for each array: XLA copies what is cut from a vector."""
+        slices = param_slices(layout)
+
+        def split(vector: Any) -> SplitParams:
+            if isinstance(vector, SplitParams):
+                return vector
+            return SplitParams(tuple(vector[..., part] for part in slices))
+
+        return jax.jit(partial(map_vectors, split))
+
+
+@lru_cache(maxsize=32)
+def built_once(build: Callable[..., Any], *key: Any) -> Any:
+    """build(*key), kept for the next equal run."""
+    return build(*key)
+
+
+def scan_epoch(
+    step: Callable[..., Any], params: Any, state: State, order: Array, batch_size: int
+) -> tuple[Any, State, Array]:
+    """The steps of an epoch, those of full batches as one `lax.scan`.
+
+    step: ((params, state), index) -> ((params, state), record).
+    """
+    n_full, records = order.shape[0] // batch_size, []
+    kept: tuple[Any, Any] = params, state
+    if n_full:
+        full = jnp.reshape(order[: n_full * batch_size], (n_full, batch_size))
+        kept, record = jax.lax.scan(step, kept, full)
+        records.append(record)
+    if order.shape[0] % batch_size:
+        kept, record = step(kept, order[n_full * batch_size :])
+        records.append(record[None])
+    params, state = kept
+    return params, state, jnp.concat(records)
 
 
 def param_slices(places: Layout) -> list[slice]:
@@ -58,6 +148,7 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
         l2_penalty: parts.l2_penalty,
         optimizers.shrink_weights: parts.shrink_weights,
         optimizers.adam_update: parts.updated_by(adam),
+        optimizers.lion_update: parts.updated_by(lion),
         **{update: parts.updated_by(update) for update in UPDATES},
     }
 
@@ -81,13 +172,13 @@ class Parts:
         """Twin of an update, which does that one on every part."""
 
         def twin(params: Array, grads: Array, *others: Any) -> Any:
-            def split_params(x: Any, part: slice) -> Any:
+            def part_of(x: Any, part: slice) -> Any:
                 return x[..., part] if getattr(x, "shape", None) == params.shape else x
 
             done = [
                 update(
                     self._after_backward(params[..., part], grads, part),
-                    *(split_params(x, part) for x in (grads, *others)),
+                    *(part_of(x, part) for x in (grads, *others)),
                     xp=self._xp,
                 )
                 for part in self._parts
@@ -244,6 +335,15 @@ def adam(
     nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
     step = (rate * root / correction_1) * mu / (xp.sqrt(nu) + root * epsilon)
     return params - step, mu, nu
+
+
+def lion(
+    params: Array, grads: Array, mu: Array, rate: Array, beta_1: Any, beta_2: Any, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Twin of `optimizers.lion_update`; mu is not written over before the step has read it."""
+    params, _ = optimizers.lion_update(params, grads, mu, rate, beta_1, beta_2, xp=xp)
+    mu = xp.where(never(params), 0.0, mu)
+    return params, beta_2 * mu + (1.0 - beta_2) * grads
 
 
 def _weights_in(part: slice, n_weights: int) -> int:

@@ -9,7 +9,9 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import numpy as host
 
+from nnaccel.kernels.definition import NotSupported, Run
 from nnaccel.maths import optimizers
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.ops import Ops
@@ -29,23 +31,23 @@ VECTORS = {
 
 def updates_of(
     optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
-) -> list[tuple[Callable, tuple[Any, ...]]] | None:
-    """What the optimizer does in each of the next steps, functions and their numbers, which may be
-    vectors (n_steps,).
+) -> list[tuple[Callable, tuple[Any, ...]]]:
+    """The update rules of the next steps: functions and their numbers, perhaps vectors (n_steps,).
 
-    None for an optimizer that does something else to its vectors, and for one whose numbers are
-    not the same for all networks.   state.step: on the host, an array of xp.
+    NotSupported for an optimizer that does something else to its vectors, or has other numbers for
+    each of several networks.   state.step: on the host, an array of xp.
     """
     asked: list[tuple[Callable, tuple[Any, ...]]] = []
     grads: Any = object()  # nothing can be done to it
     given = [params, *state.slots]
+    refusal = NotSupported("it does not know the rules of the optimizer")
 
     def taking_down(function: Callable, n: int) -> Callable:
         def rule(*args: Any) -> Any:
             ours = [grads] if function is optimizers.clip_by_global_norm else [params, grads]
             ours = [*ours, *state.slots][:n]
             if len(ours) < n or any(x is not y for x, y in zip(args, ours, strict=False)):
-                raise NotImplementedError
+                raise refusal
             asked.append((function, args[n:]))
             return args[0] if n < 3 else (args[0], *args[2:n])
 
@@ -53,18 +55,20 @@ def updates_of(
 
     class Recorder(Ops):
         def __missing__(self, function: Callable) -> Callable:
-            raise NotImplementedError
+            raise refusal
 
     recorder = Recorder(xp, {f: taking_down(f, n) for f, n in VECTORS.items()})
     steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
     try:
         after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)
-    except (NotImplementedError, TypeError, ValueError):
-        return None  # the last two also from a schedule that takes one step at a time
+    except (TypeError, ValueError):
+        raise NotSupported("its schedule takes one step at a time") from None
     kept = [after, *left.slots]
     if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
-        return None
-    return None if any(np.ndim(x) > 1 for _, numbers in asked for x in numbers) else asked
+        raise refusal
+    if any(np.ndim(x) > 1 for _, numbers in asked for x in numbers):
+        raise NotSupported("its numbers differ from network to network")
+    return asked
 
 
 class Rules(NamedTuple):
@@ -81,14 +85,20 @@ class Rules(NamedTuple):
 
 def rules_of(
     optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
-) -> Rules | None:
-    """The rules of the next steps, as of `updates_of`, if the optimizer is Adam alone."""
+) -> Rules:
+    """The rules of the next steps by `updates_of`; NotSupported for all but Adam and AdamW."""
     match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp):
         case [(optimizers.adam_update, rules)]:
             return Rules(None, *rules)
         case [(optimizers.shrink_weights, (amount, _)), (optimizers.adam_update, rules)]:
             return Rules(amount, *rules)
-    return None
+    raise NotSupported("the optimizer is not Adam or AdamW")
+
+
+def check_adam(run: Run) -> None:
+    """NotSupported for a run whose optimizer is not Adam or AdamW."""
+    params = np.zeros(1)
+    rules_of(run.optimizer, params, run.optimizer.init(params, xp=host), 1, 1, xp=host)
 
 
 class Count:

@@ -7,12 +7,13 @@ never there; they land in one flat vector, and each is written by the product th
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 
+from nnaccel.kernels.definition import Definition
 from nnaccel.kernels.gradient_buffers import Buffers
 from nnaccel.maths import activations, optimizers
 from nnaccel.maths.activations import Activation
@@ -21,17 +22,29 @@ from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import flatten, views
 from nnaccel.maths.precision import PRECISIONS
+from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
 
 FUSED_ADAM: Any = getattr(torch, "_fused_adam_", None)
 LARGE = 2**15  # parameters, from which on its threads pay: it starts them for any number
 
 
+class TorchBackend(Definition):
+    """PyTorch's backend. It runs steps one by one, on its own threads."""
+
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[None]:
+        return products_in(precision)
+
+    def operations(self, precision: str = "float32") -> Ops:
+        Definition.operations(self, precision)  # which checks the precision
+        return Ops(self.xp, kernels(self.xp, precision), "kernels of PyTorch")
+
+
 def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
 
     On CUDA devices float32 products and those of precision "tf32" are what they are called only in
-    the context of `arithmetic`.
+    the context of `products_in`.
     """
     space = Workspace(xp, precision)
     return {
@@ -196,7 +209,7 @@ _SETTING: list[Any] = []  # that setting, and what was set before
 
 
 @contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
+def products_in(precision: str) -> Iterator[None]:
     """Products of float32 matrices are IEEE inside, or TF32 on CUDA devices for that precision.
 
     PyTorch has one setting for the process. So threads that want another one wait for their turn,
@@ -222,7 +235,7 @@ def arithmetic(precision: str) -> Iterator[None]:
 
 
 def _set(wanted: str) -> Callable[[], None]:
-    """Sets the arithmetic of products; what brings the former one back."""
+    """Sets the arithmetic of products; returns the function that restores the former one."""
     matmul = torch.backends.cuda.matmul
     if not hasattr(matmul, "fp32_precision"):  # before PyTorch 2.9
         before = torch.get_float32_matmul_precision()

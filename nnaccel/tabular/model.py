@@ -7,8 +7,6 @@ fit.model().save("model.safetensors")
 """
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -16,22 +14,15 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
-from nnaccel.kernels.backend import worth_loading
+from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
-from nnaccel.maths.metrics import Metric, for_loss
-from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network
-from nnaccel.tabular.datasets import split
-from nnaccel.tabular.features import Features, fit_features
-from nnaccel.tabular.settings import Settings, build, resolve, to_dict
-from nnaccel.tabular.sources import Examples, take
+from nnaccel.tabular.features import Features
+from nnaccel.tabular.settings import Settings
+from nnaccel.tabular.sources import take
 from nnaccel.tabular.tables import TableWarning, import_extra
-from nnaccel.tabular.targets import Target, fit_target, rows_with_target
+from nnaccel.tabular.targets import Target, rows_with_target
 from nnaccel.training import checkpoint
-from nnaccel.training.data import class_weights
-from nnaccel.training.early_stopping import EarlyStopping
-from nnaccel.training.epoch import Epoch
-from nnaccel.training.loop import train
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
@@ -117,7 +108,7 @@ class Model(NamedTuple):
                 f"{path}: not a model that can be used: the network has {saved.network.n_inputs} "
                 f"inputs and the table's encoding {len(features.names)} columns"
             )
-        if saved.network.n_outputs != _n_outputs(target, saved.loss.name):
+        if saved.network.n_outputs != n_outputs_of(target, saved.loss.name):
             raise ValueError(
                 f"{path}: not a model that can be used: the network has "
                 f"{saved.network.n_outputs} outputs, which does not fit its target"
@@ -166,152 +157,6 @@ EXTRA = {
 }
 
 
-class Fit:
-    """A training run on examples: iterate over it for its epochs, then ask for the `model`.
-
-    Attributes
-    ----------
-    settings : Settings
-        With every default decided.
-    features, target, network, loss, metric
-        What it trains.
-    rows : dict of int
-        How many rows train, validate and test.
-    """
-
-    def __init__(
-        self,
-        examples: Examples,
-        settings: Settings,
-        *,
-        device: Device | None = None,
-        exclude: tuple[str, ...] = (),
-        test_fraction: float = 0.2,
-    ) -> None:
-        """Split and encode the examples and build the network; ValueError for data or settings
-        from which nothing can be learned, and for test data that do not fit."""
-        self.device = device or select("cpu")
-        data, y = labelled(examples.data, examples.y, examples.target)
-        task = examples.task if settings.task == "auto" else settings.task
-        target = fit_target(y, task, examples.target)
-        classes = target.task == "classification"
-        rows = np.arange(len(y))
-        test, seed = examples.test, settings.seed
-        if test is not None:
-            test = labelled(*test, examples.target)
-        elif test_fraction:
-            kept, tested = _split("test", target.encode(y), rows, test_fraction, seed, classes)
-            test = take(data, tested), take(y, tested)
-            rows = kept
-        settings = resolve(settings, len(rows), len(target.classes), pixels=examples.pixels)
-        if not classes:
-            target = fit_target(take(y, rows), "regression", examples.target)
-        if settings.loss == "poisson":
-            target = replace(target, mean=0.0, scale=1.0)
-        held = rows[:0]
-        if settings.validation_fraction:
-            codes, fraction = target.encode(take(y, rows)), settings.validation_fraction
-            rows, held = _split("validation", codes, rows, fraction, seed, classes)
-        self.target = target
-        self.features = fit_features(take(data, rows), exclude=exclude, names=examples.names)
-        X, Y = self._encode(take(data, rows), take(y, rows), settings.dtype)
-        self._test = None if test is None else (*self._encode(*test, settings.dtype), test[1])
-        if settings.loss == "poisson" and (Y < 0).any():
-            raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
-        self.rows = {
-            "train": len(rows),
-            "validation": len(held),
-            "test": 0 if test is None else len(test[1]),
-        }
-        self.settings = settings
-        self.network, self.loss, optimizer = build(
-            settings, X.shape[1], _n_outputs(target, settings.loss), len(rows)
-        )
-        self.metric: Metric = for_loss(self.loss)
-        self.unit = target.scale if target.task == "regression" else 1.0
-        self.history: list[dict[str, float]] = []
-        validation = None
-        if len(held):
-            validation = self._encode(take(data, held), take(y, held), settings.dtype)
-        weights = None
-        if settings.class_weight is not None:
-            if not classes:
-                raise ValueError("class_weight is for classification, and this is regression")
-            weights = class_weights(Y, settings.class_weight)
-        self._stopping = EarlyStopping(
-            settings.early_stopping or None,
-            monitor="validation_loss" if len(held) else "loss",
-        )
-        self._last: Epoch | None = None
-        batch_size, epochs = settings.batch_size or 1, settings.epochs or 1
-        steps = n_steps(len(rows), batch_size, epochs)
-        self._epochs = train(
-            self.network,
-            X,
-            Y,
-            loss=self.loss,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            l2=settings.l2,
-            sample_weight=weights,
-            validation_data=validation,
-            metric=self.metric,
-            seed=settings.seed,
-            device=self.device,
-            dtype=settings.dtype,
-            precision=settings.precision,
-            # Elsewhere nothing has to be loaded first.
-            fast=self.device.library != "numpy"
-            or worth_loading(self.network, self.loss, batch_size, steps),
-        )
-
-    def __iter__(self) -> Iterator[Epoch]:
-        """The epochs, their metric in the units of the target."""
-        epochs = self._stopping(self._epochs) if self.rows["validation"] else self._epochs
-        for epoch in epochs:
-            self._last = replace(
-                epoch,
-                metric=epoch.metric * self.unit,
-                validation_metric=epoch.validation_metric and epoch.validation_metric * self.unit,
-            )
-            self.history.append(self._last.scores())
-            yield self._last
-
-    @property
-    def best(self) -> int:
-        """The number of the epoch whose weights the model has."""
-        chosen = self._stopping.best or self._last
-        return chosen.number if chosen else 0
-
-    def model(self) -> Model:
-        """The model with the weights of the best epoch, or of the last one where nothing was set
-        aside to tell. RuntimeError before the first epoch."""
-        chosen = self._stopping.best or self._last
-        if chosen is None:
-            raise RuntimeError("the model has not been trained; iterate over the fit first")
-        return Model(
-            self.network,
-            np.array(to_host(chosen.params)),
-            self.loss,
-            self.features,
-            self.target,
-            self.history,
-            to_dict(self.settings),
-            {},
-        )
-
-    def evaluate(self, model: Model) -> dict[str, Any]:
-        """Scores of the model on the rows held out for the test; none where there are none."""
-        if self._test is None:
-            return {}
-        X, _, y = self._test
-        return scores_of(self.target, model.outputs_of(X, self.device), y)
-
-    def _encode(self, data: Any, y: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        return self.features.transform(data, dtype), self.target.encode(y)
-
-
 def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
     """How well outputs agree with the truth y.
 
@@ -339,8 +184,9 @@ def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
     return scores | {"confusion matrix": metrics.confusion_matrix(Y, guess, labels=labels)}
 
 
-def _n_outputs(target: Target, loss: str) -> int:
-    if target.task == "regression" or loss == "binary_cross_entropy":
+def n_outputs_of(target: Target, loss: str) -> int:
+    """The outputs of a network for that target."""
+    if target.task == "regression" or losses.get(loss).targets.kind == "labels":
         return 1
     return len(target.classes)
 
@@ -353,17 +199,7 @@ def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
     warnings.warn(
         f"{np.count_nonzero(~present):,} rows without a {name!r} are left out",
         TableWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     rows = np.flatnonzero(present)
     return take(data, rows), take(y, rows)
-
-
-def _split(
-    part: str, Y: np.ndarray, rows: np.ndarray, fraction: float, seed: int, stratify: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        kept, held = split(Y, fraction, seed, stratify)
-    except ValueError as error:
-        raise ValueError(f"{part}_fraction: {error}") from None
-    return rows[kept], rows[held]

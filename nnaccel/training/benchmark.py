@@ -18,7 +18,8 @@ import numpy as np
 
 from nnaccel.devices.available import available
 from nnaccel.devices.device import Device, select, to_host
-from nnaccel.kernels.backend import arithmetic, limit_threads
+from nnaccel.kernels.backend import Backend, backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.network import Network, mlp
 from nnaccel.training.data import put
@@ -118,14 +119,16 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
         X, Y, order = examples(shape)
         # The largest take a tenth of a second a step; on CuPy, graphs are for longer epochs.
         few = max(2, int(2e10 / shape.flops))
-        steps = shape.steps if device.library == "cupy" else min(shape.steps, few)
+        steps = shape.steps if device.name.startswith("cuda") else min(shape.steps, few)
         order = order[: steps * shape.batch]
         with explain_device_errors(device, shape.network, "float32"), device.context():
-            epoch = Trainer(shape, X, Y, device).epoch
+            trainer = Trainer(shape, X, Y, device)
             bare = products(shape, device)
             # Turn and turn about, since a machine that slows down should slow both.
             left = stop - time.perf_counter()
-            trained, floor = interleaved(lambda: epoch(order), lambda: bare(steps), seconds=left)
+            trained, floor = interleaved(
+                lambda: trainer.epoch(order), lambda: bare(steps), seconds=left
+            )
     except MemoryError as error:
         return Row(device.name, shape.name, problem=str(error) or "not enough memory")
     step, floor = trained / steps, floor / steps
@@ -137,6 +140,7 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
         shape.flops / step / 1e9,
         shape.batch / step,
         floor / step,
+        kernels=trainer.kernels,
     )
 
 
@@ -192,9 +196,8 @@ class Trainer:
         device: Device,
         *,
         params: np.ndarray | None = None,
-        fast: bool = True,
+        backend: Backend | None = None,
         precision: str = "float32",
-        compile: Callable[..., Any] = compile_run,
     ) -> None:
         network, batch_size = shape.network, shape.batch
         loss, optimizer = losses.get(shape.loss), optimizers.get("adam", 1e-3)
@@ -202,14 +205,13 @@ class Trainer:
         self.data = put(network, loss, device, "float32", device.asarray(X), Y)
         start = initialize(network) if params is None else params
         start = device.asarray(start, "float32", copy=True)
-        epoch_of, _, pieces = compile(
-            *(device.xp, network, loss, optimizer, batch_size, start.dtype),
-            *(0.0, None, fast, precision),
-        )
-        self.params, self.state = map(pieces, (start, optimizer.init(start, xp=device.xp)))
-        self._limit = limit_threads(network, batch_size, device.xp)
-        self._multiplying = arithmetic(device.xp, precision)
-        self._epoch = epoch_of(0)
+        self._backend = backend or backend_of(device.xp)
+        self.run = Run(network, loss, optimizer, batch_size, start.dtype, precision=precision)
+        compiled = compile_run(self._backend, self.run)
+        state = optimizer.init(start, xp=device.xp)
+        self.params, self.state = map(compiled.split_params, (start, state))
+        self._epoch = compiled.epoch_of(0)
+        self.kernels = self._backend.explain(self.run)
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""
@@ -217,7 +219,9 @@ class Trainer:
 
     def launch(self, order: Array) -> Array:
         """The same, but the losses stay on the device, which may still be at work."""
-        with self._limit(), self._multiplying(), np.errstate(all="ignore"):
+        run = self.run
+        context = self._backend.context(run.network, run.batch_size, run.precision)
+        with context, np.errstate(all="ignore"):
             self.params, self.state, records = self._epoch(
                 self.params, self.state, self.data, self.device.asarray(order)
             )
@@ -227,35 +231,23 @@ class Trainer:
 def products(shape: Shape, device: Device, precision: str = "float32") -> Callable[[int], None]:
     """The bare matrix products of so many steps, on as many threads, and each into memory that is
     there where possible. precision: on CuPy, whose kernels have it; float32 elsewhere."""
-    xp, given = device.xp, lambda x: x
-    multiply: Any = xp.matmul
-    if device.library == "cupy":
-        from nnaccel.kernels.cuda.workspace import Workspace
-
-        space = Workspace(xp, precision)
-        multiply, given = space.product, lambda x: space.factor(x, precision == "bf16")
+    backend, xp = backend_of(device.xp), device.xp
+    multiply, given = backend.bare_product(precision)
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
     A, W = [given(x) for x in A], [given(x) for x in W]
     pairs = [(A[i], W[i]) for i in range(len(W))]
     pairs += [(xp.matrix_transpose(A[i]), A[i + 1]) for i in reversed(range(len(W)))]
     pairs += [(A[i + 1], xp.matrix_transpose(W[i])) for i in reversed(range(1, len(W)))]
-    # NumPy and CuPy write into place, as the kernels let them.
-    in_place = device.library in ("numpy", "cupy")
     shapes = [(left.shape[0], right.shape[1]) for left, right in pairs]
     outs = [device.asarray(np.empty(size, np.float32)) for size in shapes]
 
-    limit = limit_threads(shape.network, shape.batch, xp)
-
     def bare(steps: int) -> None:
         result = None
-        with limit():
+        with backend.context(shape.network, shape.batch):
             for _ in range(steps):
                 for (left, right), out in zip(pairs, outs, strict=True):
-                    if in_place:
-                        result = multiply(left, right, out=out)
-                    else:
-                        result = multiply(left, right)
+                    result = multiply(left, right, out)
         device.synchronize(result)
 
     return bare

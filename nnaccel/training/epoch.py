@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from nnaccel.kernels.compile import join_params
+from nnaccel.kernels.params import join_params
 from nnaccel.maths.network import leaves
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array
@@ -23,7 +23,7 @@ class Epoch:
     """
 
     number: int  # the first one is 1
-    _params: Any = field(repr=False)  # as of `kernels.compile.split_params`
+    _params: Any = field(repr=False)  # perhaps split, see `kernels/params.py`
     _state: Any = field(repr=False)
     loss: Any = None
     metric: Any = None
@@ -53,13 +53,13 @@ class Epoch:
 
     def copy(self) -> "Epoch":
         """The same epoch with vectors of its own, which no other epoch overwrites."""
-        return replace(self, _params=self.params + 0.0, _state=_copy(self.state))
+        return replace(self, _params=self.params + 0.0, _state=copy_state(self.state))
 
     def scores(self) -> dict[str, Any]:
         """The losses and metrics that there are, by name: a row of the training history."""
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
-def _copy(state: State) -> State:
+def copy_state(state: State) -> State:
     """The optimizer's memory in memory of its own."""
     return State(state.step + 0, tuple(slot + 0.0 for slot in state.slots))

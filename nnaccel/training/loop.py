@@ -11,13 +11,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.arguments import at_least, find
 from nnaccel.devices.device import Device, select, to_host
-from nnaccel.kernels.backend import arithmetic, limit_threads
+from nnaccel.kernels.backend import Backend, backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
@@ -27,11 +29,11 @@ from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import check_precision
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
-from nnaccel.training.epoch import Epoch, _copy
-from nnaccel.training.prediction import _check_params
+from nnaccel.training.epoch import Epoch, copy_state
+from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
-    _check_validation,
     check_finite,
+    check_validation,
     compile_run,
     evaluate,
     initialize,
@@ -68,7 +70,7 @@ def train(
     precision: str = "float32",
     params: Array | None = None,
     after: Epoch | None = None,
-    fast: bool = True,
+    kernels: bool | str = True,
 ) -> Iterator[Epoch]:
     """Train a network on (X, Y), yielding after every epoch.
 
@@ -110,10 +112,11 @@ def train(
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
         Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
-    fast : bool
-        Use Numba's kernels on NumPy arrays where Numba is installed, and CUDA graphs on CuPy's. The
-        first run in a process loads Numba in about 0.3 s; `kernels.backend.worth_loading` says when
-        one run repays that.
+    kernels : True, False or "numpy"
+        Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs these
+        as they stand, one step after the other: a breakpoint in `dense` stops there. "numpy" leaves
+        Numba out, which takes about 0.3 s to load. The environment variable NNACCEL_KERNELS=0
+        means False. The logger "nnaccel" says at level DEBUG which kernels run.
 
     Raises
     ------
@@ -132,7 +135,8 @@ def train(
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
-    _check_options(l2, validation_data, metric, after, shuffle=shuffle, fast=fast)
+    _check_options(l2, validation_data, metric, after, shuffle=shuffle)
+    backend = backend_of(where.xp, kernels)
 
     def begin() -> Iterator[Epoch]:
         data = put(network, loss, where, dtype, X, Y, sample_weight)
@@ -143,31 +147,33 @@ def train(
         with where.context():
             start = initialize(network, seed) if params is None else params
             start = where.asarray(start if after is None else after.params, dtype, copy=True)
-            _check_params(network, start)
-            state = optimizer.init(start, xp=where.xp) if after is None else _copy(after.state)
-            epoch_of, evaluation, pieces = compile_run(
-                *(where.xp, network, loss, optimizer, batch_size, start.dtype),
-                *(float(l2), metric, fast, precision),
+            check_params(network, start)
+            state = optimizer.init(start, xp=where.xp) if after is None else copy_state(after.state)
+            run = Run(
+                network,
+                loss,
+                optimizer,
+                batch_size,
+                start.dtype,
+                float(l2),
+                metric,
+                seed,
+                precision,
             )
-            epoch = _epoch_on(data, epoch_of(seed), batch_size, where)
+            compiled = compile_run(backend, run)
             held_out = None if held_out is None else in_order(held_out, where)
-        run = _run(
-            epoch,
-            evaluation,
-            pieces(start),
-            pieces(state),
-            N,
-            held_out,
-            where=where,
-            limit=limit_threads(network, batch_size, where.xp),
-            multiplying=arithmetic(where.xp, precision),
-            metric=metric,
-            batch_size=batch_size,
-            numbers=range(1 if after is None else after.number + 1, epochs + 1),
-            orders=lambda number: order_of(N, seed, number, shuffle),
-        )
-        return _with_context(
+        begun = Begun(
             run,
+            _epoch_on(data, compiled.epoch_of(seed), batch_size, where),
+            compiled.evaluate,
+            compiled.split_params(start),
+            compiled.split_params(state),
+            held_out,
+        )
+        numbers = range(1 if after is None else after.number + 1, epochs + 1)
+        orders = partial(order_of, N, seed, shuffle=shuffle)
+        return _with_context(
+            _epochs(begun, N, numbers, orders, where, backend),
             explain_device_errors(
                 where,
                 network,
@@ -196,7 +202,7 @@ def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: A
         raise TypeError(f"validation_data must be (X, Y) or (X, Y, sample_weight), got {found}")
     if not isinstance(metric, Metric | None):
         raise TypeError(
-            f"metric must be a Metric, such as nnaccel.maths.metrics.for_loss(loss), got {metric!r}"
+            f"metric must be a Metric, such as nnaccel.metrics.for_loss(loss), got {metric!r}"
         )
     if not isinstance(after, Epoch | None):
         raise TypeError(f"after must be an Epoch that `train` has yielded, got {after!r}")
@@ -212,28 +218,35 @@ def _with_context(
         yield from epochs
 
 
-def _run(
-    epoch: Callable[..., Any],
-    evaluation: Callable[..., Array],
-    params: Any,
-    state: Any,
+class Begun(NamedTuple):
+    """A run that can go on: its compiled functions, its parameters and state, split, and the
+    validation data."""
+
+    run: Run
+    epoch: Callable[..., Any]  # (params, state, order) -> (params, state, records)
+    evaluate: Callable[..., Array]
+    params: Any
+    state: Any
+    held_out: Chunks | None
+
+
+def _epochs(
+    begun: Begun,
     N: int,
-    held_out: Chunks | None,
-    *,
-    where: Device,
-    limit: Callable[[], AbstractContextManager[Any]],
-    multiplying: Callable[[], AbstractContextManager[Any]],
-    metric: Metric | None,
-    batch_size: int,
     numbers: range,
     orders: Callable[[int], np.ndarray],
+    where: Device,
+    backend: Backend,
 ) -> Iterator[Epoch]:
-    """The epochs of `train`, once all is checked and built.   params, state: split."""
-    sizes = [stop - start for start, stop in bounds(N, batch_size)]
+    """The epochs of `train` with these numbers.   orders: the order (N,) of each."""
+    (run, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
+    del begun  # which would keep the first parameters
+    sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
     for number in numbers:
         started = time.perf_counter()
+        context = backend.context(run.network, run.batch_size, run.precision)
         # Overflow is looked for where it shows, in the losses of the whole epoch.
-        with where.context(), limit(), multiplying(), np.errstate(all="ignore"):
+        with where.context(), context, np.errstate(all="ignore"):
             params, state, records = epoch(params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
@@ -242,7 +255,7 @@ def _run(
             held = (None, None)
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
-                _check_validation(held[0], number)
+                check_validation(held[0], number)
         yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
 
 
@@ -251,8 +264,8 @@ def _epoch_on(
 ) -> Callable[..., tuple[Any, Any, Array]]:
     """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
 
-    epoch: as of `compile_epoch`. Data on the host are many small data sets that it goes through
-    one after the other, each of them one or more whole batches.
+    epoch: (params, state, data, order) -> the same. Data on the host are many small data sets that
+    it goes through one after the other, each of them one or more whole batches.
     """
     if isinstance(data, Data):
         return lambda params, state, order: epoch(params, state, data, where.asarray(order))

@@ -1,21 +1,25 @@
 """Predictions of a trained network, a block of rows at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-from nnaccel.devices.device import device_of, dtype_name, to_host
-from nnaccel.kernels.backend import arithmetic
+from nnaccel.devices.device import Device, device_of, to_host
+from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths import losses
+from nnaccel.maths.layers import Chain
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds, is_sparse
-from nnaccel.maths.network import Network, forward, layout
+from nnaccel.maths.network import Network, flatten, forward, layout, leaves, views
 from nnaccel.ops import Ops
 from nnaccel.training.data import rows_of
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.streaming import evaluation_rows
-from nnaccel.typing import Array
+from nnaccel.typing import Array, Namespace
+
+BLOCK = 1024  # rows on NumPy: the activations of a layer stay in a second-level cache
 
 
 def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None = None) -> Array:
@@ -27,29 +31,73 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     not that of the network, MemoryError where the device has no memory left.
     """
     where = device_of(params)
-    multiplying = arithmetic(where.xp)
     link = losses.get(loss).link if loss is not None else None
-    _check_params(network, params)
+    check_params(network, params)
     X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
             f"{tuple(X.shape)}"
         )
-    guard = explain_device_errors(where, network, dtype_name(params))
-    with guard, where.context(), multiplying(), np.errstate(all="ignore"):
-        ops, parts = Ops(where.xp), []
-        for start, stop in bounds(X.shape[0], evaluation_rows(X)):
-            rows = rows_of(X, slice(start, stop), where, params.dtype)
-            Z = forward(network, params, rows, ops=ops)
-            parts.append(Z if link is None else link(Z, xp=where.xp))
-        if not parts:
-            shape = (*params.shape[:-1], 0, network.n_outputs)
-            return where.xp.zeros(shape, dtype=params.dtype, device=where.handle)
-        return where.xp.concat(parts, axis=-2)
+    with where.context():
+        tree = views(params, layout(network), xp=where.xp)
+    return outputs(network, tree, X, where, link)
 
 
-def _check_params(network: Network, params: Array) -> None:
+def outputs(
+    network: Network,
+    tree: Any,
+    X: Any,
+    where: Device,
+    link: Callable[..., Array] | None = None,
+) -> Array:
+    """link(Z, xp=xp) of the logits Z (..., N, n_outputs) of all rows of X; without a link, Z.
+
+    tree: the arrays of the layers, on the device `where`.   X: (N, n_inputs), of any library, or
+    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; on NumPy, whose time
+    goes into temporaries, the blocks stay in the cache. MemoryError where none is left.
+    """
+    dtype, link = next(leaves(tree)).dtype, link or logits
+    N, rows, kernels = X.shape[0], evaluation_rows(X), False
+    if where.library == "numpy":
+        rows, kernels = min(rows, BLOCK), "numpy"
+    backend = backend_of(where.xp, kernels)
+    guard = explain_device_errors(where, network, str(dtype).rpartition(".")[2])
+    with guard, where.context(), backend.ieee_products("float32"), np.errstate(all="ignore"):
+        if rows >= N:
+            X, ops = rows_of(X, slice(None), where, dtype), Ops(where.xp)
+            return link(Chain(network.layers).forward(tree, X, ops=ops, key=None)[0], xp=where.xp)
+        with backend.context(network, rows):
+            return in_blocks(backend, network, tree, X, where, link, rows)
+
+
+def in_blocks(
+    backend: Backend,
+    network: Network,
+    tree: Any,
+    X: Any,
+    where: Device,
+    link: Callable[..., Array],
+    rows: int,
+) -> Array:
+    """The same for more rows than one block has."""
+    xp, ops = backend.xp, backend.operations()
+    params, parts = flatten(tree, layout(network), xp=xp), []
+    for start, stop in bounds(X.shape[0], rows):
+        block = rows_of(X, slice(start, stop), where, params.dtype)
+        Z = forward(network, params, block, ops=ops)
+        # The next block may overwrite what this one has given.
+        parts.append(xp.asarray(link(Z, xp=xp), copy=True))
+    return xp.concat(parts, axis=params.ndim - 1)
+
+
+def logits(Z: Array, *, xp: Namespace) -> Array:
+    """The link that leaves the logits as they are."""
+    return Z
+
+
+def check_params(network: Network, params: Array) -> None:
+    """ValueError unless params are (P,) or (K, P), P the number of parameters of the network."""
     size = layout(network).size
     if params.ndim not in (1, 2) or params.shape[-1] != size:
         raise ValueError(

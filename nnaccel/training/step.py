@@ -1,104 +1,97 @@
 """The compiled functions of a run: the training step, the epoch and the evaluation."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.arguments import at_least
 from nnaccel.devices.device import to_host
-from nnaccel.kernels.backend import bind, fused_epoch
-from nnaccel.kernels.compile import (
-    compile_epoch,
-    compile_step,
-    compiled_once,
-    for_each_seed,
-    join_params,
-    split_params,
-)
-from nnaccel.maths.losses import Loss
+from nnaccel.kernels.backend import Backend
+from nnaccel.kernels.definition import Epoch, Run
+from nnaccel.kernels.params import join_params
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import minibatch
-from nnaccel.maths.network import Network, forward, initial_params, layout, leaves, value_and_grad
-from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.network import (
+    Network,
+    forward,
+    initial_params,
+    layout,
+    leaves,
+    set_state,
+    take_state,
+    value_and_grad,
+)
+from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 from nnaccel.training.data import Data
 from nnaccel.training.streaming import Chunks
-from nnaccel.typing import Array, Namespace
+from nnaccel.typing import Array
 
 
-@compiled_once
-def compile_run(
-    xp: Namespace,
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int,
-    dtype: Any,
-    l2: float = 0.0,
-    metric: Metric | None = None,
-    fast: bool = True,
-    precision: str = "float32",
-) -> tuple[Callable[[int], Callable[..., Any]], Callable[..., Array], Callable[[Any], Any]]:
-    """Of a run: what gives for a seed the epoch, as of `compile_epoch`; the evaluation, as of
-    `make_evaluation`; and what cuts the vectors for both, as of `split_params`."""
-    how: dict[str, Any] = {"fast": fast, "precision": precision}
-    ops, places = bind(xp, **how), layout(network)
+class CompiledRun(NamedTuple):
+    """The functions of a run, compiled where the library compiles."""
 
-    def epoch_of(seed: int) -> Callable[..., Any]:
-        options = {"l2": l2, "metric": metric, "seed": seed}
-        step = make_step(network, loss, optimizer, ops, dtype=dtype, **options)
-        whole = fused_epoch(network, loss, optimizer, ops, batch_size, **how, **options)
-        return compile_epoch(step, xp, places, batch_size, whole)
-
-    evaluation = make_evaluation(network, loss, bind(xp, **how), dtype=dtype, metric=metric)
-    pieces = split_params(xp, places)
-    return for_each_seed(epoch_of, xp), compile_step(evaluation, xp), compile_step(pieces, xp)
+    epoch_of: Callable[[int], Epoch]  # the epoch for a seed
+    evaluate: Callable[..., Array]  # (params, X, Y, weights) -> record
+    split_params: Callable[[Any], Any]  # prepares params and state for both
 
 
-def make_step(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    ops: Ops,
-    *,
-    dtype: Any,
-    l2: float = 0.0,
-    metric: Metric | None = None,
-    seed: int = 0,
-) -> Callable[..., tuple[Array, State, Array]]:
+def compile_run(backend: Backend, run: Run) -> CompiledRun:
+    """Compiles a run, or finds it compiled already. Its seed does not matter."""
+    return backend.once(_compile_run, backend, run._replace(seed=0))
+
+
+def _compile_run(backend: Backend, run: Run) -> CompiledRun:
+    ops = backend.operations(run.precision)
+    epoch_of = backend.compile_epoch(partial(make_step, ops=ops), run, ops)
+    evaluation = make_evaluation(run, backend.operations(run.precision))
+    return CompiledRun(
+        epoch_of, backend.compile(evaluation), backend.split_params(layout(run.network))
+    )
+
+
+def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
     """The training step (params, state, data, index) -> (params, state, record).
 
     index: (B,), the examples of the minibatch.   record: the loss (...), or with a metric the two
     stacked, (2, ...). Everything that can be decided is decided here: the step has no dispatch,
     no validation and no synchronisation with the host.
     """
-    xp, n_weights = ops.xp, layout(network).n_weights
+    network, loss, metric, l2 = run.network, run.loss, run.metric, run.l2
+    update, places = run.optimizer.update, layout(run.network)
+    n_weights, n_trained = places.n_weights, places.n_trained
+    has_state = n_trained < places.size
 
     def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
-        X, Y, weights = ops[minibatch](*data, index, dtype)
+        X, Y, weights = ops[minibatch](*data, index, run.dtype)
         value, grads, Z = value_and_grad(
-            network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(seed, state.step)
+            network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(run.seed, state.step)
         )
-        record = value if metric is None else _record(value, metric, Z, Y, weights, xp=xp)
-        params, state = optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+        record = value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
+        if has_state:
+            grads, following = ops[take_state](grads, n_trained)
+            params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
+            return ops[set_state](params, following, n_trained), state, record
+        params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
         return params, state, record
 
     return step
 
 
-def make_evaluation(
-    network: Network, loss: Loss, ops: Ops, *, dtype: Any, metric: Metric | None = None
-) -> Callable[..., Array]:
+def make_evaluation(run: Run, ops: Ops) -> Callable[..., Array]:
     """The evaluation (params, X, Y, weights) -> record, on a network that does not learn.
 
-    params: as of `kernels.compile.split_params`."""
+    params: the vector, or the same split."""
 
     def evaluate(params: Any, X: Array, Y: Array, weights: Array | None) -> Array:
-        Z = forward(network, join_params(params), ops.xp.astype(X, dtype), ops=ops)
-        value = ops[loss.function](Z, Y, weights, **dict(loss.options))[0]
-        return value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
+        Z = forward(run.network, join_params(params), ops.xp.astype(X, run.dtype), ops=ops)
+        value = ops[run.loss.function](Z, Y, weights, **dict(run.loss.options))[0]
+        if run.metric is None:
+            return value
+        return _record(value, run.metric, Z, Y, weights, xp=ops.xp)
 
     return evaluate
 
@@ -157,7 +150,7 @@ def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
 def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> None:
     """FloatingPointError that names the epoch and step where training diverged, if it did.
 
-    params: as of `kernels.compile.split_params`."""
+    params: the vector, or the same split."""
     bad = ~np.isfinite(records.reshape(len(records), -1)).all(axis=1)
     if bad.any():
         found = f"the loss is not finite in epoch {epoch}, step {int(bad.argmax()) + 1}"
@@ -168,7 +161,7 @@ def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> No
     raise FloatingPointError(_diverged(found))
 
 
-def _check_validation(loss: Any, epoch: int) -> None:
+def check_validation(loss: Any, epoch: int) -> None:
     if not np.isfinite(loss).all():
         raise FloatingPointError(_diverged(f"the validation loss is not finite in epoch {epoch}"))
 

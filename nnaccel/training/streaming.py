@@ -9,16 +9,15 @@ A chunk is a small data set on the device: what trains on resident data trains o
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module
 from itertools import chain, cycle, pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from nnaccel.devices.copies import Copies, copies_to
 from nnaccel.devices.device import Device
 from nnaccel.maths.minibatch import bounds, is_sparse
 from nnaccel.training.data import Data, HostData, nbytes
-from nnaccel.typing import Array
 
 EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the memory
 ELEMENTS = 2**22  # of X in a chunk, and of a sparse matrix made dense at a time
@@ -35,10 +34,9 @@ def stream(data: HostData, where: Device, rows: int) -> Chunks:
     one is asked for. On CUDA devices three chunks are on their way at a time: see `Pipeline`.
     """
     if not is_sparse(data.X) or isinstance(data.X.indptr, np.ndarray):
-        if where.library == "cupy":
-            return Pipeline(data, min(rows, data.X.shape[0]), CupyCopies())
-        if where.name.startswith("torch:cuda"):
-            return Pipeline(data, min(rows, data.X.shape[0]), TorchCopies(where.handle))
+        copies = copies_to(where)
+        if copies is not None:
+            return Pipeline(data, min(rows, data.X.shape[0]), copies)
     return partial(_one_by_one, data, where, rows)
 
 
@@ -94,59 +92,6 @@ def _gather(x: Any, rows: Rows, out: Any = None) -> Any:
     if isinstance(rows, slice):
         return x[rows] if out is None else np.copyto(out, x[rows])
     return np.take(x, rows, axis=0, out=out, mode="clip")  # the default mode would buffer `out`
-
-
-class Copies(Protocol):
-    """All that is CUDA's here: memory that the driver may read, and a stream for the copies.
-
-    Events have `record(stream)` and `synchronize()`, streams `wait_event(event)` and
-    `synchronize()`, in CuPy as in PyTorch.
-    """
-
-    stream: Any  # beside that of the steps, which it does not wait for unless told to
-    event: Callable[[], Any]
-    current: Callable[[], Any]  # the stream that the steps are launched on
-    pinned: Callable[[tuple[int, ...], Any], np.ndarray]
-    empty: Callable[[tuple[int, ...], Any], Array]
-    copy: Callable[[np.ndarray, Array], None]  # enqueued on `stream`, from pinned memory
-
-
-class CupyCopies:
-    """`Copies` by CuPy, on the current device."""
-
-    def __init__(self) -> None:
-        cupy = import_module("cupy")
-        self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.event = partial(cupy.cuda.Event, block=True, disable_timing=True)
-        self.current = cupy.cuda.get_current_stream
-        self.pinned = import_module("cupyx").empty_pinned
-        self.empty = cupy.empty
-
-    def copy(self, host: np.ndarray, device: Array) -> None:
-        device.set(host, stream=self.stream)
-
-
-class TorchCopies:
-    """`Copies` by PyTorch."""
-
-    def __init__(self, handle: Any) -> None:
-        self._torch = torch = import_module("torch")
-        self._handle = handle
-        self.stream = torch.cuda.Stream(handle)
-        self.event = partial(torch.cuda.Event, blocking=True)
-        self.current = partial(torch.cuda.current_stream, handle)
-
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        kind = getattr(self._torch, np.dtype(dtype).name)
-        return self._torch.empty(shape, dtype=kind, pin_memory=True).numpy()
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        kind = getattr(self._torch, np.dtype(dtype).name)
-        return self._torch.empty(shape, dtype=kind, device=self._handle)
-
-    def copy(self, host: np.ndarray, device: Array) -> None:
-        with self._torch.cuda.stream(self.stream):
-            device.copy_(self._torch.from_numpy(host), non_blocking=True)
 
 
 class Slot(NamedTuple):

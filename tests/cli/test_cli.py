@@ -27,10 +27,9 @@ from rich.console import Console
 
 from nnaccel.cli import commands, display
 from nnaccel.cli.main import COMMANDS, build_parser, main
-from nnaccel.tabular.model import (
-    Fit,
-    Model,
-)
+from nnaccel.kernels.definition import Definition
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
 from nnaccel.tabular.tables import read_table
@@ -519,7 +518,7 @@ def test_too_little_memory(error, monkeypatch):
     def refuse(*args, **kwargs):
         raise MemoryError("Unable to allocate 74.5 GiB")
 
-    monkeypatch.setattr("nnaccel.tabular.model.train", refuse)
+    monkeypatch.setattr("nnaccel.tabular.fit.train", refuse)
     line = error("train", "iris")
     assert line == (
         "not enough memory (Unable to allocate 74.5 GiB); use fewer units (--hidden) or fewer rows"
@@ -530,7 +529,7 @@ def test_a_batch_that_is_too_large_names_one_that_fits(here, capsys, monkeypatch
     def refuse(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\nAnd more.")
 
-    monkeypatch.setattr("nnaccel.training.step.compile_epoch", lambda *_: refuse)
+    monkeypatch.setattr(Definition, "compile_epoch", lambda *_: lambda seed: refuse)
     assert main(["train", "iris", "--device", "cpu", "--batch-size", "64"]) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -547,7 +546,7 @@ def test_a_gpu_that_cannot_be_used_is_one_line(here, capsys, monkeypatch):
     def refuse(*args):
         raise CompileException("\nnvrtc: error: invalid value for --gpu-architecture (-arch)\n")
 
-    monkeypatch.setattr("nnaccel.training.step.compile_epoch", lambda *_: refuse)
+    monkeypatch.setattr(Definition, "compile_epoch", lambda *_: lambda seed: refuse)
     assert main(["train", "iris", "--device", "cpu"]) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert "is a GPU that this build does not serve" in line

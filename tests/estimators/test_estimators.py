@@ -36,7 +36,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nnaccel import MLPClassifier, MLPRegressor
-from nnaccel.estimators.multilayer_perceptron import NOT_FINITE
+from nnaccel.estimators.fit_plan import NOT_FINITE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

@@ -234,7 +234,7 @@ def test_jax_compiles_for_the_first_of_equal_runs_alone(monkeypatch, options):
 
 def test_jax_compiles_the_objective_of_lbfgs_once(monkeypatch):
     pytest.importorskip("jax")
-    traced = tracing(monkeypatch, "estimators.multilayer_perceptron")
+    traced = tracing(monkeypatch, "estimators.lbfgs_fit")
     clf = MLPClassifier((3, 2, 3), device="jax", max_iter=3, solver="lbfgs").fit(X, Y)
     before = len(traced)
     assert before

@@ -5,15 +5,25 @@ import math
 import re
 import sys
 import tracemalloc
-from importlib import import_module
+from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from nnaccel.kernels.backend import bind, fused_epoch
-from nnaccel.kernels.compile import compile_epoch, join_params, split_params
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import (
+    FusedEpoch,
+    NotSupported,
+    Refused,
+    Run,
+    first_supported,
+    step_by_step,
+)
+from nnaccel.kernels.numpy.backend import NumPyBackend
+from nnaccel.kernels.numpy.call_list import call_list_epoch
+from nnaccel.kernels.params import join_params
 from nnaccel.maths import layers, losses, metrics, optimizers, schedules
 from nnaccel.maths.activations import ACTIVATIONS, get
 from nnaccel.maths.network import Network, layout, mlp
@@ -25,7 +35,7 @@ from nnaccel.training.step import initialize, make_step
 HAS_NUMBA = bool(find_spec("numba"))
 NUMBA = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
 FAST = pytest.mark.parametrize(
-    "fast", [pytest.param(False, id="numpy"), pytest.param(True, id="numba", marks=NUMBA)]
+    "numba", [pytest.param(False, id="numpy"), pytest.param(True, id="numba", marks=NUMBA)]
 )
 TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
 
@@ -52,29 +62,56 @@ class Problem(NamedTuple):
     def order(self):
         return np.random.default_rng(1).permutation(self.data.X.shape[0])
 
+    def run_on(self, xp):
+        return Run(
+            self.network, self.loss, self.optimizer, self.batch_size, getattr(xp, self.dtype),
+            self.l2, self.metric, self.seed,
+        )  # fmt: skip
+
     def step(self, ops):
-        return make_step(
-            self.network, self.loss, self.optimizer, ops,
-            dtype=getattr(ops.xp, self.dtype), l2=self.l2, metric=self.metric, seed=self.seed,
-        )  # fmt: skip
+        return make_step(self.run_on(ops.xp), ops)
 
-    def whole(self, ops=None, *, fast):
-        """The epoch that does without steps; it may be None, or give None when it is called."""
-        ops = bind(np, fast=fast) if ops is None else ops
-        options = {"l2": self.l2, "metric": self.metric, "seed": self.seed, "fast": fast}
-        return fused_epoch(self.network, self.loss, self.optimizer, ops, self.batch_size, **options)
+    def whole(self, ops=None, *, numba):
+        """The epoch by the fused ones; it gives None where they refuse."""
+        backend = NumPyBackend(np, numba=numba)
+        ops = backend.operations() if ops is None else ops
+        return or_none(first_supported(backend.fused_epochs(self.run_on(np), ops)))
 
-    def small(self, *, fast):
-        """The epoch without steps alone, likewise; fast: that of compiled code."""
-        module = import_module(f"nnaccel.kernels.{'numba.epoch' if fast else 'numpy.call_list'}")
-        return module.epoch_of(
-            self.network, self.loss, self.optimizer, self.batch_size,
-            xp=np, l2=self.l2, metric=self.metric, **({"seed": self.seed} if fast else {}),
-        )  # fmt: skip
+    def fused_on(self, backend):
+        """The epoch by the fused ones of that backend."""
+        run = self.run_on(backend.xp)
+        return first_supported(backend.fused_epochs(run, backend.operations()))
+
+    def small(self, *, numba):
+        """The epoch without steps alone, that of compiled code or the list of calls; None where
+        there is none."""
+        try:
+            return or_none((compiled_epoch if numba else call_list_epoch)(self.run_on(np)).run)
+        except NotSupported:
+            return None
 
     def steps(self, ops=None):
         """The epoch as its steps, by the definitions unless there are kernels for them."""
-        return compile_epoch(self.step(ops or Ops(np)), np, layout(self.network), self.batch_size)
+        ops = Ops(np) if ops is None else ops
+        return step_by_step(self.step(ops), self.batch_size, ops).run
+
+
+def compiled_epoch(run):
+    from nnaccel.kernels.numba.epoch import compiled_epoch
+
+    return compiled_epoch(run)
+
+
+def or_none(epoch):
+    """The epoch, which gives None where it refuses."""
+
+    def or_none(*args):
+        try:
+            return epoch(*args)
+        except NotSupported:
+            return None
+
+    return or_none
 
 
 def trained(epoch, problem, epochs=3, state_step=0, start=None):
@@ -146,7 +183,7 @@ def simple(network=None, optimizer=None, data=None, loss="softmax_cross_entropy"
 @pytest.mark.parametrize(("loss", "K"), LOSSES)
 @pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "tanh", "sigmoid"])
 @FAST
-def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fast):
+def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, numba):
     """In one batch, in equal ones and with a shorter last one, with every pair of options."""
     network = mlp(3, [5, 4], K, activation=activation)
     for (i, name), (j, batch) in itertools.product(enumerate(OPTIMIZERS), enumerate([16, 25, 64])):
@@ -156,7 +193,7 @@ def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fa
         problem = Problem(
             network, losses.get(loss), OPTIMIZERS[name], data, batch, dtype, l2, metric
         )
-        found = trained(problem.whole(fast=fast), problem)
+        found = trained(problem.whole(numba=numba), problem)
         label = f"{name}, weighted {weighted}, l2 {l2}, batches of {batch}"
         assert_same_run(found, trained(problem.steps(), problem), dtype, label)
 
@@ -164,40 +201,40 @@ def test_an_epoch_is_its_steps_by_the_definitions(activation, loss, K, dtype, fa
 @pytest.mark.parametrize("loss", [*dict(LOSSES)])
 @pytest.mark.parametrize("hidden", [[], [7], [4, 6, 5]])
 @FAST
-def test_small_networks_of_any_depth_have_an_epoch_of_their_own(hidden, loss, fast):
+def test_small_networks_of_any_depth_have_an_epoch_of_their_own(hidden, loss, numba):
     activation = ["sigmoid", "relu", "tanh"][: len(hidden)]
     problem = simple(
         mlp(3, hidden, 2, activation=activation), data=examples(loss, 2), loss=loss, l2=0.01
     )
-    assert_same_run(trained(problem.small(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
 
 
 @FAST
-def test_each_layer_of_a_small_network_has_its_own_slope(fast):
+def test_each_layer_of_a_small_network_has_its_own_slope(numba):
     activation = [get("leaky_relu"), get("leaky_relu", slope=0.3), get("relu")]
     problem = simple(mlp(3, [6, 5, 4], 3, activation=activation))
-    assert_same_run(trained(problem.small(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "sigmoid"])
 @FAST
-def test_the_last_layer_of_a_small_network_may_have_an_activation(activation, fast):
+def test_the_last_layer_of_a_small_network_may_have_an_activation(activation, numba):
     last = layers.Dense(3, get(activation))
     problem = simple(Network(3, (layers.Dense(5, get("tanh")), last)))
-    assert_same_run(trained(problem.small(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "uint64"])
 @FAST
-def test_classes_of_any_integer_type(dtype, fast):
+def test_classes_of_any_integer_type(dtype, numba):
     data = examples()
     problem = simple(data=data._replace(Y=data.Y.astype(dtype)))
-    assert_same_run(trained(problem.small(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("D", [3, 40])
 @FAST
-def test_inputs_that_are_strided_or_read_only(D, fast):
+def test_inputs_that_are_strided_or_read_only(D, numba):
     data, network = examples(weighted=True, D=D), mlp(D, [5, 4], 3)
     strided = Data(
         np.asfortranarray(data.X), np.repeat(data.Y, 2)[::2], np.repeat(data.weights, 2)[::2]
@@ -207,14 +244,14 @@ def test_inputs_that_are_strided_or_read_only(D, fast):
     expected = trained(simple(network, data=data).steps(), simple(network, data=data))
     for inputs in (data, strided):
         problem = simple(network, data=inputs)
-        assert_same_run(trained(problem.small(fast=fast), problem), expected)
+        assert_same_run(trained(problem.small(numba=numba), problem), expected)
 
 
 @pytest.mark.parametrize("K", [1, 12, 13, 40])
 @FAST
-def test_few_and_many_classes(K, fast):
+def test_few_and_many_classes(K, numba):
     problem = simple(mlp(3, [6], K), data=examples(K=K, N=90))
-    assert_same_run(trained(problem.small(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
 
 
 NETWORKS = {
@@ -230,39 +267,39 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @FAST
-def test_an_epoch_of_other_layers_is_its_steps(network, fast):
+def test_an_epoch_of_other_layers_is_its_steps(network, numba):
     problem = simple(network, dtype="float64", data=examples(dtype="float64"), l2=0.01)
-    found = trained(problem.whole(fast=fast), problem)
+    found = trained(problem.whole(numba=numba), problem)
     assert_same_run(found, trained(problem.steps(), problem), "float64")
 
 
 @pytest.mark.parametrize("loss", [name for name in losses.LOSSES if "entropy" not in name])
 @FAST
-def test_an_epoch_of_other_losses_is_its_steps(loss, fast):
+def test_an_epoch_of_other_losses_is_its_steps(loss, numba):
     data = examples(loss, 3, dtype="float64", weighted=True)
     metric = metrics.for_loss(losses.get(loss))
     problem = simple(loss=loss, data=data, dtype="float64", metric=metric)
-    found = trained(problem.whole(fast=fast), problem)
+    found = trained(problem.whole(numba=numba), problem)
     assert_same_run(found, trained(problem.steps(), problem), "float64")
 
 
 @FAST
-def test_integer_inputs_become_floating_a_batch_at_a_time(fast):
+def test_integer_inputs_become_floating_a_batch_at_a_time(numba):
     data = examples()
     pixels = data._replace(X=(10 * data.X).astype(np.int64))
     problem = simple(data=pixels)
-    assert_same_run(trained(problem.whole(fast=fast), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.whole(numba=numba), problem), trained(problem.steps(), problem))
     floating = simple(data=data._replace(X=pixels.X.astype(np.float32)))
     assert_same_run(
-        trained(problem.whole(fast=fast), problem), trained(floating.whole(fast=fast), floating)
+        trained(problem.whole(numba=numba), problem), trained(floating.whole(numba=numba), floating)
     )
 
 
 @pytest.mark.parametrize("schedule", [schedules.cosine(0.05, 20), schedules.step(0.05, 3)])
 @FAST
-def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule, fast):
+def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule, numba):
     problem = simple(optimizer=optimizers.adamw(schedule))
-    found = trained(problem.whole(fast=fast), problem, 2, state_step=7)
+    found = trained(problem.whole(numba=numba), problem, 2, state_step=7)
     assert_same_run(found, trained(problem.steps(), problem, 2, state_step=7))
     with pytest.raises(AssertionError):
         assert_same_run(found, trained(problem.steps(), problem, 2, state_step=6))
@@ -278,12 +315,12 @@ OTHER_OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OTHER_OPTIMIZERS.values(), ids=OTHER_OPTIMIZERS)
 @FAST
-def test_an_epoch_with_another_optimizer_is_its_steps(optimizer, fast):
+def test_an_epoch_with_another_optimizer_is_its_steps(optimizer, numba):
     problem = simple(optimizer=optimizer)
     for start in (lambda problem: problem.start, members):
         found, expected = (
             trained(epoch, problem, start=start(problem))
-            for epoch in (problem.whole(fast=fast), problem.steps())
+            for epoch in (problem.whole(numba=numba), problem.steps())
         )
         assert_same_run(found, expected)
 
@@ -316,11 +353,12 @@ UNKNOWN_OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", UNKNOWN_OPTIMIZERS.values(), ids=UNKNOWN_OPTIMIZERS)
 @FAST
-def test_unknown_optimizers_are_left_to_the_steps(optimizer, fast):
-    problem, ops = simple(optimizer=optimizer), bind(np, fast=fast)
-    whole = problem.whole(ops, fast=fast)
+def test_unknown_optimizers_are_left_to_the_steps(optimizer, numba):
+    problem, ops = simple(optimizer=optimizer), NumPyBackend(np, numba=numba).operations()
+    whole = problem.whole(ops, numba=numba)
     assert_refuses(whole, problem)
-    epoch = compile_epoch(problem.step(ops), np, layout(problem.network), problem.batch_size, whole)
+    backend, run = NumPyBackend(np, numba=numba), problem.run_on(np)
+    epoch = backend.compile_epoch(partial(make_step, ops=ops), run, ops)(run.seed)
     assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
 
 
@@ -330,13 +368,13 @@ def members(problem, K=3):
     return params, problem.optimizer.init(params, xp=np)
 
 
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 @FAST
-def test_several_networks_go_one_by_one(metric, fast):
+def test_several_networks_go_one_by_one(metric, numba):
     problem = simple(data=examples(weighted=True), optimizer=optimizers.adamw(0.01), metric=metric)
     found, expected = (
         trained(epoch, problem, start=members(problem))
-        for epoch in (problem.whole(fast=fast), problem.steps())
+        for epoch in (problem.whole(numba=numba), problem.steps())
     )
     assert_same_run(found, expected)
 
@@ -352,12 +390,14 @@ def test_several_networks_go_one_by_one(metric, fast):
     ids=["dropout", "dropout inside", "rates", "decays"],
 )
 @FAST
-def test_several_networks_that_are_not_each_alone_are_left_to_the_steps(problem, fast):
-    assert_refuses(problem.whole(fast=fast), problem, members(problem))
+def test_several_networks_that_are_not_each_alone_are_left_to_the_steps(problem, numba):
+    assert_refuses(problem.whole(numba=numba), problem, members(problem))
 
 
 def assert_refuses(whole, problem, start=None):
-    """It gives None, and has changed nothing."""
+    """It is None, refused when it was built, or gives None and has changed nothing."""
+    if whole is None:
+        return
     params, state = problem.start if start is None else start
     before = params.copy(), [slot.copy() for slot in state.slots]
     assert whole(params, state, problem.data, problem.order) is None
@@ -379,37 +419,31 @@ def assert_refuses(whole, problem, start=None):
     ids=["two dropouts", "layer norm", "gelu", "huber", "label smoothing"],
 )
 @FAST
-def test_the_epochs_of_small_networks_are_for_what_they_know(problem, fast):
-    assert problem.small(fast=fast) is None
-    assert problem.whole(fast=fast) is not None
+def test_the_epochs_of_small_networks_are_for_what_they_know(problem, numba):
+    assert problem.small(numba=numba) is None
+    assert problem.whole(numba=numba) is not None
 
 
 @FAST
-def test_the_compiled_epoch_is_for_all_sizes_and_that_of_few_calls_for_small_ones(
-    fast, monkeypatch
-):
-    module = import_module(f"nnaccel.kernels.{'numba.epoch' if fast else 'numpy.call_list'}")
-    asked = []
-    monkeypatch.setattr(module, "epoch_of", lambda network, *rest, **more: asked.append(network))
-    small, large = mlp(3, [100], 3), mlp(3, [2000, 2000], 3)
-    assert simple(small).whole(fast=fast) is not None
-    assert simple(large).whole(fast=fast) is not None
-    assert asked == ([small, large] if fast else [small])
+def test_the_compiled_epoch_is_for_all_sizes_and_that_of_few_calls_for_small_ones(numba):
+    small, large = simple(mlp(3, [100], 3)), simple(mlp(3, [2000, 2000], 3))
+    assert small.small(numba=numba) is not None
+    assert (large.small(numba=numba) is not None) == numba
+    assert large.whole(numba=numba) is not None
 
 
 def test_without_numba_small_networks_have_the_epoch_of_few_calls(monkeypatch):
     """But not in another precision, which its products do not have."""
-    from nnaccel.kernels.numpy import call_list
-
-    asked = []
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(call_list, "epoch_of", lambda *args, **more: asked.append(more["l2"]))
-    for l2, precision in [(0.1, "float32"), (0.2, "bf16"), (0.3, "tf32")]:
-        network, loss, optimizer, _, batch_size, *_ = simple()
-        ops = bind(np, precision=precision)
-        options = {"l2": l2, "precision": precision}
-        assert fused_epoch(network, loss, optimizer, ops, batch_size, **options) is not None
-    assert asked == [0.1]
+    backend = backend_of(np)
+    for precision in ("float32", "bf16", "tf32"):
+        run = simple().run_on(np)._replace(precision=precision)
+        offers = backend.fused_epochs(run, backend.operations(precision))
+        names = [offer.name for offer in offers if isinstance(offer, FusedEpoch)]
+        assert names == ["NumPy, a list of calls"] * (precision == "float32") + [
+            "steps, kernels of NumPy"
+        ]
+        assert offers[0] == Refused("Numba", "it is not installed")
 
 
 @pytest.mark.parametrize(
@@ -424,7 +458,7 @@ def test_without_numba_small_networks_have_the_epoch_of_few_calls(monkeypatch):
 )
 def test_few_calls_are_for_few_parameters_and_inputs(network, batch_size, small):
     problem = simple(network, batch_size=batch_size)
-    assert (problem.small(fast=False) is not None) == small
+    assert (problem.small(numba=False) is not None) == small
 
 
 OTHER_TYPES = {
@@ -436,18 +470,18 @@ OTHER_TYPES = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @FAST
-def test_an_epoch_takes_probabilities_in_the_place_of_classes(dtype, fast):
+def test_an_epoch_takes_probabilities_in_the_place_of_classes(dtype, numba):
     data = examples(dtype=dtype, weighted=True)
     rows = np.random.default_rng(0).dirichlet(np.ones(3), data.Y.shape[0])
     problem = simple(data=data._replace(Y=rows.astype(dtype)), dtype=dtype)
-    found = trained(problem.small(fast=fast), problem)
+    found = trained(problem.small(numba=numba), problem)
     assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
 @pytest.mark.parametrize(("change", "dtype"), OTHER_TYPES.values(), ids=OTHER_TYPES)
 def test_the_epoch_of_few_calls_takes_other_types(change, dtype):
     problem = simple(data=change(examples()), dtype=dtype)
-    found = trained(problem.small(fast=False), problem)
+    found = trained(problem.small(numba=False), problem)
     assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
@@ -455,8 +489,8 @@ def test_the_epoch_of_few_calls_takes_other_types(change, dtype):
 @pytest.mark.parametrize(("change", "dtype"), OTHER_TYPES.values(), ids=OTHER_TYPES)
 def test_the_compiled_epoch_leaves_other_types_to_the_other(change, dtype):
     problem = simple(data=change(examples()), dtype=dtype)
-    assert_refuses(problem.small(fast=True), problem)
-    found = trained(problem.whole(fast=True), problem)
+    assert_refuses(problem.small(numba=True), problem)
+    found = trained(problem.whole(numba=True), problem)
     assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
@@ -464,13 +498,13 @@ def test_the_compiled_epoch_leaves_other_types_to_the_other(change, dtype):
 def test_the_compiled_epoch_takes_bytes():
     rng = np.random.default_rng(0)
     problem = simple(data=examples()._replace(X=rng.integers(0, 4, (50, 3), np.uint8)))
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert_same_run(found, trained(problem.steps(), problem))
 
 
 def test_the_epoch_of_few_calls_leaves_half_precision_to_the_other():
     problem = simple(data=examples(dtype="float16"), dtype="float16")
-    assert_refuses(problem.small(fast=False), problem)
+    assert_refuses(problem.small(numba=False), problem)
 
 
 # The epoch of few calls, in which minibatches come in chunks.
@@ -481,15 +515,15 @@ def test_the_length_of_chunks_changes_no_bit(dtype, monkeypatch):
     from nnaccel.kernels.numpy import call_list
 
     data = examples(N=50, dtype=dtype, weighted=True)
-    metric = metrics.FOR_LOSS["softmax_cross_entropy"]
+    metric = metrics.for_loss("softmax_cross_entropy")
     options = {"dtype": dtype, "metric": metric, "batch_size": 3, "l2": 0.01}
     problem = simple(data=data, optimizer=OPTIMIZERS["scheduled adamw"], **options)
-    expected = trained(problem.small(fast=False), problem)
+    expected = trained(problem.small(numba=False), problem)
     assert_same_run(expected, trained(problem.steps(), problem), dtype)
     for steps, size in [(1, 2**20), (2, 2**20), (5, 2**20), (32, 1), (32, 1000)]:
         monkeypatch.setattr(call_list, "STEPS", steps)
         monkeypatch.setattr(call_list, "CHUNK", size)
-        params, state, records = trained(problem.small(fast=False), problem)
+        params, state, records = trained(problem.small(numba=False), problem)
         for found, reference in zip(
             (params, *state.slots, records), (expected[0], *expected[1].slots, expected[2]),
             strict=True,
@@ -502,7 +536,7 @@ def test_an_epoch_of_few_calls_takes_no_more_memory_for_more_examples(monkeypatc
 
     monkeypatch.setattr(call_list, "CHUNK", 2**16)
     problem = simple(mlp(8, [4], 3), data=examples(N=2**16, D=8), batch_size=64)
-    epoch, (params, state), order = problem.small(fast=False), problem.start, problem.order
+    epoch, (params, state), order = problem.small(numba=False), problem.start, problem.order
     epoch(params, state, problem.data, order)
     tracemalloc.start()
     try:
@@ -525,7 +559,7 @@ def test_an_interrupted_epoch_of_few_calls_has_changed_nothing(monkeypatch):
         return metrics.accuracy(Z, Y, weights, xp=xp)
 
     problem = simple(metric=metrics.Metric("accuracy", interrupting, float))
-    epoch, (params, state) = problem.small(fast=False), problem.start
+    epoch, (params, state) = problem.small(numba=False), problem.start
     before = params.copy()
     with pytest.raises(KeyboardInterrupt):
         epoch(params, state, problem.data, problem.order)
@@ -543,7 +577,7 @@ def test_moments_in_an_epoch_of_few_calls_do_not_stay_denormal(dtype):
     """Those of a unit that has died: with no more gradient they shrink in every step."""
     data = examples(dtype=dtype, N=64)
     problem = simple(mlp(3, [5], 3), data=data, dtype=dtype, batch_size=1)
-    (params, state), epoch = problem.start, problem.small(fast=False)
+    (params, state), epoch = problem.start, problem.small(numba=False)
     data.X[...] = np.abs(data.X)
     params[:15] = -1.0  # all of W: no hidden unit is ever above 0
     mu, nu = state.slots
@@ -571,21 +605,22 @@ class Foreign:
 
 
 @FAST
-def test_a_layer_that_nobody_knows_may_draw(fast):
+def test_a_layer_that_nobody_knows_may_draw(numba):
     network = Network(3, (layers.Dense(8, get("tanh")), Foreign(), layers.Dense(3)))
     problem = simple(network)
-    assert_same_run(trained(problem.whole(fast=fast), problem), trained(problem.steps(), problem))
-    assert_refuses(problem.whole(fast=fast), problem, members(problem))
+    assert_same_run(trained(problem.whole(numba=numba), problem), trained(problem.steps(), problem))
+    assert_refuses(problem.whole(numba=numba), problem, members(problem))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @FAST
-def test_a_resumed_run_continues_bit_for_bit(dropout, fast):
+def test_a_resumed_run_continues_bit_for_bit(dropout, numba):
     X, Y, weights = examples(weighted=True)
     network = mlp(3, [5, 4], 3, dropout=dropout)
 
     def run(epochs, after=None):
-        options = {"batch_size": 16, "weights": weights, "seed": 3, "fast": fast, "after": after}
+        options = {"batch_size": 16, "sample_weight": weights, "seed": 3, "after": after}
+        options["kernels"] = numba or "numpy"
         optimizer = optimizers.adamw(schedules.cosine(0.01, 20))
         loss = "softmax_cross_entropy"
         return list(train(network, X, Y, loss=loss, optimizer=optimizer, epochs=epochs, **options))
@@ -599,9 +634,9 @@ def test_a_resumed_run_continues_bit_for_bit(dropout, fast):
 
 
 @FAST
-def test_what_was_given_to_an_epoch_is_not_needed_after_it(fast):
+def test_what_was_given_to_an_epoch_is_not_needed_after_it(numba):
     problem = simple(data=examples(weighted=True))
-    expected, epoch = trained(problem.whole(fast=fast), problem), problem.whole(fast=fast)
+    expected, epoch = trained(problem.whole(numba=numba), problem), problem.whole(numba=numba)
     params, state = problem.start
     records = []
     for _ in range(3):
@@ -617,9 +652,9 @@ def test_what_was_given_to_an_epoch_is_not_needed_after_it(fast):
 
 
 @FAST
-def test_the_records_of_an_epoch_stay_when_the_next_one_runs(fast):
-    problem = simple(metric=metrics.FOR_LOSS["softmax_cross_entropy"])
-    epoch, (params, state) = problem.whole(fast=fast), problem.start
+def test_the_records_of_an_epoch_stay_when_the_next_one_runs(numba):
+    problem = simple(metric=metrics.for_loss("softmax_cross_entropy"))
+    epoch, (params, state) = problem.whole(numba=numba), problem.start
     params, state, first = epoch(params, state, problem.data, problem.order)
     copy = first.copy()
     epoch(params, state, problem.data, problem.order)
@@ -641,10 +676,10 @@ def diverging(activation, loss, value):
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "sigmoid"])
 @FAST
-def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, fast):
+def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, numba):
     problem = diverging(activation, loss, value)
     with np.errstate(all="ignore"):
-        _, _, records = trained(problem.whole(fast=fast), problem, epochs=1)
+        _, _, records = trained(problem.whole(numba=numba), problem, epochs=1)
         _, _, expected = trained(problem.steps(), problem, epochs=1)
     np.testing.assert_array_equal(np.isfinite(records), np.isfinite(expected))
     assert np.isfinite(records[0, 0])
@@ -652,12 +687,12 @@ def test_what_is_not_finite_shows_from_its_step_on(activation, loss, value, fast
 
 
 @FAST
-def test_an_epoch_calls_less_python_than_its_steps(fast):
+def test_an_epoch_calls_less_python_than_its_steps(numba):
     """Calls are counted, not timed: the same on every machine. Those of ufuncs do not count."""
-    problem, ops = simple(data=examples(N=800)), bind(np, fast=fast)
+    problem, ops = simple(data=examples(N=800)), NumPyBackend(np, numba=numba).operations()
     n_steps, counts = 50, {}
     for name, epoch in {
-        "whole": problem.whole(ops, fast=fast),
+        "whole": problem.whole(ops, numba=numba),
         "steps": problem.steps(ops),
     }.items():
         trained(epoch, problem, epochs=2)
@@ -674,21 +709,29 @@ def test_an_epoch_calls_less_python_than_its_steps(fast):
         finally:
             sys.setprofile(before)
         counts[name] = calls[0] / n_steps
-    assert counts["whole"] < (4 if fast else 16) < counts["steps"] / 5, counts
+    assert counts["whole"] < (4 if numba else 16) < counts["steps"] / 5, counts
 
 
 def test_a_step_of_few_calls_has_few():
     """Of NumPy, all of them: those of 2-4-2 with ReLU, cross-entropy and Adam."""
     from nnaccel.kernels.numpy.call_list import Steps, Vectors, plan_for
 
-    network, loss = mlp(2, [4], 2), losses.get("softmax_cross_entropy")
-    vectors, plan = Vectors(network, np.dtype("float32")), plan_for(network, loss, 400)
+    run = simple(mlp(2, [4], 2), batch_size=400).run_on(np)
+    vectors, plan = Vectors(run.network, np.dtype("float32")), plan_for(run)
     options = {"metric": None, "weighted": False, "decays": False, "beta_1": 0.9, "beta_2": 0.999}
     steps = Steps(plan, vectors, 400, 0.0, **options)
     assert [len(calls) for calls in steps.calls] == [23] * steps.most
 
 
 # On JAX an epoch is one call, in which the flat vectors are cut into their parts.
+
+
+def compiled_on(xp, problem):
+    """The epoch of a problem on a library, and the function that splits its vectors."""
+    backend, run = backend_of(xp), problem.run_on(xp)
+    ops = backend.operations()
+    epoch_of = backend.compile_epoch(partial(make_step, ops=ops), run, ops)
+    return epoch_of(run.seed), backend.split_params(layout(run.network))
 
 
 @pytest.mark.parametrize("lead", [None, 2], ids=["one", "members"])
@@ -705,9 +748,8 @@ def test_an_epoch_on_jax_is_its_steps_by_the_definitions(name, lead, small, monk
     start = problem.start if lead is None else members(problem, lead)
     expected = trained(problem.steps(), problem, start=(start[0].copy(), start[1]))
 
-    device, places = select("jax:cpu"), layout(problem.network)
-    step, pieces = problem.step(bind(device.xp)), split_params(device.xp, places)
-    epoch = compile_epoch(step, device.xp, places, 16)
+    device = select("jax:cpu")
+    epoch, pieces = compiled_on(device.xp, problem)
     data = Data(*map(device.asarray, problem.data[:2]))
     params = device.asarray(start[0])
     state, records = pieces(optimizer.init(params, xp=device.xp)), []
@@ -733,13 +775,12 @@ def test_epochs_on_jax_copy_no_weights(name, lead, monkeypatch):
     problem = simple(network, optimizers.get(name, 0.01))
     start = problem.start[0] if lead is None else members(problem, lead)[0]
     device = select("jax:cpu")
-    places = layout(problem.network)
-    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, places, 16)
+    epoch, pieces = compiled_on(device.xp, problem)
     params = device.asarray(start)
     data = Data(*map(device.asarray, problem.data[:2]))
     state = problem.optimizer.init(params, xp=device.xp)
-    params, state = map(split_params(device.xp, places), (params, state))
-    program = epoch.lower(params, state, data, device.asarray(problem.order)).compile().as_text()
+    arguments = pieces(params), pieces(state), data, device.asarray(problem.order)
+    program = epoch.func.lower(*arguments, **epoch.keywords).compile().as_text()
     copied = re.findall(r"= f32\[([\d,]*)\]\S* (?:copy|concatenate|slice)\(", program)
     sizes = [math.prod(map(int, shape.split(","))) for shape in copied if shape]
     assert "while(" in program
@@ -757,7 +798,7 @@ def test_an_epoch_on_torch_is_its_steps_by_the_definitions(optimizer, large, mon
     problem = simple(optimizer=optimizer, data=examples(dtype="float64"), dtype="float64")
     expected = trained(problem.steps(), problem)
     device = select("torch:cpu")
-    epoch = compile_epoch(problem.step(bind(device.xp)), device.xp, layout(problem.network), 16)
+    epoch, _ = compiled_on(device.xp, problem)
     data = Data(*map(device.asarray, problem.data[:2]))
     params, records = device.asarray(problem.start[0], copy=True), []
     state = optimizer.init(params, xp=device.xp)

@@ -14,8 +14,10 @@ import pytest
 from conftest import named
 
 from nnaccel.devices.device import to_host
-from nnaccel.kernels.backend import bind, worth_loading
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import Run
 from nnaccel.kernels.epoch import on_epoch_start
+from nnaccel.kernels.numpy.backend import NumPyBackend
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
 from nnaccel.maths.layers.dense import dense, dense_vjp
@@ -30,8 +32,8 @@ from nnaccel.training.step import make_step
 
 # Every set of kernels for NumPy's arrays; `bind` takes the fastest that is installed.
 SETS = {
-    "numpy": lambda: bind(np, fast=False),
-    "numba": lambda: bind(np, fast=True),
+    "numpy": lambda: NumPyBackend(np, numba=False).operations(),
+    "numba": lambda: NumPyBackend(np, numba=True).operations(),
     "cuda on the host": lambda: Ops(np, cuda_on_host.on_host().kernels(np)),
 }
 MARKS = {
@@ -52,7 +54,7 @@ class Moved(dict):
 
     def __missing__(self, function):
         device = named("cuda")
-        ops = self.setdefault("ops", bind(device.xp))
+        ops = self.setdefault("ops", backend_of(device.xp).operations())
 
         def move(x, of, to):
             if isinstance(x, tuple | list) and type(x) in (tuple, list):
@@ -419,9 +421,8 @@ def problem(dtype, *, N=40, D=6, K=3):
 
 def train(ops, network, optimizer, params, data, *, steps=25, batch=16, poison=False, **options):
     """The losses and the parameters of so many steps on batches of changing size."""
-    step = make_step(
-        network, losses.get("softmax_cross_entropy"), optimizer, ops, dtype=params.dtype, **options
-    )
+    loss = losses.get("softmax_cross_entropy")
+    step = make_step(Run(network, loss, optimizer, batch, params.dtype, **options), ops)
     params, values = params.copy(), []
     state = optimizer.init(params, xp=np)
     for i in range(steps):
@@ -448,15 +449,8 @@ def test_a_run_with_kernels_is_the_run_without(make_ops, name, lead, dtype):
     results = []
     for ops in (Ops(np), make_ops()):
         values = []
-        step = make_step(
-            network,
-            losses.get("softmax_cross_entropy"),
-            optimizer,
-            ops,
-            dtype=dtype,
-            l2=0.01,
-            seed=2,
-        )
+        loss = losses.get("softmax_cross_entropy")
+        step = make_step(Run(network, loss, optimizer, 16, dtype, l2=0.01, seed=2), ops)
         own, state = params.copy(), optimizer.init(params, xp=np)
         for i in range(25):
             index = np.arange(i, i + (16 if i % 4 else 5)) % 40
@@ -520,7 +514,7 @@ def test_prediction_with_kernels_follows_new_parameters_in_the_same_memory(make_
 
 
 def test_libraries_without_kernels_run_the_definitions(xp_device):
-    ops = bind(xp_device.xp)
+    ops = backend_of(xp_device.xp).operations()
     if not ops:
         assert ops[dense].func is dense
         assert ops[dense].keywords == {"xp": xp_device.xp}
@@ -544,7 +538,8 @@ def test_libraries_without_kernels_run_the_definitions(xp_device):
 )
 def test_numba_is_for_runs_that_save_more_than_it_takes_to_load(dropout, loss, n_steps, worth):
     network = mlp(2, [4], 2, dropout=dropout)
-    assert worth_loading(network, losses.get(loss), 400, n_steps) == worth
+    run = Run(network, losses.get(loss), optimizers.adam(0.01), 400, np.dtype("float32"))
+    assert backend_of(np).repays_loading(run, n_steps) == worth
 
 
 # The hot path: allocations
@@ -564,7 +559,7 @@ def assert_allocates_nothing_large(ops, rule, size=512):
     network = mlp(64, [size, size], 10)
     data = problem("float32", N=1024, D=64, K=10)
     params = np.random.default_rng(1).normal(0, 0.1, layout(network).size).astype("float32")
-    step = make_step(network, losses.get("softmax_cross_entropy"), rule, ops, dtype=params.dtype)
+    step = make_step(Run(network, losses.get("softmax_cross_entropy"), rule, 16, params.dtype), ops)
     state, index = rule.init(params, xp=np), np.arange(size)
     for _ in range(2):
         params, state, _ = step(params, state, data, index)
@@ -660,7 +655,7 @@ def test_moments_on_torch_are_never_denormal(monkeypatch, dtype, large):
     from nnaccel.kernels import torch as kernels_of_torch
 
     monkeypatch.setattr(kernels_of_torch, "LARGE", 0 if large else math.inf)
-    assert_dies_out(bind(xp), torch.asarray, dtype)
+    assert_dies_out(backend_of(xp).operations(), torch.asarray, dtype)
 
 
 def assert_nothing_faint(values):

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nnaccel.kernels.backend import bind
+from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import activations, losses
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.network import (
@@ -38,7 +38,7 @@ CROSS_ENTROPY = losses.get("binary_cross_entropy")
 
 @pytest.fixture(params=["definitions", "kernels"])
 def ops(request):
-    return Ops(np) if request.param == "definitions" else bind(np)
+    return Ops(np) if request.param == "definitions" else backend_of(np).operations()
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from conftest import named
 from test_kernels import assert_allocates_nothing_large
 
 from nnaccel.devices.device import select, to_host
-from nnaccel.kernels.backend import arithmetic, bind, fused_epoch
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import FusedEpoch, Run
 from nnaccel.maths import layers, losses, optimizers
 from nnaccel.maths.activations import Activation, get
 from nnaccel.maths.layers.dense import dense, dense_vjp
@@ -208,7 +209,7 @@ def test_the_names_of_precisions():
 
 def test_there_are_no_operations_in_another_precision():
     with pytest.raises(ValueError, match="precision must be one of float32, tf32, bf16, got 'fp8'"):
-        bind(np, precision="fp8")
+        backend_of(np).operations("fp8")
 
 
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch", "jax"])
@@ -257,9 +258,9 @@ def operations(xp):
             },
         ),
     )
-    yield "kernels", lambda precision: bind(xp, fast=False, precision=precision)
+    yield "kernels", lambda precision: backend_of(xp, "numpy").operations(precision)
     if find_spec("numba"):
-        yield "fast kernels", lambda precision: bind(xp, precision=precision)
+        yield "fast kernels", lambda precision: backend_of(xp).operations(precision)
 
 
 SHAPES = [((7, 5), (5, 3)), ((1, 1), (1, 1)), ((0, 5), (5, 3)), ((200, 64), (64, 100)),
@@ -316,7 +317,7 @@ def test_gradients_multiply_rounded_operands(xp_device, precision, shapes):
 def test_kernels_of_each_precision_have_the_parameters_of_the_definition(xp):
     library = {"numpy": "cpu", "torch": "torch", "jax.numpy": "jax"}[xp]
     for precision in PRECISIONS:
-        ops = bind(named(library).xp, precision=precision)
+        ops = backend_of(named(library).xp).operations(precision)
         for f in (dense, dense_vjp):
             names = [n for n in inspect.signature(f).parameters if n not in ("xp", "precision")]
             assert list(inspect.signature(ops[f]).parameters) == names
@@ -384,7 +385,7 @@ def gradient(network, library, precision):
     """Of the loss at the initial parameters, float64 on the host."""
     device, loss = named(library), losses.get("softmax_cross_entropy")
     start, (X, Y) = device.asarray(initialize(network), "float32"), examples(network)
-    ops = bind(device.xp, precision=precision)
+    ops = backend_of(device.xp).operations(precision)
     data = device.asarray(X), device.asarray(Y)
     return to_host(value_and_grad(network, loss, start, *data, ops=ops)[1]).astype(np.float64)
 
@@ -412,7 +413,9 @@ def test_libraries_agree_in_every_precision(network, precision):
 @NUMBA
 @EACH
 def test_numpy_with_and_without_numba_is_one_run(precision):
-    rows = [run(SMALL, fast=fast, precision=precision, epochs=1)[0] for fast in (True, False)]
+    rows = [
+        run(SMALL, kernels=kernels, precision=precision, epochs=1)[0] for kernels in (True, "numpy")
+    ]
     tolerance = {"float32": 1e-6, "tf32": 1e-5, "bf16": 1e-4}[precision]
     assert difference(*rows) < tolerance
 
@@ -447,10 +450,11 @@ def test_train_checks_the_precision_at_once(precision):
         train(SMALL, X.astype(np.float64), Y, loss="softmax_cross_entropy", precision=precision)
 
 
-@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=NUMBA)])
+@pytest.mark.parametrize("kernels", ["numpy", pytest.param(True, marks=NUMBA)])
 @LOWER
-def test_a_step_allocates_nothing_large_once_it_is_warm(fast, precision):
-    assert_allocates_nothing_large(bind(np, fast=fast, precision=precision), optimizers.adam(1e-3))
+def test_a_step_allocates_nothing_large_once_it_is_warm(kernels, precision):
+    ops = backend_of(np, kernels).operations(precision)
+    assert_allocates_nothing_large(ops, optimizers.adam(1e-3))
 
 
 @pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
@@ -458,19 +462,22 @@ def test_a_step_allocates_nothing_large_once_it_is_warm(fast, precision):
 def test_cupy_is_told_the_precision(monkeypatch, precision):
     """Its kernels are, those of graphs too; the epoch in one launch, which multiplies by itself,
     steps aside."""
-    network, loss, rule = mlp(6, [8], 3), losses.get("softmax_cross_entropy"), optimizers.adam(1e-3)
+    loss, rule = losses.get("softmax_cross_entropy"), optimizers.adam(1e-3)
+    run = Run(mlp(6, [8], 3), loss, rule, 16, np.dtype("float32"), precision=precision)
     small, graphs = cuda_on_host.small_on_host(), cuda_on_host.graphs_on_host()
-    asked, spaces = [], []
-    monkeypatch.setattr(small, "epoch_of", lambda *args, **options: asked.append(args))
-    monkeypatch.setattr(graphs, "epoch_of", lambda *args, **options: spaces.append(args[3]))
+    spaces, Workspace = [], graphs.Workspace
+    monkeypatch.setattr(
+        graphs, "Workspace", lambda *args: spaces.append(Workspace(*args)) or spaces[-1]
+    )
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.small_network", small)
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.graphs", graphs)
     xp = ModuleType("array_api_compat.cupy")
     xp.__dict__.update({k: v for k, v in vars(select("cpu").xp).items() if k[:2] != "__"})
-    ops = bind(xp, precision=precision)
-    fused_epoch(network, loss, rule, ops, 16, precision=precision)
-    assert bool(asked) == (precision == "float32")
+    backend = backend_of(xp)
+    ops = backend.operations(precision)
+    one_launch, *_ = backend.fused_epochs(run, ops)
+    assert isinstance(one_launch, FusedEpoch) == (precision == "float32")
     rng = np.random.default_rng(0)
     X, W = (rng.standard_normal(shape).astype(np.float32) for shape in ((70, 60), (60, 40)))
     for kernels in (ops, spaces[0].kernels()):
@@ -587,13 +594,13 @@ def test_threads_that_want_another_setting_of_torch_wait_for_it():
         before, seen, entered, go = torch_state(), [], threading.Event(), threading.Event()
 
         def first():
-            with arithmetic(named("torch:cpu").xp, "tf32")():
+            with backend_of(named("torch:cpu").xp).ieee_products("tf32"):
                 entered.set()
                 go.wait(10)
                 seen.append(("tf32", torch_setting()))
 
         def others(precision):
-            with arithmetic(named("torch:cpu").xp, precision)():
+            with backend_of(named("torch:cpu").xp).ieee_products(precision):
                 seen.append((precision, torch_setting()))
 
         threads = [threading.Thread(target=first)]
@@ -615,7 +622,7 @@ def test_within_a_run_torch_stays_as_it_is():
     """As when a metric asks a model for predictions: it does not wait for itself."""
     with torch_set(None):
         xp = named("torch:cpu").xp
-        with arithmetic(xp, "tf32")(), arithmetic(xp)():
+        with backend_of(xp).ieee_products("tf32"), backend_of(xp).ieee_products("float32"):
             assert torch_setting() == "tf32"
 
 
@@ -671,8 +678,8 @@ def test_how_precise_a_device_is(library, precision):
     X, W = rng.standard_normal((2, 512, 512)).astype(np.float32)
     whole, args = X.astype(np.float64) @ W, (X, W, np.zeros((1, 512), np.float32))
     with torch_set("high") if library.startswith("torch") else nullcontext():
-        ops = bind(device.xp, precision=precision)
-        with device.context(), arithmetic(device.xp, precision)():
+        ops = backend_of(device.xp).operations(precision)
+        with device.context(), backend_of(device.xp).ieee_products(precision):
             A = to_host(ops[dense](*map(device.asarray, args), get("identity"))[1])
     error = np.abs(A - whole).max() / np.abs(whole).max()
     lowest, highest = {
@@ -688,13 +695,12 @@ def dots(precision, platform, context=nullcontext):
     jax = pytest.importorskip("jax")
     xp = named("jax:cpu").xp
     network, rule = LARGE, optimizers.adam(1e-3)
-    ops = bind(xp, precision=precision)
+    ops = backend_of(xp).operations(precision)
     params = xp.asarray(initialize(network), dtype=xp.float32)
     X, Y = examples(network)
     data = Data(xp.asarray(X), xp.asarray(Y))
-    step = make_step(
-        network, losses.get("softmax_cross_entropy"), rule, ops, dtype=xp.dtype("float32")
-    )
+    loss = losses.get("softmax_cross_entropy")
+    step = make_step(Run(network, loss, rule, 32, xp.dtype("float32")), ops)
     traced = jax.jit(step).trace(params, rule.init(params, xp=xp), data, xp.arange(32))
     with context():
         text = traced.lower(lowering_platforms=(platform,)).as_text()

@@ -12,11 +12,8 @@ from nnaccel.devices.device import (
     prepare,
     select,
 )
-from nnaccel.tabular.model import (
-    Fit,
-    Model,
-    scores_of,
-)
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model, scores_of
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import (
     Examples,

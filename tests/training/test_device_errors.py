@@ -137,7 +137,7 @@ def test_prediction_says_it_too(monkeypatch):
     def exhausted(*args, **kwargs):
         raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
 
-    monkeypatch.setattr(prediction, "forward", exhausted)
+    monkeypatch.setattr(prediction, "rows_of", exhausted)
     with pytest.raises(MemoryError, match="fewer rows at a time, or another device$"):
         predict(NETWORK, initialize(NETWORK), examples()[0])
 
@@ -145,7 +145,8 @@ def test_prediction_says_it_too(monkeypatch):
 def test_estimators_say_it_too(monkeypatch):
     pytest.importorskip("sklearn")
     from nnaccel import MLPRegressor
-    from nnaccel.estimators import multilayer_perceptron
+    from nnaccel.estimators import lbfgs_fit
+    from nnaccel.training import prediction
 
     X, Y = examples(100)
     fitted = MLPRegressor(hidden_layer_sizes=(8,), solver="lbfgs", max_iter=500, tol=1.0).fit(
@@ -155,8 +156,8 @@ def test_estimators_say_it_too(monkeypatch):
     def exhausted(*args, **kwargs):
         raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
 
-    monkeypatch.setattr(multilayer_perceptron, "rows_of", exhausted)
-    monkeypatch.setattr(multilayer_perceptron, "value_and_grad", exhausted)
+    monkeypatch.setattr(prediction, "rows_of", exhausted)
+    monkeypatch.setattr(lbfgs_fit, "value_and_grad", exhausted)
     with pytest.raises(MemoryError, match="^not enough memory on 'cpu'"):
         fitted.predict(X)
     with pytest.raises(MemoryError, match="^not enough memory on 'cpu'"):

@@ -24,14 +24,13 @@ from array_api_compat import numpy as host
 from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.kernels.cuda.workspace import Workspace, is_on_device, kernel, line
+from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import by_batch
 from nnaccel.kernels.epoch import on_epoch_start, step_of
 from nnaccel.kernels.optimizer_trace import Count, updates_of
-from nnaccel.maths.losses import Loss
-from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import Network, Slot, has_random_layers, layout, leaves, views
-from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
@@ -222,41 +221,28 @@ def kernel_supports(params: Array, state: State, order: Array) -> bool:
     )
 
 
-def epoch_of(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    space: Workspace,
-    batch_size: int,
-    *,
-    xp: Namespace,
-    l2: float,
-    metric: Metric | None,
-    seed: int,
-    count: Count,
-) -> Callable[..., tuple[Array, State, Array] | None]:
-    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
+    """The epoch of a run as replays of CUDA graphs.
 
-    It returns None, having done nothing, for several networks, for types that the kernels do not
-    know, and where `updates_of` does. Where a step cannot be captured it takes the steps one by
-    one.   space: for this epoch alone.   count: of the run.
+    It refuses several networks, types that the kernels do not know, and what `updates_of` refuses.
+    Where a step cannot be captured it takes the steps one by one.   count: of the run.
     """
+    network, batch_size, metric, seed = run.network, run.batch_size, run.metric, run.seed
+    space = Workspace(xp, run.precision)
     whole, K, random = layout(network), network.n_outputs, has_random_layers(network)
     ops = Ops(xp, space.kernels())
-    one_step = step_of(network, loss, ops=ops, l2=l2)
+    one_step = step_of(network, run.loss, ops=ops, l2=run.l2)
     graphs, places_of = Graphs(space), cache(StepSlots)
 
-    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+    def epoch_of_graphs(params: Array, state: State, data: Any, order: Array) -> Any:
         if not kernel_supports(params, state, order):
-            return None
+            raise NotSupported("the kernels do not take arrays of these types, or several networks")
         N, dtype = order.shape[0], params.dtype
         batch = min(batch_size, N)
         n_steps, n_full, rest = -(-N // batch), N // batch, N % batch
         before = count.of(state.step)
         now = State(before, state.slots)
-        asked = updates_of(optimizer, params, now, n_steps, whole.n_weights, xp=host)
-        if asked is None:
-            return None
+        asked = updates_of(run.optimizer, params, now, n_steps, whole.n_weights, xp=host)
         ops[views](params, whole)  # a graph does not say whose epoch it is
         ops[on_epoch_start](params)
 
@@ -277,7 +263,7 @@ def epoch_of(
         losses = cupy.empty((n_steps,), dtype)
         places.begin(table, order, losses, logits, int(before))
 
-        def run(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
+        def replay(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
             """n steps of B examples."""
 
             def step(arrays: list[Array]) -> list[Array]:
@@ -292,9 +278,9 @@ def epoch_of(
 
         arrays, means, some = [params, *state.slots], [], steps_per_graph(network, batch, n_full)
         for first, last in bounds(n_steps, kept):
-            arrays = run(arrays, batch, min(last, n_full) - first, some)
+            arrays = replay(arrays, batch, min(last, n_full) - first, some)
             if last > n_full:
-                arrays = run(arrays, rest, 1, 1)
+                arrays = replay(arrays, rest, 1, 1)
             if logits is not None and metric is not None:
                 index = order[first * batch : last * batch]
                 Z = xp.reshape(logits, (-1, K))[: index.shape[0]]
@@ -305,4 +291,4 @@ def epoch_of(
         records = xp.stack([losses, xp.concat(means)], axis=1) if means else losses
         return params, state, records
 
-    return epoch
+    return FusedEpoch("CUDA graphs", epoch_of_graphs)

@@ -7,7 +7,6 @@ each other, one a multiprocessor. This module decides which networks fit, and ho
 block share out the work; none of its figures has been measured on a GPU yet.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,13 +16,12 @@ from array_api_compat import numpy as host
 
 from nnaccel.kernels.cuda.signatures import LANES, TYPES
 from nnaccel.kernels.cuda.workspace import is_on_device, kernel
+from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import CROSS_ENTROPY, Plan, by_batch, plan_of, scalars_of
-from nnaccel.kernels.optimizer_trace import Count, rules_of
-from nnaccel.maths.losses import Loss
-from nnaccel.maths.metrics import Metric
+from nnaccel.kernels.optimizer_trace import Count, check_adam, rules_of
 from nnaccel.maths.minibatch import bounds
-from nnaccel.maths.network import Network, layout
-from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.network import layout
+from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array, Namespace
 
 # The activations of `with_activation` in `kernels.cu`, by their numbers: those that need no Z.
@@ -149,34 +147,27 @@ def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: A
     )
 
 
-def epoch_of(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int,
-    *,
-    xp: Namespace,
-    l2: float,
-    metric: Metric | None,
-) -> Callable[..., tuple[Array, State, Array] | None] | None:
-    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
+    """The epoch of a run in one launch; NotSupported for layers, activations and losses that are
+    not known, and for too much work.
 
-    None for layers, activations and losses that are not known, and for too much work. The epoch
-    itself returns None, having done nothing, for what does not fit into shared memory, and for
-    other optimizers and types. params: (P,), or (K, P) for K networks.
+    The epoch itself refuses what does not fit into shared memory, and other types. params: (P,), or
+    (K, P) for K networks.
     """
-    plan = plan_of(network, loss, ACTIVATIONS)
-    if plan is None or work(plan.sizes, batch_size) > MOST:
-        return None
+    network, batch_size = run.network, run.batch_size
+    plan = plan_of(run, ACTIVATIONS)
+    check_adam(run)
+    if work(plan.sizes, batch_size) > MOST:
+        raise NotSupported("a step is too much work for one multiprocessor")
     sizes, size, n_weights = plan.sizes, layout(network).size, layout(network).n_weights
     codes = [ACTIVATIONS.index(name) for name in plan.activations]
     targets = 1 if plan.loss == CROSS_ENTROPY else sizes[-1]
     on_device: dict[Any, Any] = {}  # the plan, uploaded for the first epoch
     count = Count()
 
-    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+    def epoch_in_one_launch(params: Array, state: State, data: Any, order: Array) -> Any:
         if not kernel_supports(plan, params, state, data, order):
-            return None
+            raise NotSupported("the kernel does not read arrays of these types")
         (X, Y, weights), N, dtype = data, order.shape[0], params.dtype
         batch = min(batch_size, N)
         shape = geometry(sizes, batch, dtype.itemsize)
@@ -186,13 +177,13 @@ def epoch_of(
             if places.nbytes <= limit:
                 break
         else:
-            return None
+            raise NotSupported("a step does not fit into shared memory")
         nbytes = places.nbytes
         n_steps = len(bounds(N, batch))
         now = State(count.of(state.step), state.slots)
-        rules = rules_of(optimizer, params, now, n_steps, n_weights, xp=host)
-        if rules is None or not rules.epsilon:  # numbers that only fill gaps would be 0 / 0
-            return None
+        rules = rules_of(run.optimizer, params, now, n_steps, n_weights, xp=host)
+        if not rules.epsilon:  # numbers that only fill gaps would be 0 / 0
+            raise NotSupported("Adam's epsilon is 0")
         K = 1 if params.ndim == 1 else params.shape[0]
         moments: Any = 0
         if nbytes + places.moments <= limit:
@@ -205,7 +196,7 @@ def epoch_of(
                 cupy.asarray(plan.parameters, dtype),
             )
         values = cupy.empty((n_steps, K), dtype)
-        Z: Any = 0 if metric is None else cupy.empty((K, N, sizes[-1]), dtype)
+        Z: Any = 0 if run.metric is None else cupy.empty((K, N, sizes[-1]), dtype)
         numbers = cupy.asarray(Y, dtype, order="C")  # of classes too: floating, exact to 2^24
         before = (
             *(params, *state.slots, size, *on_device[shape, dtype, halves], len(codes)),
@@ -214,23 +205,23 @@ def epoch_of(
         )
         after = (
             cupy.asarray(scalars_of(rules, n_steps, dtype)),
-            *(float(rules.beta_1), float(rules.beta_2), float(l2), plan.loss, values, Z),
+            *(float(rules.beta_1), float(rules.beta_2), float(run.l2), plan.loss, values, Z),
             *(moments, places.room, places.n_weights, halves),
             *(shape.columns, shape.width, shape.sharing),
         )
-        run = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
+        launch = kernel("small_epoch", TYPES[dtype.name], str(shape.V))
         if nbytes > WITHOUT_ASKING:
-            run.max_dynamic_shared_size_bytes = nbytes
+            launch.max_dynamic_shared_size_bytes = nbytes
         for begin, end in bounds(n_steps, STEPS):
             args = (*before, begin, end - begin, *after)
-            run((K,), (shape.threads,), args, shared_mem=nbytes)
+            launch((K,), (shape.threads,), args, shared_mem=nbytes)
         state = State(count.after(state.step, n_steps), state.slots)
         records = values if params.ndim == 2 else values[:, 0]
-        if metric is None:
+        if run.metric is None:
             return params, state, records
         weights = None if weights is None else xp.take(weights, order, axis=0)
         logits = Z if params.ndim == 2 else Z[0]
-        means = by_batch(metric, logits, xp.take(Y, order, axis=0), weights, batch, xp=xp)
+        means = by_batch(run.metric, logits, xp.take(Y, order, axis=0), weights, batch, xp=xp)
         return params, state, xp.stack([records, means.T], axis=1)
 
-    return epoch
+    return FusedEpoch("CUDA, one launch an epoch", epoch_in_one_launch)

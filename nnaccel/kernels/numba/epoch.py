@@ -17,14 +17,16 @@ scale 1 / (1 - rate) is a factor of the products with it: so A is a value of g, 
 computed. Backpropagation draws the same numbers once more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from array_api_compat import numpy as host
 
+from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import (
     BINARY_CROSS_ENTROPY,
     CROSS_ENTROPY,
@@ -40,15 +42,13 @@ from nnaccel.kernels.numba.exp_log import exp, log
 from nnaccel.kernels.numba.gather import NARROW, columns, rows
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.kernels.numba.thread_team import barrier_wait, run_parallel
-from nnaccel.kernels.numpy.blas_threads import one_thread, threads_for
-from nnaccel.kernels.optimizer_trace import rules_of
+from nnaccel.kernels.numpy.blas_threads import blas_name, blas_threads, one_thread, threads_for
+from nnaccel.kernels.optimizer_trace import check_adam, rules_of
 from nnaccel.maths import minibatch
-from nnaccel.maths.losses import Loss
-from nnaccel.maths.metrics import Metric
-from nnaccel.maths.network import Network, layout
-from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.network import layout
+from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import BITS, FACTORS, GOLDEN, Key, mixed
-from nnaccel.typing import Array, Namespace
+from nnaccel.typing import Array
 
 VECTOR = 16  # numbers of float32, in the widest processors
 ALL = 2**BITS  # the threshold below which every draw is
@@ -68,26 +68,15 @@ ACTIVATIONS = {
 }
 
 
-def epoch_of(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int,
-    *,
-    xp: Namespace,
-    l2: float,
-    metric: Metric | None,
-    seed: int = 0,
-) -> Callable[..., tuple[Array, State, Array] | None] | None:
-    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
+def compiled_epoch(run: Run) -> FusedEpoch:
+    """The epoch of a run in compiled code; NotSupported for other layers, activations and losses.
 
-    None where there is no such code: for other layers, activations and losses. The epoch itself
-    returns None, having done nothing, for other optimizers and types, and for large networks where
-    the BLAS cannot be limited to one thread.   seed: of dropout.
+    The epoch itself refuses other types, and large networks where the BLAS cannot be limited to
+    one thread.
     """
-    known = plan_of(network, loss, ACTIVATIONS, dropout=True)
-    if known is None:
-        return None
+    network, batch_size = run.network, run.batch_size
+    known = plan_of(run, ACTIVATIONS, dropout=True)
+    check_adam(run)
     codes = [ACTIVATIONS[name] for name in known.activations]
     n_weights = layout(network).n_weights
     sizes = np.array(known.sizes)
@@ -108,20 +97,18 @@ def epoch_of(
         plan = sizes, at, np.array(codes), slopes, thresholds, scales
         return plan, space, np.finfo(dtype).tiny
 
-    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+    def epoch_by_numba(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
         dtype = params.dtype
         if dtype.char not in "fd" or X.dtype not in (dtype, np.uint8):  # float32 and float64
-            return None
+            raise NotSupported(f"it has no code for {X.dtype} inputs and {dtype} parameters")
         N = order.shape[0]
         n_steps = minibatch.n_steps(N, batch_size, epochs=1)
-        rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
-        if rules is None:
-            return None
+        rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
         plan, space, tiny = made_for(dtype)
         scalars = scalars_of(rules, n_steps, dtype)
         betas = np.array([rules.beta_1, rules.beta_2], dtype)
-        keys = keys_of(known, seed, state.step, n_steps)
+        keys = keys_of(known, run.seed, state.step, n_steps)
         # Compiling takes seconds for each combination of types, so a dtype has two, the second for
         # images of bytes: what is not there is an empty array.
         labels, targets = (Y, ()) if Y.ndim == 1 else (np.empty(0), Y)
@@ -135,28 +122,31 @@ def epoch_of(
         records = []
         with one_thread() if members > 1 else nullcontext(1) as threads:
             if not threads:
-                return None  # each member would have as many threads of the BLAS again
+                # Each member would have as many threads of the BLAS again.
+                raise NotSupported("threadpoolctl, which limits the threads of the BLAS, is absent")
             size = min(threads, members)
-            for steps in calls(known, batch_size, n_steps, metric is not None):
+            for steps in calls(known, batch_size, n_steps, run.metric is not None):
                 index = fixed(
                     order[steps.start * batch_size : steps.stop * batch_size], np.int64, 1
                 )
                 values = np.zeros((size, len(steps)), dtype)
-                Z = np.empty((0 if metric is None else len(index), known.sizes[-1]), dtype)
+                Z = np.empty((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
                 run_parallel(
                     train, size, params, *state.slots, *inputs, index, batch_size, *plan,
                     known.loss, scalars[steps.start : steps.stop], keys[steps.start : steps.stop],
-                    betas, dtype.type(l2), tiny, space, values, Z,
+                    betas, dtype.type(run.l2), tiny, space, values, Z,
                 )  # fmt: skip
                 values = values.sum(0)
-                if metric is not None:
+                if run.metric is not None:
                     shares = None if weights is None else weights[index]
-                    means = by_batch(metric, Z, Y[index], shares, batch_size, xp=xp)
+                    means = by_batch(run.metric, Z, Y[index], shares, batch_size, xp=host)
                     values = np.stack([values, means], axis=1)
                 records.append(values)
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
 
-    return epoch
+    threads = min(members, blas_threads())
+    threads = "1 thread" if threads == 1 else f"{threads} threads"
+    return FusedEpoch(f"Numba, {threads}, products by {blas_name()}", epoch_by_numba)
 
 
 def keys_of(plan: Plan, seed: int, step: Array, n_steps: int) -> Array:

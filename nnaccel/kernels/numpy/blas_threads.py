@@ -9,8 +9,8 @@ made by threadpoolctl where that is installed, for as long as an epoch lasts.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -33,11 +33,6 @@ def threads_for(network: Network, batch_size: int) -> int:
 def one_is_enough(network: Network, batch_size: int) -> bool:
     """Whether all products of a step are small."""
     return threads_for(network, batch_size) == 1
-
-
-def limit_of(network: Network, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
-    """What gives the context of an epoch: one BLAS thread where all products are small."""
-    return one_thread if one_is_enough(network, batch_size) else nullcontext
 
 
 @contextmanager
@@ -64,6 +59,25 @@ def one_thread() -> Iterator[int]:
             yield threads
     finally:
         _LIMITING.release()
+
+
+def blas_threads() -> int:
+    """How many threads the BLAS takes now; 1 where that is not known."""
+    controller = _controller()
+    if controller is None:
+        return 1
+    libraries = controller.select(user_api="blas").lib_controllers
+    return min((library.num_threads for library in libraries), default=1)
+
+
+def blas_name() -> str:
+    """The name of the BLAS, such as OpenBLAS, where threadpoolctl knows it."""
+    controller = _controller()
+    if controller is None:
+        return "the BLAS"
+    found = {str(lib.internal_api) for lib in controller.select(user_api="blas").lib_controllers}
+    names = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}
+    return " and ".join(names.get(name, name) for name in sorted(found)) or "the BLAS"
 
 
 def _controller() -> Any:

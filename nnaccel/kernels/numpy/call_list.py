@@ -18,7 +18,9 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+from array_api_compat import numpy as host
 
+from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import (
     BINARY_CROSS_ENTROPY,
     CROSS_ENTROPY,
@@ -28,12 +30,12 @@ from nnaccel.kernels.dense_plan import (
     plan_of,
     scalars_of,
 )
+from nnaccel.kernels.numpy.blas_threads import one_is_enough
 from nnaccel.kernels.numpy.workspace import constant, faintest_of
-from nnaccel.kernels.optimizer_trace import rules_of
-from nnaccel.maths.losses import Loss
+from nnaccel.kernels.optimizer_trace import check_adam, rules_of
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.network import Network, layout, views
-from nnaccel.maths.optimizers import Optimizer, State
+from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array, Namespace
 
 # Parameters, and half the numbers of a minibatch, up to which all this is faster than a step at a
@@ -48,24 +50,12 @@ FEW = 12  # classes, up to which a product that repeats their sum is faster than
 Calls = list[tuple[Callable[..., Any], tuple[Any, ...]]]  # functions and their arguments
 
 
-def epoch_of(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int,
-    *,
-    xp: Namespace,
-    l2: float,
-    metric: Metric | None,
-) -> Callable[..., tuple[Array, State, Array] | None] | None:
-    """The epoch (params, state, data, order) -> (params, state, records), as of `compile_epoch`.
-
-    None where there is none: for other layers, activations and losses, and where it would not pay.
-    The epoch itself returns None, having done nothing, for other optimizers and types.
-    """
-    plan = plan_for(network, loss, batch_size)
-    if plan is None:
-        return None
+def call_list_epoch(run: Run) -> FusedEpoch:
+    """The epoch of a run as lists of calls; NotSupported for other layers, activations and losses,
+    and where it would not pay. The epoch itself refuses other types."""
+    network, batch_size = run.network, run.batch_size
+    plan = plan_for(run)
+    check_adam(run)
     K, n_weights = plan.sizes[-1], layout(network).n_weights
 
     @lru_cache(maxsize=1)
@@ -74,19 +64,17 @@ def epoch_of(
 
     @lru_cache(maxsize=2)  # for full batches, and for a last, shorter one
     def steps_of(vectors: Vectors, B: int, *options: Any) -> Steps:
-        return Steps(plan, vectors, B, l2, metric, *options)
+        return Steps(plan, vectors, B, run.l2, run.metric, *options)
 
-    def epoch(params: Array, state: State, data: Any, order: Array) -> Any:
+    def epoch_by_call_list(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
         if params.dtype not in (np.float32, np.float64):
-            return None
+            raise NotSupported(f"it has no {params.dtype} parameters")
         if Y.shape[1:] != (K,) and not (plan.loss == CROSS_ENTROPY and Y.ndim == 1):
-            return None
+            raise NotSupported(f"it has no targets of shape {Y.shape}")
         n_full, rest = divmod(order.shape[0], batch_size)
         n_steps = n_full + bool(rest)
-        rules = rules_of(optimizer, params, state, n_steps, n_weights, xp=xp)
-        if rules is None:
-            return None
+        rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
         scalars = scalars_of(rules, n_steps, params.dtype)
         if rules.shrink is not None:
             scalars[:, 2] = rules.shrink  # of which 1 - shrink has lost digits
@@ -100,18 +88,21 @@ def epoch_of(
             steps = steps_of(vectors, B, *options)
             n = min(steps.most, n_full - done) if done < n_full else 1
             index = order[done * batch_size :][: n * B]
-            records.append(steps.run(data, index, scalars[done : done + n], Y.dtype, xp=xp))
+            records.append(steps.run(data, index, scalars[done : done + n], Y.dtype, xp=host))
             done += n
         vectors.write(params, state)
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
 
-    return epoch
+    return FusedEpoch("NumPy, a list of calls", epoch_by_call_list)
 
 
-def plan_for(network: Network, loss: Loss, batch_size: int) -> Plan | None:
-    """The plan of a network that is small enough; None for any other."""
-    small = layout(network).size + batch_size * network.n_inputs / 2 <= MOST
-    return plan_of(network, loss, ACTIVATIONS) if small else None
+def plan_for(run: Run) -> Plan:
+    """The plan of a run that is small enough; NotSupported for any other."""
+    if not one_is_enough(run.network, run.batch_size):
+        raise NotSupported("its products are large enough for several threads")
+    if layout(run.network).size + run.batch_size * run.network.n_inputs / 2 > MOST:
+        raise NotSupported("the network or its minibatch is too large")
+    return plan_of(run, ACTIVATIONS)
 
 
 class Vectors:

@@ -15,8 +15,9 @@ pytest.importorskip("pytest_benchmark")
 from bench.shared import script
 from bench.shared.report import ROOT
 from bench.suites import race, tables
-from bench.suites.kernel_sets import KERNEL_SETS, options_of
+from bench.suites.kernel_sets import KERNEL_SETS, backend_for
 from nnaccel.devices.device import select
+from nnaccel.kernels.definition import NotSupported
 from nnaccel.training.benchmark import SHAPES, Shape, Trainer, examples
 
 TINY = Shape((8, 16, 4), 16)
@@ -116,8 +117,10 @@ def test_a_kernel_set_trains_as_the_definition_does(name):
     device = library_of(name)
     X, Y, order = examples(TINY)
     order = order[: 64 * TINY.batch]
-    ours = Trainer(TINY, X, Y, device, **options_of(name))
-    numpy = Trainer(TINY, X, Y, select("cpu"), **options_of("numpy definition"))
+    ours, numpy = (
+        Trainer(TINY, X, Y, where, backend=backend_for(where.xp, kernels))
+        for where, kernels in ((device, name), (select("cpu"), "numpy definition"))
+    )
     losses = np.stack([ours.epoch(order) for _ in range(3)])
     np.testing.assert_allclose(losses, [numpy.epoch(order) for _ in range(3)], rtol=1e-3)
     assert losses[-1].mean() < losses[0].mean()
@@ -126,8 +129,9 @@ def test_a_kernel_set_trains_as_the_definition_does(name):
 def test_a_set_that_cannot_do_a_network_says_so():
     shape = SHAPES[-1]
     X, Y = np.zeros((1, 1024), np.float32), np.zeros(1, np.int64)
-    with pytest.raises(NotImplementedError, match="numpy call list cannot do"):
-        Trainer(shape, X, Y, select("cpu"), **options_of("numpy call list"))
+    device = select("cpu")
+    with pytest.raises(NotSupported):
+        Trainer(shape, X, Y, device, backend=backend_for(device.xp, "numpy call list"))
 
 
 def test_pytest_shows_one_work_and_its_rates(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import cuda_on_host
@@ -20,16 +21,18 @@ from test_epoch import (
     OPTIMIZERS,
     OTHER_OPTIMIZERS,
     assert_same_run,
+    compiled_on,
     examples,
     members,
+    or_none,
     simple,
     trained,
 )
 
 from nnaccel.devices.device import to_host
-from nnaccel.kernels.backend import bind, fused_epoch
-from nnaccel.kernels.compile import compile_epoch
+from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.cuda.signatures import expressions
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
 from nnaccel.maths.layers.dense import dense
@@ -219,8 +222,8 @@ def test_a_training_step_is_fifteen_launches(xp, cupy, device):
     params = device(initialize(network).astype(np.float32))
     optimizer = optimizers.adam(0.001)
     state = optimizer.init(params, xp=np)._replace(step=np.zeros((), np.int32))
-    loss = losses.get("softmax_cross_entropy")
-    epoch = fused_epoch(network, loss, optimizer, bind(xp), 125)
+    problem = simple(network, optimizer, data, batch_size=125)
+    epoch = problem.fused_on(backend_of(xp))
     order = device(rng.permutation(500))
     params, state, _ = epoch(params, state, data, order)
     before, OnDevice.operations = cupy.launches, 0
@@ -238,9 +241,7 @@ def test_an_epoch_does_not_wait_for_the_device(xp, device, optimizer):
     data = Data(*map(device, examples(weighted=True)))
     problem = simple(optimizer=optimizer, data=data, l2=0.1)
     expected = trained(problem.steps(), problem._replace(data=examples(weighted=True)))
-    epoch = fused_epoch(
-        problem.network, problem.loss, problem.optimizer, bind(xp), problem.batch_size, l2=0.1
-    )
+    epoch = problem.fused_on(backend_of(xp))
     params, state = problem.start
     start = device(params), state._replace(slots=tuple(map(device, state.slots)))
     params, state, records = trained(epoch, problem, start=start)
@@ -266,7 +267,7 @@ class Counter:
 @HOST
 def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
     problem = simple()
-    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    epoch = problem.fused_on(backend_of(xp))
     params, state = problem.start
     state = state._replace(step=Counter(7))
     for _ in range(3):
@@ -278,7 +279,7 @@ def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
 
 @HOST
 @pytest.mark.parametrize("lead", [None, 3])
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
     xp, cupy, device, metric, lead, monkeypatch
 ):
@@ -287,8 +288,7 @@ def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
     host = examples(N=100, weighted=True)
     problem = simple(data=host, l2=0.1, metric=metric)
     expected = trained(problem.steps(), problem, start=lead and members(problem, lead))
-    options = {"l2": 0.1, "metric": metric}
-    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16, **options)
+    epoch = problem.fused_on(backend_of(xp))
     params, state = problem.start if lead is None else members(problem, lead)
     start = device(params), state._replace(slots=tuple(map(device, state.slots)))
     there = problem._replace(data=Data(*map(device, host)))
@@ -301,13 +301,12 @@ def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
 
 @HOST
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 def test_an_epoch_is_its_steps_by_the_definitions(xp, network, metric):
     problem = simple(
         network, dtype="float64", data=examples(dtype="float64", weighted=True), metric=metric
     )._replace(l2=0.01)
-    options = {"l2": 0.01, "metric": metric}
-    epoch = fused_epoch(network, problem.loss, problem.optimizer, bind(xp), 16, **options)
+    epoch = problem.fused_on(backend_of(xp))
     found = trained(epoch, problem)
     assert_same_run(found, trained(problem.steps(), problem), "float64")
 
@@ -316,7 +315,7 @@ def test_an_epoch_is_its_steps_by_the_definitions(xp, network, metric):
 @pytest.mark.parametrize("name", [name for name in losses.LOSSES if "softmax" not in name])
 def test_an_epoch_of_other_losses_is_its_steps(xp, name):
     problem = simple(loss=name, data=examples(name, 3, dtype="float64"), dtype="float64")
-    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    epoch = problem.fused_on(backend_of(xp))
     assert_same_run(trained(epoch, problem), trained(problem.steps(), problem), "float64")
 
 
@@ -324,14 +323,14 @@ def test_an_epoch_of_other_losses_is_its_steps(xp, name):
 @pytest.mark.parametrize("name", OTHER_OPTIMIZERS)
 def test_an_epoch_with_another_optimizer_is_its_steps(xp, name):
     problem = simple(optimizer=OTHER_OPTIMIZERS[name])
-    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    epoch = problem.fused_on(backend_of(xp))
     assert_same_run(trained(epoch, problem), trained(problem.steps(), problem))
 
 
 @HOST
 def test_several_networks_are_left_to_the_steps(xp):
     problem = simple()
-    epoch = fused_epoch(problem.network, problem.loss, problem.optimizer, bind(xp), 16)
+    epoch = or_none(problem.fused_on(backend_of(xp)))
     params = initialize(problem.network, members=2).astype(np.float32)
     state = problem.optimizer.init(params, xp=np)
     assert epoch(params, state, problem.data, problem.order) is None
@@ -368,10 +367,9 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
     runs = []
     for run in range(2):
         module = cuda_on_host.on_host()
-        step = make_step(
-            network, losses.get("softmax_cross_entropy"), optimizer,
-            Ops(np, module.kernels(np)), dtype=np.dtype(np.float32), l2=0.01,
-        )  # fmt: skip
+        loss, dtype = losses.get("softmax_cross_entropy"), np.dtype(np.float32)
+        ops = Ops(np, module.kernels(np))
+        step = make_step(Run(network, loss, optimizer, 600, dtype, l2=0.01), ops)
         params = initialize(network).astype(np.float32)
         state, values, before = optimizer.init(params, xp=np), [], cupy.launches
         for _ in range(3):
@@ -405,9 +403,8 @@ def test_an_epoch_of_graphs_on_a_gpu_has_the_bits_of_one_without(
     problem = simple(network, dtype=dtype, data=data, l2=0.01)
     runs = []
     with device.context(), caplog.at_level("DEBUG", logger="nnaccel"):
-        for fast in (True, False):
-            parts = network, problem.loss, problem.optimizer, bind(device.xp), problem.batch_size
-            epoch = fused_epoch(*parts, l2=problem.l2, fast=fast)
+        for graphs in (True, False):
+            epoch = problem.fused_on(replace(backend_of(device.xp), graphs=graphs))
             there, params = Data(*map(device.asarray, data)), device.asarray(problem.start[0])
             state, found = problem.optimizer.init(params, xp=device.xp), []
             for _ in range(3):
@@ -435,15 +432,12 @@ def test_an_epoch_in_one_launch_on_a_gpu_is_its_steps(sizes, batch, lead, dtype)
 
 
 def assert_trains_on_a_gpu(problem, start=None):
-    network, batch = problem.network, problem.batch_size
     start = problem.start if start is None else start
     copy = start[0].copy(), start[1]._replace(slots=tuple(map(np.copy, start[1].slots)))
     expected = trained(problem.steps(), problem, start=copy)
     device = named("cuda")
     with device.context():
-        ops = bind(device.xp)
-        whole = fused_epoch(network, problem.loss, problem.optimizer, ops, batch, l2=problem.l2)
-        epoch = compile_epoch(problem.step(ops), device.xp, layout(network), batch, whole)
+        epoch, _ = compiled_on(device.xp, problem)
         there = Data(*map(device.asarray, problem.data))
         params = device.asarray(start[0], copy=True)
         state, records = problem.optimizer.init(params, xp=device.xp), []

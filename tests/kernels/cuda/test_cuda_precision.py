@@ -19,6 +19,7 @@ from test_epoch import NETWORKS, OPTIMIZERS, OTHER_OPTIMIZERS, simple, trained
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels import epoch
+from nnaccel.kernels.definition import Run
 from nnaccel.kernels.epoch import on_epoch_start
 from nnaccel.maths import layers, losses, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, Activation, get
@@ -77,7 +78,8 @@ def examples(N=70, D=12, K=3):
 def epoch_of(network, optimizer, precision, batch, *, ops=None, l2=0.0):
     """The epoch of kernels launched one after the other."""
     ops = kernels(precision) if ops is None else ops
-    return epoch.epoch_of(network, LOSS, optimizer, ops, batch, l2=l2, metric=None, seed=0)
+    run = Run(network, LOSS, optimizer, batch, np.dtype("float32"), l2, precision=precision)
+    return epoch.traced_epoch(run, ops, np.stack).run
 
 
 def distance(x, y):
@@ -107,7 +109,7 @@ def assert_rounds(network, precision, data=None):
 class Doubled(Dense):
     """A layer of another kind with the parameters of a dense one, which reads X itself."""
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         A, saved = Dense.forward(self, params, X + X, ops=ops, key=key)
         return A, (saved, X)
 

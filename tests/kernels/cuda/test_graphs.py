@@ -25,25 +25,27 @@ from test_epoch import (
     diverging,
     examples,
     members,
+    or_none,
     simple,
 )
 
 from nnaccel import MLPClassifier
 from nnaccel.devices.device import Device
 from nnaccel.kernels import epoch, optimizer_trace
-from nnaccel.kernels.backend import bind, fused_epoch
+from nnaccel.kernels.cuda.backend import CuPyBackend
 from nnaccel.maths import layers, losses, metrics, optimizers
 from nnaccel.maths.activations import get
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import State
 from nnaccel.ops import Ops
+from nnaccel.training import loop
 from nnaccel.training.data import Data
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-ACCURACY = metrics.FOR_LOSS["softmax_cross_entropy"]
+ACCURACY = metrics.for_loss("softmax_cross_entropy")
 MANY = OPTIMIZERS | {f"other {name}": x for name, x in OTHER_OPTIMIZERS.items()}
 
 
@@ -91,21 +93,18 @@ def there(x):
     return None if x is None else np.array(x).view(OnDevice)
 
 
-def epoch_of(problem, xp, *, fast=True, seed=0):
-    options = {"l2": problem.l2, "metric": problem.metric, "seed": seed, "fast": fast}
-    parts = problem.network, problem.loss, problem.optimizer, bind(xp), problem.batch_size
-    return fused_epoch(*parts, **options)
+def epoch_of(problem, xp, *, graphs=True, seed=0):
+    """The epoch on the stand-in, by graphs or by its steps; it gives None where both refuse."""
+    return or_none(problem._replace(seed=seed).fused_on(CuPyBackend(xp, graphs=graphs)))
 
 
-def epoch_in(precision, problem, xp, *, fast):
+def epoch_in(precision, problem, xp, *, graphs):
     """The same in a precision of its products."""
-    module, options = cuda_on_host.graphs_on_host(), {"l2": problem.l2, "metric": problem.metric}
-    space = cuda_on_host.on_host().Workspace(xp, precision)
-    parts = problem.network, problem.loss, problem.optimizer
-    options |= {"seed": 0, "count": optimizer_trace.Count()}
-    if fast:
-        return module.epoch_of(*parts, space, problem.batch_size, xp=xp, **options)
-    return epoch.epoch_of(*parts, Ops(xp, space.kernels()), problem.batch_size, **options)
+    run, count = problem.run_on(xp)._replace(precision=precision), optimizer_trace.Count()
+    if graphs:
+        return or_none(cuda_on_host.graphs_on_host().graph_epoch(run, xp, count).run)
+    ops = Ops(xp, cuda_on_host.on_host().Workspace(xp, precision).kernels())
+    return or_none(epoch.traced_epoch(run, ops, xp.stack, count).run)
 
 
 def run(epoch, problem, epochs=3, start=None, first=0, after=lambda number: None):
@@ -139,7 +138,7 @@ def assert_replays(problem, xp, **options):
     found = run(epoch_of(problem, xp), problem, **options)
     assert cupy.graphs > before, "no graph was launched"
     before = cupy.graphs
-    assert_same_bits(found, run(epoch_of(problem, xp, fast=False), problem, **options))
+    assert_same_bits(found, run(epoch_of(problem, xp, graphs=False), problem, **options))
     assert cupy.graphs == before
 
 
@@ -190,9 +189,9 @@ def test_other_losses(xp, name):
 def test_other_precisions(xp, cupy, precision, network, name):
     problem = simple(network, MANY[name], examples(weighted=True), l2=0.01)
     before = cupy.graphs
-    found = run(epoch_in(precision, problem, xp, fast=True), problem)
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem)
     assert cupy.graphs > before
-    assert_same_bits(found, run(epoch_in(precision, problem, xp, fast=False), problem))
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
 
 
 def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
@@ -226,7 +225,7 @@ def test_steps_go_together_where_they_are_small(module):
 @pytest.mark.parametrize("batch", [5, 50])
 def test_steps_together_and_alone_have_the_same_bits(xp, batch, module, monkeypatch):
     problem = simple(NETWORKS["dropout"], batch_size=batch, l2=0.1)
-    expected = run(epoch_of(problem, xp, fast=False), problem, 4)
+    expected = run(epoch_of(problem, xp, graphs=False), problem, 4)
     for some in (1, 2, 3, 8):
         monkeypatch.setattr(module, "steps_per_graph", lambda *_, some=some: some)
         assert_same_bits(run(epoch_of(problem, xp), problem, 4), expected)
@@ -270,9 +269,9 @@ def test_inputs_of_any_kind(xp):
         assert_replays(problem, xp)
 
 
-def streamed(problem, xp, fast, buffers=3, epochs=3, rows=32):
+def streamed(problem, xp, graphs, buffers=3, epochs=3, rows=32):
     """A run on chunks that take turns in some places on the device."""
-    epoch, (params, state) = epoch_of(problem, xp, fast=fast), problem.start
+    epoch, (params, state) = epoch_of(problem, xp, graphs=graphs), problem.start
     params, state = there(params), State(state.step, tuple(map(there, state.slots)))
     places = [Data(*(there(x[:rows]) for x in problem.data[:2]), None) for _ in range(buffers)]
     index, records, turn = there(np.arange(rows)), [], 0
@@ -295,13 +294,13 @@ def test_streamed_data_have_graphs_for_each_place(xp, kinds, module, captured, m
     monkeypatch.setattr(module, "KINDS", kinds)
     monkeypatch.setattr(module, "steps_per_graph", lambda *_: 2)
     problem = simple(data=examples(N=120), batch_size=8)
-    expected = streamed(problem, xp, fast=False, epochs=6)
+    expected = streamed(problem, xp, graphs=False, epochs=6)
     assert not captured
-    assert_same_bits(streamed(problem, xp, fast=True, epochs=6), expected)
+    assert_same_bits(streamed(problem, xp, graphs=True, epochs=6), expected)
     # Chunks of 4, 4, 4 and 3 steps: in 3 epochs each place has had each size, and is known.
     if kinds == 16:
         assert len(captured) == 2 * 3 * 2
-        streamed(problem, xp, fast=True, epochs=12)
+        streamed(problem, xp, graphs=True, epochs=12)
         assert len(captured) == 2 * 2 * 3 * 2
     else:
         assert len(captured) > 2 * 3 * 2
@@ -339,7 +338,7 @@ def test_arrays_at_other_addresses_have_graphs_of_their_own(xp, captured, precis
     """Two runs on other data in turns: each has its own parameters, and what is made of them."""
     some = simple(mlp(3, [40, 3], 3), data=examples(N=48))
     other = some._replace(data=Data(-some.data.X, some.data.Y, None))
-    epochs = (epoch_in(precision, some, xp, fast=fast) for fast in (True, False))
+    epochs = (epoch_in(precision, some, xp, graphs=graphs) for graphs in (True, False))
     assert_same_runs(epochs, some, other, turns=[0, 1] * 4)
     assert len(captured) == 2
 
@@ -350,7 +349,7 @@ def test_parameters_may_be_changed_between_epochs(xp, precision):
         params *= 0.5
 
     problem = simple(mlp(3, [40, 3], 3))
-    epochs = (epoch_in(precision, problem, xp, fast=fast) for fast in (True, False))
+    epochs = (epoch_in(precision, problem, xp, graphs=graphs) for graphs in (True, False))
     assert_same_runs(epochs, problem, turns=[0] * 4, between=shrink)
 
 
@@ -367,7 +366,7 @@ def test_larger_batches_may_follow_smaller_ones(xp, cupy, precision, captured):
         for array in others:
             array.fill(7)
 
-    epochs = (epoch_in(precision, small, xp, fast=fast) for fast in (True, False))
+    epochs = (epoch_in(precision, small, xp, graphs=graphs) for graphs in (True, False))
     assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0], between=watch)
     assert len(captured) == 2
 
@@ -384,7 +383,7 @@ def test_numbers_that_are_constant_in_an_epoch_are_not_so_for_ever(xp, captured)
         rates[0] = 0.1
         return runs(epoch, [problem], [0] * 4, between=lower)
 
-    found, expected = (with_rates(epoch_of(problem, xp, fast=fast)) for fast in (True, False))
+    found, expected = (with_rates(epoch_of(problem, xp, graphs=graphs)) for graphs in (True, False))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x, y)
     assert captured
@@ -394,7 +393,7 @@ def test_memory_that_a_graph_knows_is_nobody_elses(xp, cupy, monkeypatch):
     """The test of the tests: a graph still writes to its temporary arrays, which have been given
     back. In the common pool others get that memory, and lose what they have written there."""
     problem = simple(NETWORKS["layer norm"])
-    expected = run(epoch_of(problem, xp, fast=False), problem)
+    expected = run(epoch_of(problem, xp, graphs=False), problem)
     assert_same_bits(run(epoch_of(problem, xp), problem), expected)
     monkeypatch.setattr(cupy.cuda, "using_allocator", lambda _: nullcontext())
     with pytest.raises(AssertionError, match="not equal"):
@@ -484,7 +483,7 @@ class Product:
     inner = layers.Dense(4)
     width, params = inner.width, inner.params
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         return X @ params[0] + params[1], X
 
     def backward(self, params, X, dA, *, ops, need_dX):
@@ -496,7 +495,9 @@ class Product:
 NO = NotImplementedError("no graphs")
 FOREIGN = simple(Network(3, (layers.Dense(5), Product(), layers.Dense(3))), metric=ACCURACY)
 NOT_IN_PLACE = simple(optimizer=optimizers.momentum(0.01, beta=np.float32(0.9)))
+RUNNING = simple(Network(3, (layers.Dense(6, get("tanh")), layers.BatchNorm(), layers.Dense(3))))
 OBSTACLES = {
+    "what no optimizer trains": (RUNNING, as_it_is, "a step gives other arrays"),
     "another's product": (FOREIGN, as_it_is, "NotImplementedError: calling cuBLAS"),
     "not in place": (NOT_IN_PLACE, as_it_is, "gives other arrays"),
     "no streams": (simple(), failing("Stream.__init__", NO), "NotImplementedError: no graphs"),
@@ -513,7 +514,7 @@ def test_what_cannot_be_captured_goes_on_without_graphs(
     xp, cupy, problem, obstruct, reason, caplog, monkeypatch
 ):
     """Every step is taken once, and no graph is tried again."""
-    expected = run(epoch_of(problem, xp, fast=False), problem)
+    expected = run(epoch_of(problem, xp, graphs=False), problem)
     before, epoch = cupy.graphs, epoch_of(problem, xp)
     obstruct(cupy, monkeypatch)
     with caplog.at_level(logging.DEBUG):
@@ -534,7 +535,7 @@ def test_an_interrupted_capture_is_ended(xp, cupy):
             run(epoch, problem)
     assert cupy.recorded is cupy.stream is None
     assert gc.isenabled()
-    assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, fast=False), problem))
+    assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, graphs=False), problem))
 
 
 @pytest.mark.parametrize(
@@ -590,14 +591,15 @@ def where(xp, cupy, monkeypatch):
     return Device("cuda:0", xp, Handle())
 
 
-def epochs_of(where, fast):
+def epochs_of(where, graphs, monkeypatch):
     """The scores of all epochs, and the best of them as early stopping keeps it."""
     X, Y, weights = examples(N=120, weighted=True)
     stopping = EarlyStopping(patience=3)
+    monkeypatch.setattr(loop, "backend_of", lambda xp, _: CuPyBackend(xp, graphs=graphs))
     run = train(
         mlp(3, [20, 8], 3, dropout=0.1), X, Y, loss="softmax_cross_entropy", epochs=40,
         optimizer=optimizers.adam(0.1), batch_size=16, sample_weight=weights, metric=ACCURACY,
-        validation_data=(X[::3], Y[::3]), device=where, fast=fast,
+        validation_data=(X[::3], Y[::3]), device=where,
     )  # fmt: skip
     return [epoch.scores() for epoch in stopping(run)], stopping.best
 
@@ -607,9 +609,9 @@ def test_a_run_stops_in_the_same_epoch_with_the_same_weights(where, cupy, reside
     monkeypatch.setattr("nnaccel.training.data.RESIDENT", resident)
     monkeypatch.setattr("nnaccel.training.streaming.ELEMENTS", 3 * 40)  # two batches a chunk
     before = cupy.graphs
-    scores, best = epochs_of(where, True)
+    scores, best = epochs_of(where, True, monkeypatch)
     assert cupy.graphs > before
-    expected, reference = epochs_of(where, False)
+    expected, reference = epochs_of(where, False, monkeypatch)
     assert scores == expected
     assert best.number == reference.number < len(scores) < 40
     np.testing.assert_array_equal(best.params.get(), reference.params.get())

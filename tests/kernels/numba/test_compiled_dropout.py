@@ -5,6 +5,7 @@ import pytest
 from test_epoch import LOSSES, assert_same_run, examples, simple, trained
 
 from nnaccel.kernels import dense_plan
+from nnaccel.kernels.definition import NotSupported, Run
 from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.activations import get
 from nnaccel.maths.layers import Dense, Dropout, LayerNorm
@@ -72,7 +73,7 @@ def test_the_masks_of_an_epoch_are_those_of_the_definition(hidden, rate, batch_s
     _, state = problem.start
     layers = [*[np.eye(D).reshape(-1)] * (1 + hidden), np.zeros(D * (1 + hidden))]
     params = np.concatenate(layers).astype(np.float32)
-    trained(problem.small(fast=True), problem, 2, state_step=3, start=(params, state))
+    trained(problem.small(numba=True), problem, 2, state_step=3, start=(params, state))
     expected = []
     for step in range(2 * -(-N // batch_size)):
         start = step * batch_size % (-(-N // batch_size) * batch_size)
@@ -98,12 +99,12 @@ def test_an_epoch_with_dropout_is_its_steps(loss, K, activation, where):
     """With a last batch that is short, with weights and without."""
     for weighted in (False, True):
         data = examples(loss, K, N=70, weighted=weighted)
-        metric = metrics.FOR_LOSS[loss] if weighted else None
+        metric = metrics.for_loss(loss) if weighted else None
         problem = simple(
             network_of(activation, K, **where), data=data, loss=loss, l2=0.01 * weighted,
             metric=metric, batch_size=32, seed=11,
         )  # fmt: skip
-        found = trained(problem.small(fast=True), problem, state_step=9)
+        found = trained(problem.small(numba=True), problem, state_step=9)
         assert_same_run(found, trained(problem.steps(), problem, state_step=9))
         with pytest.raises(AssertionError):  # other masks would show
             assert_same_run(found, trained(problem._replace(seed=12).steps(), problem))
@@ -116,7 +117,7 @@ def test_a_team_drops_what_one_would(activation, where, size, team, sizes):
     team(size)
     network = network_of(activation, D=20, units=(70, 40), **where)
     problem = simple(network, data=examples(N=150, D=20), batch_size=64)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
     assert set(sizes) == {size}
 
 
@@ -124,13 +125,13 @@ def test_each_layer_has_its_own_rate_and_may_have_none():
     layers = Dense(9, get("tanh")), Dropout(0.5), Dense(8, get("relu")), Dense(7, get("sigmoid"))
     network = Network(3, (Dropout(0.1), *layers, Dropout(0.25), Dense(3)))
     problem = simple(network)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 def test_the_activation_of_the_last_layer_knows_nothing_of_dropout():
     network = Network(3, (Dense(20, get("tanh")), Dropout(0.4), Dense(2, get("sigmoid"))))
     problem = simple(network, data=examples("squared_error", 2), loss="squared_error")
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("D", [3, 128])
@@ -139,17 +140,17 @@ def test_bytes_are_numbers_before_they_are_dropped(D):
     X = np.random.default_rng(0).integers(0, 4, (50, D), np.uint8)
     network = network_of("tanh", D=D, on_inputs=0.3, hidden=0.2)
     problem = simple(network, data=examples()._replace(X=X))
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert_same_run(found, trained(problem.steps(), problem))
     assert X.any(axis=0).all()
 
 
 def test_an_epoch_in_several_calls_draws_the_same(monkeypatch, sizes):
     problem = simple(network_of(hidden=0.3))
-    expected = trained(problem.small(fast=True), problem)
+    expected = trained(problem.small(numba=True), problem)
     n_calls = len(sizes)
     monkeypatch.setattr(compiled_epoch, "WORK", 1)
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert len(sizes) > 2 * n_calls
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[2], expected[2])
@@ -159,7 +160,7 @@ def test_an_epoch_in_several_calls_draws_the_same(monkeypatch, sizes):
 def test_a_rate_of_zero_changes_no_bit(activation):
     problem = simple(network_of(activation, on_inputs=0.0, hidden=0.0))
     plain = simple(network_of(activation))
-    found, expected = (trained(p.small(fast=True), p) for p in (problem, plain))
+    found, expected = (trained(p.small(numba=True), p) for p in (problem, plain))
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[2], expected[2])
 
@@ -170,7 +171,7 @@ def test_what_is_not_a_number_shows_where_it_is_dropped():
     row, column = np.argwhere(~mask)[0]
     problem.data.X[problem.order[row], column] = np.nan
     with np.errstate(all="ignore"):
-        for epoch in (problem.small(fast=True), problem.steps()):
+        for epoch in (problem.small(numba=True), problem.steps()):
             assert np.isnan(trained(epoch, problem, epochs=1)[2]).all()
 
 
@@ -179,12 +180,18 @@ def test_a_run_is_that_of_the_eager_steps_also_when_it_goes_on(dropout):
     X, Y, weights = examples(N=70, weighted=True)
     network = mlp(3, [16, 9], 3, activation=["relu", "tanh"], dropout=dropout)
 
-    def run(epochs, fast, after=None):
-        options = {"batch_size": 32, "weights": weights, "seed": 3, "fast": fast, "after": after}
+    def run(epochs, kernels, after=None):
+        options = {
+            "batch_size": 32,
+            "sample_weight": weights,
+            "seed": 3,
+            "kernels": kernels,
+            "after": after,
+        }
         return list(train(network, X, Y, loss="softmax_cross_entropy", epochs=epochs, **options))
 
-    expected, first = run(5, fast=False), run(2, fast=True)
-    found = first + run(5, fast=True, after=first[-1])
+    expected, first = run(5, "numpy"), run(2, True)
+    found = first + run(5, True, after=first[-1])
     for epoch, reference in zip(found, expected, strict=True):
         np.testing.assert_allclose(epoch.loss, reference.loss, rtol=1e-4)
     np.testing.assert_allclose(found[-1].params, expected[-1].params, rtol=1e-3, atol=2e-5)
@@ -202,15 +209,17 @@ UNKNOWN = {
 @pytest.mark.parametrize("layers", UNKNOWN.values(), ids=UNKNOWN)
 def test_other_arrangements_are_left_to_the_steps(layers):
     problem = simple(Network(3, layers))
-    assert problem.small(fast=True) is None
-    assert_same_run(trained(problem.whole(fast=True), problem), trained(problem.steps(), problem))
+    assert problem.small(numba=True) is None
+    assert_same_run(trained(problem.whole(numba=True), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 def test_a_plan_has_dropout_for_those_who_ask_for_it(rate):
     network, loss = network_of(on_inputs=rate, hidden=rate), losses.get("squared_error")
-    assert dense_plan.plan_of(network, loss, compiled_epoch.ACTIVATIONS) is None
-    plan = dense_plan.plan_of(network, loss, compiled_epoch.ACTIVATIONS, dropout=True)
+    run = Run(network, loss, optimizers.adam(0.01), 16, np.dtype("float32"))
+    with pytest.raises(NotSupported, match="it has no layer Dropout"):
+        dense_plan.plan_of(run, compiled_epoch.ACTIVATIONS)
+    plan = dense_plan.plan_of(run, compiled_epoch.ACTIVATIONS, dropout=True)
     assert plan.sizes == [3, 20, 7, 3]
     assert plan.rates == [rate] * 3
     assert plan.places == [0, 2, 4]

@@ -52,7 +52,7 @@ def test_wide_and_narrow_examples(loss, K, size, D, team):
     network = Network(D, (Dropout(0.2), hidden, Dropout(0.3), Dense(K)))
     data = examples(loss, K, N=75, D=D, weighted=True)
     problem = simple(network, data=data, loss=loss, batch_size=32)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("K", [255, 256, 257, 70_000])
@@ -61,7 +61,7 @@ def test_every_class_is_known(K):
     data = examples(N=40)
     Y = np.resize([0, K - 1, K // 2, max(0, K - 257)], 40)
     problem = simple(mlp(3, [2], K), data=Data(data.X, Y), batch_size=16)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 @compiled
@@ -85,7 +85,7 @@ def test_denormal_numbers_count_as_zero_for_a_while():
 def test_training_leaves_denormal_numbers_to_others(size, team):
     team(size)
     problem = simple()
-    trained(problem.small(fast=True), problem)
+    trained(problem.small(numba=True), problem)
     assert TINY * np.float32(0.5) > 0
 
 
@@ -95,7 +95,7 @@ def test_training_meets_no_denormal_numbers():
     data = examples(N=64, D=2)
     X = np.full((64, 2), TINY * np.float32(0.25))
     problem = simple(mlp(2, [4], 3), data=Data(X, data.Y), batch_size=64)
-    params, state, _ = trained(problem.small(fast=True), problem, epochs=1)
+    params, state, _ = trained(problem.small(numba=True), problem, epochs=1)
     W = slice(0, 8)
     assert (params[W] == problem.start[0][W]).all()
     assert not state.slots[0][W].any()

@@ -23,12 +23,12 @@ from nnaccel.maths.network import Network
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
 
-from nnaccel.kernels.backend import bind
 from nnaccel.kernels.numba import epoch as compiled_epoch
 from nnaccel.kernels.numba import thread_team
 from nnaccel.kernels.numba.blas import product
 from nnaccel.kernels.numba.thread_team import barrier_wait, run_parallel
 from nnaccel.kernels.numpy import blas_threads
+from nnaccel.kernels.numpy.backend import NumPyBackend
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -38,10 +38,10 @@ def test_a_team_trains_as_one_does(size, loss, K, team, sizes):
     team(size)
     network = mlp(5, [40, 3], K, activation="leaky_relu")
     data = examples(loss, K, N=101, D=5, weighted=True)
-    metric = metrics.FOR_LOSS[loss]
+    metric = metrics.for_loss(loss)
     options = {"metric": metric, "batch_size": 33, "l2": 0.01}
     problem = simple(network, OPTIMIZERS["scheduled adamw"], data, loss, **options)
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert_same_run(found, trained(problem.steps(), problem))
     assert set(sizes) == {size}
 
@@ -52,7 +52,7 @@ def test_a_team_knows_every_depth_and_activation(hidden, activation, team):
     team(2)
     data = examples(N=90)
     problem = simple(mlp(3, hidden, 3, activation=activation), data=data, batch_size=40)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -61,7 +61,7 @@ def test_a_team_computes_in_float64(size, team, sizes):
     network = mlp(3, [70, 40, 20], 3, activation=["tanh", "sigmoid", "relu"], dropout=0.2)
     data = examples(dtype="float64", N=150, weighted=True)
     problem = simple(network, dtype="float64", data=data, batch_size=64, l2=0.01)
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert_same_run(found, trained(problem.steps(), problem), "float64")
     assert set(sizes) == {size}
 
@@ -71,7 +71,7 @@ def test_a_team_derives_the_activation_of_the_last_layer(team):
     network = Network(3, (Dense(20, get("tanh")), Dense(2, get("sigmoid"))))
     data = examples("squared_error", 2, N=100)
     problem = simple(network, data=data, loss="squared_error", batch_size=50)
-    assert_same_run(trained(problem.small(fast=True), problem), trained(problem.steps(), problem))
+    assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
 @pytest.mark.parametrize(("D", "batch_size"), [(128, 100), (100, 128), (128, 200), (256, 192)])
@@ -82,7 +82,7 @@ def test_rows_that_are_padded(D, batch_size, size, team):
     data = examples(N=batch_size + 64 * (1 + 2 * (batch_size == 200)), D=D)
     problem = simple(mlp(D, [40], 3), data=data, batch_size=batch_size)
     found, expected = (
-        trained(epoch, problem) for epoch in (problem.small(fast=True), problem.steps())
+        trained(epoch, problem) for epoch in (problem.small(numba=True), problem.steps())
     )
     np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
@@ -91,7 +91,7 @@ def test_rows_that_are_padded(D, batch_size, size, team):
 def test_the_same_team_gives_the_same_bits(team):
     team(3)
     problem = simple(mlp(3, [100, 50], 3), data=examples(N=200), batch_size=64)
-    runs = [trained(problem.small(fast=True), problem) for _ in range(3)]
+    runs = [trained(problem.small(numba=True), problem) for _ in range(3)]
     for params, state, records in runs[1:]:
         np.testing.assert_array_equal(params, runs[0][0])
         np.testing.assert_array_equal(records, runs[0][2])
@@ -101,12 +101,12 @@ def test_the_same_team_gives_the_same_bits(team):
 
 @pytest.mark.parametrize(("name", "amount"), [("WORK", 1), ("WORK", 5000), ("LOGITS", 100)])
 def test_an_epoch_in_several_calls_is_the_same(name, amount, monkeypatch, sizes):
-    metric = metrics.FOR_LOSS["softmax_cross_entropy"]
+    metric = metrics.for_loss("softmax_cross_entropy")
     problem = simple(data=examples(weighted=True), metric=metric)
-    expected = trained(problem.small(fast=True), problem)
+    expected = trained(problem.small(numba=True), problem)
     n_calls = len(sizes)
     monkeypatch.setattr(compiled_epoch, name, amount)
-    found = trained(problem.small(fast=True), problem)
+    found = trained(problem.small(numba=True), problem)
     assert len(sizes) > 2 * n_calls
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[2], expected[2])
@@ -128,7 +128,7 @@ def large():
 def test_a_team_is_as_large_as_the_blas_had_threads(threads, large, sizes):
     threadpoolctl = pytest.importorskip("threadpoolctl")
     with threadpoolctl.threadpool_limits(threads, user_api="blas"):
-        trained(large.small(fast=True), large, epochs=1)
+        trained(large.small(numba=True), large, epochs=1)
         pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     assert {pool["num_threads"] for pool in pools} == {threads}
     assert sizes == [threads]
@@ -136,37 +136,37 @@ def test_a_team_is_as_large_as_the_blas_had_threads(threads, large, sizes):
 
 def test_a_small_network_has_one_thread(sizes):
     problem = simple()
-    trained(problem.small(fast=True), problem, epochs=1)
+    trained(problem.small(numba=True), problem, epochs=1)
     assert sizes == [1]
 
 
 def test_beside_another_thread_that_trains_there_is_no_team(large, sizes):
     with blas_threads.one_thread():
-        trained(large.small(fast=True), large, epochs=1)
+        trained(large.small(numba=True), large, epochs=1)
     assert sizes == [1]
 
 
 def test_without_a_limit_on_the_blas_large_networks_are_left_to_the_steps(large, monkeypatch):
     monkeypatch.setattr(blas_threads, "_controller", lambda: None)
-    assert_refuses(large.small(fast=True), large)
-    steps = large.steps(bind(np, fast=True))  # which round as these do, on any processor
-    assert_same_run(trained(large.whole(fast=True), large), trained(steps, large))
+    assert_refuses(large.small(numba=True), large)
+    steps = large.steps(NumPyBackend(np).operations())  # which round as these do, on any processor
+    assert_same_run(trained(large.whole(numba=True), large), trained(steps, large))
     small = simple()
-    assert_same_run(trained(small.small(fast=True), small), trained(small.steps(), small))
+    assert_same_run(trained(small.small(numba=True), small), trained(small.steps(), small))
 
 
 # Threads that do not come, or have to go.
 
 
 def test_where_no_thread_can_be_started_one_goes_alone(large, monkeypatch):
-    expected = trained(large.small(fast=True), large)
+    expected = trained(large.small(numba=True), large)
 
     class Refused(threading.Thread):
         def start(self):
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(thread_team.threading, "Thread", Refused)
-    found = trained(large.small(fast=True), large)
+    found = trained(large.small(numba=True), large)
     # Products of other shapes round otherwise, which Adam makes much of where a gradient is tiny.
     np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
@@ -262,5 +262,5 @@ def test_a_team_diverges_where_one_would(team):
     data = examples(N=80)
     data = data._replace(X=np.where(np.arange(80)[:, None] == 3, np.nan, data.X))
     problem = simple(mlp(3, [40], 3), data=data, batch_size=40)
-    _, _, records = trained(problem.small(fast=True), problem, epochs=2)
+    _, _, records = trained(problem.small(numba=True), problem, epochs=2)
     assert not np.isfinite(records[1]).any()

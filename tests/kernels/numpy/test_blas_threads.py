@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnaccel import MLPClassifier, mlp, train
-from nnaccel.kernels.backend import limit_threads
+from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.numpy import blas_threads
 from nnaccel.kernels.numpy.blas_threads import one_thread
 from nnaccel.maths.network import value_and_grad
@@ -32,18 +32,16 @@ def two_threads():
 
 
 def test_small_products_take_one_thread_and_large_ones_all():
-    with limit_threads(SMALL, 200, np)():
+    with backend_of(np).context(SMALL, 200):
         assert pools_of_blas() == {1}
     assert pools_of_blas() == {2}
-    with limit_threads(LARGE, 200, np)():
+    with backend_of(np).context(LARGE, 200):
         assert pools_of_blas() == {2}
 
 
 def test_other_libraries_have_threads_of_their_own():
-    class torch:
-        __name__ = "array_api_compat.torch"
-
-    with limit_threads(SMALL, 200, torch)():
+    xp = pytest.importorskip("array_api_compat.torch")
+    with backend_of(xp).context(SMALL, 200):
         assert pools_of_blas() == {2}
 
 
@@ -87,7 +85,7 @@ def test_it_can_be_entered_twice():
 def test_without_threadpoolctl_nothing_is_limited(monkeypatch):
     with monkeypatch.context() as without:
         without.setattr(blas_threads, "_controller", lambda: None)
-        limit = limit_threads(SMALL, 200, np)()
+        limit = backend_of(np).context(SMALL, 200)
         with limit as others:
             without.undo()
             assert others == 0
@@ -110,7 +108,7 @@ def test_lbfgs_limits_the_products_of_a_small_network(monkeypatch, n_features, t
         seen.append(pools_of_blas())
         return value_and_grad(*args, **kwargs)
 
-    monkeypatch.setattr("nnaccel.estimators.multilayer_perceptron.value_and_grad", counting)
+    monkeypatch.setattr("nnaccel.estimators.lbfgs_fit.value_and_grad", counting)
     X = np.random.default_rng(0).standard_normal((200, n_features))
     MLPClassifier((64,), solver="lbfgs", max_iter=2).fit(X, X[:, 0] > 0)
     assert seen

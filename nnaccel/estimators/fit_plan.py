@@ -1,0 +1,37 @@
+"""What a fit works with: the network, its place, and the examples."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import Device
+from nnaccel.estimators.array_input import take
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.network import Network
+
+NOT_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and "
+    "need to be preprocessed."
+)
+
+
+class FitPlan(NamedTuple):
+    """What a fit has decided before it looks at a single number."""
+
+    network: Network
+    loss: Loss
+    where: Device
+    dtype: str
+
+
+class Examples(NamedTuple):
+    """Examples as scikit-learn has validated them."""
+
+    X: Any
+    codes: np.ndarray  # of the targets, on the host; see `MultilayerPerceptron._encode`
+    weights: np.ndarray | None
+
+    def rows(self, numbers: np.ndarray) -> "Examples":
+        """The examples with those numbers."""
+        weights = None if self.weights is None else self.weights[numbers]
+        return Examples(take(self.X, numbers), self.codes[numbers], weights)

@@ -1,0 +1,89 @@
+"""Validation data: those that the user gives, those set aside, and the curves that they fill."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.estimators.array_input import check_weights, check_X_y
+
+# isort: split
+from sklearn import config_context
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+
+from nnaccel.devices.device import to_host
+from nnaccel.estimators.fit_plan import Examples, FitPlan
+from nnaccel.training.data import Data, HostData, put
+from nnaccel.training.prediction import outputs
+
+
+class HeldOut(NamedTuple):
+    """Validation data: as they live for the loss, and the codes on the host for the score."""
+
+    data: Data | HostData
+    codes: np.ndarray
+    weights: np.ndarray | None
+
+
+def held_out_of(estimator: Any, plan: FitPlan, validation_data: Any) -> HeldOut | None:
+    """The validation data that the user gave, checked and put on the device."""
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        raise ValueError(
+            "validation_data must be (X, y) or (X, y, sample_weight), got "
+            f"{type(validation_data).__name__} instead of such a tuple"
+        )
+    X, y, *weights = validation_data
+    X, y = check_X_y(estimator, X, y, reset=False)
+    sample_weight = check_weights(weights[0] if weights else None, X)
+    return hold_out(estimator, plan, Examples(X, estimator._encode(y), sample_weight))
+
+
+def set_aside(
+    estimator: Any, plan: FitPlan, examples: Examples, rng: Any
+) -> tuple[Examples, HeldOut]:
+    """The examples to train on, and those to validate on, as scikit-learn splits them."""
+    codes = examples.codes
+    rows, held_rows = train_test_split(
+        np.arange(codes.shape[0]),
+        random_state=rng,
+        test_size=estimator.validation_fraction,
+        stratify=codes if is_classifier(estimator) and estimator.n_outputs_ == 1 else None,
+    )
+    if len(held_rows) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of "
+            "your dataset."
+        )
+    held_out = hold_out(estimator, plan, examples.rows(np.asarray(held_rows)))
+    return examples.rows(np.asarray(rows)), held_out
+
+
+def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
+    """The examples where they are to live."""
+    data = put(*plan, examples.X, estimator._targets(examples.codes), examples.weights)
+    return HeldOut(data, examples.codes, examples.weights)
+
+
+def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:
+    """Append to the validation curves, from one forward propagation."""
+    network, loss, where, _ = plan
+    data, xp = held_out.data, where.xp
+    Z = outputs(network, estimator._tree(network, where), data.X, where)
+    with np.errstate(all="ignore"):
+        Y, weights = (None if x is None else where.asarray(x) for x in data[1:])
+        value = loss.function(Z, Y, weights, xp=xp, **dict(loss.options))[0]
+    if not hasattr(estimator, "validation_loss_curve_"):
+        estimator.validation_loss_curve_ = []
+    estimator.validation_loss_curve_.append(float(to_host(value)))
+    if not score:
+        return
+    predicted = to_host(estimator._decode(Z, xp=xp))
+    finite = predicted.dtype.kind != "f" or bool(np.isfinite(predicted).all())
+    with config_context(array_api_dispatch=False), np.errstate(all="ignore"):
+        args = held_out.codes, predicted, held_out.weights
+        estimator.validation_scores_.append(float(estimator._score(*args)) if finite else np.nan)
+    if estimator.verbose:
+        print(f"Validation score: {estimator.validation_scores_[-1]:f}")

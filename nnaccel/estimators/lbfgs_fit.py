@@ -1,0 +1,102 @@
+"""The fit by L-BFGS: the loss over all of the data, and what each iteration leaves behind."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.estimators.held_out import HeldOut, validate
+
+# isort: split
+from sklearn.utils.optimize import _check_optimize_result
+
+from nnaccel.devices.device import dtype_of
+from nnaccel.estimators.callbacks import Watch
+from nnaccel.estimators.fit_plan import Examples, FitPlan
+from nnaccel.kernels.backend import Backend, backend_of
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.network import Network, l2_penalty, layout, value_and_grad
+from nnaccel.training import lbfgs
+from nnaccel.training.data import Data, HostData, put
+from nnaccel.training.device_errors import explain_device_errors
+from nnaccel.training.streaming import evaluation_rows, in_order
+from nnaccel.typing import Array
+
+
+def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldOut | None) -> None:
+    """Train the estimator until it has converged or may iterate no more."""
+    with explain_device_errors(plan.where, plan.network, plan.dtype):
+        X, codes, weights = examples
+        data = put(*plan, X, estimator._targets(codes), weights)
+        total = X.shape[0] if weights is None else float(weights.sum())
+        watch = Watch(estimator, estimator.max_iter + 1, X, codes, weights)
+        watch.begin()
+        # Overflow shows in the values, from which the line search steps back.
+        with np.errstate(all="ignore"):
+            for at in lbfgs.minimize(
+                full_objective(plan, data, estimator.alpha / total),
+                estimator._params(plan),
+                xp=plan.where.xp,
+                max_iter=estimator.max_iter,
+                max_fun=estimator.max_fun,
+                tol=estimator.tol,
+            ):
+                record(estimator, plan, at, held_out)
+                stop = watch.end()
+                if at.status is not None:
+                    result = SimpleNamespace(status=at.status, message=at.message, nit=at.number)
+                    found = _check_optimize_result("lbfgs", result, estimator.max_iter)
+                    estimator.n_iter_ = found
+                elif stop:
+                    break
+                else:
+                    watch.begin()
+        watch.close()
+
+
+def record(estimator: Any, plan: FitPlan, at: lbfgs.Iterate, held_out: HeldOut | None) -> None:
+    """An iteration in the attributes of the estimator."""
+    estimator._show(plan, at.params)
+    estimator.n_iter_, estimator.loss_ = at.number, at.value
+    if estimator.verbose:
+        print(f"Iteration {at.number}, loss = {at.value:.8f}")
+    if held_out is not None:
+        validate(estimator, plan, held_out)
+
+
+def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Objective:
+    """The loss over all of the data and its gradient, with the penalty l2/2 |W|^2.
+
+    Summed over parts of the rows, which bounds the memory.
+    """
+    network, loss, where, dtype = plan
+    xp, N, n_weights = where.xp, data.X.shape[0], layout(network).n_weights
+    backend = backend_of(xp)
+    part = backend.once(compile_value_and_grad, backend, network, loss, dtype_of(where, dtype))
+    parts, rows_at_once = in_order(data, where), min(N, evaluation_rows(data.X))
+
+    def objective(params: Array) -> tuple[Array, Array]:
+        value = grads = 0.0
+        with backend.context(network, rows_at_once):
+            for rows in parts():
+                share = rows.Y.shape[0] / N
+                part_value, part_grads = part(params, *rows)
+                value, grads = value + share * part_value, grads + share * part_grads
+        return l2_penalty(value, grads, params, l2, n_weights, xp=xp)
+
+    return objective
+
+
+def compile_value_and_grad(
+    backend: Backend, network: Network, loss: Loss, dtype: Any
+) -> Callable[..., tuple[Array, Array]]:
+    """The function (params, X, Y, weights) -> (loss, gradient), compiled where that is possible."""
+    ops, xp = backend.operations(), backend.xp
+
+    def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:
+        X = X if X.dtype == dtype else xp.astype(X, dtype)
+        return value_and_grad(network, loss, params, X, Y, weights, ops=ops)[:2]
+
+    return backend.compile(part)

@@ -1,0 +1,55 @@
+"""CuPy's backend: an epoch in one launch, CUDA graphs, or the kernels one after the other."""
+
+from dataclasses import dataclass
+
+from nnaccel.kernels import epoch
+from nnaccel.kernels.definition import (
+    BareProduct,
+    Definition,
+    FusedEpoch,
+    NotSupported,
+    Refused,
+    Run,
+    offer,
+)
+from nnaccel.kernels.optimizer_trace import Count
+from nnaccel.ops import Ops
+
+
+@dataclass(frozen=True)
+class CuPyBackend(Definition):
+    """CuPy is imported when something is asked of it.
+
+    graphs: replay CUDA graphs, rather than launch each kernel.
+    """
+
+    graphs: bool = True
+
+    def operations(self, precision: str = "float32") -> Ops:
+        from nnaccel.kernels.cuda.workspace import kernels
+
+        Definition.operations(self, precision)  # which checks the precision
+        return Ops(self.xp, kernels(self.xp, precision), "kernels of CUDA")
+
+    def bare_product(self, precision: str = "float32") -> BareProduct:
+        from nnaccel.kernels.cuda.workspace import Workspace
+
+        space = Workspace(self.xp, precision)
+        return BareProduct(space.product, lambda x: space.factor(x, precision == "bf16"))
+
+    def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
+        from nnaccel.kernels.cuda import small_network
+
+        count = Count()  # one for all of them: the host knows the step whichever ran last
+        return [
+            offer("one launch an epoch", small_network.one_launch_epoch, run, self.xp),
+            offer("CUDA graphs", self._graph_epoch, run, count),
+            offer("steps", epoch.traced_epoch, run, ops, self.xp.stack, count),
+        ]
+
+    def _graph_epoch(self, run: Run, count: Count) -> FusedEpoch:
+        if not self.graphs:
+            raise NotSupported("they are left out")
+        from nnaccel.kernels.cuda.graphs import graph_epoch
+
+        return graph_epoch(run, self.xp, count)
