@@ -12,7 +12,6 @@ all rounds of all processes, and the median of the worst process.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from bench.shared.script import environment, run
 
 SHAPES = {"20-100-10": (20, (100,), 10), "784-100-100-10": (784, (100, 100), 10)}
 METHODS = ("predict", "predict_proba", "regress", "partial_fit")
@@ -87,7 +88,7 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 def in_a_process(case: Case, rounds: int) -> dict[str, list[float]]:
     """The seconds a call of both, round by round, measured in a new process."""
     command = [sys.executable, __file__, "--rounds", str(rounds), "--case", *map(str, case)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())
     return json.loads(done.stdout)
 
 
@@ -137,4 +138,4 @@ def calls(case: Case) -> Iterator[Callable[[], Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -36,10 +36,9 @@ def main() -> None:
         parser.error("--threads must be 2 or more: one thread is compared with so many")
     found = about(args.threads)
     names = [FLOOR, *args.contestants]
-    begun, found["steps"] = time.monotonic(), {}
+    end, found["steps"] = time.monotonic() + 60 * args.minutes, {}
     for left, n in zip(range(len(args.shapes), 0, -1), args.shapes, strict=True):
-        stop = deadline(args.minutes, left, begun)
-        found["steps"][SHAPES[n].name] = measure(n, names, args, stop)
+        found["steps"][SHAPES[n].name] = measure(n, names, args, deadline(end, left))
     text = table(found)
     print(text)
     write(found, "serial", text, args.output)

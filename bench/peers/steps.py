@@ -37,13 +37,13 @@ def main() -> None:
     if args.worker:
         work(args.worker[0], int(args.worker[1]))
         return
-    begun = time.monotonic()
+    end = time.monotonic() + 60 * args.minutes
     found = about(args.threads) | {"load": load()}
     print(opening(found), flush=True)
     problems = found["problems"] = {}
     for left, number in zip(range(len(args.shapes), 0, -1), args.shapes, strict=True):
         name = SHAPES[number].name.replace("x", ", batch ")
-        problems[name] = compare(SHAPES[number], args, deadline(args.minutes, left, begun))
+        problems[name] = compare(SHAPES[number], args, deadline(end, left), end)
         print(section(name, problems[name]), flush=True)
     path = write(found, "steps", table(found), args.output)
     chart(found, "ms a step: best round (median)", "A training step", path)
@@ -55,14 +55,16 @@ def work(name: str, shape: int) -> None:
     answer(lambda epochs: timed(run, epochs))
 
 
-def compare(shape: Shape, args: argparse.Namespace, stop: float) -> dict[str, Any]:
-    """Milliseconds a step of each contestant in each round, and its loss after the first epochs."""
+def compare(shape: Shape, args: argparse.Namespace, stop: float, end: float) -> dict[str, Any]:
+    """Milliseconds a step of each contestant in each round, and its loss after the first epochs.
+
+    stop: when rounds end.   end: when nobody is waited for any more."""
     say(f"{shape.name}: {shape.flops / 1e9:.3g} GFLOP a step")
     number, found, turns = SHAPES.index(shape), {}, {}
     # All import their libraries at the same time, on all processors.
     workers = {name: Worker([name, number], args.threads) for name in args.contestants}
     for name, worker in workers.items():
-        found[name] = first_epochs(name, worker)
+        found[name] = first_epochs(name, worker, max(1.0, end - time.monotonic()))
     for name, worker in workers.items():  # when nobody imports or compiles any more
         if "problem" not in found[name]:
             turns[name] = turn_of(worker, shape, args.turn)
@@ -73,10 +75,10 @@ def compare(shape: Shape, args: argparse.Namespace, stop: float) -> dict[str, An
     return {"gflop": shape.flops / 1e9, "batch": shape.batch, "contestants": found}
 
 
-def first_epochs(name: str, worker: Worker) -> Entry:
-    """The loss after them, or the problem that there is."""
+def first_epochs(name: str, worker: Worker, limit: float) -> Entry:
+    """The loss after them, or the problem that there is, such as no answer in time."""
     try:
-        seconds, loss = worker.ask(EPOCHS)
+        seconds, loss = worker.ask(EPOCHS, limit=limit)
     except RuntimeError as error:
         say(f"  {name}: {error}")
         return {"problem": str(error)}

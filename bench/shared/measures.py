@@ -33,7 +33,10 @@ def busy(series: Iterable[Sequence[float]]) -> str:
     series: the times of each contestant. One that is unsteady by itself does not count: half of
     them have to be.
     """
-    spreads = [spread(times) for times in series if len(times) > 2]
+    series = list(series)
+    if series and max(map(len, series)) < 3:
+        return "There was time for fewer than three rounds: these are no figures to keep."
+    spreads = [spread(times) for times in series]
     middle = statistics.median(spreads) if spreads else 0.0
     if middle <= BUSY:
         return ""

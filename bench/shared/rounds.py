@@ -19,7 +19,6 @@ from typing import Any
 from bench.shared.measures import Entry
 from bench.shared.script import environment
 
-LEAST = 3  # rounds, however late it is: with fewer a ratio has no quartiles
 PAUSE = 0.25  # seconds between turns: thread pools spin that long before they sleep
 IDLE = 0.85  # the share of the processors' time in a pause in which nobody else is at work
 
@@ -32,7 +31,7 @@ def arguments(description: str, contestants: Iterable[str], rounds: int) -> argp
     parser.add_argument("--contestants", nargs="*", default=list(contestants))
     parser.add_argument("--rounds", type=int, default=rounds, help=f"at most; default {rounds}")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="for all; then no round begins; default 9"
+        "--minutes", type=float, default=9.0, help="after which no round begins; default 9"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
@@ -127,13 +126,13 @@ def take_turns(
     Who begins changes from round to round.
     args: as returned by `arguments`.   wait: called before each turn; None: `calm`, for those who
     compute on the CPU.   stop: the time of `time.monotonic` after which no round begins, but for
-    the first three.
+    the first.
     """
     names = [name for name in turns if "problem" not in found[name]]
     for name in names:
         found[name]["times"] = []
     for number in range(args.rounds if names else 0):
-        if number >= LEAST and time.monotonic() >= stop:
+        if number and time.monotonic() >= stop:
             say(f"  its share of the time is up after {number} of {args.rounds} rounds")
             break
         first = number % len(names)
@@ -149,10 +148,10 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def deadline(minutes: float, left: int, begun: float) -> float:
-    """When the first of some problems should end, which share the minutes since `begun`."""
+def deadline(end: float, left: int) -> float:
+    """When the first of some problems should end, which share the time that is left."""
     now = time.monotonic()
-    return now + (begun + 60 * minutes - now) / left
+    return now + (end - now) / left
 
 
 def calm(patience: float) -> None:

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a device to compare, as often as wanted; default: those of NumPy, CuPy, PyTorch and "
         "JAX, where they are installed",
     )
-    parser.addoption("--turns", type=int, default=5, help="that each row has; default 5")
+    parser.addoption("--turns", type=int, default=4, help="that each row has; default 4")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,15 +15,16 @@ COLUMNS: dict[str, Callable[[Facts], str]] = {
     "samples/s": lambda facts: significant(facts["samples_per_second"]),
     "of products": lambda facts: f"{facts['share_of_products']:.2f}",
     "exponent": lambda facts: f"{facts['exponent']:.2f}",
-    "loss": lambda facts: f"{facts['final_loss']:.3g}",
+    "loss": lambda facts: f"{facts['loss']:.3g}",
     "memory": lambda facts: f"{facts['memory_ratio']:.2f}",
     "last/first": lambda facts: f"{facts['last_over_first']:.2f}",
 }
-LEGEND = (
-    "time: the best of one work (a product, a layer, a step, a fit). of products: the time of its "
-    "bare matrix products over it; 1 is the floor, above 1 the products' calls cost more than all "
-    "of it."
-)
+LEGEND = """\
+time: the best of one work (a product, a layer, a step, a fit).
+of products: the time of its bare matrix products over it. At 1.00 all the rest costs nothing; above
+that, calling the products one by one costs more than the work does.
+loss: the mean of the first steps, equal in all rows of a table; of a fit, the last one.\
+"""
 
 
 def time(seconds: float) -> str:
@@ -35,12 +36,16 @@ def time(seconds: float) -> str:
 
 
 def rates(infos: Iterable[Facts]) -> Iterator[str]:
-    """A line for each row: what its time means."""
-    rows = [(f"{i['group']} {i['case']}, {i['backend']}", cells(i)) for i in infos]
+    """A line for each row, those of one table together: what its time means."""
+    tables: dict[tuple[str, str], list[Facts]] = {}
+    for info in infos:
+        tables.setdefault((info["group"], info["case"]), []).append(info)
+    ordered = (info for table in tables.values() for info in table)
+    rows = [(f"{i['group']} {i['case']}, {i['backend']}", cells(i)) for i in ordered]
     heads = [head for head in COLUMNS if any(head in row for _, row in rows)]
     yield ""
     yield from grid(["what the times mean", *heads], ([n, *map(r.get, heads)] for n, r in rows))
-    yield LEGEND
+    yield from LEGEND.split("\n")
 
 
 def cells(facts: Facts) -> dict[str, str]:
@@ -54,22 +59,36 @@ def cells(facts: Facts) -> dict[str, str]:
 
 
 def side_by_side(infos: Iterable[Facts]) -> Iterator[str]:
-    """For each group that compares them, a table with a column for each backend."""
+    """For each group that compares backends, a table with a column for each; where there are more
+    backends than works, with a row for each."""
     infos = list(infos)
     for group in ACROSS:
         mine = [info for info in infos if info["group"] == group]
+        mine += bare_products(mine)
         cases = list(dict.fromkeys(info["case"] for info in mine))
         names = list(dict.fromkeys(info["backend"] for info in mine))
         found = {(info["case"], info["backend"]): cell(info) for info in mine}
         if len(names) < 2:
             continue
-        rows, columns = (names, cases) if len(names) > len(cases) else (cases, names)
-        across = columns == names
-        table = (
-            [row, *(found.get((row, c) if across else (c, row)) for c in columns)] for row in rows
-        )
+        if len(names) > len(cases):
+            head, rows = cases, [[n, *(found.get((c, n)) for c in cases)] for n in names]
+        else:
+            head, rows = names, [[c, *(found.get((c, n)) for n in names)] for c in cases]
         yield ""
-        yield from grid([f"{group}: time (GFLOP/s)", *columns], table)
+        yield from grid([f"{group}: time (GFLOP/s)", *head], rows)
+
+
+def bare_products(infos: Iterable[Facts]) -> list[Facts]:
+    """The products alone as further backends, one for each device: the best time in its rows."""
+    best: dict[tuple[str, str], Facts] = {}
+    for info in infos:
+        if seconds := info.get("products_seconds"):
+            rate = info["gflops"] * info["seconds"] / seconds
+            row = {"case": info["case"], "seconds": seconds, "gflops": rate}
+            row["backend"] = f"products, {info['device']}"
+            key = row["case"], row["backend"]
+            best[key] = min(best.get(key, row), row, key=lambda row: row["seconds"])
+    return list(best.values())
 
 
 def cell(facts: Facts) -> str:

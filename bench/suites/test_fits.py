@@ -63,7 +63,7 @@ def fit(backend: Backend, how: str) -> Work:
         lambda: bare(steps),
         steps * SHAPE.flops,
         EPOCHS * len(X),
-        lambda: {"final_loss": losses[-1]},
+        lambda: {"loss": losses[-1]},
     )
 
 

@@ -11,4 +11,4 @@ from bench.suites.test_core import step
 def test_kernels(race, kernels, shape):
     """A training step with one set of kernels switched on, or with the definition."""
     facts = race(step, shape, group="kernels", case=shape.name)
-    assert np.isfinite(facts["final_loss"])
+    assert np.isfinite(facts["loss"])

@@ -37,7 +37,6 @@ def epochs_of(shape: Shape, device: Device, rows: int, trainer: Trainer, order: 
         lambda: bare(steps),
         shape.flops,
         shape.batch,
-        lambda: {"final_loss": float(trainer.epoch(order).mean())},
     )
 
 
@@ -87,8 +86,9 @@ def members(backend: Backend, together: bool, K: int) -> Work:
     trainers = [trainer_of(shape, device, params=start) for start in starts]
     bare = products(shape, device)
 
-    def epoch() -> np.ndarray:
-        return np.concatenate([trainer.epoch(order).ravel() for trainer, order in trainers])
+    def epoch() -> None:
+        for trainer, order in trainers:
+            trainer.epoch(order)
 
     return Work(
         epoch,
@@ -96,7 +96,6 @@ def members(backend: Backend, together: bool, K: int) -> Work:
         lambda: bare(K * shape.steps),
         K * shape.flops,
         K * shape.batch,
-        lambda: {"final_loss": float(epoch().mean())},
     )
 
 

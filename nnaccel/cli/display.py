@@ -301,9 +301,9 @@ def speeds(rows: Iterable[Any]) -> Iterator[Text]:
         if row.kernels:
             kernels.setdefault(f"{row.device}: {row.kernels}", []).append(row.shape)
     yield Text(
-        "\ntimes its products: a step takes that many times as long as its matrix products\n"
-        "alone, called one by one. At 1.00 all the rest costs nothing. A small network can\n"
-        "be below: each call costs time, and fused kernels make fewer of them."
+        "\ntimes its products: a step takes that many times as long as its matrix\n"
+        "products alone, called one by one. At 1.00 all the rest costs nothing. A small\n"
+        "network can be below: each call costs time, and fused kernels make fewer."
     )
     for name, shapes in kernels.items():
         yield Text(f"{name} ({', '.join(shapes)})")

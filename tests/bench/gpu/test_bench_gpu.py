@@ -46,7 +46,7 @@ def test_precisions_share_the_time(monkeypatch):
     ]
 
 
-def test_the_assembler_is_read(tmp_path):
+def test_the_assembler_is_read():
     said = """\
 ptxas info    : Compiling entry function '_Z3addPf' for 'sm_90'
 ptxas info    : Function properties for _Z3addPf
