@@ -585,7 +585,8 @@ def test_a_resumed_run_continues_bit_for_bit(dropout, fast):
     network = mlp(3, [5, 4], 3, dropout=dropout)
 
     def run(epochs, after=None):
-        options = {"batch_size": 16, "weights": weights, "seed": 3, "fast": fast, "after": after}
+        options = {"batch_size": 16, "seed": 3, "fast": fast, "after": after}
+        options["sample_weight"] = weights
         optimizer = optimizers.adamw(schedules.cosine(0.01, 20))
         loss = "softmax_cross_entropy"
         return list(train(network, X, Y, loss=loss, optimizer=optimizer, epochs=epochs, **options))
