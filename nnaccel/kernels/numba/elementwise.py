@@ -99,6 +99,10 @@ class FastWorkspace(Workspace):
         return params, mu, nu
 
 
+# Examples are rows here, as NumPy's products leave them, and columns in `activations.py` and
+# `losses.py`: the inner loop runs over units and not over examples, so those loops do not serve.
+
+
 @compiled
 def add_bias(Z: Array, b: Array) -> None:
     for i in range(Z.shape[0]):
