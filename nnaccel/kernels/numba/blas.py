@@ -13,6 +13,8 @@ from nnaccel.kernels.numba.intrinsics import llvm_intrinsic, register_symbol
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.typing import Array
 
+N, T = (np.uint8(ord(letter)) for letter in "NT")
+
 for name in ("sgemm", "dgemm"):
     address = get_cython_function_address("scipy.linalg.cython_blas", name)
     register_symbol(f"nnaccel_{name}", address)
@@ -33,10 +35,10 @@ def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
 
 @compiled
 def blas_layout(x: Array) -> tuple[Any, Any]:
-    """How x lies for the BLAS: the letter for rows or columns, and the distance between them."""
+    """The BLAS's letter for contiguous rows or columns, and the distance between two of them."""
     if x.strides[1] == x.itemsize:
-        return np.uint8(ord("N")), max(x.strides[0] // x.itemsize, x.shape[1])
-    return np.uint8(ord("T")), max(x.strides[1] // x.itemsize, x.shape[0])
+        return N, max(x.strides[0] // x.itemsize, x.shape[1])
+    return T, max(x.strides[1] // x.itemsize, x.shape[0])
 
 
 @llvm_intrinsic

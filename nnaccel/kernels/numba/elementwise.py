@@ -14,7 +14,10 @@ import numpy as np
 
 from nnaccel.kernels.numba.exp_log import exp, log
 from nnaccel.kernels.numba.jit import compiled
-from nnaccel.kernels.numpy.workspace import Workspace, faintest_of, l2_penalty_in_place
+from nnaccel.kernels.numba.updates import adam, add_penalty
+from nnaccel.kernels.numpy.in_place import softmax_floor
+from nnaccel.kernels.numpy.updates import l2_penalty_in_place
+from nnaccel.kernels.numpy.workspace import Workspace
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.network import l2_penalty
@@ -96,6 +99,10 @@ class FastWorkspace(Workspace):
         return params, mu, nu
 
 
+# Examples are rows here, as NumPy's products leave them, and columns in `activations.py` and
+# `losses.py`: the inner loop runs over units and not over examples, so those loops do not serve.
+
+
 @compiled
 def add_bias(Z: Array, b: Array) -> None:
     for i in range(Z.shape[0]):
@@ -156,7 +163,7 @@ DERIVE: dict[Callable, Any] = {
 }
 
 
-FAINTEST = faintest_of(np.float32)[1]
+FAINTEST = softmax_floor(np.float32)[1]
 
 
 @compiled
@@ -198,39 +205,3 @@ def l2_penalty_fast(
     number = params.dtype.type
     square = add_penalty(grads[:n_weights], params[:n_weights], number(l2))
     return value + number(0.5 * l2) * number(square), grads
-
-
-@compiled
-def add_penalty(dW: Array, W: Array, l2: Any) -> Any:
-    """Adds l2 W to dW; returns |W|^2."""
-    square = l2 - l2
-    for i in range(W.shape[0]):
-        square += W[i] * W[i]
-        dW[i] += l2 * W[i]
-    return square
-
-
-@compiled
-def adam(
-    params: Array,
-    grads: Array,
-    mu: Array,
-    nu: Array,
-    step: Any,
-    beta_1: Any,
-    beta_2: Any,
-    epsilon: Any,
-    tiny: Any,
-) -> None:
-    """Moments below the smallest normal number become 0: see `kernels/numpy/workspace.py`."""
-    number = params.dtype.type
-    one, zero = number(1), number(0)
-    for i in range(params.shape[0]):
-        g = grads[i]
-        m = beta_1 * mu[i] + (one - beta_1) * g
-        v = beta_2 * nu[i] + (one - beta_2) * (g * g)
-        m = zero if abs(m) < tiny else m
-        v = zero if v < tiny else v
-        mu[i] = m
-        nu[i] = v
-        params[i] -= step * m / (np.sqrt(v) + epsilon)

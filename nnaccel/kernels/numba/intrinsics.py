@@ -1,4 +1,4 @@
-"""Instructions that no expression of Python stands for, as functions of compiled code."""
+"""Machine instructions without a Python expression, as functions of compiled code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def register_symbol(name: str, address: Any) -> None:
 
 @llvm_intrinsic
 def prefetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
-    """Has X[i, d] on its way to the cache."""
+    """Prefetches the cache line of X[i, d]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
@@ -47,7 +47,7 @@ def prefetch(typing: Any, X: Any, i: Any, d: Any) -> Any:
 
 @llvm_intrinsic
 def atomic_add(typing: Any, array: Any, i: Any) -> Any:
-    """array[i] += 1 as one operation, for threads that do so at once; gives the old one."""
+    """array[i] += 1, atomically; returns the old value."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count = place(context, builder, signature.args[0], *args)
@@ -58,7 +58,7 @@ def atomic_add(typing: Any, array: Any, i: Any) -> Any:
 
 @llvm_intrinsic
 def atomic_load(typing: Any, array: Any, i: Any) -> Any:
-    """array[i] as the others have left it, with all that they wrote before."""
+    """array[i], read atomically: all writes that preceded its last change are visible."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count = place(context, builder, signature.args[0], *args)
@@ -90,7 +90,7 @@ def denormals_as_zero(typing: Any) -> Any:
 
 @llvm_intrinsic
 def floating_point(typing: Any, mode: Any) -> Any:
-    """Brings the mode of this thread back."""
+    """Restores the floating-point mode of this thread."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if X86:

@@ -1,4 +1,4 @@
-"""How functions are compiled: the floating-point flags, and the cache on disk."""
+"""How functions are compiled: the floating-point flags, the cache on disk, inlining."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,26 @@ from numba import njit
 # Sums in any order and fused multiply-add, but NaN and infinity keep their meaning: training
 # that diverges must show.
 RELAXED = {"contract", "reassoc", "nsz", "arcp"}
-
-
-IN_ORDER = RELAXED - {"reassoc"}  # of a sum in which digits cancel on purpose
+IN_ORDER = RELAXED - {"reassoc"}  # for sums in which digits cancel on purpose
 
 
 def compiled(function: Callable, **options: Any) -> Any:
-    """The function compiled when first called; without a disk cache where none can be written."""
-    options = {"fastmath": RELAXED, "error_model": "numpy", "nogil": True} | options
+    """The function compiled at its first call, with a cache on disk where one can be written."""
+    options = {
+        "fastmath": RELAXED,
+        "error_model": "numpy",
+        "nogil": True,
+        "no_cfunc_wrapper": True,  # an entry for C, which nobody calls
+    } | options
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:
         return njit(**options)(function)
+
+
+def inlined(function: Callable) -> Any:
+    """The function as a part of its caller, for a part that has one caller.
+
+    A compiled function is optimised once for itself and once more in each of its callers.
+    """
+    return compiled(function, inline="always")

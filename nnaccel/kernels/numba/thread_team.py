@@ -1,7 +1,4 @@
-"""A team of threads in compiled code: how it is called together and where it meets.
-
-A member is a thread that runs code without Python's lock.
-"""
+"""Parallel regions of compiled code, on threads that run without Python's lock, and a barrier."""
 
 import ctypes
 import sys
@@ -22,19 +19,18 @@ from nnaccel.kernels.numba.intrinsics import (
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.typing import Array
 
-ARRIVED, ABORTED = 0, 1  # what a meeting (2,) counts
+ARRIVED, ABORTED = 0, 1  # the elements of a barrier (2,)
 
-# How often a member looks for the others before it naps: for half a millisecond, which is longer
-# than they differ and than a nap. Something else has their processor then, and may have this one.
+# Spins at the barrier before sleeping, about 0.5 ms: longer than threads normally drift apart. If
+# the others are later than that they were descheduled, so give this core away too.
 SPINS = 1_000_000
 
 
 def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
-    """Calls function(rank, size, meeting, *args) in so many threads, of which this one is rank 0.
-    In all of them denormal numbers are 0 meanwhile.
+    """Calls function(rank, size, barrier, *args) in `size` threads, of which this one is rank 0.
 
-    They last no longer than the call, and no forked child can miss them. Where the machine has no
-    more threads this one goes alone: by then nobody can have gone beyond the first meeting.
+    Denormal numbers are 0 in all of them. The threads end with the call, so a forked child lacks
+    none. If one cannot be started, this thread runs alone: no other has passed the first barrier.
     """
     barrier, errors = np.zeros(2, np.int64), []
 
@@ -48,7 +44,7 @@ def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
     def member(rank: int) -> None:
         try:
             call(rank, size)
-        except BaseException as error:  # such as MemoryError: the others would wait for ever
+        except BaseException as error:  # a MemoryError, say: the others would wait forever
             barrier[ABORTED] = 1
             errors.append(error)
 
@@ -100,7 +96,7 @@ nap = types.ExternalFunction("nnaccel_sleep", types.void(types.uint32))
 
 @compiled
 def barrier_wait(barrier: Array, size: int) -> bool:
-    """Waits until all members have arrived; False for a team that has been sent home."""
+    """Waits until all members have arrived; False where the team was aborted."""
     if size == 1:
         return True
     # Nobody comes a second time before all have come once: whole teams have met before.

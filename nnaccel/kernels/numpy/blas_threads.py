@@ -1,5 +1,4 @@
-"""How many threads the BLAS takes: one where more would mostly wait for each other, and where the
-threads of a team (`numba/thread_team.py`) multiply each by itself.
+"""Limits the BLAS to one thread for small products, and for a team (`numba/thread_team.py`).
 
 Two threads hand over the work of a small product in about the time that it takes to do it, and on
 a machine with other things to do each hand-over may wait for a time slice of milliseconds: steps

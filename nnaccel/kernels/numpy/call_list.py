@@ -12,8 +12,7 @@ short, because
   room for the divisor of the mean.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,17 +20,10 @@ import numpy as np
 from array_api_compat import numpy as host
 
 from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
-from nnaccel.kernels.dense_plan import (
-    BINARY_CROSS_ENTROPY,
-    CROSS_ENTROPY,
-    SQUARED_ERROR,
-    Plan,
-    compact,
-    plan_of,
-    scalars_of,
-)
+from nnaccel.kernels.dense_plan import CROSS_ENTROPY, Plan, compact, plan_of, scalars_of
 from nnaccel.kernels.numpy.blas_threads import one_is_enough
-from nnaccel.kernels.numpy.workspace import constant, faintest_of
+from nnaccel.kernels.numpy.in_place import ACTIVATIONS, Call, adam_step
+from nnaccel.kernels.numpy.losses import LOSSES
 from nnaccel.kernels.optimizer_trace import check_adam, rules_of
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.network import Network, layout, views
@@ -45,9 +37,6 @@ MOST = 50_000
 CHUNK = 2**20  # bytes of minibatches that are gathered at once, so that they stay in a cache
 STEPS = 32  # that they are for, at most: more do not make a step faster
 NARROW = 24  # inputs, up to which a product is so much faster for columns that they are copied
-FEW = 12  # classes, up to which a product that repeats their sum is faster than to broadcast it
-
-Calls = list[tuple[Callable[..., Any], tuple[Any, ...]]]  # functions and their arguments
 
 
 def call_list_epoch(run: Run) -> FusedEpoch:
@@ -230,14 +219,14 @@ class Steps:
         means = self.metric.function(Z, Y, None if weights is None else weights[:, 0], xp=xp)
         return np.stack([values, means], axis=1)
 
-    def _step(self, t: int) -> Calls:
+    def _step(self, t: int) -> list[Call]:
         """The calls of the t-th step."""
         moments, matrices = self.vectors.moments, self.vectors.matrices
         now, after = moments[t % 2], moments[(t + 1) % 2]
         W, dW = matrices(self.vectors.params), matrices(now[2])
         Z = self.logits[t % len(self.logits)]
         inputs, outputs = [self.X[t], *self.A], [*(A[:-1] for A in self.A), Z]
-        calls: Calls = []
+        calls: list[Call] = []
 
         # Forward: A = g(W A)
         for i, name in enumerate(self.plan.activations):
@@ -262,12 +251,12 @@ class Steps:
 
         return calls + self._update(t, now, after)
 
-    def _update(self, t: int, now: Array, after: Array) -> Calls:
+    def _update(self, t: int, now: Array, after: Array) -> list[Call]:
         """The L2 penalty, decay and Adam."""
         params, x = self.vectors.params, self.between
         m, v, g, square = *after[:2], *now[2:4]
         rate, epsilon, amount = (self.scalars[t, i, ...] for i in range(3))
-        calls: Calls = []
+        calls: list[Call] = []
         if self.penalty is not None:
             calls += [
                 (np.multiply, (params, self.penalty, x)),
@@ -284,190 +273,5 @@ class Steps:
             *calls,
             (np.multiply, (g, g, square)),
             (self.rule.dot, (now, after[:2])),
-            (np.sqrt, (v, x)),
-            (np.add, (x, epsilon, x)),
-            (np.divide, (m, x, x)),
-            (np.multiply, (x, rate, x)),
-            (np.subtract, (params, x, params)),
+            *adam_step(params, m, v, rate, epsilon, x),
         ]
-
-
-# The losses, of one example each: arrays are (n, K, B), and nothing is a mean yet.
-
-
-class CrossEntropy:
-    """Twin of `losses.softmax_cross_entropy`."""
-
-    def __init__(self, shape: tuple[int, int, int], dtype: Any) -> None:
-        n, K, B = shape
-        repeated = K if K <= FEW else 1
-        self.Y, self.Z = (np.empty(shape, dtype) for _ in range(2))
-        self.S = np.empty((n, repeated, B), dtype)
-        self.top = np.empty(B, dtype)
-        self.classes = compact(np.arange(K), K)[:, None]
-        self.ones = np.ones((repeated, K), dtype)
-        self.faintest, log = faintest_of(dtype)
-        self.logs = constant(float(log), (K, B), dtype)
-
-    def read(self, Y: Array) -> None:
-        """Y: classes (n, B), or probabilities (n, B, K)."""
-        y = self.Y[: Y.shape[0]]
-        y[...] = Y[:, None] == self.classes if Y.ndim == 2 else Y.transpose(0, 2, 1)
-        y += self.faintest  # so that nothing of it is left in dZ
-
-    def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
-        """dZ = softmax(Z) - Y, where S, the sums over K, are in as many rows as is best."""
-        largest: Calls = [(np.maximum.reduce, (Z, 0, None, self.top))]
-        if Z.shape[0] == 2:  # for which a reduction takes twice as long
-            largest = [(partial(np.maximum, out=self.top), (Z[0], Z[1]))]
-        return [
-            *largest,
-            (np.subtract, (Z, self.top, self.Z[t])),
-            (partial(np.maximum, out=dZ), (self.Z[t], self.logs)),
-            (np.exp, (dZ, dZ)),
-            (self.ones.dot, (dZ, self.S[t])),
-            (np.divide, (dZ, self.S[t], dZ)),
-            (np.subtract, (dZ, self.Y[t], dZ)),
-        ]
-
-    def values(self, n: int) -> Array:
-        """Y (log S - Z)."""
-        losses = np.log(self.S[:n, :1]) - self.Z[:n]
-        losses *= self.Y[:n]
-        return losses
-
-
-class BinaryCrossEntropy:
-    """Twin of `losses.binary_cross_entropy`."""
-
-    def __init__(self, shape: tuple[int, int, int], dtype: Any) -> None:
-        self.Y, self.Z = (np.empty(shape, dtype) for _ in range(2))  # Y - 1 / 2 and Z / 2
-
-    def read(self, Y: Array) -> None:
-        """Y: (n, B, K)."""
-        np.subtract(Y.transpose(0, 2, 1), 0.5, out=self.Y[: Y.shape[0]])
-
-    def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
-        """dZ = sigmoid(Z) - Y = tanh(Z / 2) / 2 - (Y - 1 / 2)."""
-        half = constant(0.5, (), Z.dtype)
-        return [
-            (np.multiply, (Z, half, self.Z[t])),
-            (np.tanh, (self.Z[t], dZ)),
-            (np.multiply, (dZ, half, dZ)),
-            (np.subtract, (dZ, self.Y[t], dZ)),
-        ]
-
-    def values(self, n: int) -> Array:
-        """log(1 + exp(Z)) - Y Z = log(1 + exp(-|Z|)) + |Z| / 2 - (Y - 1 / 2) Z."""
-        Z, Y = self.Z[:n], self.Y[:n]
-        half = np.abs(Z)
-        return np.log(1.0 + np.exp(-2.0 * half)) + half - 2.0 * Y * Z
-
-
-class SquaredError:
-    """Twin of `losses.squared_error`."""
-
-    def __init__(self, shape: tuple[int, int, int], dtype: Any) -> None:
-        self.Y, self.R = (np.empty(shape, dtype) for _ in range(2))
-
-    def read(self, Y: Array) -> None:
-        """Y: (n, B, K)."""
-        self.Y[: Y.shape[0]] = Y.transpose(0, 2, 1)
-
-    def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
-        """dZ = Z - Y, and once more to keep."""
-        return [(np.subtract, (Z, self.Y[t], to)) for to in (dZ, self.R[t])]
-
-    def values(self, n: int) -> Array:
-        """(Z - Y)^2 / 2."""
-        return 0.5 * self.R[:n] ** 2
-
-
-LOSSES = {
-    CROSS_ENTROPY: CrossEntropy,
-    BINARY_CROSS_ENTROPY: BinaryCrossEntropy,
-    SQUARED_ERROR: SquaredError,
-}
-
-
-# The activations: what A := g(A) calls, and dA := dA g'(Z). All arrays are (H, B); of `room` a call
-# leaves nothing to the next activation.
-
-
-def identity(A: Array, slope: float, room: Array) -> Calls:
-    return []
-
-
-def identity_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
-    return []
-
-
-def relu(A: Array, slope: float, room: Array) -> Calls:
-    # As in `workspace.py`: of two arrays, not of an array and a number. Without the word `out`,
-    # NumPy asks whether a third array is meant.
-    return [(partial(np.maximum, out=A), (A, constant(0.0, A.shape, A.dtype)))]
-
-
-def relu_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
-    return [*positive(A, room), (np.multiply, (dA, room, dA))]
-
-
-def leaky_relu(A: Array, slope: float, room: Array) -> Calls:
-    return [
-        (np.multiply, (A, constant(slope, (), A.dtype), room)),
-        (partial(np.maximum, out=A), (A, room)),
-    ]
-
-
-def leaky_relu_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
-    least = constant(slope, A.shape, A.dtype)
-    return [
-        *positive(A, room),
-        (partial(np.maximum, out=room), (room, least)),
-        (np.multiply, (dA, room, dA)),
-    ]
-
-
-def positive(A: Array, room: Array) -> Calls:
-    """room := 1 where A > 0, else 0 or less: faster than `sign`, or than the numbers of A > 0."""
-    one = constant(1.0, A.shape, A.dtype)
-    return [(np.ceil, (A, room)), (partial(np.minimum, out=room), (room, one))]
-
-
-def tanh(A: Array, slope: float, room: Array) -> Calls:
-    return [(np.tanh, (A, A))]
-
-
-def tanh_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
-    return [
-        (np.multiply, (A, A, room)),
-        (np.subtract, (constant(1.0, (), A.dtype), room, room)),
-        (np.multiply, (dA, room, dA)),
-    ]
-
-
-def sigmoid(A: Array, slope: float, room: Array) -> Calls:
-    half = constant(0.5, (), A.dtype)
-    return [
-        (np.multiply, (A, half, A)),
-        (np.tanh, (A, A)),
-        (np.multiply, (A, half, A)),
-        (np.add, (A, half, A)),
-    ]
-
-
-def sigmoid_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
-    return [
-        (np.subtract, (constant(1.0, (), A.dtype), A, room)),
-        (np.multiply, (room, A, room)),
-        (np.multiply, (dA, room, dA)),
-    ]
-
-
-ACTIVATIONS = {
-    "identity": (identity, identity_vjp),
-    "relu": (relu, relu_vjp),
-    "leaky_relu": (leaky_relu, leaky_relu_vjp),
-    "tanh": (tanh, tanh_vjp),
-    "sigmoid": (sigmoid, sigmoid_vjp),
-}

@@ -16,7 +16,9 @@ from nnaccel.training.loop import train
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
 
+from nnaccel.kernels.numba import dropout as dropout_draws
 from nnaccel.kernels.numba import epoch as compiled_epoch
+from nnaccel.kernels.numba.activations import ACTIVATIONS
 
 
 def network_of(activation="relu", K=3, *, D=3, on_inputs=None, hidden=None, units=(20, 7)):
@@ -36,14 +38,14 @@ def network_of(activation="relu", K=3, *, D=3, on_inputs=None, hidden=None, unit
 def test_the_bits_are_those_of_bernoulli(seed, place, rate):
     """Also of steps whose counter wraps."""
     plan = dense_plan.Plan([4, 3], ["relu"], [0.0], 0, [rate], [place])
-    threshold = np.uint32(round((1.0 - rate) * compiled_epoch.ALL))
+    threshold = np.uint32(round((1.0 - rate) * dropout_draws.ALL))
     for step in (0, 1000, 2**31 - 2):
         counter = np.array(step, np.int32)
-        keys = compiled_epoch.keys_of(plan, seed, counter, 4)
+        keys = dropout_draws.keys_of(plan, seed, counter, 4)
         for i, key in enumerate(keys[:, 0]):
             now = (counter[None] + np.int32(i))[0]
             expected = bernoulli(Key(seed, now).child(place), 1.0 - rate, (100,), xp=np)
-            found = [compiled_epoch.kept(element, key, threshold) for element in range(100)]
+            found = [dropout_draws.kept(element, key, threshold) for element in range(100)]
             np.testing.assert_array_equal(found, expected)
 
 
@@ -93,7 +95,7 @@ WHERE = {
 
 
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
-@pytest.mark.parametrize("activation", [*compiled_epoch.ACTIVATIONS])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS])
 @pytest.mark.parametrize(("loss", "K"), LOSSES)
 def test_an_epoch_with_dropout_is_its_steps(loss, K, activation, where):
     """With a last batch that is short, with weights and without."""
@@ -156,7 +158,7 @@ def test_an_epoch_in_several_calls_draws_the_same(monkeypatch, sizes):
     np.testing.assert_array_equal(found[2], expected[2])
 
 
-@pytest.mark.parametrize("activation", [*compiled_epoch.ACTIVATIONS])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS])
 def test_a_rate_of_zero_changes_no_bit(activation):
     problem = simple(network_of(activation, on_inputs=0.0, hidden=0.0))
     plain = simple(network_of(activation))
@@ -218,8 +220,8 @@ def test_a_plan_has_dropout_for_those_who_ask_for_it(rate):
     network, loss = network_of(on_inputs=rate, hidden=rate), losses.get("squared_error")
     run = Run(network, loss, optimizers.adam(0.01), 16, np.dtype("float32"))
     with pytest.raises(NotSupported, match="it has no layer Dropout"):
-        dense_plan.plan_of(run, compiled_epoch.ACTIVATIONS)
-    plan = dense_plan.plan_of(run, compiled_epoch.ACTIVATIONS, dropout=True)
+        dense_plan.plan_of(run, ACTIVATIONS)
+    plan = dense_plan.plan_of(run, ACTIVATIONS, dropout=True)
     assert plan.sizes == [3, 20, 7, 3]
     assert plan.rates == [rate] * 3
     assert plan.places == [0, 2, 4]
