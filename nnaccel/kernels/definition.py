@@ -77,11 +77,13 @@ class Definition:
     """The definition on one array library, and what a backend may replace.
 
     ieee_products: the context in which float32 products are IEEE, for libraries that leave that to
-    a setting: a function of the precision.
+    a setting: a function of the precision.   prediction_rows: how many rows to predict at a time,
+    which bounds the memory.
     """
 
     xp: Namespace
     ieee_products: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    prediction_rows = 8192
 
     def operations(self, precision: str = "float32") -> Ops:
         """The operations of the library. Kernels among them own a workspace: take a new set for

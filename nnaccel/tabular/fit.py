@@ -11,6 +11,7 @@ from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.definition import Run
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
+from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.model import Model, labelled, n_outputs_of, scores_of

@@ -19,8 +19,6 @@ from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.streaming import evaluation_rows
 from nnaccel.typing import Array, Namespace
 
-BLOCK = 1024  # rows on NumPy: the activations of a layer stay in a second-level cache
-
 
 def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None = None) -> Array:
     """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
@@ -54,14 +52,12 @@ def outputs(
     """link(Z, xp=xp) of the logits Z (..., N, n_outputs) of all rows of X; without a link, Z.
 
     tree: the arrays of the layers, on the device `where`.   X: (N, n_inputs), of any library, or
-    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; on NumPy, whose time
-    goes into temporaries, the blocks stay in the cache. MemoryError where none is left.
+    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; those of NumPy, whose
+    time goes into temporaries, stay in the cache. MemoryError where the device has none left.
     """
     dtype, link = next(leaves(tree)).dtype, link or logits
-    N, rows, kernels = X.shape[0], evaluation_rows(X), False
-    if where.library == "numpy":
-        rows, kernels = min(rows, BLOCK), "numpy"
-    backend = backend_of(where.xp, kernels)
+    backend = backend_of(where.xp, "numpy")
+    N, rows = X.shape[0], min(evaluation_rows(X), backend.prediction_rows)
     guard = explain_device_errors(where, network, str(dtype).rpartition(".")[2])
     with guard, where.context(), backend.ieee_products("float32"), np.errstate(all="ignore"):
         if rows >= N:

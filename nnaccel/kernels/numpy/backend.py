@@ -21,6 +21,7 @@ class NumPyBackend(Definition):
     """numba: use Numba's kernels where it is installed."""
 
     numba: bool = True
+    prediction_rows = 1024  # the activations of a layer stay in a second-level cache
 
     def operations(self, precision: str = "float32") -> Ops:
         Definition.operations(self, precision)  # which checks the precision
