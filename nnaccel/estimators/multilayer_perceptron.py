@@ -17,7 +17,6 @@ from nnaccel.estimators.array_input import (
     check_X_y,
     float_dtype,
     is_foreign,
-    is_valid,
     moved,
     on_host,
 )
@@ -260,8 +259,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         check_is_fitted(self)
         if self.device is None and hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
-        if hasattr(self, "feature_names_in_") or not is_valid(X, self.n_features_in_):
-            X = check_X(self, X, reset=False)
+        X = check_X(self, X, reset=False)
         home = device_of(X) if is_foreign(X) else CPU
         where = device_of(self._first_coef) if self.device is None else select(self.device)
         network = network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
