@@ -2,8 +2,8 @@
 
     python bench/compare.py bench/results/old.json bench/results/new.json
 
-Reads what `bench/peers.py` and `bench/fits.py` write, and what
-`python -m pytest bench --benchmark-json=FILE` writes.
+Reads what `bench/peers/steps.py` and `bench/peers/fits.py` write, and what
+`python -m pytest bench/suites --benchmark-json=FILE` writes.
 A share of the products in the same run says more about the code than a time does, which also
 tells of the machine. Ends with status 1 if a share has fallen by more than --tolerance.
 """
@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from script import run
+from bench.shared.script import run
 
 
 def shares(path: Path) -> dict[str, float]:

@@ -102,9 +102,11 @@ def bench(options: Any) -> None:
 
     if not 0 < options.seconds <= 3600:
         raise ValueError(f"seconds must be above 0 and at most 3600, got {options.seconds}")
+    rows = run(options.device, seconds=options.seconds)
     console = display.console()
     console.print(f"timing four networks on each device, about {options.seconds:g} s")
-    console.print(display.speeds(run(options.device, seconds=options.seconds)))
+    for line in display.speeds(rows):
+        console.print(line)
 
 
 def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:

@@ -22,6 +22,7 @@ from nnaccel.maths.network import Network, layout, leaves
 from nnaccel.tabular.features import Features, Numeric
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
+from nnaccel.training.benchmark import significant
 from nnaccel.training.checkpoint import describe
 from nnaccel.training.epoch import Epoch
 
@@ -280,21 +281,29 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def speeds(rows: Iterable[Any]) -> Group:
-    """The rows of `nnaccel.training.benchmark.run`, and what they mean."""
-    header = ("device", "network and batch", "ms/step", "GFLOP/s", "samples/s", "products")
-    cells = (
-        (r.device, r.shape, r.problem, "", "", "")
-        if r.problem
-        else (
-            r.device,
-            r.shape,
-            f"{r.step_ms:.3f}",
-            f"{r.gflops:,.1f}",
-            f"{r.samples_per_second:,.0f}",
-            f"{r.share:.0%}",
-        )
-        for r in rows
+SPEEDS = "{:<9} {:<23} {:>8} {:>8} {:>11} {:>10}"
+
+
+def speeds(rows: Iterable[Any]) -> Iterator[Text]:
+    """Lines for the rows of `nnaccel.training.benchmark.run`, as they come, and their meaning."""
+    yield Text("\ntraining, Adam, softmax cross-entropy, float32", style="bold")
+    yield Text(SPEEDS.format("", "", "", "", "", "times its"))
+    head = ("device", "network x batch", "ms/step", "GFLOP/s", "samples/s", "products")
+    yield Text(SPEEDS.format(*head))
+    yield Text("─" * len(SPEEDS.format(*head)))
+    kernels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.problem:
+            yield Text(f"{row.device:<9} {row.shape:<23} {row.problem}")
+            continue
+        numbers = (row.step_ms, row.gflops, row.samples_per_second, 1 / row.share)
+        yield Text(SPEEDS.format(row.device, row.shape, *map(significant, numbers)))
+        if row.kernels:
+            kernels.setdefault(f"{row.device}: {row.kernels}", []).append(row.shape)
+    yield Text(
+        "\ntimes its products: a step takes that many times as long as its matrix products\n"
+        "alone, called one by one. At 1.00 all the rest costs nothing. A small network can\n"
+        "be below: each call costs time, and fused kernels make fewer of them."
     )
-    note = "products: the share of a step that its matrix products take, called one by one"
-    return Group(table("training, Adam, softmax cross-entropy, float32", header, cells), Text(note))
+    for name, shapes in kernels.items():
+        yield Text(f"{name} ({', '.join(shapes)})")

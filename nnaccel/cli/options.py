@@ -159,4 +159,10 @@ def bench_options(parser: Any) -> None:
     parser.add_argument(
         "--device", nargs="+", metavar="NAME", help="devices to time (default: cpu, and CUDA's)"
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="to spend, about (default: 40)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=40.0,
+        metavar="N",
+        help="to spend, warming up included; longer where Numba compiles first (default: 40)",
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
-from nnaccel.kernels.definition import Definition, Epoch, FusedEpoch, Refused, Run
+from nnaccel.kernels.definition import BareProduct, Definition, Epoch, FusedEpoch, Refused, Run
 from nnaccel.maths.network import Layout, Network
 from nnaccel.ops import Ops
 from nnaccel.typing import Namespace
@@ -27,13 +27,14 @@ class Backend(Protocol):
     @property
     def xp(self) -> Namespace: ...
 
-    @property
-    def ieee_products(self) -> Callable[[str], AbstractContextManager[Any]]: ...
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]: ...
 
     @property
     def prediction_rows(self) -> int: ...
 
     def operations(self, precision: str = "float32") -> Ops: ...
+
+    def bare_product(self, precision: str = "float32") -> BareProduct: ...
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]: ...
 
@@ -71,7 +72,7 @@ def backend_of(xp: Namespace, kernels: bool | str = True) -> Backend:
     module, name = BACKENDS[library]
     backend = getattr(import_module(module), name)(xp)
     if not kernels or os.environ.get("NNACCEL_KERNELS") == "0":
-        return Definition(xp, backend.ieee_products)
+        return Definition(xp, backend)
     if kernels == "numpy" and library == "numpy":
         return replace(backend, numba=False)
     return backend

@@ -62,6 +62,13 @@ class Refused(NamedTuple):
     reason: str
 
 
+class BareProduct(NamedTuple):
+    """A matrix product as the kernels of a library make it."""
+
+    multiply: Callable[[Array, Array, Array], Array]  # (X, Y, out) -> X Y, in `out` where possible
+    factor: Callable[[Array], Array]  # an array as `multiply` takes it
+
+
 def offer(name: str, build: Callable[..., FusedEpoch], *args: Any) -> FusedEpoch | Refused:
     """The fused epoch build(*args), or why there is none."""
     try:
@@ -76,13 +83,12 @@ def offer(name: str, build: Callable[..., FusedEpoch], *args: Any) -> FusedEpoch
 class Definition:
     """The definition on one array library, and what a backend may replace.
 
-    ieee_products: the context in which float32 products are IEEE, for libraries that leave that to
-    a setting: a function of the precision.   prediction_rows: how many rows to predict at a time,
-    which bounds the memory.
+    library: the backend of the library, for settings that its products need.
+    prediction_rows: how many rows to predict at a time, which bounds the memory.
     """
 
     xp: Namespace
-    ieee_products: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    library: "Definition | None" = None
     prediction_rows = 8192
 
     def operations(self, precision: str = "float32") -> Ops:
@@ -96,6 +102,10 @@ class Definition:
             return Ops(self.xp)
         rounded = {f: partial(f, xp=self.xp, precision=precision) for f in (dense, dense_vjp)}
         return Ops(self.xp, rounded)
+
+    def bare_product(self, precision: str = "float32") -> BareProduct:
+        """The product that a step is measured against."""
+        return BareProduct(lambda X, Y, out: self.xp.matmul(X, Y), lambda x: x)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         """The fused epochs for a run, best first."""
@@ -135,6 +145,11 @@ class Definition:
     def split_params(self, layout: Layout) -> Callable[[Any], Any]:
         """The function that prepares a vector, or the vectors of a `State`, for the epochs."""
         return lambda kept: kept
+
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
+        """The context in which float32 products are IEEE, where a library has a setting for that,
+        or have the precision "tf32" on a GPU."""
+        return nullcontext() if self.library is None else self.library.ieee_products(precision)
 
     def context(
         self, network: Network, batch_size: int, precision: str = "float32"

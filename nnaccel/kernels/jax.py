@@ -40,11 +40,6 @@ log = logging.getLogger("nnaccel")
 SMALL = 2**16  # parameters, below which copying costs less than a call for each part
 
 
-def highest_precision(precision: str) -> AbstractContextManager[Any]:
-    """The context in which products without a kernel are IEEE: a GPU's default is TF32."""
-    return jax.default_matmul_precision("highest")
-
-
 UPDATES = (
     optimizers.gradient_descent_update,
     optimizers.momentum_update,
@@ -60,8 +55,9 @@ class JAXBackend(Definition):
     memory: so equal runs share one program, also those of other seeds.
     """
 
-    def __init__(self, xp: Namespace) -> None:
-        super().__init__(xp, highest_precision)
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
+        """For products without a kernel, which say themselves: a GPU's default is TF32."""
+        return jax.default_matmul_precision("highest")
 
     def operations(self, precision: str = "float32") -> Ops:
         Definition.operations(self, precision)  # which checks the precision

@@ -7,7 +7,7 @@ never there; they land in one flat vector, and each is written by the product th
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -32,8 +32,8 @@ LARGE = 2**15  # parameters, from which on its threads pay: it starts them for a
 class TorchBackend(Definition):
     """PyTorch's backend. It runs steps one by one, on its own threads."""
 
-    def __init__(self, xp: Namespace) -> None:
-        super().__init__(xp, ieee_products)
+    def ieee_products(self, precision: str = "float32") -> AbstractContextManager[None]:
+        return products_in(precision)
 
     def operations(self, precision: str = "float32") -> Ops:
         Definition.operations(self, precision)  # which checks the precision
@@ -44,7 +44,7 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
 
     On CUDA devices float32 products and those of precision "tf32" are what they are called only in
-    the context of `ieee_products`.
+    the context of `products_in`.
     """
     space = Workspace(xp, precision)
     return {
@@ -209,7 +209,7 @@ _SETTING: list[Any] = []  # that setting, and what was set before
 
 
 @contextmanager
-def ieee_products(precision: str) -> Iterator[None]:
+def products_in(precision: str) -> Iterator[None]:
     """Products of float32 matrices are IEEE inside, or TF32 on CUDA devices for that precision.
 
     PyTorch has one setting for the process. So threads that want another one wait for their turn,

@@ -1,14 +1,16 @@
 """How fast this machine trains: four networks on each of its devices, beside the bare products.
 
-    rows = run(["cpu", "cuda"], seconds=30)
+    for row in run(["cpu", "cuda"], seconds=30):
+        print(row)
 
 Each network is trained with Adam on the mean cross-entropy of random data, float32, as
-`nnaccel.training.loop.train` does it. What a step cannot do without is its matrix products; their
-share of the step says what all the rest costs.
+`nnaccel.training.loop.train` does it. What a step cannot do without is its matrix products: how
+many times as long it takes says what all the rest costs.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -86,40 +88,50 @@ class Row(NamedTuple):
     samples_per_second: float = 0.0
     share: float = 0.0  # of the products in the step: 1 is the floor
     problem: str = ""
+    kernels: str = ""  # those that ran, in words; empty where that is not known
 
 
-def run(devices: Sequence[str] | None = None, *, seconds: float = 40.0) -> list[Row]:
-    """Time the four networks on each device, in about so many seconds once it is warm.
+def run(devices: Sequence[str] | None = None, *, seconds: float = 40.0) -> Iterator[Row]:
+    """Time the four networks on each device, in some seconds; the rows come as they are ready.
 
-    devices: names as of `devices.select`; None: all those of this machine whose library
+    devices: names as `devices.select` takes them; None: all those of this machine whose library
     is NumPy or CuPy, which are the ones that nnaccel is written for.
-    A device that is named but not there raises as `select` does.
+    seconds: for all, loading and warming up included. Each row has the same part of the time that
+    is left, and takes longer only where its first turns do, as when Numba compiles.
+    A device that is named but not there raises at once, as `select` does.
     """
     if devices is None:
         found = [device.name for device in available() if not device.problem]
         devices = [name for name in found if name.startswith(("cpu", "cuda"))]
-    rows = []
-    for name in devices:
-        device = select(name)
-        for shape in SHAPES:
-            rows.append(measure(shape, device, seconds / (len(devices) * len(SHAPES))))
-    return rows
+    pairs = [(device, shape) for device in map(select, devices) for shape in SHAPES]
+    return _rows(pairs, time.perf_counter() + seconds)
+
+
+def _rows(pairs: Sequence[tuple[Device, Shape]], stop: float) -> Iterator[Row]:
+    for done, (device, shape) in enumerate(pairs):
+        yield measure(shape, device, (stop - time.perf_counter()) / (len(pairs) - done))
 
 
 def measure(shape: Shape, device: Device, seconds: float) -> Row:
-    """One network on one device."""
+    """One network on one device, in some seconds."""
+    stop = time.perf_counter() + seconds
     try:
         X, Y, order = examples(shape)
+        # The largest take a tenth of a second a step; on CuPy, graphs are for longer epochs.
+        few = max(2, int(2e10 / shape.flops))
+        steps = shape.steps if device.name.startswith("cuda") else min(shape.steps, few)
+        order = order[: steps * shape.batch]
         with explain_device_errors(device, shape.network, "float32"), device.context():
-            epoch = Trainer(shape, X, Y, device).epoch
+            trainer = Trainer(shape, X, Y, device)
             bare = products(shape, device)
             # Turn and turn about, since a machine that slows down should slow both.
+            left = stop - time.perf_counter()
             trained, floor = interleaved(
-                lambda: epoch(order), lambda: bare(shape.steps), seconds=seconds
+                lambda: trainer.epoch(order), lambda: bare(steps), seconds=left
             )
     except MemoryError as error:
         return Row(device.name, shape.name, problem=str(error) or "not enough memory")
-    step, floor = trained / shape.steps, floor / shape.steps
+    step, floor = trained / steps, floor / steps
     return Row(
         device.name,
         shape.name,
@@ -128,21 +140,39 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
         shape.flops / step / 1e9,
         shape.batch / step,
         floor / step,
+        kernels=trainer.kernels,
     )
 
 
 def interleaved(*functions: Callable[[], Any], seconds: float) -> list[float]:
-    """The best time of each function in seconds, called in turn, after a first call of each."""
+    """The best time of each function in some seconds, called in turn, after a first call of each.
+
+    The first calls count too; however long they take, each function is called twice."""
+    stop = time.perf_counter() + seconds
     for function in functions:
         function()
     best = [float("inf")] * len(functions)
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop:
+    while True:
+        begun = time.perf_counter()
         for i, function in enumerate(functions):
             started = time.perf_counter()
             function()
             best[i] = min(best[i], time.perf_counter() - started)
-    return best
+        now = time.perf_counter()
+        if now + (now - begun) > stop:  # another round would not fit
+            return best
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to three digits, without an exponent: "0.0147", "4.63", "187", "1,230,000"."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+
+    def decimals(x: float) -> int:
+        return digits - 1 - math.floor(math.log10(abs(x)))
+
+    value = round(value, decimals(value))  # which may have one digit more before the point
+    return f"{value:,.{max(decimals(value), 0)}f}"
 
 
 def examples(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,6 +211,7 @@ class Trainer:
         state = optimizer.init(start, xp=device.xp)
         self.params, self.state = map(compiled.split_params, (start, state))
         self._epoch = compiled.epoch_of(0)
+        self.kernels = self._backend.explain(self.run)
 
     def epoch(self, order: Array) -> np.ndarray:
         """Trains for an epoch in that order; the loss of each step, on the host."""
@@ -200,35 +231,23 @@ class Trainer:
 def products(shape: Shape, device: Device, precision: str = "float32") -> Callable[[int], None]:
     """The bare matrix products of so many steps, on as many threads, and each into memory that is
     there where possible. precision: on CuPy, whose kernels have it; float32 elsewhere."""
-    xp, given = device.xp, lambda x: x
-    multiply: Any = xp.matmul
-    if device.library == "cupy":
-        from nnaccel.kernels.cuda.workspace import Workspace
-
-        space = Workspace(xp, precision)
-        multiply, given = space.product, lambda x: space.factor(x, precision == "bf16")
+    backend, xp = backend_of(device.xp), device.xp
+    multiply, given = backend.bare_product(precision)
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
     A, W = [given(x) for x in A], [given(x) for x in W]
     pairs = [(A[i], W[i]) for i in range(len(W))]
     pairs += [(xp.matrix_transpose(A[i]), A[i + 1]) for i in reversed(range(len(W)))]
     pairs += [(A[i + 1], xp.matrix_transpose(W[i])) for i in reversed(range(1, len(W)))]
-    # NumPy and CuPy write into place, as the kernels let them.
-    in_place = device.library in ("numpy", "cupy")
     shapes = [(left.shape[0], right.shape[1]) for left, right in pairs]
     outs = [device.asarray(np.empty(size, np.float32)) for size in shapes]
-
-    backend = backend_of(xp)
 
     def bare(steps: int) -> None:
         result = None
         with backend.context(shape.network, shape.batch):
             for _ in range(steps):
                 for (left, right), out in zip(pairs, outs, strict=True):
-                    if in_place:
-                        result = multiply(left, right, out=out)
-                    else:
-                        result = multiply(left, right)
+                    result = multiply(left, right, out)
         device.synchronize(result)
 
     return bare

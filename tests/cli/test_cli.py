@@ -845,7 +845,25 @@ def test_bench(run, monkeypatch):
     assert "about 0.2 s" in out.splitlines()[0]  # or one would wait before an empty screen
     rows = [line.split() for line in out.splitlines() if line.startswith("cpu ")]
     assert [row[1] for row in rows] == ["2-4-2x400", "64-100-10x200"]
-    assert all(float(row[2]) > 0 and row[5].endswith("%") for row in rows)
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[2:])
+
+
+def test_rows_of_bench_come_as_they_are_ready():
+    from nnaccel.cli import display
+    from nnaccel.training import benchmark
+
+    asked = []
+
+    def rows():
+        for name in ("2-4-2x400", "64-100-10x200"):
+            asked.append(name)
+            yield benchmark.Row("cpu", name, 0.5, 0.4, 1.0, 1.0, 0.8)
+
+    lines = display.speeds(rows())
+    for n in (1, 2):
+        line = next(line.plain for line in lines if line.plain.startswith("cpu "))
+        assert len(asked) == n
+        assert line.split() == ["cpu", asked[-1], "0.500", "1.00", "1.00", "1.25"]
 
 
 def test_rows_of_bench_fit_a_terminal(capsys):
@@ -854,12 +872,73 @@ def test_rows_of_bench_fit_a_terminal(capsys):
     from nnaccel.training import benchmark
 
     shapes = [shape.name for shape in benchmark.SHAPES]
-    rows = [benchmark.Row("torch:cpu", name, 152.457, 1.0, 6e4, 9.9e7, 1.5) for name in shapes]
+    rows = [benchmark.Row("torch:cpu", name, 152.457, 1.0, 6e4, 9.9e7, 0.75) for name in shapes]
+    rows.append(benchmark.Row("torch:cpu", shapes[0], problem="not enough memory"))
+    rows = [row._replace(kernels="one scan") for row in rows]
     console = display.Console(width=80)
-    console.print(display.speeds(rows))
+    for line in display.speeds(rows):
+        console.print(line)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("torch:cpu ") and line.endswith("150%") for line in lines) == 4
-    assert len(lines) == 3 + 1 + 4 + 1  # the title, the header, the rows and what they mean
+    table = [line for line in lines if line.startswith("torch:cpu ")]
+    assert [line.split()[2:] for line in table[:-1]] == [
+        ["152", "60,000", "99,000,000", "1.33"]
+    ] * 4
+    assert table[-1].endswith("2-4-2x400               not enough memory")
+    kernels = [line for line in lines if line.startswith("torch:cpu: one scan (2-4-2x400, 64-1")]
+    assert len(kernels) == 1
+    # An empty line, title, two of a header, a rule, the rows, an empty line, and what they mean.
+    before = lines[: lines.index(kernels[0])]
+    assert len(before) == 5 + 5 + 4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.01469, "0.0147"),
+        (4.625, "4.62"),
+        (9.996, "10.0"),
+        (0.0999999, "0.100"),
+        (187.4, "187"),
+        (999.6, "1,000"),
+        (1_234_567, "1,230,000"),
+        (0.0, "0"),
+    ],
+)
+def test_three_digits(value, text):
+    from nnaccel.training.benchmark import significant
+
+    assert significant(value) == text
+
+
+def test_bench_keeps_to_its_time(monkeypatch):
+    """Each row has its part of the time that is left, by a clock that only works advance."""
+    from nnaccel.training import benchmark
+
+    now = [0.0]
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+
+    def works(seconds):
+        def work():
+            now[0] += seconds
+
+        return work
+
+    # Warming up takes 3 s, and so does a round: of 10 s, two rounds are left.
+    assert benchmark.interleaved(works(1.0), works(2.0), seconds=10.0) == [1.0, 2.0]
+    assert now[0] == 9.0
+    now[0] = 0.0
+    assert benchmark.interleaved(works(1.0), seconds=0.0) == [1.0]
+    assert now[0] == 2.0
+    given = []
+
+    def measure(shape, device, seconds):
+        given.append(seconds)
+        now[0] += 9.0 if len(given) == 1 else seconds  # the first one compiles
+
+    now[0] = 100.0
+    monkeypatch.setattr(benchmark, "measure", measure)
+    list(benchmark.run(["cpu"], seconds=24.0))
+    assert given == [6.0, 5.0, 5.0, 5.0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from nnaccel.kernels import epoch
-from nnaccel.kernels.definition import Definition, FusedEpoch, NotSupported, Refused, Run, offer
+from nnaccel.kernels.definition import (
+    BareProduct,
+    Definition,
+    FusedEpoch,
+    NotSupported,
+    Refused,
+    Run,
+    offer,
+)
 from nnaccel.kernels.optimizer_trace import Count
 from nnaccel.ops import Ops
 
@@ -22,6 +30,12 @@ class CuPyBackend(Definition):
 
         Definition.operations(self, precision)  # which checks the precision
         return Ops(self.xp, kernels(self.xp, precision), "kernels of CUDA")
+
+    def bare_product(self, precision: str = "float32") -> BareProduct:
+        from nnaccel.kernels.cuda.workspace import Workspace
+
+        space = Workspace(self.xp, precision)
+        return BareProduct(space.product, lambda x: space.factor(x, precision == "bf16"))
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         from nnaccel.kernels.cuda import small_network

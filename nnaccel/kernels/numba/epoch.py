@@ -42,7 +42,7 @@ from nnaccel.kernels.numba.exp_log import exp, log
 from nnaccel.kernels.numba.gather import NARROW, columns, rows
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.kernels.numba.thread_team import barrier_wait, run_parallel
-from nnaccel.kernels.numpy.blas_threads import blas_name, one_thread, threads_for
+from nnaccel.kernels.numpy.blas_threads import blas_name, blas_threads, one_thread, threads_for
 from nnaccel.kernels.optimizer_trace import check_adam, rules_of
 from nnaccel.maths import minibatch
 from nnaccel.maths.network import layout
@@ -144,7 +144,8 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 records.append(values)
         return params, State(state.step + n_steps, state.slots), np.concatenate(records)
 
-    threads = "1 thread" if members == 1 else f"up to {members} threads"
+    threads = min(members, blas_threads())
+    threads = "1 thread" if threads == 1 else f"{threads} threads"
     return FusedEpoch(f"Numba, {threads}, products by {blas_name()}", epoch_by_numba)
 
 

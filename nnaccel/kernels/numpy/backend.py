@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from nnaccel.kernels import epoch
-from nnaccel.kernels.definition import Definition, FusedEpoch, NotSupported, Refused, Run, offer
+from nnaccel.kernels.definition import (
+    BareProduct,
+    Definition,
+    FusedEpoch,
+    NotSupported,
+    Refused,
+    Run,
+    offer,
+)
 from nnaccel.kernels.numpy import blas_threads, call_list, workspace
 from nnaccel.maths.network import Network, layout
 from nnaccel.ops import Ops
@@ -33,6 +41,9 @@ class NumPyBackend(Definition):
             except ImportError:  # a Numba that does not fit this NumPy says so when it is imported
                 pass
         return Ops(self.xp, workspace.kernels(precision), "kernels of NumPy")
+
+    def bare_product(self, precision: str = "float32") -> BareProduct:
+        return BareProduct(np.matmul, lambda x: x)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         offers = [

@@ -61,6 +61,15 @@ def one_thread() -> Iterator[int]:
         _LIMITING.release()
 
 
+def blas_threads() -> int:
+    """How many threads the BLAS takes now; 1 where that is not known."""
+    controller = _controller()
+    if controller is None:
+        return 1
+    libraries = controller.select(user_api="blas").lib_controllers
+    return min((library.num_threads for library in libraries), default=1)
+
+
 def blas_name() -> str:
     """The name of the BLAS, such as OpenBLAS, where threadpoolctl knows it."""
     controller = _controller()

@@ -5,6 +5,7 @@ pools in one distort each other by up to ten times.
 """
 
 import argparse
+import math
 import os
 import select
 import subprocess
@@ -15,8 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from measures import Entry
+from bench.shared.measures import Entry
+from bench.shared.script import environment
 
+LEAST = 3  # rounds, however late it is: with fewer a ratio has no quartiles
 PAUSE = 0.25  # seconds between turns: thread pools spin that long before they sleep
 IDLE = 0.85  # the share of the processors' time in a pause in which nobody else is at work
 
@@ -27,13 +30,16 @@ def arguments(description: str, contestants: Iterable[str], rounds: int) -> argp
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contestants", nargs="*", default=list(contestants))
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"at most; default {rounds}")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="for all; then no round begins; default 9"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--patience",
         type=float,
-        default=3.0,
-        help="seconds to wait at most before each turn for other programs to end; default 3",
+        default=1.0,
+        help="seconds to wait at most before each turn for other programs to end; default 1",
     )
     parser.add_argument("--output", type=Path, help="default: a .json in bench/results, by date")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
@@ -45,9 +51,7 @@ class Worker:
 
     def __init__(self, words: Iterable[Any], threads: int) -> None:
         processors = sorted(os.sched_getaffinity(0))[:threads]
-        count = {
-            f"{pool}_NUM_THREADS": str(threads) for pool in ("OMP", "OPENBLAS", "MKL", "NUMBA")
-        }
+        pools = ("OMP", "OPENBLAS", "MKL", "NUMBA")
         # Not a pipe, which would fill up as nobody reads it.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # XLA takes its number of threads from the processors that it may run on, and a child may
@@ -61,7 +65,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 text=True,
-                env=os.environ | count,
+                env=environment(**{f"{pool}_NUM_THREADS": str(threads) for pool in pools}),
             )
         finally:
             os.sched_setaffinity(0, mine)
@@ -116,20 +120,39 @@ def take_turns(
     turns: dict[str, Callable[[], float]],
     args: argparse.Namespace,
     wait: Callable[[], None] | None = None,
+    stop: float = math.inf,
 ) -> None:
-    """Appends to the `times` of each contestant what its turn gives, in each round.
+    """Appends to the `times` of each contestant the result of its turn, in each round.
 
-    Who begins changes from round to round. args: as of `arguments`.   wait: called before each
-    turn; None: `calm`, for those who compute on the CPU.
+    Who begins changes from round to round.
+    args: as returned by `arguments`.   wait: called before each turn; None: `calm`, for those who
+    compute on the CPU.   stop: the time of `time.monotonic` after which no round begins, but for
+    the first three.
     """
     names = [name for name in turns if "problem" not in found[name]]
     for name in names:
         found[name]["times"] = []
-    for number in range(args.rounds):
+    for number in range(args.rounds if names else 0):
+        if number >= LEAST and time.monotonic() >= stop:
+            say(f"  its share of the time is up after {number} of {args.rounds} rounds")
+            break
         first = number % len(names)
         for name in names[first:] + names[:first]:
             wait() if wait else calm(args.patience)
             found[name]["times"].append(turns[name]())
+        latest = (f"{name} {found[name]['times'][-1]:.3g}" for name in names)
+        say(f"  round {number + 1} of {args.rounds}: {', '.join(latest)}")
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error, so that standard output has the results alone."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def deadline(minutes: float, left: int, begun: float) -> float:
+    """When the first of some problems should end, which share the minutes since `begun`."""
+    now = time.monotonic()
+    return now + (begun + 60 * minutes - now) / left
 
 
 def calm(patience: float) -> None:

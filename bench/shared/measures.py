@@ -19,6 +19,30 @@ def ratios(peer: Sequence[float], ours: Sequence[float]) -> tuple[float, float, 
     return lower, middle, upper
 
 
+BUSY = 0.15  # on a quiet machine the middle round is a few percent above the best one
+
+
+def spread(times: Sequence[float]) -> float:
+    """How far the middle one of some times is above the best one: 0.1 is a tenth."""
+    return statistics.median(times) / min(times) - 1
+
+
+def busy(series: Iterable[Sequence[float]]) -> str:
+    """A sentence where times show that the machine had other work; else empty.
+
+    series: the times of each contestant. One that is unsteady by itself does not count: half of
+    them have to be.
+    """
+    spreads = [spread(times) for times in series if len(times) > 2]
+    middle = statistics.median(spreads) if spreads else 0.0
+    if middle <= BUSY:
+        return ""
+    return (
+        f"The machine was busy: the middle round took {middle:.0%} longer than the best one. "
+        "Ratios within a round hold; times do not."
+    )
+
+
 def judge(found: Mapping[str, Entry], what: str, tolerance: float, leave: Iterable[str]) -> None:
     """Marks as a problem whose `what` (a loss, an accuracy) is not that of the others.
 

@@ -1,6 +1,6 @@
 """How much of a step is not matrix products, and how much of that more threads do not shorten.
 
-    python bench/serial.py                                  # the two large shapes
+    python bench/peers/serial.py                                  # the two large shapes
 
 The step and its bare products at one thread and at all of them, each in a process of its own,
 in turns. What is left of the step without its products is the rest; by Amdahl's law,
@@ -10,15 +10,15 @@ which it would pass a tenth if all else went on to shrink in proportion.
 """
 
 import math
-import sys
+import time
 from typing import Any
 
-from contestants import CONTESTANTS
-from measures import rest
-from report import FLOOR, about, heading, write
-from rounds import Worker, answer, arguments, take_turns, timed
-from script import run
-from shapes import SHAPES, problem
+from bench.peers.contestants import CONTESTANTS
+from bench.shared.measures import rest
+from bench.shared.report import FLOOR, about, heading, write
+from bench.shared.rounds import Worker, answer, arguments, deadline, say, take_turns, timed
+from bench.shared.script import run
+from bench.shared.shapes import SHAPES, problem
 
 TARGET = 0.1
 TURN = 0.4  # seconds
@@ -36,14 +36,21 @@ def main() -> None:
         parser.error("--threads must be 2 or more: one thread is compared with so many")
     found = about(args.threads)
     names = [FLOOR, *args.contestants]
-    found["steps"] = {SHAPES[n].name: measure(n, names, args) for n in args.shapes}
-    write(found, "serial", table(found), args.output)
+    begun, found["steps"] = time.monotonic(), {}
+    for left, n in zip(range(len(args.shapes), 0, -1), args.shapes, strict=True):
+        stop = deadline(args.minutes, left, begun)
+        found["steps"][SHAPES[n].name] = measure(n, names, args, stop)
+    text = table(found)
+    print(text)
+    write(found, "serial", text, args.output)
 
 
-def measure(number: int, names: list[str], args: Any) -> dict[str, dict[str, list[float]]]:
+def measure(
+    number: int, names: list[str], args: Any, stop: float
+) -> dict[str, dict[str, list[float]]]:
     """Seconds a step in each round, by contestant and number of threads."""
     shape, workers, found, turns = SHAPES[number], [], {}, {}
-    print(shape.name, file=sys.stderr)
+    say(shape.name)
     for name in names:
         for threads in (1, args.threads):
             worker = Worker([name, number], threads)
@@ -55,7 +62,7 @@ def measure(number: int, names: list[str], args: Any) -> dict[str, dict[str, lis
                 return worker.ask(epochs)[0] / epochs / shape.steps
 
             found[f"{name} {threads}"], turns[f"{name} {threads}"] = {}, turn
-    take_turns(found, turns, args)
+    take_turns(found, turns, args, stop=stop)
     for worker in workers:
         worker.close()
     return {

@@ -13,13 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from precisions import PRECISIONS
-from report import LIBRARIES, about
-from rounds import timed
 
-from nnaccel.kernels.cuda.signatures import expressions
+from bench.shared.precisions import PRECISIONS
+from bench.shared.report import LIBRARIES, ROOT, about
+from bench.shared.rounds import timed
+from nnaccel.kernels.cuda.signatures import SOURCE, expressions
 
-ROOT = Path(__file__).parents[1]
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
 DTYPES = ("float32", "float64")
 MNIST_EPOCHS = 5
@@ -61,16 +60,14 @@ def output_of(words: list[str], **options: Any) -> str:
 
 
 def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Every CUDA source, compiled; registers and spills of each kernel as the assembler says. In a
+    """The CUDA source, compiled; registers and spills of each kernel as the assembler says. In a
     rehearsal one kernel: all of them take ten seconds."""
-    paths = sorted((ROOT / "nnaccel" / "kernels").glob("*.cu"))
     compiler = shutil.which("nvcc")
-    if not paths or not compiler:
-        yield "nvcc", {"note": "no CUDA sources" if not paths else "nvcc is not on the PATH"}
+    if not compiler:
+        yield "nvcc", {"note": "nvcc is not on the PATH"}
         return
     kernels = list(expressions())[: 1 if args.rehearse else None]
-    for path in paths:
-        yield path.name, compiled(compiler, path, args.arch, kernels)
+    yield SOURCE.name, compiled(compiler, SOURCE, args.arch, kernels)
 
 
 def compiled(

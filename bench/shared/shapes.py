@@ -9,13 +9,13 @@ from nnaccel.training.benchmark import SHAPES, Shape, examples
 
 LEARNING_RATE = 1e-3
 
-# Beside the four: two classes by one output, and what a GPU is for; and what takes no time, to
-# rehearse with.
-BINARY = Shape((2, 4, 1), 400)
-LARGE = Shape((4096,) * 5, 8192)
-TINY = (Shape((2, 4, 1), 16), Shape((8, 16, 4), 16))
+# Beside the four:
+TABLE = Shape((64, 256, 128, 64, 2), 256)  # a table of 64 encoded columns
+BINARY = Shape((2, 4, 1), 400)  # two classes by one output
+LARGE = Shape((4096,) * 5, 8192)  # what a GPU is for
+TINY = (Shape((2, 4, 1), 16), Shape((8, 16, 4), 16))  # to rehearse with
 
-__all__ = ["LEARNING_RATE", "SHAPES", "Problem", "Shape", "gpu_shapes", "problem"]
+__all__ = ["LEARNING_RATE", "SHAPES", "TABLE", "Problem", "Shape", "gpu_shapes", "problem"]
 
 
 def gpu_shapes(rehearse: bool) -> tuple[Shape, ...]:

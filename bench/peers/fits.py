@@ -1,8 +1,8 @@
 """nnaccel beside its peers from arrays to a trained classifier, each in a process of its own.
 
-    python bench/fits.py                     # generated data of MNIST's size
-    python bench/fits.py --data FILE.npz     # with X_train, y_train, X_test, y_test
-    python bench/fits.py --dtype float64 --rows 2000 --inputs 20 --hidden 100 --epochs 50
+    python bench/peers/fits.py                     # generated data of MNIST's size
+    python bench/peers/fits.py --data FILE.npz     # with X_train, y_train, X_test, y_test
+    python bench/peers/fits.py --dtype float64 --rows 2000 --inputs 20 --hidden 100 --epochs 50
 
 All train the same network on the same rows: Adam, mean cross-entropy, relu, one dtype, no penalty,
 a new order in every epoch. They take turns, one fit each, round by round. A time is that of a fit
@@ -16,20 +16,27 @@ import itertools
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from contestants import jax_adam, jax_logits
-from measures import Entry, best, judge, markdown, median, ratio_to
-from report import FLOOR, LIBRARIES, OURS, about, chart, heading, write
-from rounds import Worker, answer, arguments, take_turns, timed
-from script import run
-from shapes import LEARNING_RATE, Shape
+
+from bench.peers.contestants import jax_adam, jax_logits
+from bench.shared.measures import Entry, best, busy, judge, markdown, median, ratio_to
+from bench.shared.report import FLOOR, LIBRARIES, OURS, about, chart, heading, load, write
+from bench.shared.rounds import Worker, answer, arguments, say, take_turns, timed
+from bench.shared.script import run
+from bench.shared.shapes import LEARNING_RATE, Shape
 
 TOLERANCE = 0.015  # relative, of accuracies: each draws its own weights and orders
+LEGEND = (
+    "Seconds a fit: the best and the median of the rounds, and the first one in its process.\n"
+    "Ratios: time of the row over time of nnaccel in the same round, median and quartiles;\n"
+    "above 1, nnaccel is faster. Accuracy: on the test rows, mean of all fits.\n"
+)
 NAMES = ("X_train", "y_train", "X_test", "y_test")
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -195,6 +202,49 @@ def keras_on(backend: str) -> Callable[[Task], Callable[[], Predict]]:
     return build
 
 
+def pytabkit(task: Task) -> Callable[[], Predict]:
+    """The plain MLP of pytabkit, without its encoding. It insists on rows for validation: 1 %."""
+    from pytabkit import MLP_RTDL_D_Classifier
+
+    first, *middle, last = task.hidden if len(task.hidden) > 1 else (0, 1, 2, 0)
+    if len(set(middle)) > 1:
+        raise RuntimeError("has two hidden layers or more, those in the middle of one width")
+    if task.X.dtype != np.float32:
+        raise RuntimeError("computes in float32 alone")
+    seeds = itertools.count()
+
+    def fit() -> Predict:
+        model = MLP_RTDL_D_Classifier(
+            module_n_layers=len(middle),
+            module_d_first_layer=first,
+            module_d_layers=middle[0] if middle else first,
+            module_d_last_layer=last,
+            module_dropout=0.0,
+            batch_size=task.batch,
+            max_epochs=task.epochs,
+            es_patience=task.epochs + 1,
+            lr=LEARNING_RATE,
+            lr_scheduler=False,
+            optimizer="adamw",
+            optimizer_weight_decay=0.0,
+            use_checkpoints=False,
+            tfms=[],
+            val_fraction=0.01,
+            device="cpu",
+            n_threads=torch_threads(),
+            random_state=next(seeds),
+        )
+        return model.fit(task.X, task.y).predict
+
+    return fit
+
+
+def torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def jax_scan(task: Task) -> Callable[[], Predict]:
     """JAX by hand, an epoch in one call by `lax.scan`, which leaves out a last, shorter batch."""
     import jax
@@ -236,6 +286,7 @@ CONTESTANTS: dict[str, Callable[[Task], Callable[[], Predict]]] = {
     "skorch": skorch,
     "keras torch": keras_on("torch"),
     "keras jax": keras_on("jax"),
+    "pytabkit MLP": pytabkit,
     "jax scan": jax_scan,
 }
 
@@ -253,7 +304,10 @@ def main() -> None:
     if args.worker:
         work(args.worker[0], args.worker[1], args)
         return
-    found = about(args.threads, (*LIBRARIES, "skorch", "keras")) | {"dtype": args.dtype}
+    stop = time.monotonic() + 60 * args.minutes
+    libraries = (*LIBRARIES, "skorch", "keras", "pytabkit")
+    found = about(args.threads, libraries) | {"dtype": args.dtype, "load": load()}
+    print(opening(found), flush=True)
     arrays = read(args.data) if args.data else generated(args.rows, args.inputs)
     arrays = [x.astype(args.dtype) if x.dtype == np.float32 else x for x in arrays]
     shape = Task(arrays[0], arrays[1], tuple(args.hidden), args.batch, args.epochs).shape
@@ -262,7 +316,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for array_name, array in zip(NAMES, arrays, strict=True):
             np.save(Path(folder) / f"{array_name}.npy", array)
-        found["problems"] = {name: compare(folder, args, shape, len(arrays[0]))}
+        result = compare(folder, args, shape, len(arrays[0]), stop)
+    found["problems"] = {name: result}
+    print(section(name, result), flush=True)
     path = write(found, "fits", table(found), args.output)
     chart(found, "s a fit: best round (median)", "From arrays to a classifier", path)
 
@@ -304,19 +360,22 @@ def work(name: str, folder: str, args: argparse.Namespace) -> None:
     answer(once)
 
 
-def compare(folder: str, args: argparse.Namespace, shape: Shape, N: int) -> dict[str, Any]:
+def compare(
+    folder: str, args: argparse.Namespace, shape: Shape, N: int, stop: float
+) -> dict[str, Any]:
     """Seconds of a fit of each contestant in each round, and the mean of the test accuracies."""
     workers, found, turns = [], {}, {}
     options = ["--hidden", *args.hidden, "--batch", args.batch, "--epochs", args.epochs]
     for name in args.contestants:
-        print(name, file=sys.stderr)
         worker = Worker([name, folder, *options], args.threads)
         workers.append(worker)
         try:
             first, accuracy = worker.ask(0)
         except RuntimeError as error:
             found[name] = {"problem": str(error)}
+            say(f"  {name}: {error}")
             continue
+        say(f"  {name}: first fit {first:.3g} s, accuracy {accuracy:.4f}")
         found[name] = {"first": first, "accuracies": [accuracy], "accuracy": accuracy}
 
         def turn(worker: Worker = worker, entry: Entry = found[name]) -> float:
@@ -327,7 +386,7 @@ def compare(folder: str, args: argparse.Namespace, shape: Shape, N: int) -> dict
 
         turns[name] = turn
     judge(found, "accuracy", TOLERANCE, leave=[FLOOR])
-    take_turns(found, turns, args)
+    take_turns(found, turns, args, stop=stop)
     for key in ("accuracy", "accuracies"):
         found.get(FLOOR, {}).pop(key, None)  # it predicts nothing
     for worker in workers:
@@ -338,25 +397,29 @@ def compare(folder: str, args: argparse.Namespace, shape: Shape, N: int) -> dict
 
 def table(found: dict[str, Any]) -> str:
     """The results in Markdown: times, accuracy, ratios to ours."""
-    parts = [
-        heading(found),
-        "Seconds a fit: the best and the median of the rounds, and the first one in its process.\n"
-        "Ratios: time of the row over time of nnaccel in the same round, median and quartiles;\n"
-        "above 1, nnaccel is faster. Accuracy: on the test rows, mean of all fits.\n",
-    ]
-    for name, result in found["problems"].items():
-        entries = result["contestants"]
-        columns = {
-            "best s": best,
-            "median s": median,
-            "first s": lambda entry: f"{entry['first']:.4g}",
-            "accuracy": lambda entry: f"{entry['accuracy']:.4f}" if "accuracy" in entry else "",
-        }
-        for our in OURS[:2]:
-            if entries.get(our, {}).get("times"):
-                columns[f"to {our}"] = ratio_to(entries[our])
-        parts.append(f"### {name}\n\n{markdown(entries, columns)}")
-    return "\n".join(parts)
+    sections = (section(name, result) for name, result in found["problems"].items())
+    return "\n".join([opening(found), *sections])
+
+
+def opening(found: dict[str, Any]) -> str:
+    """Where the numbers come from, and how to read them."""
+    return "\n".join([heading(found), *filter(None, [found.get("load")]), LEGEND])
+
+
+def section(name: str, result: dict[str, Any]) -> str:
+    """The table of one task."""
+    entries = result["contestants"]
+    columns = {
+        "best s": best,
+        "median s": median,
+        "first s": lambda entry: f"{entry['first']:.4g}",
+        "accuracy": lambda entry: f"{entry['accuracy']:.4f}" if "accuracy" in entry else "",
+    }
+    for our in OURS[:2]:
+        if entries.get(our, {}).get("times"):
+            columns[f"to {our}"] = ratio_to(entries[our])
+    note = busy(entry["times"] for entry in entries.values() if entry.get("times"))
+    return f"### {name}\n\n{markdown(entries, columns)}" + (f"\n{note}\n" if note else "")
 
 
 if __name__ == "__main__":

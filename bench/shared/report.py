@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -13,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from measures import Entry
-
+from bench.shared.measures import Entry
 from nnaccel.devices.available import available
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[2]  # of the checkout
+RESULTS = ROOT / "bench" / "results"
 LIBRARIES = ("nnaccel", "numpy", "numba", "torch", "jax", "scikit-learn")
 OURS = ("nnaccel", "nnaccel[fast]", "nnaccel jax", "nnaccel torch")
 FLOOR = "products"
@@ -38,6 +39,11 @@ def hardware(device: str = "cpu") -> str:
     return known.get(device) or known.get("cpu") or platform.processor()
 
 
+def threads() -> int:
+    """How many a BLAS takes by itself."""
+    return int(os.environ.get("OPENBLAS_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
     """What a reader needs to know about where the numbers come from."""
     return {
@@ -52,10 +58,22 @@ def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
     }
 
 
+def load() -> str:
+    """A sentence where other programs are at work before anything is measured; else empty."""
+    try:
+        running = os.getloadavg()[0]
+    except OSError:
+        return ""
+    if running <= 0.5:
+        return ""
+    return f"Other programs are at work: the load average is {running:.1f} before the start."
+
+
 def command() -> str:
     """The command line; of files only the names are kept."""
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *words])
+    script = Path(sys.argv[0]).absolute().as_posix().rpartition("/bench/")[2]
+    return shlex.join(["python", f"bench/{script}", *words])
 
 
 def heading(found: Mapping[str, Any]) -> str:
@@ -69,12 +87,12 @@ def heading(found: Mapping[str, Any]) -> str:
 
 
 def write(found: Mapping[str, Any], kind: str, text: str, output: Path | None = None) -> Path:
-    """Writes JSON and Markdown, prints the latter, and returns where the JSON is."""
+    """Writes JSON and Markdown, and returns where the JSON is."""
     path = output or RESULTS / f"{kind}-{found['date'][:10]}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     path.with_suffix(".md").write_text(text)
-    print(text)
+    print(f"written: {path} and {path.with_suffix('.md').name}", file=sys.stderr)
     return path
 
 

@@ -1,20 +1,22 @@
 """Everything that wants a CUDA GPU, in one run of less than nine minutes.
 
-    python bench/gpu.py --out FOLDER --mnist mnist.npz
-    python bench/gpu.py --out FOLDER --phases peers --precisions tf32 bf16
-    python bench/gpu.py --out FOLDER --rehearse      # every phase on the CPU, networks tiny
+    python bench/gpu/gpu.py --out FOLDER --mnist mnist.npz
+    python bench/gpu/gpu.py --out FOLDER --phases peers --precisions tf32 bf16
+    python bench/gpu/gpu.py --out FOLDER --rehearse      # every phase on the CPU, networks tiny
 
 Each phase is a process of its own with a time limit; one that fails or is late is recorded as
 such, and the next begins. FOLDER/gpu.json and FOLDER/gpu.md are written after every result, so a
 run that is cut off leaves what it has; FOLDER/gpu.log has what the phases said. Without a GPU it
-says what is missing, and compiles the CUDA sources where there is nvcc. Ends with status 1 if a
-phase has a problem.
+says what is missing, and compiles the CUDA sources where there is nvcc. There, and in a rehearsal,
+no GPU has to be given back, so nothing has a time limit. Ends with status 1 if a phase has a
+problem.
 """
 
 import argparse
 import importlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -27,12 +29,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gpu_report
-from contestants import GPU_CONTESTANTS
-from precisions import PRECISIONS
-from report import RESULTS, command
-from rounds import answer
-from script import run
+from bench.gpu import report
+from bench.peers.contestants import GPU_CONTESTANTS
+from bench.shared.precisions import PRECISIONS
+from bench.shared.report import RESULTS, command
+from bench.shared.rounds import answer
+from bench.shared.script import environment, run
 
 Results = Iterator[tuple[str, Any]]  # of a phase: names, and what goes into the JSON file
 
@@ -44,19 +46,19 @@ class Phase(NamedTuple):
     seconds: float
 
     def run(self, name: str, args: argparse.Namespace) -> Results:
-        return getattr(importlib.import_module(self.module), name)(args)
+        return getattr(importlib.import_module(f"bench.gpu.{self.module}"), name)(args)
 
 
 # What costs little and tells much comes first; the last has what the others leave.
 PHASES = {
-    "machine": Phase("gpu_phases", 60),
-    "sources": Phase("gpu_phases", 60),
-    "tests": Phase("gpu_phases", 150),
+    "machine": Phase("phases", 60),
+    "sources": Phase("phases", 60),
+    "tests": Phase("phases", 150),
     "launches": Phase("launches", 60),
-    "parity": Phase("gpu_phases", 120),
-    "fit": Phase("gpu_phases", 90),
+    "parity": Phase("phases", 120),
+    "fit": Phase("phases", 90),
     "throughput": Phase("throughput", 130),
-    "peers": Phase("gpu_peers", 600),
+    "peers": Phase("peers", 600),
 }
 WITHOUT_GPU = ("sources",)
 
@@ -68,8 +70,8 @@ def main() -> int:
     logging.getLogger("nnaccel").setLevel(logging.DEBUG)
     if args.worker:
         kind, *words = args.worker
-        module = {"peer": "gpu_peers", "product": "throughput"}[kind]
-        answer(importlib.import_module(module).worker(*words))
+        module = {"peer": "peers", "product": "throughput"}[kind]
+        answer(importlib.import_module(f"bench.gpu.{module}").worker(*words))
         return 0
     args.device = "cpu" if args.rehearse else "cuda"
     if args.rehearse:
@@ -92,10 +94,12 @@ def main() -> int:
         "missing": missing,
         "phases": {},
     }
+    hurry = not (missing or args.rehearse)
     stop = time.monotonic() + 60 * args.minutes
     for name in names:
-        take(name, found, args, min(PHASES[name].seconds, stop - time.monotonic()))
-    print(gpu_report.markdown_of(found))
+        left = min(PHASES[name].seconds, stop - time.monotonic()) if hurry else math.inf
+        take(name, found, args, left)
+    print(report.markdown_of(found))
     return int(any(entry["problem"] for entry in found["phases"].values()))
 
 
@@ -141,21 +145,24 @@ def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: fl
         entry["problem"] = "not begun: no time was left"
         write(found, args.out)
         return
-    print(f"{name}: at most {seconds:.0f} s", file=sys.stderr)
+    limit = f"at most {seconds:.0f} s" if math.isfinite(seconds) else "no time limit"
+    print(f"{name}: {limit}", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, __file__, *sys.argv[1:], "--phase", name, "--budget", f"{seconds:.0f}"]
     started = time.monotonic()
     with (args.out / "gpu.log").open("a+") as log:
         print(f"--- {name}", file=log, flush=True)
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            words,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env=environment(),
         )
         listener = threading.Thread(target=listen, args=(process, entry, found, args), daemon=True)
         listener.start()
-        try:
-            status = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            status = None
+        status = status_of(process, seconds)
         with suppress(ProcessLookupError):  # what it has started goes with it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -172,6 +179,14 @@ def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: fl
     entry["problem"] = entry["problem"] or "; ".join(problems)
     entry["seconds"] = round(time.monotonic() - started, 1)
     write(found, args.out)
+
+
+def status_of(process: Any, seconds: float) -> int | None:
+    """The exit status; None if it has not ended after some seconds."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def is_problem(result: Any) -> bool:
@@ -196,7 +211,7 @@ def tell(results: Iterable[tuple[str, Any]]) -> None:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"json": json.dumps(found, indent=1) + "\n", "md": gpu_report.markdown_of(found)}
+    texts = {"json": json.dumps(found, indent=1) + "\n", "md": report.markdown_of(found)}
     for kind, text in texts.items():
         unfinished = folder / f"gpu.{kind}.new"
         unfinished.write_text(text)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from measures import Entry, best, markdown, median, ratio_to
-from precisions import PRECISIONS
+from bench.shared.measures import Entry, best, markdown, median, ratio_to
+from bench.shared.precisions import PRECISIONS
 
 Found = Mapping[str, Any]
 

@@ -14,11 +14,15 @@ leaves the precision to the library.
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-from precisions import PRECISIONS, jax_device, jax_precision, torch_precision
-from shapes import LEARNING_RATE, Problem
+
+from bench.shared.precisions import PRECISIONS, jax_device, jax_precision, torch_precision
+from bench.shared.shapes import LEARNING_RATE, Problem
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.cuda.backend import CuPyBackend
 
 Run = Callable[[int], float]
 
@@ -44,15 +48,18 @@ def ours(problem: Problem, device: str, precision: str | None = None) -> Run:
 
 def ours_eager(problem: Problem, device: str, precision: str | None = None) -> Run:
     """The same without CUDA graphs."""
-    return nnaccel_on(device, **_options(precision) | {"fast": False})(problem)
+    without_graphs = partial(CuPyBackend, graphs=False)
+    return nnaccel_on(device, backend=without_graphs, **_options(precision))(problem)
 
 
 def _options(precision: str | None) -> dict[str, Any]:
     return {} if precision is None else PRECISIONS[precision].nnaccel
 
 
-def nnaccel_on(device: str, **options: Any) -> Callable[[Problem], Run]:
-    """nnaccel's own training epoch, as `nnaccel.training.loop.train` runs it."""
+def nnaccel_on(
+    device: str, precision: str = "float32", *, backend: Callable[[Any], Any] = backend_of
+) -> Callable[[Problem], Run]:
+    """nnaccel's own training epoch, as `nnaccel.train` runs it.   backend: of a namespace."""
 
     def build(problem: Problem) -> Run:
         from nnaccel.devices.device import select
@@ -60,13 +67,15 @@ def nnaccel_on(device: str, **options: Any) -> Callable[[Problem], Run]:
 
         # The flat vector: all W first and then all b.
         params = np.concatenate([p.ravel() for p in (*problem.weights, *problem.biases)])
+        where = select(device)
         trainer = Trainer(
             problem.shape,
             problem.X,
             problem.Y,
-            select(device),
+            where,
             params=params,
-            **options,
+            backend=backend(where.xp),
+            precision=precision,
         )
         order = trainer.device.asarray(problem.order.reshape(-1))
 
@@ -342,7 +351,7 @@ OWN_ORDER = ("scikit-learn",)  # whose losses cannot be compared, since it shuff
 
 CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
     "products": products,
-    "nnaccel": nnaccel_on("cpu", fast=False),
+    "nnaccel": nnaccel_on("cpu", backend=partial(backend_of, kernels="numpy")),
     "nnaccel[fast]": nnaccel_on("cpu"),
     "nnaccel jax": nnaccel_on("jax:cpu"),
     "nnaccel torch": nnaccel_on("torch:cpu"),

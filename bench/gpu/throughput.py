@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from precisions import PRECISIONS, jax_device, jax_precision, torch_precision
-from rounds import Worker
-from shapes import gpu_shapes
 
+from bench.shared.precisions import PRECISIONS, jax_device, jax_precision, torch_precision
+from bench.shared.rounds import Worker
+from bench.shared.shapes import gpu_shapes
 from nnaccel.devices.device import select
 from nnaccel.training.benchmark import SHAPES, Shape, Trainer, examples, interleaved, measure
 from nnaccel.training.step import initialize

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contestants import GPU_CONTESTANTS
-from measures import Entry, judge
-from precisions import PRECISIONS
-from report import FLOOR
-from rounds import Worker, take_turns, timed
-from shapes import Problem, Shape, gpu_shapes, problem
+
+from bench.peers.contestants import GPU_CONTESTANTS
+from bench.shared.measures import Entry, judge
+from bench.shared.precisions import PRECISIONS
+from bench.shared.report import FLOOR
+from bench.shared.rounds import Worker, take_turns, timed
+from bench.shared.shapes import Problem, Shape, gpu_shapes, problem
 
 EPOCHS = 2  # before the losses are compared
 TURN = 0.1  # seconds

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shapes import Shape, gpu_shapes
-
+from bench.shared.shapes import Shape, gpu_shapes
 from nnaccel.devices.device import select, to_host
+from nnaccel.kernels.cuda.backend import CuPyBackend
 from nnaccel.training.benchmark import Trainer, examples
 
 STEPS = 8  # few enough for their launches to fit in the driver's queue of about a thousand
@@ -49,7 +49,7 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     for shape in shapes[:-1]:
         try:
             yield f"calls {shape.name}", calls(shape, args)
-            yield f"calls {shape.name} without graphs", calls(shape, args, fast=False)
+            yield f"calls {shape.name} without graphs", calls(shape, args, graphs=False)
         except ImportError as error:
             yield f"calls {shape.name}", {"note": f"the profiler is PyTorch's: {error}"}
 
@@ -78,11 +78,11 @@ def hold() -> float:
     return HELD
 
 
-def calls(shape: Shape, args: argparse.Namespace, *, fast: bool = True) -> dict[str, Any]:
-    """What CUPTI counts in a step and in an epoch.   fast: as of `nnaccel.training.loop.train`."""
+def calls(shape: Shape, args: argparse.Namespace, *, graphs: bool = True) -> dict[str, Any]:
+    """What CUPTI counts in a step and in an epoch, with CUDA graphs or without."""
     device = select(args.device)
     X, Y, order = examples(shape)
-    trainer = Trainer(shape, X, Y, device, fast=fast)
+    trainer = Trainer(shape, X, Y, device, backend=CuPyBackend(device.xp, graphs=graphs))
     counts = []
     for n in (STEPS, STEPS, 2 * STEPS):  # the first one warms the profiler up
         some = device.asarray(order[: n * shape.batch])

@@ -1,6 +1,6 @@
 """What products in TF32 and bfloat16 do to test scores: whole trainings in each precision.
 
-    python bench/low_precision.py --mnist mnist.npz
+    python bench/peers/low_precision.py --mnist mnist.npz
         --adult-train adult_train.csv --adult-test adult_test.csv
 
 The same rows, settings and seeds in every precision, so that differences are those of pairs. The
@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from report import about, heading, write
-from script import run
-
+from bench.shared.report import about, heading, write
+from bench.shared.script import run
 from nnaccel.devices.device import select
 from nnaccel.maths.precision import PRECISIONS
 from nnaccel.tabular.fit import Fit
@@ -63,7 +62,9 @@ def main() -> None:
             ]
             kept[label] = {score: [one[score] for one in tested] for score in SCORES}
             print(name, label, *kept[label][SCORES[0]], file=sys.stderr)
-    write(found, "precision", table(found), args.output)
+    text = table(found)
+    print(text)
+    write(found, "precision", text, args.output)
 
 
 def problems(args: Any) -> Iterator[tuple[str, Examples, dict[str, Any]]]:

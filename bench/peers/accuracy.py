@@ -1,6 +1,6 @@
 """Test scores of the estimators beside scikit-learn's, as a Markdown table.
 
-    python bench/accuracy.py [--seeds 10] [--only wine digits]
+    python bench/peers/accuracy.py [--seeds 10] [--only wine digits]
         [--adult-train FILE --adult-test FILE] [--california FILE]
 
 The same data, the same parameters, the same seeds, one split. A row is good when the mean of
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from script import run
 from sklearn import datasets, neural_network
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.exceptions import ConvergenceWarning
@@ -25,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import nnaccel
+from bench.shared.script import run
 
 
 class Problem(NamedTuple):

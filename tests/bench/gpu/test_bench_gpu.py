@@ -1,0 +1,256 @@
+"""The run on a GPU, rehearsed on the CPU."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from argparse import Namespace
+
+import pytest
+
+pytest.importorskip(
+    "bench.shared.measures", reason="the benchmarks are not part of this distribution"
+)
+
+from bench.gpu import gpu, launches, peers, phases, report
+from bench.shared import script
+from bench.shared.report import ROOT
+
+
+def test_precisions_share_the_time(monkeypatch):
+    """And a shape that would take longer than what is left is left out."""
+    clock, ran = [0.0], []
+
+    class Race:
+        def __init__(self, precision, folder, args):
+            self.precision = precision
+
+        def run(self, number, shape):
+            ran.append((self.precision, number))
+            clock[0] += 40.0
+            return {"contestants": {}}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(peers, "Race", Race)
+    monkeypatch.setattr(peers.time, "monotonic", lambda: clock[0])
+    args = Namespace(rehearse=True, shapes=None, precisions=["ieee", "tf32", "bf16"], stop=160.0)
+    results = dict(peers.peers(args))
+    assert ran == [("ieee", 1), ("ieee", 0), ("tf32", 1), ("bf16", 1)]
+    assert [name for name, r in results.items() if "note" in r] == [
+        "tf32 2-4-1x16",
+        "bf16 2-4-1x16",
+    ]
+
+
+def test_the_assembler_is_read(tmp_path):
+    said = """\
+ptxas info    : Compiling entry function '_Z3addPf' for 'sm_90'
+ptxas info    : Function properties for _Z3addPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 8 registers, used 0 barriers
+ptxas info    : Compiling entry function 'large' for 'sm_90'
+ptxas info    : Function properties for large
+    160 bytes stack frame, 24 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 160 bytes cumulative stack size
+ptxas info    : Function properties for _Z1ff
+    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+"""
+    kernels = phases.kernels_in(said)
+    assert kernels == {
+        "_Z3addPf": {"stack": 0, "spill_stores": 0, "spill_loads": 0, "registers": 8},
+        "large": {"stack": 160, "spill_stores": 24, "spill_loads": 16, "registers": 255},
+    }
+    text = report.sources({"kernels.cu": {"kernels": kernels}}, {})
+    assert "| kernels.cu | 2 | 255 | 1 |" in text
+    assert "- `large` spills 40 bytes" in text
+
+
+def test_cuda_sources_are_compiled(tmp_path):
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("nvcc is not on the PATH")
+    compiled, source = phases.compiled, tmp_path / "one.cu"
+    source.write_text("template <class T> __global__ void twice(T* x) { *x *= 2; }\n")
+    assert compiled(compiler, source, "sm_90")["kernels"] == {}
+    kernels = compiled(compiler, source, "sm_90", ["twice<float>", "twice<double>"])["kernels"]
+    assert len(kernels) == 2
+    assert "error" in compiled(compiler, source, "sm_90", ["thrice<float>"])["problem"]
+    source.write_text("int x = ;\n")
+    assert compiled(compiler, source, "sm_90")["problem"].startswith("one.cu(1): error")
+    hold = tmp_path / "hold.cu"
+    hold.write_text(launches.HOLD)
+    assert list(compiled(compiler, hold, "sm_90")["kernels"]) == ["hold"]
+
+
+def test_calls_of_a_step_and_of_an_epoch():
+    def trace(steps):
+        kernels = [{"cat": "kernel", "name": "gemm"}, {"cat": "kernel", "name": "gemm"}]
+        calls = {"cuda_driver": "cuLaunchKernel", "cuda_runtime": "cudaGraphLaunch"}
+        step = kernels + [{"cat": kind, "name": name} for kind, name in calls.items()]
+        step.append({"cat": "gpu_memcpy", "name": "Memcpy DtoD (Device -> Device)"})
+        end = [{"cat": "gpu_memcpy", "name": "Memcpy DtoH (Device -> Pageable)"}]
+        end += [{"cat": "cuda_runtime", "name": "cudaStreamSynchronize"}, {"cat": "cpu_op"}]
+        return steps * step + end
+
+    found = launches.per_step(*(launches.tally(trace(n * launches.STEPS)) for n in (1, 2)))
+    assert found["step"] == {
+        "kernels": 2.0,
+        "kernel gemm": 2.0,
+        "launches": 2.0,
+        "call cuLaunchKernel": 1.0,
+        "graphs": 1.0,
+        "call cudaGraphLaunch": 1.0,
+        "Memcpy DtoD": 1.0,
+    }
+    assert found["epoch"] == {"Memcpy DtoH": 1.0, "waits": 1.0, "call cudaStreamSynchronize": 1.0}
+    nothing = launches.per_step(launches.tally([]), launches.tally([]))
+    assert nothing["note"] == "the profiler has seen no kernels"
+
+
+def test_losses_are_compared_epoch_by_epoch():
+    a = [{"loss": 2.0, "validation_loss": 1.0, "metric": 5.0}, {"loss": math.nan}]
+    b = [{"loss": 1.0, "validation_loss": 1.1, "metric": 9.0}, {"loss": 1.0}]
+    assert phases.differences_of(a, b) == [1.0, math.inf]
+
+
+def run_gpu(folder, *words, status=0):
+    """What `gpu.py` prints, and what it leaves."""
+    done = subprocess.run(
+        [sys.executable, "bench/gpu/gpu.py", "--out", str(folder), *words],
+        cwd=ROOT,
+        env=script.environment(CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, json.loads((folder / "gpu.json").read_text())
+
+
+def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
+    text, found = run_gpu(tmp_path)
+    assert text.startswith("no GPU: device 'cuda' needs ")
+    assert found["missing"] in text.splitlines()[0]
+    assert list(found["phases"]) == ["sources"]
+    assert found["phases"]["sources"]["problem"] == ""
+    # Compiled as CuPy does it, they spill nothing (see tests/kernels/cuda/test_cuda.py).
+    ((name, source),) = found["phases"]["sources"]["results"].items()
+    assert name == ("kernels.cu" if shutil.which("nvcc") else "nvcc")
+    assert ("kernels" in source) == (name == "kernels.cu")
+    assert all(k["spill_stores"] == 0 for k in source.get("kernels", {}).values())
+    assert found["missing"] in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
+    words = ["--precisions", "ieee", "bf16", "--contestants", "nnaccel"]
+    text, found = run_gpu(tmp_path, "--rehearse", "--rounds", "1", *words)
+    assert {name: entry["problem"] for name, entry in found["phases"].items()} == dict.fromkeys(
+        ("machine", "sources", "tests", "launches", "parity", "fit", "throughput", "peers"), ""
+    )
+    fits = found["phases"]["fit"]["results"]
+    assert list(fits) == ["cpu, first", "cpu, ieee", "cpu, bf16", "cpu"]
+    assert all(result["accuracy"] >= 0.9 for result in fits.values())
+    assert found["phases"]["parity"]["results"]["digits float32"]["largest_difference"] == 0.0
+    peers = found["phases"]["peers"]["results"]
+    assert len(peers) == 4
+    for name, result in peers.items():
+        ours = result["contestants"]["nnaccel"]
+        assert len(ours["times"]) == 1, name
+    assert text.strip() == (tmp_path / "gpu.md").read_text().strip()
+
+
+def test_peers_are_rehearsed_on_the_cpu(tmp_path):
+    pytest.importorskip("torch")
+    words = ["--phases", "peers", "--precisions", "ieee", "--rounds", "1"]
+    words += ["--contestants", "nnaccel", "torch graphs"]
+    _, found = run_gpu(tmp_path, "--rehearse", *words)
+    results = found["phases"]["peers"]["results"]
+    assert len(results) == 2
+    for result in results.values():
+        assert [len(entry["times"]) for entry in result["contestants"].values()] == [1, 1]
+
+
+def test_a_phase_that_is_late_or_fails_leaves_what_it_has(tmp_path, monkeypatch):
+    fake = tmp_path / "fake.py"
+    fake.write_text(
+        "import json, sys, time\nprint(json.dumps(['first', {'note': 'done'}]), flush=True)\n"
+        "if sys.argv[1] == 'late':\n    time.sleep(3600)\n"
+        "if sys.argv[1] == 'fails':\n    sys.exit('it broke')\n"
+        "print(json.dumps(['second', {'problem': 'is wrong'}]))\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(fake))
+    args = Namespace(out=tmp_path / "out")
+    wait = gpu.status_of
+
+    def status_of(process, seconds):
+        """The end of the process, or of the time of the late one, once it has a result."""
+        if seconds > 1.2:
+            return wait(process, seconds)
+        while not found["phases"]["machine"]["results"]:
+            time.sleep(0.01)
+        return wait(process, 0.0)
+
+    monkeypatch.setattr(gpu, "status_of", status_of)
+    ends = {"late": "ended after 1 s", "fails": "status 1: it broke", "finds": "is wrong"}
+    for word, problem in ends.items():
+        monkeypatch.setattr(sys, "argv", ["gpu.py", word])
+        found = {"rehearsal": True, "date": "2030-01-02", "command": "", "missing": ""}
+        found["phases"] = {}
+        gpu.take("machine", found, args, 1.2 if word == "late" else math.inf)
+        entry = json.loads((args.out / "gpu.json").read_text())["phases"]["machine"]
+        assert entry["results"]["first"] == {"note": "done"}
+        assert problem in entry["problem"]
+    gpu.take("machine", found, args, 0.0)
+    assert "no time was left" in found["phases"]["machine"]["problem"]
+
+
+def test_only_a_gpu_is_in_a_hurry(tmp_path, monkeypatch):
+    """Where there is none to give back, a busy machine may take as long as it needs."""
+    limits = {}
+    monkeypatch.setattr(
+        gpu, "take", lambda name, found, args, seconds: limits.update({name: seconds})
+    )
+    monkeypatch.setattr(gpu.report, "markdown_of", lambda found: "")
+    for words, missing in ((), "no driver"), (["--rehearse"], ""), ((), ""):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), *words])
+        monkeypatch.setattr(gpu, "what_is_missing", lambda missing=missing: missing)
+        limits.clear()
+        gpu.main()
+        if words or missing:
+            assert set(limits.values()) == {math.inf}
+            assert list(limits) == (["sources"] if missing else list(gpu.PHASES))
+        else:
+            assert all(limits[name] <= phase.seconds for name, phase in gpu.PHASES.items())
+
+
+def test_the_page_of_a_gpu_run():
+    times = {"nnaccel": [2.0, 2.0], "torch graphs": [4.0, 5.0]}
+    contestants = {name: {"times": t, "first": 0.5} for name, t in times.items()}
+    peers = {
+        "ieee 2-4-2x16": {"gflop": 20.0, "contestants": contestants},
+        "bf16 2-4-2x16": {"note": "left out: no time was left"},
+    }
+    waiting = {"held": 0.5, "host": 0.004, "total": 0.6, "steps": 8, "waits": False}
+    calls = {"step": {"kernels": 45.0, "launches": 45.0, "kernel gemm": 3.0}, "epoch": {"waits": 1}}
+    rates = {"product cupy ieee": {"tflops": {"4096": 40.0, "8192": 50.0}, "error": 3e-7}}
+    step = {"step_ms": 1.0, "products_ms": 0.5, "gflops": 10_000.0, "samples_per_second": 1e6}
+    results = {
+        "launches": {"waiting 2-4-2x16": waiting, "calls 2-4-2x16": calls},
+        "throughput": rates | {"step cuda:0 2-4-2x16": step | {"share": 0.5}},
+        "peers": peers,
+    }
+    phases = {n: {"seconds": 1.0, "problem": "", "results": r} for n, r in results.items()}
+    phases["tests"] = {"seconds": 9.0, "problem": "ended after 9 s: its time was up", "results": {}}
+    text = report.markdown_of(
+        {"rehearsal": False, "date": "2030-01-02", "command": "x", "missing": "", "phases": phases}
+    )
+    assert "| tests | 9 | ended after 9 s: its time was up |" in text
+    assert "| 2-4-2x16 | 500 | 0.0040 | 0.50 | does not wait |" in text
+    assert "| 2-4-2x16 | 45 | 45 | 0 | 0 | 0 | 1 |" in text
+    assert "| cuda:0 2-4-2x16 | 1 | 0.5 | 10 | 1e+06 | 0.50 | 0.200 |" in text
+    assert "| torch graphs | 4 | 4.5 | 0.5 | 5 | 0.100 | 2.25 (2.00 to 2.50) |" in text
+    assert "left out: no time was left" in text
