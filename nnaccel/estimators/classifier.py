@@ -294,7 +294,6 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
             Class labels, or a matrix of 0 and 1; of the library of X, on its device.
         """
         codes, home = self._outputs(X, self._decode, "predict")
-        codes = home.asarray(codes)
         if self._has_labels:
             return scipy.sparse.csr_matrix(codes) if self._sparse_labels else codes
         if self.classes_.shape[0] == 1:
@@ -320,8 +319,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         return self._probabilities(X, "predict_proba")
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        P, home = self._outputs(X, self._link, method)
-        return home.asarray(P)
+        return self._outputs(X, self._link, method)[0]
 
     def _link(self, Z: Array, *, xp: Namespace) -> Array:
         """Probabilities (N, n_classes) of logits."""
@@ -360,8 +358,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Z : array of shape (n_samples,) or (n_samples, n_classes)
             One number for two classes, positive for the second of them.
         """
-        Z, home = self._outputs(X, logits, "decision_function")
-        return home.asarray(Z[:, 0] if self._is_binary else Z)
+        Z, _ = self._outputs(X, logits, "decision_function")
+        return Z[:, 0] if self._is_binary else Z
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of examples predicted right, with several labels those with all of them right.

@@ -721,7 +721,7 @@ def test_the_short_way_refuses_and_warns_as_validation_does():
     clf = MLPClassifier(random_state=0, max_iter=5).fit(X, y)
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
-            clf.predict(np.where(X == X[3, 1], bad, X))
+            clf.predict(np.where(X[3, 1] == X, bad, X))
     with pytest.raises(ValueError, match="X has 3 features, but MLPClassifier is expecting 4"):
         clf.predict(X[:, :3])
     with pytest.raises(ValueError, match="minimum of 1 is required"):
