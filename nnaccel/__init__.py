@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.estimators.regressor import MLPRegressor as MLPRegressor
     from nnaccel.maths.activations import Activation as Activation
     from nnaccel.maths.gradient_check import GradientCheck as GradientCheck
+    from nnaccel.maths.layers import BatchNorm as BatchNorm
     from nnaccel.maths.layers import Dense as Dense
     from nnaccel.maths.layers import Dropout as Dropout
     from nnaccel.maths.layers import LayerNorm as LayerNorm
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 _PUBLIC = {
     "Activation": "maths.activations",
+    "BatchNorm": "maths.layers",
     "check_gradients": "training.gradcheck",
     "class_weights": "training.data",
     "Dense": "maths.layers",

@@ -236,7 +236,7 @@ def seconds_to_goal(
     device: str | None = None,
 ) -> dict[str, Any]:
     """One training; a problem where the goal is not reached."""
-    from nnaccel.maths.metrics import FOR_LOSS
+    from nnaccel.maths.metrics import for_loss
     from nnaccel.maths.network import mlp
     from nnaccel.training.loop import train
 
@@ -252,7 +252,7 @@ def seconds_to_goal(
         epochs=MOST_EPOCHS,
         batch_size=16 if args.rehearse else BATCH,
         validation_data=test,
-        metric=FOR_LOSS[loss],
+        metric=for_loss(loss),
         device=device or args.device,
         **options,
     ):

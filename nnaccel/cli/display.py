@@ -22,8 +22,8 @@ from nnaccel.maths.network import Network, layout, leaves
 from nnaccel.tabular.features import Features, Numeric
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
+from nnaccel.training.architecture import describe
 from nnaccel.training.benchmark import significant
-from nnaccel.training.checkpoint import describe
 from nnaccel.training.epoch import Epoch
 
 SHOWN_CLASSES = 20  # a larger confusion matrix does not fit on a screen

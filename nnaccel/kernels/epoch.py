@@ -15,7 +15,14 @@ from nnaccel.kernels.optimizer_trace import Count, each_step, updates_of
 from nnaccel.maths import optimizers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds, minibatch
-from nnaccel.maths.network import Network, has_random_layers, layout, value_and_grad
+from nnaccel.maths.network import (
+    Network,
+    has_random_layers,
+    layout,
+    set_state,
+    take_state,
+    value_and_grad,
+)
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -63,11 +70,17 @@ def step_of(
     updates: functions as of `updates_of`, each with an iterator over the numbers of the steps.
     """
 
+    n_trained = layout(network).n_trained
+    has_state = n_trained < layout(network).size
+
     def step(params: Array, slots: Any, data: Any, index: Array, key: Any, updates: Any) -> Any:
         X, Y, weights = ops[minibatch](*data, index, params.dtype)
         value, grads, Z = value_and_grad(
             network, loss, params, X, Y, weights, ops=ops, l2=l2, key=key
         )
+        following = None
+        if has_state:
+            grads, following = ops[take_state](grads, n_trained)
         for f, numbers in updates:
             if f is optimizers.clip_by_global_norm:
                 grads = ops[f](grads, *next(numbers))
@@ -77,6 +90,8 @@ def step_of(
                 params, *slots = ops[f](params, grads, *slots, *next(numbers))
             else:
                 params = ops[f](params, grads, *next(numbers))
+        if has_state:
+            params = ops[set_state](params, following, n_trained)
         return params, slots, value, (Z, Y, weights)
 
     return step

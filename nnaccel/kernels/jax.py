@@ -148,6 +148,7 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
         l2_penalty: parts.l2_penalty,
         optimizers.shrink_weights: parts.shrink_weights,
         optimizers.adam_update: parts.updated_by(adam),
+        optimizers.lion_update: parts.updated_by(lion),
         **{update: parts.updated_by(update) for update in UPDATES},
     }
 
@@ -334,6 +335,15 @@ def adam(
     nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
     step = (rate * root / correction_1) * mu / (xp.sqrt(nu) + root * epsilon)
     return params - step, mu, nu
+
+
+def lion(
+    params: Array, grads: Array, mu: Array, rate: Array, beta_1: Any, beta_2: Any, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Twin of `optimizers.lion_update`; mu is not written over before the step has read it."""
+    params, _ = optimizers.lion_update(params, grads, mu, rate, beta_1, beta_2, xp=xp)
+    mu = xp.where(never(params), 0.0, mu)
+    return params, beta_2 * mu + (1.0 - beta_2) * grads
 
 
 def _weights_in(part: slice, n_weights: int) -> int:

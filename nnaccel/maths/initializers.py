@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nnaccel.arguments import find
+from nnaccel.maths import activations
+from nnaccel.maths.activations import Activation
 from nnaccel.typing import Array
 
 Initializer: TypeAlias = Callable[[tuple[int, ...], Any], Array]
@@ -83,22 +85,12 @@ INITIALIZERS: dict[str, Initializer] = {
     )
 }
 
-FOR_ACTIVATION = {
-    "relu": "he_uniform",
-    "leaky_relu": "he_uniform",
-    "elu": "he_uniform",
-    "gelu": "he_uniform",
-    "silu": "he_uniform",
-    "mish": "he_uniform",
-    "selu": "lecun_normal",
-}
 
-
-def get(initializer: str, activation: str = "identity") -> Initializer:
+def get(initializer: str, activation: str | Activation = "identity") -> Initializer:
     """The initializer of that name; "auto" takes the customary one for the activation.
 
-    He for the ReLU family, LeCun for SELU, Glorot for the rest. ValueError for an unknown name.
+    ValueError for an unknown name.
     """
     if initializer == "auto":
-        initializer = FOR_ACTIVATION.get(activation, "glorot_uniform")
+        initializer = activations.get(activation).initializer
     return find("initializer", initializer, INITIALIZERS)

@@ -11,6 +11,7 @@ The `link` of a loss maps logits to predictions: its inverse link function in th
 generalised linear models.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,13 +20,43 @@ from nnaccel.maths.activations import identity, sigmoid
 from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
+class Targets(NamedTuple):
+    """What the targets of a loss may be: their kind, their range, and both in words.
+
+    kind: "classes" for class numbers, or probabilities whose rows sum to 1; "labels" for K
+    independent probabilities; "numbers".   broadcast: whether one column may serve all K outputs.
+    """
+
+    kind: str
+    low: float = -math.inf
+    high: float = math.inf
+    expected: str = "finite numbers"
+    broadcast: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        return self.low > -math.inf or self.high < math.inf
+
+
+CLASSES = Targets("classes", 0.0, math.inf, "class numbers from 0, or probabilities")
+LABELS = Targets("labels", 0.0, 1.0, "numbers from 0 to 1")
+NUMBERS = Targets("numbers")
+AMOUNTS = Targets("numbers", 0.0, math.inf, "numbers of at least 0")
+
+
 class Loss(NamedTuple):
-    """A loss: `function(Z, Y, weights, *, xp, **options) -> (loss, dZ)` and its inverse link."""
+    """A loss: `function(Z, Y, weights, *, xp, **options) -> (loss, dZ)` and its inverse link.
+
+    `targets` says what Y may be; `metric` is a name in `nnaccel.maths.metrics.METRICS`, or a
+    Metric; None: the loss itself.
+    """
 
     name: str
     function: Callable[..., tuple[Array, Array]]
-    link: Callable[..., Array]
+    link: Callable[..., Array] = identity
     options: Options = ()
+    targets: Targets = NUMBERS
+    metric: Any = None
 
     def with_options(self, **options: Any) -> "Loss":
         """The same loss with other parameters: ``huber.with_options(delta=2.0)``.
@@ -174,13 +205,25 @@ def average(
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("softmax_cross_entropy", softmax_cross_entropy, softmax),
-        Loss("binary_cross_entropy", binary_cross_entropy, sigmoid),
-        Loss("squared_error", squared_error, identity),
-        Loss("absolute_error", absolute_error, identity),
-        Loss("huber", huber, identity),
-        Loss("poisson", poisson, exponential),
-        Loss("pinball", pinball, identity),
+        Loss(
+            "softmax_cross_entropy",
+            softmax_cross_entropy,
+            softmax,
+            targets=CLASSES,
+            metric="accuracy",
+        ),
+        Loss(
+            "binary_cross_entropy",
+            binary_cross_entropy,
+            sigmoid,
+            targets=LABELS,
+            metric="label_accuracy",
+        ),
+        Loss("squared_error", squared_error, metric="RMSE"),
+        Loss("absolute_error", absolute_error, metric="MAE"),
+        Loss("huber", huber, metric="RMSE"),
+        Loss("poisson", poisson, exponential, targets=AMOUNTS, metric="RMSE"),
+        Loss("pinball", pinball, targets=NUMBERS._replace(broadcast=True), metric="MAE"),
     )
 }
 

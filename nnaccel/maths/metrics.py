@@ -7,18 +7,28 @@ Final scores come from a metrics library instead, where there is one.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
+from nnaccel.arguments import find
+from nnaccel.maths import losses
+from nnaccel.maths.activations import identity
 from nnaccel.maths.losses import Loss
 from nnaccel.typing import Array, Namespace
 
 
 class Metric(NamedTuple):
-    """A metric: `function(Z, Y, weights, *, xp) -> mean (...)`, and how to read it."""
+    """A metric: `function(Z, Y, weights, *, xp) -> mean (...)`, and how to read it.
+
+    `finish` turns the mean over all examples into the number shown. Where `reads_predictions`, the
+    function is of the predictions link(Z) in the place of Z; `get` binds it to a loss.
+    """
 
     name: str
     function: Callable[..., Array]
-    finish: Callable[[float], float]
+    finish: Callable[[float], float] = float
+    greater_is_better: bool = False
+    reads_predictions: bool = False
 
 
 def accuracy(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
@@ -34,20 +44,15 @@ def label_accuracy(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) 
     return _mean(xp.all((Z > 0) == (Y > 0.5), axis=-1), Z, weights, xp=xp)
 
 
-def squared_residual(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-    """The mean over examples and outputs of (Z - Y)^2."""
-    R = Z - Y
-    return _mean(xp.mean(R * R, axis=-1), Z, weights, xp=xp)
+def squared_residual(A: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
+    """The mean over examples and outputs of (A - Y)^2."""
+    R = A - Y
+    return _mean(xp.mean(R * R, axis=-1), A, weights, xp=xp)
 
 
-def absolute_residual(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-    """The mean over examples and outputs of |Z - Y|."""
-    return _mean(xp.mean(xp.abs(Z - Y), axis=-1), Z, weights, xp=xp)
-
-
-def poisson_residual(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-    """The mean over examples and outputs of (exp(Z) - Y)^2."""
-    return squared_residual(xp.exp(Z), Y, weights, xp=xp)
+def absolute_residual(A: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
+    """The mean over examples and outputs of |A - Y|."""
+    return _mean(xp.mean(xp.abs(A - Y), axis=-1), A, weights, xp=xp)
 
 
 def _mean(values: Array, like: Array, weights: Array | None, *, xp: Namespace) -> Array:
@@ -55,17 +60,58 @@ def _mean(values: Array, like: Array, weights: Array | None, *, xp: Namespace) -
     return xp.mean(values if weights is None else values * weights, axis=-1)
 
 
-FOR_LOSS: dict[str, Metric] = {
-    "softmax_cross_entropy": Metric("accuracy", accuracy, float),
-    "binary_cross_entropy": Metric("accuracy", label_accuracy, float),
-    "squared_error": Metric("RMSE", squared_residual, math.sqrt),
-    "huber": Metric("RMSE", squared_residual, math.sqrt),
-    "absolute_error": Metric("MAE", absolute_residual, float),
-    "pinball": Metric("MAE", absolute_residual, float),
-    "poisson": Metric("RMSE", poisson_residual, math.sqrt),
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", accuracy, greater_is_better=True),
+    "label_accuracy": Metric("accuracy", label_accuracy, greater_is_better=True),
+    "RMSE": Metric("RMSE", squared_residual, math.sqrt, reads_predictions=True),
+    "MAE": Metric("MAE", absolute_residual, reads_predictions=True),
 }
 
 
-def for_loss(loss: Loss) -> Metric:
-    """The customary metric beside a loss: accuracy, RMSE or mean absolute error."""
-    return FOR_LOSS[loss.name]
+def for_loss(loss: str | Loss) -> Metric:
+    """The customary metric beside a loss, which its row names; the loss itself where none is named.
+
+    ValueError for an unknown name.
+    """
+    loss = losses.get(loss)
+    if loss.metric is None:
+        return _value_of(loss)
+    metric = loss.metric
+    return _on_logits(metric if isinstance(metric, Metric) else METRICS[metric], loss)
+
+
+def get(metric: str | Metric, loss: str | Loss) -> Metric:
+    """The metric of that name, or the one given, as a function of the logits that the loss takes.
+
+    The name of the loss's own metric is that metric: "accuracy" beside "binary_cross_entropy" is
+    the accuracy of labels. ValueError for an unknown name, with the closest known one.
+    """
+    loss = losses.get(loss)
+    if not isinstance(metric, Metric):
+        own = for_loss(loss)
+        metric = own if metric == own.name else find("metric", metric, METRICS)
+    return _on_logits(metric, loss)
+
+
+# Cached, so that JAX finds what it has compiled for one run again for the next.
+
+
+@lru_cache(maxsize=64)
+def _value_of(loss: Loss) -> Metric:
+    def value(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
+        return loss.function(Z, Y, weights, xp=xp, **dict(loss.options))[0]
+
+    return Metric(loss.name, value)
+
+
+@lru_cache(maxsize=64)
+def _on_logits(metric: Metric, loss: Loss) -> Metric:
+    if not metric.reads_predictions:
+        return metric
+    if loss.link is identity:
+        return metric._replace(reads_predictions=False)
+
+    def function(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
+        return metric.function(loss.link(Z, xp=xp), Y, weights, xp=xp)
+
+    return metric._replace(function=function, reads_predictions=False)

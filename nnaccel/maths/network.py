@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
-from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, LayerNorm, Param, Residual
+from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, Param
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -74,17 +74,8 @@ def mlp(
 
 
 def has_random_layers(network: Network) -> bool:
-    """Whether a layer may draw random numbers in training: any that is not known not to."""
-
-    def draws_in(layers: Any) -> bool:
-        return any(
-            draws_in(x.layers)
-            if type(x) in (Chain, Residual)
-            else type(x) not in (Dense, LayerNorm)
-            for x in layers
-        )
-
-    return draws_in(network.layers)
+    """Whether a layer may draw random numbers in training."""
+    return Chain(network.layers).is_random
 
 
 class Slot(NamedTuple):
@@ -100,27 +91,31 @@ class Layout(NamedTuple):
 
     slots: Any  # nested tuples of Slot, as the layers nest
     n_weights: int  # the length of the first part, to which decay and penalty apply
+    n_trained: int  # the length of the part that optimizers change; layers change the rest
     size: int  # P
     layers: tuple[Layer, ...]  # whose arrays they are
 
 
 @lru_cache(maxsize=64)
 def layout(network: Network) -> Layout:
-    """The layout of the flat parameter vector: all W first and then all b.
+    """The layout of the flat parameter vector: all W first, then all b, then what is not trained.
 
     So weight decay is one slice, and an optimizer a handful of calls at any depth.
     """
     tree = Chain(network.layers).params(network.n_inputs)
     slots: dict[int, Slot] = {}
-    params, position, n_weights = list(leaves(tree, Param)), 0, 0
-    for i in sorted(range(len(params)), key=lambda i: not params[i].decays):
+    params, position, n_weights, n_trained = list(leaves(tree, Param)), 0, 0, 0
+    for i in sorted(
+        range(len(params)), key=lambda i: (not params[i].trained, not params[i].decays)
+    ):
         slots[i] = Slot(position, position + prod(params[i].shape), params[i])
         position = slots[i].stop
-        if params[i].decays:
-            n_weights = position
+        if params[i].trained:
+            n_trained = position
+            n_weights = position if params[i].decays else n_weights
     in_order = iter(range(len(params)))
     nested = transform(lambda _: slots[next(in_order)], tree, Param)
-    return Layout(nested, n_weights, position, network.layers)
+    return Layout(nested, n_weights, n_trained, position, network.layers)
 
 
 def views(params: Array, places: Layout, *, xp: Namespace) -> Any:
@@ -168,14 +163,21 @@ def initial_params(network: Network, rng: Any, *, xp: Namespace) -> Array:
 
 
 def forward(
-    network: Network, params: Array, X: Array, *, ops: Ops, key: Key | None = None
+    network: Network,
+    params: Array,
+    X: Array,
+    *,
+    ops: Ops,
+    key: Key | None = None,
+    training: bool = False,
 ) -> Array:
     """The logits Z (..., N, n_outputs) for X (..., N, n_inputs).
 
-    Without `key` the network predicts; with one it draws the random numbers of a training step.
+    The network predicts, unless it is `training`; with a `key` it draws the random numbers of a
+    training step.
     """
     tree = ops[views](params, layout(network))
-    return Chain(network.layers).forward(tree, X, ops=ops, key=key)[0]
+    return Chain(network.layers).forward(tree, X, ops=ops, key=key, training=training)[0]
 
 
 def value_and_grad(
@@ -194,11 +196,12 @@ def value_and_grad(
 
     With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out.
     Backpropagation: the loss gives dZ of the last layer, and each layer turns the gradient in its
-    output into those in its parameters and its input.
+    output into those in its parameters and its input. Parameters that are not trained have their
+    next values in the place of gradients: see `take_state`.
     """
     places, chain = layout(network), Chain(network.layers)
     tree = ops[views](params, places)
-    Z, saved = chain.forward(tree, X, ops=ops, key=key)
+    Z, saved = chain.forward(tree, X, ops=ops, key=key, training=True)
     value, dZ = ops[loss.function](Z, Y, weights, **dict(loss.options))
     _, grads = chain.backward(tree, saved, dZ, ops=ops, need_dX=False)
     grads = ops[flatten](grads, places)
@@ -215,3 +218,17 @@ def l2_penalty(
     value = value + (0.5 * l2) * xp.sum(W * W, axis=-1)
     dW = grads[..., :n_weights] + l2 * W
     return value, xp.concat([dW, grads[..., n_weights:]], axis=-1)
+
+
+def take_state(grads: Array, n_trained: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """The gradient with 0 for what is not trained, and the next values that have stood there.
+
+    grads: (..., P) of `value_and_grad`.   An optimizer leaves alone what has gradient 0.
+    """
+    state = grads[..., n_trained:]
+    return xp.concat([grads[..., :n_trained], xp.zeros_like(state)], axis=-1), state
+
+
+def set_state(params: Array, state: Array, n_trained: int, *, xp: Namespace) -> Array:
+    """The parameters (..., P) with those values for what is not trained."""
+    return xp.concat([params[..., :n_trained], state], axis=-1)

@@ -20,6 +20,16 @@ from typing import Any, NamedTuple, ParamSpec
 from nnaccel.arguments import check_options, find
 from nnaccel.maths import schedules
 from nnaccel.maths.schedules import Rate, Schedule
+from nnaccel.maths.updates import (
+    adam_update,
+    clip_by_global_norm,
+    gradient_descent_update,
+    lion_update,
+    momentum_update,
+    nesterov_update,
+    rmsprop_update,
+    shrink_weights,
+)
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace, handle_of
 
@@ -38,90 +48,6 @@ class Optimizer(NamedTuple):
 
     init: Callable[..., State]
     update: Callable[..., tuple[Array, State]]
-
-
-def gradient_descent_update(params: Array, grads: Array, rate: Rate, *, xp: Namespace) -> Array:
-    """W := W - rate dW: the update of the course notes."""
-    return params - rate * grads
-
-
-def momentum_update(
-    params: Array, grads: Array, velocity: Array, rate: Rate, beta: Rate, *, xp: Namespace
-) -> tuple[Array, Array]:
-    """v := beta v - rate dW; W := W + v.
-
-    Source: Sutskever et al. (2013), eq. 1-2: the rate is inside the velocity, as in scikit-learn.
-    """
-    velocity = beta * velocity - rate * grads
-    return params + velocity, velocity
-
-
-def nesterov_update(
-    params: Array, grads: Array, velocity: Array, rate: Rate, beta: Rate, *, xp: Namespace
-) -> tuple[Array, Array]:
-    """v := beta v - rate dW; W := W + beta v - rate dW.
-
-    Source: Sutskever et al. (2013), eq. 3-4, in the variables of the look-ahead point.
-    """
-    velocity = beta * velocity - rate * grads
-    return params + beta * velocity - rate * grads, velocity
-
-
-def rmsprop_update(
-    params: Array,
-    grads: Array,
-    square: Array,
-    rate: Rate,
-    beta: Rate,
-    epsilon: float,
-    *,
-    xp: Namespace,
-) -> tuple[Array, Array]:
-    """s := beta s + (1 - beta) dW^2; W := W - rate dW / (sqrt(s) + epsilon).
-
-    Source: Tieleman, Hinton (2012), lecture 6.5; epsilon outside the root, as in PyTorch.
-    """
-    square = beta * square + (1.0 - beta) * (grads * grads)
-    return params - rate * grads / (xp.sqrt(square) + epsilon), square
-
-
-def adam_update(
-    params: Array,
-    grads: Array,
-    mu: Array,
-    nu: Array,
-    rate: Rate,
-    beta_1: Rate,
-    beta_2: Rate,
-    correction_1: Array,
-    correction_2: Array,
-    epsilon: float,
-    *,
-    xp: Namespace,
-) -> tuple[Array, Array, Array]:
-    """W := W - rate m / (sqrt(v) + epsilon), with bias-corrected moments m and v of dW.
-
-    correction_i is 1 - beta_i^t. Source: Kingma, Ba, arXiv:1412.6980, algorithm 1.
-    """
-    mu = beta_1 * mu + (1.0 - beta_1) * grads
-    nu = beta_2 * nu + (1.0 - beta_2) * (grads * grads)
-    m, v = mu / correction_1, nu / correction_2
-    return params - rate * m / (xp.sqrt(v) + epsilon), mu, nu
-
-
-def shrink_weights(params: Array, amount: Rate, n_weights: int, *, xp: Namespace) -> Array:
-    """(1 - amount) times the first n_weights parameters; the rest as they are."""
-    weights = params[..., :n_weights]
-    return xp.concat([weights - amount * weights, params[..., n_weights:]], axis=-1)
-
-
-def clip_by_global_norm(grads: Array, max_norm: Rate, *, xp: Namespace) -> Array:
-    """grads min(1, max_norm / |grads|), the Euclidean norm over all parameters of a network.
-
-    Source: Pascanu, Mikolov, Bengio, arXiv:1211.5063, algorithm 1.
-    """
-    norm = xp.sqrt(xp.sum(grads * grads, axis=-1, keepdims=True))
-    return grads * (max_norm / xp.maximum(norm, max_norm + xp.zeros_like(norm)))
 
 
 def once(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
@@ -233,6 +159,26 @@ def adamw(
 
 
 @once
+def lion(
+    learning_rate: Rate | Schedule = 1e-4,
+    *,
+    beta_1: Rate = 0.9,
+    beta_2: Rate = 0.99,
+    weight_decay: Rate = 0.0,
+) -> Optimizer:
+    """Lion (Chen et al., arXiv:2302.06675, algorithm 2): every parameter moves by the rate.
+
+    Its authors take a third to a tenth of Adam's rate, and three to ten times the weight decay.
+    """
+
+    def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
+        params, *slots = ops[lion_update](params, grads, *state.slots, rate, beta_1, beta_2)
+        return params, slots
+
+    return _optimizer(rule, 1, learning_rate, weight_decay)
+
+
+@once
 def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
     """The optimizer, its gradient first scaled down to a global norm of at most max_norm."""
     _check_range("above 0", lambda v: v > 0, max_norm=max_norm)
@@ -280,13 +226,26 @@ def _check_range(expected: str, holds: Callable[[float], bool], **values: Any) -
             raise ValueError(f"{name} must be {expected}, got {value}")
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "gd": gradient_descent,
-    "momentum": momentum,
-    "nesterov": nesterov,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "adamw": adamw,
+class Row(NamedTuple):
+    """An optimizer of the table: `make(learning_rate, **options)`, and its defaults for tables.
+
+    table_rates: on few and on many rows; see `nnaccel.tabular.settings.resolve`.
+    table_decay: the weight decay.
+    """
+
+    make: Callable[..., Optimizer]
+    table_rates: tuple[float, float] = (1e-3, 1e-3)
+    table_decay: float = 0.0
+
+
+OPTIMIZERS: dict[str, Row] = {
+    "gd": Row(gradient_descent, (0.5, 0.1)),
+    "momentum": Row(momentum, (0.05, 0.05)),
+    "nesterov": Row(nesterov, (0.05, 0.05)),
+    "rmsprop": Row(rmsprop),
+    "adam": Row(adam, (2e-3, 5e-3), 0.05),
+    "adamw": Row(adamw, (2e-3, 5e-3), 0.05),
+    "lion": Row(lion, (2e-4, 5e-4), 0.5),
 }
 
 
@@ -297,7 +256,7 @@ def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: A
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    make = find("optimizer", optimizer, OPTIMIZERS)
+    make = find("optimizer", optimizer, OPTIMIZERS).make
     check_options(f"optimizer {optimizer!r}", make, options)
     options = {name: schedules.plain(value) for name, value in options.items()}
     return make(learning_rate, **options)

@@ -9,6 +9,7 @@ import numpy as np
 from nnaccel.devices.device import Device, select, to_host
 from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.definition import Run
+from nnaccel.maths import losses
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.optimizers import Optimizer
@@ -78,7 +79,9 @@ def target_in_training(target: Target, y: Any, settings: Settings) -> Target:
     """The target with the scale of the rows that are left to train and validate."""
     if target.task == "regression":
         target = fit_target(y, "regression", target.name)
-    return replace(target, mean=0.0, scale=1.0) if settings.loss == "poisson" else target
+    if target.task == "regression" and losses.get(settings.loss).targets.bounded:
+        return replace(target, mean=0.0, scale=1.0)  # in their own units
+    return target
 
 
 def weights_of(Y: np.ndarray, target: Target, settings: Settings) -> np.ndarray | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
+from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
 from nnaccel.tabular.features import Features
@@ -185,7 +186,7 @@ def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
 
 def n_outputs_of(target: Target, loss: str) -> int:
     """The outputs of a network for that target."""
-    if target.task == "regression" or loss == "binary_cross_entropy":
+    if target.task == "regression" or losses.get(loss).targets.kind == "labels":
         return 1
     return len(target.classes)
 

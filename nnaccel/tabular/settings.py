@@ -4,7 +4,8 @@ The defaults were chosen on data sets from 150 to 60,000 rows and are stated in 
 place that knows them.
 """
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from math import log2
 from numbers import Real
@@ -20,7 +21,6 @@ from nnaccel.maths.precision import PRECISIONS, check_precision
 
 SMALL = 2000  # rows below which none is set aside for validation: all are needed for training
 TASKS = ("auto", "classification", "regression")
-CLASSIFICATION = ("softmax_cross_entropy", "binary_cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -103,24 +103,17 @@ RANGES: dict[str, Range] = {
     "weight_decay": AMOUNT,
     "l2": AMOUNT,
 }
-NAMES: dict[str, tuple[str, ...]] = {
+# The tables themselves, so that what is added to one is known here too.
+AUTO: dict[str, Any] = {"auto": None}
+NAMES: dict[str, Collection[str]] = {
     "task": TASKS,
-    "activation": ("auto", *activations.ACTIVATIONS),
-    "initializer": ("auto", *initializers.INITIALIZERS),
-    "loss": ("auto", *losses.LOSSES),
-    "optimizer": tuple(optimizers.OPTIMIZERS),
-    "schedule": tuple(schedules.SCHEDULES),
+    "activation": ChainMap(activations.ACTIVATIONS, AUTO),
+    "initializer": ChainMap(initializers.INITIALIZERS, AUTO),
+    "loss": ChainMap(losses.LOSSES, AUTO),
+    "optimizer": optimizers.OPTIMIZERS,
+    "schedule": schedules.SCHEDULES,
     "dtype": ("float32", "float64"),
     "precision": tuple(PRECISIONS),
-}
-# The rate that each optimizer is given on few and on many rows.
-RATES = {
-    "adamw": (2e-3, 5e-3),
-    "adam": (2e-3, 5e-3),
-    "rmsprop": (1e-3, 1e-3),
-    "gd": (0.5, 0.1),
-    "momentum": (0.05, 0.05),
-    "nesterov": (0.05, 0.05),
 }
 LINEAR_RATE = 20  # times the rate for a network without hidden layers, whose loss is convex
 
@@ -143,9 +136,8 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     if loss == "auto":
         default = "binary_cross_entropy" if n_classes == 2 else "softmax_cross_entropy"
         loss = default if n_classes else "squared_error"
-    if (loss in CLASSIFICATION) != (task == "classification") or (
-        loss == "binary_cross_entropy" and n_classes != 2
-    ):
+    kind = losses.LOSSES[loss].targets.kind
+    if (kind == "numbers") != (task == "regression") or (kind == "labels" and n_classes != 2):
         kind = f"classification with {n_classes} classes" if n_classes else "regression"
         raise ValueError(f"loss {loss!r} is not for {kind}; leave it out, or change the task")
     hidden = settings.hidden
@@ -154,7 +146,8 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     activation = settings.activation
     if activation == ("auto",):
         activation = ("relu" if pixels else "tanh",)
-    rate = RATES[settings.optimizer][not small] * (1 if hidden else LINEAR_RATE)
+    optimizer = optimizers.OPTIMIZERS[settings.optimizer]
+    rate = optimizer.table_rates[not small] * (1 if hidden else LINEAR_RATE)
     batch_size = 2 ** round(log2(max(N, 1) / (25 if small else 200)))
     lowest, highest = (16, 64) if small else (128, 1024)
     defaults = {
@@ -162,7 +155,7 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
         "learning_rate": rate,
         "batch_size": min(max(batch_size, lowest), highest),
         "epochs": 60 if small else min(max(round(800_000 / N), 10), 60),
-        "weight_decay": 0.05 if settings.optimizer in ("adam", "adamw") else 0.0,
+        "weight_decay": optimizer.table_decay,
         "validation_fraction": validation_fraction(settings, N),
     }
     missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}

@@ -17,37 +17,17 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
-from nnaccel.maths import activations, losses
-from nnaccel.maths.initializers import INITIALIZERS
-from nnaccel.maths.layers import LAYERS, Dense, Layer, Residual
+from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout
 from nnaccel.schema import Field, check
-from nnaccel.typing import Array, Options
+from nnaccel.training.architecture import OPTIONS, describe, listed, named, rebuild
+from nnaccel.typing import Array
 
 FORMAT = "nnaccel model"
 VERSION = 1
 
-ACTIVATION = Field("an activation", lambda v: type(v) is dict)
-COUNT = Field("a positive integer", lambda v: type(v) is int and 0 < v < 2**31)
 OBJECT = Field("an object", lambda v: type(v) is dict)
-SHARE = Field("a number from 0 to below 1", lambda v: schema.FINITE.holds(v) and 0 <= v < 1)
-INITIALIZER = schema.one_of("auto", *INITIALIZERS)
-OPTIONS = Field(
-    "an object of numbers or lists of numbers",
-    lambda v: (
-        type(v) is dict
-        and all(schema.FINITE.holds(n) for o in v.values() for n in (o if type(o) is list else [o]))
-    ),
-)
-
-# What a layer of each type says of itself beside its type; a new layer adds a row.
-LAYER_FIELDS: dict[str, dict[str, Field]] = {
-    "dense": {"units": COUNT, "activation": ACTIVATION, "initializer": INITIALIZER},
-    "dropout": {"rate": SHARE},
-    "layer_norm": {"epsilon": schema.POSITIVE},
-    "residual": {"layers": schema.RECORDS},
-}
 
 
 class Checkpoint(NamedTuple):
@@ -178,85 +158,19 @@ def digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     return content.hexdigest()
 
 
-def describe(network: Network) -> dict[str, Any]:
-    """The architecture as plain data: what `rebuild` turns back into an equal network."""
-    return {
-        "n_inputs": network.n_inputs,
-        "layers": [_describe_layer(layer) for layer in network.layers],
-    }
-
-
-def rebuild(data: Any) -> Network:
-    """The network that `describe` described; ValueError for anything else."""
-    check(data, {"n_inputs": COUNT, "layers": schema.RECORDS}, "network")
-    layers = tuple(_rebuild_layer(layer, f"layer {i}") for i, layer in enumerate(data["layers"]))
-    if not layers:
-        raise ValueError("network must have at least one layer")
-    return Network(data["n_inputs"], layers)
-
-
-def _describe_layer(layer: Layer) -> dict[str, Any]:
-    kind = next((name for name, known in LAYERS.items() if type(layer) is known), None)
-    if kind is None:
-        raise ValueError(
-            f"a model file cannot hold a {type(layer).__name__} layer; it knows {', '.join(LAYERS)}"
-        )
-    data: dict[str, Any] = {name: getattr(layer, name) for name in LAYER_FIELDS[kind]}
-    if isinstance(layer, Dense):
-        activation = layer.activation
-        if activations.ACTIVATIONS.get(activation.name) != activation.plain():
-            raise ValueError(
-                f"a model file cannot hold the activation {activation.name!r}: it is not in "
-                "nnaccel.activations.ACTIVATIONS; add it there, and wherever the file is loaded"
-            )
-        data["activation"] = {"name": activation.name, "options": dict(activation.options)}
-    if isinstance(layer, Residual):
-        data["layers"] = [_describe_layer(inner) for inner in layer.layers]
-    return {"type": kind, **data}
-
-
-def _rebuild_layer(data: dict[str, Any], where: str) -> Layer:
-    kind = data.get("type")
-    if type(kind) is not str or kind not in LAYER_FIELDS:
-        raise ValueError(f"{where}: type must be one of {', '.join(LAYER_FIELDS)}, got {kind!r}")
-    values = {name: value for name, value in data.items() if name != "type"}
-    check(values, LAYER_FIELDS[kind], where)
-    if kind == "dense":
-        named = check(
-            values["activation"], {"name": schema.TEXT, "options": OPTIONS}, f"{where}: activation"
-        )
-        values["activation"] = _named(activations.get, named, where)
-    if kind == "residual":
-        inner = enumerate(values["layers"])
-        values["layers"] = tuple(_rebuild_layer(part, f"{where}.{i}") for i, part in inner)
-    return LAYERS[kind](**values)
-
-
 def _describe_loss(loss: Loss) -> dict[str, Any]:
     known = losses.LOSSES.get(loss.name)
     if known is None or known._replace(options=loss.options) != loss:
         raise ValueError(
             f"a model file cannot hold the loss {loss.name!r}: it is not in nnaccel.losses.LOSSES"
         )
-    return {"name": loss.name, "options": _listed(loss.options)}
-
-
-def _listed(options: Options) -> dict[str, Any]:
-    """Options with tuples as lists, as JSON has them."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in options}
-
-
-def _named(get: Any, named: dict[str, Any], where: str) -> Any:
-    try:
-        return get(named["name"], **named["options"])
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+    return {"name": loss.name, "options": listed(loss.options)}
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
     fields = {
         "format": schema.TEXT,
-        "version": COUNT,
+        "version": schema.COUNT,
         "network": OBJECT,
         "loss": OBJECT,
         "extra": OBJECT,
@@ -264,7 +178,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoi
     check(header, fields, "header")
     network = rebuild(header["network"])
     check(header["loss"], {"name": schema.TEXT, "options": OPTIONS}, "loss")
-    loss = _named(losses.get, header["loss"], "loss")
+    loss = named(losses.get, header["loss"], "loss")
     if set(tensors) != {"params"}:
         raise ValueError(f"tensors must be 'params' alone, got {', '.join(sorted(tensors))}")
     _check_params(network, tensors["params"], "the tensor 'params'")

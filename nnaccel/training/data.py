@@ -108,7 +108,7 @@ def _is_integral(x: Array) -> bool:
 
 def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) -> Array:
     K = network.n_outputs
-    if loss.name == "softmax_cross_entropy" and Y.ndim == 1:
+    if loss.targets.kind == "classes" and Y.ndim == 1:
         if not where.xp.isdtype(Y.dtype, "integral"):
             raise ValueError(
                 f"Y must hold integer classes or be (n_samples, {K}) probabilities for "
@@ -123,7 +123,7 @@ def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) 
         return Y
     if Y.ndim == 1:
         Y = where.xp.reshape(Y, (-1, 1))
-    columns = {1, K} if loss.name == "pinball" else {K}
+    columns = {1, K} if loss.targets.broadcast else {K}
     if Y.ndim != 2 or Y.shape[1] not in columns:
         raise ValueError(
             f"Y must be (n_samples, {K}), one column for each output of the network, got shape "

@@ -10,8 +10,8 @@ from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import gradient_check, losses
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.gradient_check import GradientCheck
-from nnaccel.maths.layers import Dense, Dropout, LayerNorm, Residual
-from nnaccel.maths.losses import LOSSES, Loss
+from nnaccel.maths.layers import LAYERS, Dense, example
+from nnaccel.maths.losses import LOSSES, Loss, Targets
 from nnaccel.maths.network import Network
 from nnaccel.maths.random import Key
 from nnaccel.training.data import put
@@ -88,7 +88,6 @@ class Checked(NamedTuple):
 
 def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
     """Check every activation, loss and layer on small random networks."""
-    rng = np.random.default_rng(seed)
     g, K = ACTIVATIONS["tanh"], 3
     cases = [
         (f"activation {activation.name}", (Dense(6, activation), Dense(K)), "squared_error")
@@ -96,22 +95,24 @@ def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
     ]
     cases += [(f"loss {name}", (Dense(6, g), Dense(K)), name) for name in LOSSES]
     cases += [
-        ("layer dropout", (Dense(6, g), Dropout(0.3), Dense(K)), "squared_error"),
-        ("layer layer_norm", (Dense(6, g), LayerNorm(), Dense(K)), "squared_error"),
-        ("layer residual", (Dense(6), Residual((LayerNorm(), Dense(6, g))), Dense(K)), "huber"),
+        (f"layer {name}", (Dense(6, g), example(name, 6), Dense(K)), "huber") for name in LAYERS
     ]
-    targets = {
-        "softmax_cross_entropy": lambda: rng.integers(0, K, 20),
-        "binary_cross_entropy": lambda: rng.integers(0, 2, (20, K)),
-        "poisson": lambda: rng.poisson(2.0, (20, K)),
-    }
+    rng = np.random.default_rng(seed)
     for name, layers, loss in cases:
-        Y = targets.get(loss, lambda: rng.standard_normal((20, K)))()
+        Y = _random_targets(losses.get(loss).targets, 20, K, rng)
         X, weights = rng.standard_normal((20, 5)), rng.uniform(0.5, 1.5, 20)
+        options = {"loss": loss, "sample_weight": weights, "l2": 0.1, "seed": seed}
         network = Network(5, layers)
-        yield Checked(
-            name,
-            check_gradients(
-                network, X, Y, loss=loss, sample_weight=weights, l2=0.1, seed=seed, device=device
-            ),
-        )
+        yield Checked(name, check_gradients(network, X, Y, **options, device=device))
+
+
+def _random_targets(targets: Targets, N: int, K: int, rng: np.random.Generator) -> np.ndarray:
+    """Targets of that kind within their range: (N,) classes, else (N, K)."""
+    if targets.kind == "classes":
+        return rng.integers(0, K, N)
+    Y = rng.standard_normal((N, K))
+    if targets.low > -np.inf and targets.high < np.inf:
+        return targets.low + (targets.high - targets.low) / (1.0 + np.exp(-Y))
+    if targets.low > -np.inf:
+        return targets.low + np.abs(Y)
+    return targets.high - np.abs(Y) if targets.high < np.inf else Y

@@ -13,7 +13,16 @@ from nnaccel.kernels.definition import Epoch, Run
 from nnaccel.kernels.params import join_params
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import minibatch
-from nnaccel.maths.network import Network, forward, initial_params, layout, leaves, value_and_grad
+from nnaccel.maths.network import (
+    Network,
+    forward,
+    initial_params,
+    layout,
+    leaves,
+    set_state,
+    take_state,
+    value_and_grad,
+)
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -52,7 +61,9 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
     no validation and no synchronisation with the host.
     """
     network, loss, metric, l2 = run.network, run.loss, run.metric, run.l2
-    n_weights = layout(network).n_weights
+    update, places = run.optimizer.update, layout(run.network)
+    n_weights, n_trained = places.n_weights, places.n_trained
+    has_state = n_trained < places.size
 
     def step(params: Array, state: State, data: Data, index: Array) -> tuple[Array, State, Array]:
         X, Y, weights = ops[minibatch](*data, index, run.dtype)
@@ -60,7 +71,11 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
             network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(run.seed, state.step)
         )
         record = value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
-        params, state = run.optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
+        if has_state:
+            grads, following = ops[take_state](grads, n_trained)
+            params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
+            return ops[set_state](params, following, n_trained), state, record
+        params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
         return params, state, record
 
     return step

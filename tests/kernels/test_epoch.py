@@ -368,7 +368,7 @@ def members(problem, K=3):
     return params, problem.optimizer.init(params, xp=np)
 
 
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 @FAST
 def test_several_networks_go_one_by_one(metric, numba):
     problem = simple(data=examples(weighted=True), optimizer=optimizers.adamw(0.01), metric=metric)
@@ -515,7 +515,7 @@ def test_the_length_of_chunks_changes_no_bit(dtype, monkeypatch):
     from nnaccel.kernels.numpy import call_list
 
     data = examples(N=50, dtype=dtype, weighted=True)
-    metric = metrics.FOR_LOSS["softmax_cross_entropy"]
+    metric = metrics.for_loss("softmax_cross_entropy")
     options = {"dtype": dtype, "metric": metric, "batch_size": 3, "l2": 0.01}
     problem = simple(data=data, optimizer=OPTIMIZERS["scheduled adamw"], **options)
     expected = trained(problem.small(numba=False), problem)
@@ -653,7 +653,7 @@ def test_what_was_given_to_an_epoch_is_not_needed_after_it(numba):
 
 @FAST
 def test_the_records_of_an_epoch_stay_when_the_next_one_runs(numba):
-    problem = simple(metric=metrics.FOR_LOSS["softmax_cross_entropy"])
+    problem = simple(metric=metrics.for_loss("softmax_cross_entropy"))
     epoch, (params, state) = problem.whole(numba=numba), problem.start
     params, state, first = epoch(params, state, problem.data, problem.order)
     copy = first.copy()

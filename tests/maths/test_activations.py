@@ -43,6 +43,9 @@ def slope(name, z, **options):
         ("selu", 3.0, 3.0 * SELU_SCALE),
         ("gelu", 0.0, 0.0),
         ("gelu", 1.0, 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
+        ("gelu_exact", 0.0, 0.0),
+        ("gelu_exact", 1.0, 0.841344746068542949),
+        ("gelu_exact", -2.0, -2.0 * 0.022750131948179207),
         ("silu", math.log(3), 0.75 * math.log(3)),
         ("mish", math.log(math.e - 1), math.log(math.e - 1) * math.tanh(1.0)),
     ],
@@ -68,6 +71,8 @@ def test_values_worked_by_hand(name, z, expected):
         ("selu", -math.log(2), 0.5 * SELU_SCALE * SELU_ALPHA),
         ("selu", 2.0, SELU_SCALE),
         ("gelu", 0.0, 0.5),
+        ("gelu_exact", 0.0, 0.5),
+        ("gelu_exact", 1.0, 0.841344746068542949 + math.exp(-0.5) / math.sqrt(2 * math.pi)),
         ("silu", 0.0, 0.5),
         ("mish", 0.0, 0.6),
     ],
@@ -76,7 +81,7 @@ def test_slopes_worked_by_hand(name, z, expected):
     assert slope(name, z) == pytest.approx(expected, rel=1e-14, abs=1e-15)
 
 
-@pytest.mark.parametrize("name", ["relu", "softplus", "silu", "gelu"])
+@pytest.mark.parametrize("name", ["relu", "softplus", "silu", "gelu", "gelu_exact"])
 def test_gates_of_a_number_and_of_its_opposite_differ_by_the_number(name):
     g = get(name).forward
     np.testing.assert_allclose(g(LOGITS, xp=np) - g(-LOGITS, xp=np), LOGITS, rtol=1e-13)
@@ -92,6 +97,17 @@ def test_the_tanh_form_of_gelu_is_near_the_form_with_the_error_function():
     Z = np.linspace(-6, 6, 1001)
     exact = [0.5 * z * (1 + math.erf(z / math.sqrt(2))) for z in Z.tolist()]
     assert np.max(np.abs(get("gelu").forward(Z, xp=np) - np.asarray(exact))) < 5e-4
+
+
+def test_the_exact_gelu_is_exact_to_rounding():
+    """Its small tail too, where 1 + erf would have lost all digits."""
+    Z = np.linspace(-37, 10, 4001)
+    exact = np.asarray([0.5 * z * math.erfc(-z / math.sqrt(2)) for z in Z.tolist()])
+    found = get("gelu_exact").forward(Z, xp=np)
+    np.testing.assert_allclose(found, exact, rtol=1e-15, atol=5e-16)
+    np.testing.assert_allclose(found, exact, rtol=3e-13, atol=0)
+    with_erf = [0.5 * z * (1.0 + math.erf(z / math.sqrt(2))) for z in Z.tolist()]
+    np.testing.assert_allclose(found, with_erf, rtol=1e-15, atol=3e-15)
 
 
 @EVERY
@@ -148,7 +164,11 @@ def test_large_logits_overflow_nowhere(g, dtype):
 def test_torch_gives_the_same_values_and_derivatives(g):
     torch = pytest.importorskip("torch", reason="PyTorch is an oracle where it is installed")
     F = torch.nn.functional
-    twins = {"identity": lambda Z: 1.0 * Z, "gelu": lambda Z: F.gelu(Z, approximate="tanh")}
+    twins = {
+        "identity": lambda Z: 1.0 * Z,
+        "gelu": lambda Z: F.gelu(Z, approximate="tanh"),
+        "gelu_exact": F.gelu,
+    }
     twin = twins.get(g.name) or getattr(F, g.name)
     Z = torch.tensor(LOGITS, requires_grad=True)
     expected = twin(Z)

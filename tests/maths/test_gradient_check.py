@@ -9,7 +9,7 @@ from nnaccel.kernels.backend import backend_of
 from nnaccel.maths import losses
 from nnaccel.maths.activations import ACTIVATIONS, Activation, get
 from nnaccel.maths.gradient_check import GradientCheck, check_gradients
-from nnaccel.maths.layers import LAYERS, Dense, Dropout, LayerNorm, Residual
+from nnaccel.maths.layers import LAYERS, Dense, Dropout, LayerNorm, Residual, example
 from nnaccel.maths.layers.dense import dense_vjp
 from nnaccel.maths.losses import LOSSES, Loss
 from nnaccel.maths.network import Network, layout, mlp
@@ -61,26 +61,15 @@ def test_every_loss_passes(name, xp_device):
     assert check(mlp(D, [4], K, activation="tanh"), name, **on(xp_device)).passed
 
 
-# A new layer gets an example here: between two dense layers, four wide.
-EXAMPLES = {
-    "dense": Dense(4, get("silu")),
-    "dropout": Dropout(0.4),
-    "layer_norm": LayerNorm(),
-    "residual": Residual((Dense(4, get("softplus")), LayerNorm(), Dropout(0.3), Dense(4))),
-}
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_passes(name, xp_device):
-    layers = (Dense(4, get("tanh")), EXAMPLES[name], Dense(K))
+    layers = (Dense(4, get("tanh")), example(name, 4), Dense(K))
     assert check(Network(D, layers), **on(xp_device)).passed
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_passes_as_the_first_one(name):
-    layers = (Dense(4), EXAMPLES[name], Dense(K))
-    layers = layers if name == "residual" else layers[1:]
-    assert check(Network(D, layers)).passed
+    assert check(Network(D, (example(name, D), Dense(K)))).passed
 
 
 @pytest.mark.parametrize(
@@ -115,7 +104,7 @@ def test_kernels_that_write_over_a_gradient_pass_in_a_residual_block(last):
         block,
         LayerNorm(),
         Dense(4, get("sigmoid")),
-        EXAMPLES["residual"],
+        Residual((Dense(4, get("softplus")), LayerNorm(), Dropout(0.3), Dense(4))),
         Dense(K),
     )
     assert check(Network(D, layers), ops=backend_of(np).operations(), l2=0.1).passed

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnaccel.maths import activations
-from nnaccel.maths.initializers import FOR_ACTIVATION, INITIALIZERS, get
+from nnaccel.maths.initializers import INITIALIZERS, get
 from nnaccel.maths.network import forward, initial_params, mlp
 from nnaccel.ops import Ops
 
@@ -65,20 +65,28 @@ def test_normal_draws_are_within_one_and_two_deviations_as_often_as_they_should(
     assert np.mean(size < 2) == pytest.approx(0.9545, abs=0.005)
 
 
+CUSTOMARY = {
+    **dict.fromkeys(
+        ("relu", "leaky_relu", "elu", "gelu", "gelu_exact", "silu", "mish"), "he_uniform"
+    ),
+    "selu": "lecun_normal",
+}
+
+
 @pytest.mark.parametrize("activation", activations.ACTIVATIONS)
 def test_auto_is_the_customary_one_for_the_activation(activation):
-    expected = {"selu": "lecun_normal", "relu": "he_uniform", "tanh": "glorot_uniform"}
-    expected = expected.get(activation) or FOR_ACTIVATION.get(activation, "glorot_uniform")
-    assert get("auto", activation) is INITIALIZERS[expected]
+    expected = INITIALIZERS[CUSTOMARY.get(activation, "glorot_uniform")]
+    assert get("auto", activation) is expected
+    assert get("auto", activations.get(activation)) is expected
 
 
 def test_a_named_one_is_taken_for_every_activation():
     assert get("zeros", "relu") is INITIALIZERS["zeros"]
 
 
-def test_the_table_for_activations_holds_known_names():
-    assert set(FOR_ACTIVATION) <= set(activations.ACTIVATIONS)
-    assert set(FOR_ACTIVATION.values()) <= set(INITIALIZERS)
+def test_an_activation_with_parameters_keeps_its_initializer():
+    steep = activations.get("leaky_relu", slope=0.3)
+    assert get("auto", steep) is get("auto", steep.plain()) is INITIALIZERS["he_uniform"]
 
 
 def test_an_unknown_name_is_refused_with_the_closest():

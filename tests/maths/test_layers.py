@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 
 from nnaccel.maths.activations import ACTIVATIONS, get
-from nnaccel.maths.layers import LAYERS, Chain, Dense, Dropout, LayerNorm, Param, Residual
+from nnaccel.maths.layers import LAYERS, Chain, Dense, Dropout, LayerNorm, Param, Residual, example
 from nnaccel.maths.network import leaves, transform
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 
 D = 4  # inputs of every layer below
 
-# A new layer gets an example here.
-EXAMPLES = {
-    "dense": Dense(3, get("tanh")),
-    "dropout": Dropout(0.4),
-    "layer_norm": LayerNorm(),
-    "residual": Residual((Dense(5, get("softplus")), LayerNorm(), Dense(D))),
-}
+EXAMPLES = {name: example(name, D) for name in LAYERS}
 EVERY = pytest.mark.parametrize("layer", EXAMPLES.values(), ids=EXAMPLES)
 
 OPS = Ops(np)
 
 
-def test_every_layer_has_an_example():
-    assert set(EXAMPLES) == set(LAYERS)
+def test_the_example_of_a_layer_is_such_a_layer():
     assert all(type(layer) is LAYERS[name] for name, layer in EXAMPLES.items())
+    assert EXAMPLES["dense"].width(D) != D
+
+
+def test_a_layer_without_an_example_is_its_own_with_default_fields(monkeypatch):
+    class Plain:
+        pass
+
+    monkeypatch.setitem(LAYERS, "plain", Plain)
+    assert type(example("plain", D)) is Plain
 
 
 def key(step=0, seed=0, asarray=np.asarray):
@@ -40,7 +42,8 @@ def draw(layer, lead=(), seed=0, asarray=np.asarray, dtype="float64"):
     rng = np.random.default_rng(seed)
 
     def one(param):
-        return asarray(rng.standard_normal((*lead, *param.shape)).astype(dtype))
+        x = rng.standard_normal((*lead, *param.shape)).astype(dtype)
+        return asarray(x if param.trained else np.abs(x))  # it may be a variance
 
     params = transform(one, layer.params(D), Param)
     return params, asarray(rng.standard_normal((*lead, 6, D)).astype(dtype))
@@ -59,7 +62,7 @@ def shift(tree, direction, h):
 @EVERY
 def test_output_has_the_width_that_the_layer_states(layer):
     params, X = draw(layer)
-    A, _ = layer.forward(params, X, ops=OPS, key=key())
+    A, _ = layer.forward(params, X, ops=OPS, key=key(), training=True)
     assert A.shape == (6, layer.width(D))
 
 
@@ -76,13 +79,17 @@ def test_gradients_are_central_differences(layer, xp_device):
     xp, ops, h = xp_device.xp, Ops(xp_device.xp), 1e-5
     params, X = draw(layer, asarray=xp_device.asarray)
     k = key(3, asarray=xp_device.asarray)
-    A, saved = layer.forward(params, X, ops=ops, key=k)
+    A, saved = layer.forward(params, X, ops=ops, key=k, training=True)
     dA = xp_device.asarray(np.random.default_rng(2).standard_normal(tuple(A.shape)))
     dX, grads = layer.backward(params, saved, dA + 0.0, ops=ops, need_dX=True)
 
     def difference(dparams, dX):
-        above, _ = layer.forward(shift(params, dparams, h), X + h * dX, ops=ops, key=k)
-        below, _ = layer.forward(shift(params, dparams, -h), X - h * dX, ops=ops, key=k)
+        above, _ = layer.forward(
+            shift(params, dparams, h), X + h * dX, ops=ops, key=k, training=True
+        )
+        below, _ = layer.forward(
+            shift(params, dparams, -h), X - h * dX, ops=ops, key=k, training=True
+        )
         return float(xp.sum(dA * (above - below))) / (2 * h)
 
     directions, X_direction = draw(layer, seed=3, asarray=xp_device.asarray)
@@ -90,7 +97,10 @@ def test_gradients_are_central_differences(layer, xp_device):
     assert float(xp.sum(dX * X_direction)) == pytest.approx(
         difference(still, X_direction), rel=1e-6
     )
+    trained = [param.trained for param in leaves(layer.params(D), Param)]
     for i, (grad, direction) in enumerate(zip(leaves(grads), leaves(directions), strict=True)):
+        if not trained[i]:
+            continue
         count = iter(range(100))
         one = transform(
             lambda p, i=i, d=direction, count=count: (
@@ -106,7 +116,7 @@ def test_gradients_are_central_differences(layer, xp_device):
 @EVERY
 def test_a_gradient_that_is_not_needed_changes_no_other(layer):
     params, X = draw(layer)
-    A, saved = layer.forward(params, X, ops=OPS, key=key())
+    A, saved = layer.forward(params, X, ops=OPS, key=key(), training=True)
     _, expected = layer.backward(params, saved, A + 0.0, ops=OPS, need_dX=True)
     _, grads = layer.backward(params, saved, A + 0.0, ops=OPS, need_dX=False)
     for mine, theirs in zip(leaves(grads), leaves(expected), strict=True):
@@ -119,7 +129,7 @@ def test_every_library_keeps_dtype_and_gives_the_same_numbers(layer, dtype, xp_d
     def run(xp, asarray):
         ops, k = Ops(xp), key(3, asarray=asarray)
         params, X = draw(layer, asarray=asarray, dtype=dtype)
-        A, saved = layer.forward(params, X, ops=ops, key=k)
+        A, saved = layer.forward(params, X, ops=ops, key=k, training=True)
         dX, grads = layer.backward(params, saved, A + 0.0, ops=ops, need_dX=True)
         return [A, dX, *leaves(grads)]
 
@@ -138,11 +148,11 @@ def test_leading_axes_are_separate_layers(layer):
     """But for dropout, whose draws go through all of them."""
     k = None if isinstance(layer, Dropout) else key()
     params, X = draw(layer, lead=(3,))
-    A, saved = layer.forward(params, X, ops=OPS, key=k)
+    A, saved = layer.forward(params, X, ops=OPS, key=k, training=True)
     dX, grads = layer.backward(params, saved, A + 0.0, ops=OPS, need_dX=True)
     for i in range(3):
         own = transform(lambda a, i=i: a[i], params, np.ndarray)
-        A_i, saved_i = layer.forward(own, X[i], ops=OPS, key=k)
+        A_i, saved_i = layer.forward(own, X[i], ops=OPS, key=k, training=True)
         dX_i, grads_i = layer.backward(own, saved_i, A_i + 0.0, ops=OPS, need_dX=True)
         np.testing.assert_allclose(A[i], A_i, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(dX[i], dX_i, rtol=1e-12, atol=1e-14)
@@ -153,11 +163,11 @@ def test_leading_axes_are_separate_layers(layer):
 @EVERY
 def test_layers_on_a_leading_axis_may_share_their_input(layer):
     params, X = draw(layer, lead=(3,))
-    A, saved = layer.forward(params, X[0], ops=OPS, key=None)
+    A, saved = layer.forward(params, X[0], ops=OPS, key=None, training=True)
     _, grads = layer.backward(params, saved, A + 0.0, ops=OPS, need_dX=True)
     for i in range(3):
         own = transform(lambda a, i=i: a[i], params, np.ndarray)
-        A_i, saved_i = layer.forward(own, X[0], ops=OPS, key=None)
+        A_i, saved_i = layer.forward(own, X[0], ops=OPS, key=None, training=True)
         _, grads_i = layer.backward(own, saved_i, A_i + 0.0, ops=OPS, need_dX=True)
         for mine, expected in zip(leaves(grads), leaves(grads_i), strict=True):
             np.testing.assert_allclose(mine[i], expected, rtol=1e-12, atol=1e-14)
@@ -167,13 +177,23 @@ def test_layers_on_a_leading_axis_may_share_their_input(layer):
 @pytest.mark.parametrize("N", [0, 1])
 def test_no_example_and_one_example(layer, N):
     params, X = draw(layer)
-    A, saved = layer.forward(params, X[:N], ops=OPS, key=key())
+    A, saved = layer.forward(params, X[:N], ops=OPS, key=key(), training=True)
     dX, grads = layer.backward(params, saved, A + 0.0, ops=OPS, need_dX=True)
     assert A.shape == (N, layer.width(D))
     assert dX.shape == (N, D)
-    shapes = [param.shape for param in leaves(layer.params(D), Param)]
-    assert [grad.shape for grad in leaves(grads)] == shapes
-    assert N or all(not grad.any() for grad in leaves(grads))
+    described = list(leaves(layer.params(D), Param))
+    assert [grad.shape for grad in leaves(grads)] == [param.shape for param in described]
+    if not N:
+        for grad, param, own in zip(leaves(grads), described, leaves(params), strict=True):
+            np.testing.assert_array_equal(grad, 0.0 if param.trained else own)
+
+
+@EVERY
+def test_prediction_does_not_look_at_the_other_examples(layer):
+    params, X = draw(layer)
+    together, _ = layer.forward(params, X, ops=OPS, key=None)
+    alone = [layer.forward(params, X[i : i + 1], ops=OPS, key=None)[0] for i in range(len(X))]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12)
 
 
 # Dense
@@ -195,7 +215,11 @@ def test_dense_worked_by_hand():
 def test_dense_gradients_are_those_of_torch(g):
     torch = pytest.importorskip("torch", reason="PyTorch is an oracle where it is installed")
     F = torch.nn.functional
-    twins = {"identity": lambda Z: Z, "gelu": lambda Z: F.gelu(Z, approximate="tanh")}
+    twins = {
+        "identity": lambda Z: Z,
+        "gelu": lambda Z: F.gelu(Z, approximate="tanh"),
+        "gelu_exact": F.gelu,
+    }
     layer = Dense(3, get(g))
     (W, b), X = draw(layer)
     A, saved = layer.forward((W, b), X, ops=OPS, key=None)

@@ -15,6 +15,7 @@ from nnaccel.maths.optimizers import (
     clipped,
     get,
     gradient_descent,
+    lion,
     momentum,
     nesterov,
     rmsprop,
@@ -88,6 +89,37 @@ def test_nesterov_looks_ahead():
 def test_rmsprop_divides_by_the_root_of_the_mean_square():
     params, _ = one_step(rmsprop(0.1, beta=0.75, epsilon=0.0), [1.0, 1.0], [4.0, -0.001])
     assert params == pytest.approx([1.0 - 0.2, 1.0 + 0.2])
+
+
+def test_lion_takes_the_sign_of_a_moment_that_it_does_not_keep():
+    """c = b1 m + (1 - b1) g decides, and m moves by b2: worked by hand over three steps."""
+    optimizer, ops = lion(0.5, beta_1=0.5, beta_2=0.75, weight_decay=0.2), Ops(np)
+    params, state = one_step(optimizer, [1.0, 1.0], [8.0, -4.0], n_weights=1)
+    # w1: 1 - 0.5 (1 + 0.2); b, which does not decay: 1 + 0.5
+    assert params == pytest.approx([0.4, 1.5], rel=1e-15)
+    assert state.slots[0].tolist() == [2.0, -1.0]
+    # c = (1 - 0.5, -0.5 + 1.5): m still points the other way for the second
+    params, state = optimizer.update(np.array([-1.0, 3.0]), state, params, ops=ops, n_weights=1)
+    assert params == pytest.approx([0.4 - 0.5 * (1 + 0.2 * 0.4), 1.0], rel=1e-15)
+    assert state.slots[0].tolist() == [1.25, 0.0]
+    params, state = optimizer.update(np.array([-1.25, 0.0]), state, params, ops=ops, n_weights=1)
+    assert params == pytest.approx([-0.14 * 0.9, 1.0], rel=1e-14)  # c = (0, 0)
+
+
+@OPS
+def test_lion_is_its_algorithm_written_out_for_each_number(make_ops):
+    """Algorithm 2, a loop over steps and parameters."""
+    rate, b1, b2, decay = 0.02, 0.9, 0.99, 0.3
+    found = run(lion(rate, weight_decay=decay), start(), STEPS, ops=make_ops(np))
+    w, m = start().tolist(), [0.0] * P
+    for step in range(STEPS):
+        g = gradient(np.asarray(w), step).tolist()
+        for i in range(P):
+            c = b1 * m[i] + (1 - b1) * g[i]
+            sign = (c > 0) - (c < 0)
+            w[i] = w[i] - rate * (sign + (decay * w[i] if i < N_WEIGHTS else 0.0))
+            m[i] = b2 * m[i] + (1 - b2) * g[i]
+    np.testing.assert_allclose(found, w, rtol=1e-12, atol=1e-13)
 
 
 @OPS
@@ -318,8 +350,8 @@ def test_norms_out_of_range_are_refused(value):
 
 
 def test_the_table_holds_the_functions():
-    assert OPTIMIZERS["gd"] is gradient_descent
-    assert OPTIMIZERS["adamw"] is adamw
+    assert OPTIMIZERS["gd"].make is gradient_descent
+    assert OPTIMIZERS["adamw"].make is adamw
 
 
 # PyTorch's optimizers

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import stat
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ from safetensors.numpy import save as to_bytes
 
 import nnaccel
 from nnaccel.maths import activations, initializers, losses
-from nnaccel.maths.layers import LAYERS, Dense, Dropout, LayerNorm, Residual
+from nnaccel.maths.layers import LAYERS, Dense, Dropout, LayerNorm, Residual, example
 from nnaccel.maths.network import Network, layout, mlp
 from nnaccel.training import checkpoint
+from nnaccel.training.architecture import layer_fields
 from nnaccel.training.checkpoint import (
-    LAYER_FIELDS,
     digest,
     is_model,
     load,
@@ -121,11 +121,29 @@ def test_params_of_every_library(tmp_path, xp_device):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_says_all_its_fields(name):
-    assert list(LAYER_FIELDS[name]) == [field.name for field in fields(LAYERS[name])]
+    assert list(layer_fields(LAYERS[name])) == [field.name for field in fields(LAYERS[name])]
 
 
-def test_every_layer_has_a_row():
-    assert LAYER_FIELDS.keys() == LAYERS.keys()
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer(tmp_path, name):
+    network = Network(3, (example(name, 3), Dense(1)))
+    assert load(saved(tmp_path / "m", network)).network == network
+
+
+def test_a_field_that_no_data_describe_is_refused_when_the_file_is_written(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Scaled(LayerNorm):
+        table: dict | None = None
+
+    monkeypatch.setitem(LAYERS, "scaled", Scaled)
+    with pytest.raises(TypeError, match="the field 'table' of a Scaled layer: its type must be"):
+        saved(tmp_path / "m", Network(2, (Scaled(), Dense(1))))
+
+
+def test_a_value_that_could_not_be_loaded_is_not_written(tmp_path):
+    network = Network(2, (LayerNorm(0.0), Dense(1)))
+    with pytest.raises(ValueError, match="layer_norm layer: 'epsilon' must be a positive"):
+        saved(tmp_path / "m", network)
 
 
 # ---------------------------------------------------------------------------- what is not written

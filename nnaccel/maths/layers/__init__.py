@@ -1,5 +1,8 @@
 """The layers, one a file, and the table of their names for model files."""
 
+from typing import Any
+
+from nnaccel.maths.layers.batch_norm import BatchNorm
 from nnaccel.maths.layers.chain import Chain
 from nnaccel.maths.layers.dense import Dense
 from nnaccel.maths.layers.dropout import Dropout
@@ -12,6 +15,25 @@ LAYERS: dict[str, type] = {
     "dropout": Dropout,
     "layer_norm": LayerNorm,
     "residual": Residual,
+    "batch_norm": BatchNorm,
 }
 
-__all__ = ["LAYERS", "Chain", "Dense", "Dropout", "Layer", "LayerNorm", "Param", "Residual"]
+
+def example(name: str, D: int) -> Layer:
+    """The layer of that name that is checked and tested on D inputs."""
+    kind: Any = LAYERS[name]
+    return kind.example(D) if hasattr(kind, "example") else kind()
+
+
+__all__ = [
+    "LAYERS",
+    "BatchNorm",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Layer",
+    "LayerNorm",
+    "Param",
+    "Residual",
+    "example",
+]

@@ -15,6 +15,10 @@ class Chain:
 
     layers: tuple[Layer, ...]
 
+    @property
+    def is_random(self) -> bool:
+        return any(getattr(layer, "is_random", True) for layer in self.layers)
+
     def width(self, D: int) -> int:
         for layer in self.layers:
             D = layer.width(D)
@@ -27,11 +31,14 @@ class Chain:
             D = layer.width(D)
         return tuple(params)
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         """A^[0] = X; A^[l] = layer l of A^[l-1]."""
         saved = []
         for i, layer in enumerate(self.layers):
-            X, kept = layer.forward(params[i], X, ops=ops, key=key and key.child(i))
+            own = key and key.child(i)
+            X, kept = layer.forward(params[i], X, ops=ops, key=own, training=training)
             saved.append(kept)
         return X, saved
 

@@ -1,8 +1,9 @@
 """The fully connected layer: the equations of the notes, forward and backward."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from nnaccel import schema
 from nnaccel.maths import initializers
 from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers.layer import Param
@@ -60,25 +61,38 @@ def dense_vjp(
     return dX, dW, db
 
 
+INITIALIZER = schema.Field(
+    "the name of an initializer, or 'auto'",
+    lambda v: type(v) is str and (v == "auto" or v in initializers.INITIALIZERS),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Dense:
     """A layer of `units` neurons, A = g(X W + b)."""
 
-    units: int
+    is_random: ClassVar[bool] = False
+    units: Annotated[int, schema.COUNT]
     activation: Activation = ACTIVATIONS["identity"]
-    initializer: str = "auto"
+    initializer: Annotated[str, INITIALIZER] = "auto"
+
+    @staticmethod
+    def example(D: int) -> "Dense":
+        return Dense(D + 1, ACTIVATIONS["tanh"])
 
     def width(self, D: int) -> int:
         return self.units
 
     def params(self, D: int) -> tuple[Param, ...]:
-        draw = initializers.get(self.initializer, self.activation.name)
+        draw = initializers.get(self.initializer, self.activation)
         return (
             Param((D, self.units), draw, decays=True),
             Param((1, self.units), initializers.zeros, decays=False),
         )
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         W, b = params
         Z, A = ops[dense](X, W, b, self.activation)
         return A, (X, Z, A)

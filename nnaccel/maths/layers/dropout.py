@@ -1,8 +1,9 @@
 """Dropout: each unit is set to zero with a given probability while the network trains."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from nnaccel import schema
 from nnaccel.maths.random import Key, bernoulli
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
@@ -28,7 +29,12 @@ def dropout_vjp(dA: Array, M: Array, *, xp: Namespace) -> Array:
 class Dropout:
     """Zeroes a share `rate` of its inputs, 0 <= rate < 1, in training and none in prediction."""
 
-    rate: float
+    is_random: ClassVar[bool] = True
+    rate: Annotated[float, schema.SHARE]
+
+    @staticmethod
+    def example(D: int) -> "Dropout":
+        return Dropout(0.4)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate < 1.0:
@@ -42,7 +48,9 @@ class Dropout:
     def params(self, D: int) -> tuple[Any, ...]:
         return ()
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         if key is None or self.rate == 0.0:
             return X, None
         return ops[dropout](X, key, self.rate)

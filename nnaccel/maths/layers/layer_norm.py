@@ -1,8 +1,9 @@
 """Layer normalisation: each example's units brought to mean 0 and variance 1."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from nnaccel import schema
 from nnaccel.maths import initializers
 from nnaccel.maths.layers.layer import Param
 from nnaccel.maths.random import Key
@@ -44,7 +45,8 @@ def layer_norm_vjp(
 class LayerNorm:
     """Normalises the units of each example, then scales and shifts each unit."""
 
-    epsilon: float = 1e-5
+    is_random: ClassVar[bool] = False
+    epsilon: Annotated[float, schema.POSITIVE] = 1e-5
 
     def width(self, D: int) -> int:
         return D
@@ -55,7 +57,9 @@ class LayerNorm:
             Param((1, D), initializers.zeros, decays=False),
         )
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
         A, *saved = ops[layer_norm](X, *params, self.epsilon)
         return A, saved
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.layers.chain import Chain
+from nnaccel.maths.layers.dense import Dense
 from nnaccel.maths.layers.layer import Layer
+from nnaccel.maths.layers.layer_norm import LayerNorm
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 from nnaccel.typing import Array
@@ -19,6 +22,14 @@ class Residual:
 
     layers: tuple[Layer, ...]
 
+    @staticmethod
+    def example(D: int) -> "Residual":
+        return Residual((Dense(D + 1, ACTIVATIONS["softplus"]), LayerNorm(), Dense(D)))
+
+    @property
+    def is_random(self) -> bool:
+        return Chain(self.layers).is_random
+
     def width(self, D: int) -> int:
         H = Chain(self.layers).width(D)
         if H != D:
@@ -31,8 +42,10 @@ class Residual:
     def params(self, D: int) -> tuple[Any, ...]:
         return Chain(self.layers).params(D)
 
-    def forward(self, params: Any, X: Array, *, ops: Ops, key: Key | None) -> tuple[Array, Any]:
-        F, saved = Chain(self.layers).forward(params, X, ops=ops, key=key)
+    def forward(
+        self, params: Any, X: Array, *, ops: Ops, key: Key | None, training: bool = False
+    ) -> tuple[Array, Any]:
+        F, saved = Chain(self.layers).forward(params, X, ops=ops, key=key, training=training)
         return X + F, saved
 
     def backward(

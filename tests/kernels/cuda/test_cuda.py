@@ -279,7 +279,7 @@ def test_only_the_first_epoch_of_a_run_asks_the_device_for_its_step(xp):
 
 @HOST
 @pytest.mark.parametrize("lead", [None, 3])
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
     xp, cupy, device, metric, lead, monkeypatch
 ):
@@ -301,7 +301,7 @@ def test_an_epoch_in_one_launch_does_not_wait_for_the_device(
 
 @HOST
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("metric", [None, metrics.FOR_LOSS["softmax_cross_entropy"]])
+@pytest.mark.parametrize("metric", [None, metrics.for_loss("softmax_cross_entropy")])
 def test_an_epoch_is_its_steps_by_the_definitions(xp, network, metric):
     problem = simple(
         network, dtype="float64", data=examples(dtype="float64", weighted=True), metric=metric

@@ -109,7 +109,7 @@ def assert_rounds(network, precision, data=None):
 class Doubled(Dense):
     """A layer of another kind with the parameters of a dense one, which reads X itself."""
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         A, saved = Dense.forward(self, params, X + X, ops=ops, key=key)
         return A, (saved, X)
 

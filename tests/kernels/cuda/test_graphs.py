@@ -45,7 +45,7 @@ from nnaccel.training.loop import train
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-ACCURACY = metrics.FOR_LOSS["softmax_cross_entropy"]
+ACCURACY = metrics.for_loss("softmax_cross_entropy")
 MANY = OPTIMIZERS | {f"other {name}": x for name, x in OTHER_OPTIMIZERS.items()}
 
 
@@ -483,7 +483,7 @@ class Product:
     inner = layers.Dense(4)
     width, params = inner.width, inner.params
 
-    def forward(self, params, X, *, ops, key):
+    def forward(self, params, X, *, ops, key, training=False):
         return X @ params[0] + params[1], X
 
     def backward(self, params, X, dA, *, ops, need_dX):
@@ -495,7 +495,9 @@ class Product:
 NO = NotImplementedError("no graphs")
 FOREIGN = simple(Network(3, (layers.Dense(5), Product(), layers.Dense(3))), metric=ACCURACY)
 NOT_IN_PLACE = simple(optimizer=optimizers.momentum(0.01, beta=np.float32(0.9)))
+RUNNING = simple(Network(3, (layers.Dense(6, get("tanh")), layers.BatchNorm(), layers.Dense(3))))
 OBSTACLES = {
+    "what no optimizer trains": (RUNNING, as_it_is, "a step gives other arrays"),
     "another's product": (FOREIGN, as_it_is, "NotImplementedError: calling cuBLAS"),
     "not in place": (NOT_IN_PLACE, as_it_is, "gives other arrays"),
     "no streams": (simple(), failing("Stream.__init__", NO), "NotImplementedError: no graphs"),

@@ -32,7 +32,7 @@ from nnaccel.maths.optimizers import State
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-ACCURACY = metrics.FOR_LOSS["softmax_cross_entropy"]
+ACCURACY = metrics.for_loss("softmax_cross_entropy")
 
 
 @pytest.fixture

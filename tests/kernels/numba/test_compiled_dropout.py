@@ -99,7 +99,7 @@ def test_an_epoch_with_dropout_is_its_steps(loss, K, activation, where):
     """With a last batch that is short, with weights and without."""
     for weighted in (False, True):
         data = examples(loss, K, N=70, weighted=weighted)
-        metric = metrics.FOR_LOSS[loss] if weighted else None
+        metric = metrics.for_loss(loss) if weighted else None
         problem = simple(
             network_of(activation, K, **where), data=data, loss=loss, l2=0.01 * weighted,
             metric=metric, batch_size=32, seed=11,

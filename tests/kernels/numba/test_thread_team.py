@@ -38,7 +38,7 @@ def test_a_team_trains_as_one_does(size, loss, K, team, sizes):
     team(size)
     network = mlp(5, [40, 3], K, activation="leaky_relu")
     data = examples(loss, K, N=101, D=5, weighted=True)
-    metric = metrics.FOR_LOSS[loss]
+    metric = metrics.for_loss(loss)
     options = {"metric": metric, "batch_size": 33, "l2": 0.01}
     problem = simple(network, OPTIMIZERS["scheduled adamw"], data, loss, **options)
     found = trained(problem.small(numba=True), problem)
@@ -101,7 +101,7 @@ def test_the_same_team_gives_the_same_bits(team):
 
 @pytest.mark.parametrize(("name", "amount"), [("WORK", 1), ("WORK", 5000), ("LOGITS", 100)])
 def test_an_epoch_in_several_calls_is_the_same(name, amount, monkeypatch, sizes):
-    metric = metrics.FOR_LOSS["softmax_cross_entropy"]
+    metric = metrics.for_loss("softmax_cross_entropy")
     problem = simple(data=examples(weighted=True), metric=metric)
     expected = trained(problem.small(numba=True), problem)
     n_calls = len(sizes)

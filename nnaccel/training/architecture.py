@@ -1,0 +1,132 @@
+"""Networks as plain data, and back: what a model file says of an architecture.
+
+A layer is a dataclass, and its fields are what is written of it. The type of a field says which
+data it may be: a new layer needs no line here. Nothing in the data is imported or evaluated.
+"""
+
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from nnaccel import schema
+from nnaccel.maths import activations
+from nnaccel.maths.activations import Activation
+from nnaccel.maths.layers import LAYERS, Layer
+from nnaccel.maths.network import Network
+from nnaccel.schema import Field, check
+from nnaccel.typing import Options
+
+OPTIONS = Field(
+    "an object of numbers or lists of numbers",
+    lambda v: (
+        type(v) is dict
+        and all(schema.FINITE.holds(n) for o in v.values() for n in (o if type(o) is list else [o]))
+    ),
+)
+ACTIVATION = Field("an activation", lambda v: type(v) is dict)
+
+# What a field of that type is in the data; `Annotated[type, Field]` takes its place.
+OF_TYPE: dict[Any, Field] = {
+    int: schema.WHOLE,
+    float: schema.FINITE,
+    bool: schema.FLAG,
+    str: schema.TEXT,
+    Activation: ACTIVATION,
+    tuple[Layer, ...]: schema.RECORDS,
+}
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """The architecture as plain data: what `rebuild` turns back into an equal network."""
+    return {
+        "n_inputs": network.n_inputs,
+        "layers": [_describe_layer(layer) for layer in network.layers],
+    }
+
+
+def rebuild(data: Any) -> Network:
+    """The network that `describe` described; ValueError for anything else."""
+    check(data, {"n_inputs": schema.COUNT, "layers": schema.RECORDS}, "network")
+    layers = tuple(_rebuild_layer(layer, f"layer {i}") for i, layer in enumerate(data["layers"]))
+    if not layers:
+        raise ValueError("network must have at least one layer")
+    return Network(data["n_inputs"], layers)
+
+
+@cache
+def layer_fields(kind: type) -> dict[str, Field]:
+    """What a layer of that type says of itself: each field, and what it must be.
+
+    TypeError for a field of a type that no data describe.
+    """
+    found = {}
+    hints = get_type_hints(kind, include_extras=True)
+    for name in (field.name for field in fields(kind)):
+        hint = hints[name]
+        if get_origin(hint) is Annotated:
+            found[name] = next(x for x in get_args(hint) if isinstance(x, Field))
+        elif hint in OF_TYPE:
+            found[name] = OF_TYPE[hint]
+        else:
+            known = ", ".join(getattr(t, "__name__", str(t)) for t in OF_TYPE)
+            raise TypeError(
+                f"a model file cannot hold the field {name!r} of a {kind.__name__} layer: its type "
+                f"must be one of {known}, got {hint}"
+            )
+    return found
+
+
+def _describe_layer(layer: Layer) -> dict[str, Any]:
+    kind = next((name for name, known in LAYERS.items() if type(layer) is known), None)
+    if kind is None:
+        raise ValueError(
+            f"a model file cannot hold a {type(layer).__name__} layer; it knows {', '.join(LAYERS)}"
+        )
+    known = layer_fields(type(layer))
+    data = {name: _plain(getattr(layer, name), field) for name, field in known.items()}
+    return {"type": kind, **check(data, known, f"{kind} layer")}
+
+
+def _plain(value: Any, field: Field) -> Any:
+    """The value of a field as data for JSON."""
+    if field is schema.RECORDS:
+        return [_describe_layer(layer) for layer in value]
+    if field is not ACTIVATION:
+        return value
+    if activations.ACTIVATIONS.get(value.name) != value.plain():
+        raise ValueError(
+            f"a model file cannot hold the activation {value.name!r}: it is not in "
+            "nnaccel.activations.ACTIVATIONS; add it there, and wherever the file is loaded"
+        )
+    return {"name": value.name, "options": listed(value.options)}
+
+
+def _rebuild_layer(data: dict[str, Any], where: str) -> Layer:
+    kind = data.get("type")
+    if type(kind) is not str or kind not in LAYERS:
+        raise ValueError(f"{where}: type must be one of {', '.join(LAYERS)}, got {kind!r}")
+    values = {name: value for name, value in data.items() if name != "type"}
+    known = layer_fields(LAYERS[kind])
+    check(values, known, where)
+    for name, field in known.items():
+        if field is ACTIVATION:
+            content = {"name": schema.TEXT, "options": OPTIONS}
+            data = check(values[name], content, f"{where}: activation")
+            values[name] = named(activations.get, data, where)
+        elif field is schema.RECORDS:
+            inner = enumerate(values[name])
+            values[name] = tuple(_rebuild_layer(part, f"{where}.{i}") for i, part in inner)
+    return LAYERS[kind](**values)
+
+
+def listed(options: Options) -> dict[str, Any]:
+    """Options with tuples as lists, as JSON has them."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options}
+
+
+def named(get: Any, data: dict[str, Any], where: str) -> Any:
+    """What `get` finds for a checked name with its options; ValueError for unknown options."""
+    try:
+        return get(data["name"], **data["options"])
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
