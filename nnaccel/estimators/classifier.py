@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.estimators.array_input import is_foreign, on_host
+from nnaccel.estimators.array_input import codes_of, is_foreign, on_host
 
 # isort: split
 import scipy.sparse
@@ -272,8 +272,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
                 "all of the data; pass a dict, such as one made of "
                 "sklearn.utils.class_weight.compute_class_weight"
             )
-        has_labels = _is_multilabel(on_host(y))
-        if has_labels and classes is None and not hasattr(self, "classes_"):
+        has_labels = not hasattr(self, "classes_") and _is_multilabel(on_host(y))
+        if has_labels and classes is None:
             classes = np.arange(np.shape(y)[1])
         if _check_partial_fit_first_call(self, on_host(classes)):
             self._set_classes(on_host(y) if has_labels else on_host(classes))
@@ -294,7 +294,6 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
             Class labels, or a matrix of 0 and 1; of the library of X, on its device.
         """
         codes, home = self._outputs(X, self._decode, "predict")
-        codes = home.asarray(codes)
         if self._has_labels:
             return scipy.sparse.csr_matrix(codes) if self._sparse_labels else codes
         if self.classes_.shape[0] == 1:
@@ -320,8 +319,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         return self._probabilities(X, "predict_proba")
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        P, home = self._outputs(X, self._link, method)
-        return home.asarray(P)
+        return self._outputs(X, self._link, method)[0]
 
     def _link(self, Z: Array, *, xp: Namespace) -> Array:
         """Probabilities (N, n_classes) of logits."""
@@ -360,8 +358,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Z : array of shape (n_samples,) or (n_samples, n_classes)
             One number for two classes, positive for the second of them.
         """
-        Z, home = self._outputs(X, logits, "decision_function")
-        return home.asarray(Z[:, 0] if self._is_binary else Z)
+        Z, _ = self._outputs(X, logits, "decision_function")
+        return Z[:, 0] if self._is_binary else Z
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of examples predicted right, with several labels those with all of them right.
@@ -406,7 +404,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     def _learn_target(self, y: Any, *, incremental: bool) -> None:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
             self._set_classes(y)
-        else:
+        elif self.warm_start or self._has_labels or self._codes(y) is None:
             known, found = on_host(self.classes_), unique_labels(y)
             if self.warm_start and set(found) != set(known):
                 raise ValueError(
@@ -423,9 +421,14 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self.n_outputs_ = n_classes if several else 1
         self.out_activation_ = self._out_activation()
 
+    def _codes(self, y: Any) -> np.ndarray | None:
+        return codes_of(y, on_host(self.classes_))
+
     def _encode(self, y: Any) -> np.ndarray:
         if self._has_labels:
             return LabelBinarizer().fit(y).transform(y)  # pyright: ignore
+        if (codes := self._codes(y)) is not None:
+            return codes
         encoder = LabelEncoder()
         encoder.classes_ = on_host(self.classes_)
         return encoder.transform(y)

@@ -17,7 +17,6 @@ from nnaccel.estimators.array_input import (
     check_X_y,
     float_dtype,
     is_foreign,
-    is_valid,
     moved,
     on_host,
 )
@@ -255,19 +254,21 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     # ------------------------------------------------------------------ prediction
 
     def _outputs(self, X: Any, link: Callable[..., Array], method: str) -> tuple[Array, Device]:
-        """link(Z, xp=xp) of the logits of X, on the device of the estimator, and the device where
-        X came from.   method: the name that an error gives."""
-        check_is_fitted(self)
+        """link(Z, xp=xp) of the logits of X, on the device where X came from, and that device.
+
+        method: the name that an error gives."""
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self)
         if self.device is None and hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
-        if hasattr(self, "feature_names_in_") or not is_valid(X, self.n_features_in_):
-            X = check_X(self, X, reset=False)
+        X = check_X(self, X, reset=False)
         home = device_of(X) if is_foreign(X) else CPU
         where = device_of(self._first_coef) if self.device is None else select(self.device)
         network = network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
         with where.context():
             tree = self._tree(network, where)
-        return outputs(network, tree, X, where, link), home
+        found = outputs(network, tree, X, where, link)
+        return (found if where == home else home.asarray(found)), home
 
     @property
     def _first_coef(self) -> Array:

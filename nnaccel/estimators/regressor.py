@@ -266,8 +266,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             Of the library of X, on its device.
         """
-        predicted, home = self._outputs(X, self._decode, "predict")
-        return home.asarray(predicted)
+        return self._outputs(X, self._decode, "predict")[0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination of the predictions, R^2.

@@ -5,6 +5,7 @@ rules is recorded. So each step has its numbers on the host, and no optimizer is
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -97,8 +98,14 @@ def rules_of(
 
 def check_adam(run: Run) -> None:
     """NotSupported for a run whose optimizer is not Adam or AdamW."""
+    check_rules_of_adam(run.optimizer)
+
+
+@lru_cache(maxsize=64)
+def check_rules_of_adam(optimizer: Optimizer) -> None:
+    """The same for an optimizer; cached, since it takes as long as a step of a small network."""
     params = np.zeros(1)
-    rules_of(run.optimizer, params, run.optimizer.init(params, xp=host), 1, 1, xp=host)
+    rules_of(optimizer, params, optimizer.init(params, xp=host), 1, 1, xp=host)
 
 
 class Count:

@@ -52,8 +52,8 @@ def outputs(
     """link(Z, xp=xp) of the logits Z (..., N, n_outputs) of all rows of X; without a link, Z.
 
     tree: the arrays of the layers, on the device `where`.   X: (N, n_inputs), of any library, or
-    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; on NumPy, whose time
-    goes into temporaries, the blocks stay in the cache. MemoryError where none is left.
+    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; those of NumPy, whose
+    time goes into temporaries, stay in the cache. MemoryError where the device has none left.
     """
     dtype, link = next(leaves(tree)).dtype, link or logits
     backend = backend_of(where.xp, "numpy")

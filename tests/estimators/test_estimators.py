@@ -32,10 +32,11 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import d2_pinball_score, mean_absolute_error
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nnaccel import MLPClassifier, MLPRegressor
+from nnaccel.estimators.array_input import codes_of
 from nnaccel.estimators.fit_plan import NOT_FINITE
 
 pytestmark = [
@@ -710,3 +711,73 @@ def test_the_page_about_the_estimators():
         assert f"| `{parameter}`" in text
     links = re.findall(r"\]\(([^)#]+)\)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+# What is valid as it stands is not validated twice
+
+
+def test_the_short_way_refuses_and_warns_as_validation_does():
+    X, y = IRIS
+    clf = MLPClassifier(random_state=0, max_iter=5).fit(X, y)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+            clf.predict(np.where(X[3, 1] == X, bad, X))
+    with pytest.raises(ValueError, match="X has 3 features, but MLPClassifier is expecting 4"):
+        clf.predict(X[:, :3])
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        clf.predict(X[:0])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        clf.partial_fit(X, y[:-1])
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        MLPRegressor().partial_fit(X, y).partial_fit(X, np.where(y == 1, np.nan, y))
+    pd = pytest.importorskip("pandas")
+    named = clone(clf).fit(pd.DataFrame(X, columns=[*"abcd"]), y)
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        named.predict(X)
+
+
+@pytest.mark.parametrize("labels", [[3, 5, 9], [False, True], ["b", "d", "e"], [1.0, 2.0]])
+def test_codes_are_those_of_scikit_learn(labels):
+    labels = np.array(labels)
+    y = np.resize(labels[::-1], 40)
+    expected = LabelEncoder().fit(labels).transform(y)
+    found = MLPClassifier(max_iter=1).fit(np.ones((40, 2)), y)._encode(y)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+
+
+def test_scikit_learn_looks_at_labels_that_are_not_known():
+    assert codes_of(np.array([3, 4]), np.array([3, 5])) is None
+    assert codes_of(np.array(["b", "c"]), np.array(["b", "d"])) is None
+
+
+def calls_of(function):
+    """How many functions a call enters, after two that fill the caches."""
+    function()
+    function()
+    count = 0
+
+    def profile(frame, event, arg):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_a_single_row_takes_fewer_calls_than_scikit_learn(ours, theirs):
+    X, y = IRIS
+    counts = []
+    for cls in (ours, theirs):
+        model = cls(random_state=0, max_iter=5).fit(X, y)
+        first, target = X[:1].copy(), y[:1]
+        counts.append(calls_of(lambda m=model, X=first: m.predict(X)))
+        if cls in (MLPClassifier, sk.MLPClassifier):
+            counts.append(calls_of(lambda m=model, X=first, y=target: m.partial_fit(X, y)))
+    half = len(counts) // 2
+    assert all(np.less(counts[:half], counts[half:])), counts
