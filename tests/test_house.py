@@ -212,3 +212,40 @@ def test_type_checkers_see_the_public_names():
     source = (ROOT / "__init__.py").read_text()
     seen = {i.target for i in imports(source, "nnaccel") if i.types_only}
     assert seen == {f"nnaccel.{module}.{name}" for name, module in nnaccel._PUBLIC.items()}
+
+
+# Arguments: few, and by name
+
+# Functions that take more than nine arguments, and why.
+MANY_ARGUMENTS = {
+    "train": "the settings of a run, each by its name",
+    "check_gradients": "what `value_and_grad` takes, and how to compare",
+    "__init__ of MLPClassifier": "scikit-learn's parameters",
+    "__init__ of MLPRegressor": "scikit-learn's parameters",
+    # The equation of Adam has ten quantities, and a kernel has the parameters of its definition.
+    "adam_update": "Adam's equation",
+    "adam": "Adam's equation",
+    "gemm": "the signature of the BLAS",
+}
+
+
+def functions(tree):
+    """(name, arguments without self, line) of every function in a module."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                names = [a.arg for a in (*child.args.args, *child.args.kwonlyargs)]
+                of = f" of {node.name}" if isinstance(node, ast.ClassDef) else ""
+                name = child.name + of if child.name == "__init__" else child.name
+                yield name, [n for n in names if n not in ("self", "cls")], child.lineno
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_functions_take_few_arguments_and_no_call_unpacks_tuples(path):
+    tree = ast.parse(path.read_text())
+    for name, arguments, line in functions(tree):
+        assert len(arguments) <= 9 or name in MANY_ARGUMENTS, f"{path}:{line}: {name}"
+    for node in ast.walk(tree):
+        for argument in node.args if isinstance(node, ast.Call) else ():
+            unpacked = isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Tuple)
+            assert not unpacked, f"{path}:{node.lineno}: f(*(a, b)) hides the arguments"

@@ -251,7 +251,8 @@ def seconds_to_goal(
     started, best = time.perf_counter(), 0.0
     for epoch in train(
         mlp(X.shape[1], hidden, int(Y.max()) + 1),
-        *(X, Y),
+        X,
+        Y,
         loss=loss,
         epochs=MOST_EPOCHS,
         batch_size=16 if args.rehearse else BATCH,

@@ -8,6 +8,7 @@ from nnaccel.devices.device import Device
 from nnaccel.estimators.array_input import take
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
+from nnaccel.training.data import Data, HostData, put
 
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -22,6 +23,11 @@ class FitPlan(NamedTuple):
     loss: Loss
     where: Device
     dtype: str
+    kernels: bool | str = True
+
+    def put(self, X: Any, Y: Any, weights: Any) -> Data | HostData:
+        """The examples, checked, on the device."""
+        return put(self.network, self.loss, self.where, self.dtype, X, Y, weights)
 
 
 class Examples(NamedTuple):

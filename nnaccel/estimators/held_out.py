@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from nnaccel.devices.device import to_host
 from nnaccel.estimators.fit_plan import Examples, FitPlan
-from nnaccel.training.data import Data, HostData, put
+from nnaccel.training.data import Data, HostData
 from nnaccel.training.prediction import outputs
 
 
@@ -63,13 +63,13 @@ def set_aside(
 
 def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
     """The examples where they are to live."""
-    data = put(*plan, examples.X, estimator._targets(examples.codes), examples.weights)
+    data = plan.put(examples.X, estimator._targets(examples.codes), examples.weights)
     return HeldOut(data, examples.codes, examples.weights)
 
 
 def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:
     """Append to the validation curves, from one forward propagation."""
-    network, loss, where, _ = plan
+    network, loss, where = plan.network, plan.loss, plan.where
     data, xp = held_out.data, where.xp
     Z = outputs(network, estimator._tree(network, where), data.X, where)
     with np.errstate(all="ignore"):

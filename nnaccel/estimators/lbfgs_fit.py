@@ -19,7 +19,7 @@ from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, l2_penalty, layout, value_and_grad
 from nnaccel.training import lbfgs
-from nnaccel.training.data import Data, HostData, put
+from nnaccel.training.data import Data, HostData
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.streaming import evaluation_rows, in_order
 from nnaccel.typing import Array
@@ -29,7 +29,7 @@ def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldO
     """Train the estimator until it has converged or may iterate no more."""
     with explain_device_errors(plan.where, plan.network, plan.dtype):
         X, codes, weights = examples
-        data = put(*plan, X, estimator._targets(codes), weights)
+        data = plan.put(X, estimator._targets(codes), weights)
         total = X.shape[0] if weights is None else float(weights.sum())
         watch = Watch(estimator, estimator.max_iter + 1, X, codes, weights)
         watch.begin()
@@ -71,10 +71,10 @@ def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Obj
 
     Summed over parts of the rows, which bounds the memory.
     """
-    network, loss, where, dtype = plan
+    network, loss, where = plan.network, plan.loss, plan.where
     xp, N, n_weights = where.xp, data.X.shape[0], layout(network).n_weights
-    backend = backend_of(xp)
-    part = backend.once(compile_value_and_grad, backend, network, loss, dtype_of(where, dtype))
+    backend = backend_of(xp, plan.kernels)
+    part = backend.once(compile_value_and_grad, backend, network, loss, dtype_of(where, plan.dtype))
     parts, rows_at_once = in_order(data, where), min(N, evaluation_rows(data.X))
 
     def objective(params: Array) -> tuple[Array, Array]:

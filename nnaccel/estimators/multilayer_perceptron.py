@@ -106,6 +106,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     device: str | None
     dtype: str | None
     precision: str
+    kernels: bool | str
     dropout: float
     weight_decay: float
     clip_norm: float | None
@@ -201,7 +202,8 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         rng = check_random_state(self.random_state)
         where = self._where(X)
         network = network_of(self, X.shape[1], sizes)
-        plan = FitPlan(network, self._loss(), where, self._dtype(X, where))
+        kernels = self.kernels if isinstance(self.kernels, str) else bool(self.kernels)
+        plan = FitPlan(network, self._loss(), where, self._dtype(X, where), kernels)
         check_solver_precision(self.solver, self.precision, plan.dtype)
         with where.context():
             if first:

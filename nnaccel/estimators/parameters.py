@@ -50,6 +50,7 @@ CONSTRAINTS: dict[str, Any] = {
     "device": [str, None],
     "dtype": [StrOptions({"float32", "float64"}), None],
     "precision": [StrOptions({*PRECISIONS})],
+    "kernels": ["boolean", StrOptions({"numpy"})],
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "clip_norm": [Interval(Real, 0, None, closed="neither"), None],

@@ -92,6 +92,9 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         Of the matrix products while training, for dtype="float32": a GPU has faster ones for
         operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
         float32 in any case.
+    kernels : bool or "numpy", default=True
+        Whether training uses the kernels that replace the operations of the maths. False runs these
+        as they are written, step by step; "numpy" leaves Numba out. See `nnaccel.train`.
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
@@ -199,6 +202,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         device: str | None = None,
         dtype: str | None = None,
         precision: str = "float32",
+        kernels: bool | str = True,
         dropout: float = 0.0,
         delta: float = 1.0,
         quantile: float = 0.5,

@@ -157,6 +157,7 @@ class StochasticRun:
             device=self.plan.where,
             dtype=self.plan.dtype,
             precision=estimator.precision,
+            kernels=self.plan.kernels,
             params=estimator._params(self.plan) if after is None else after.params,
             after=after,
         )

@@ -85,15 +85,13 @@ class Definition:
     """The definition on one array library, and what a backend may replace.
 
     library: the backend of the library, for settings that its products need.
-    prediction_rows: how many rows to predict at a time, which bounds the memory.
     """
 
-    # Rows of a block in predictions, where smaller blocks than memory bounds are faster.
+    # Rows of a block in predictions, where less than memory bounds is faster.
     prediction_rows: ClassVar[int] = sys.maxsize
 
     xp: Namespace
     library: "Definition | None" = None
-    prediction_rows = 8192
 
     def operations(self, precision: str = "float32") -> Ops:
         """The operations of the library. Kernels among them own a workspace: take a new set for

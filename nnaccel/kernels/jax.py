@@ -269,7 +269,8 @@ ieee = partial(jnp.matmul, precision="highest")
 def tf32(X: Array, Y: Array) -> Array:
     """X Y by the units of a GPU that has them, else with operands that are rounded to TF32."""
     return jax.lax.platform_dependent(
-        *(X, Y),
+        X,
+        Y,
         cuda=partial(jnp.matmul, precision="tensorfloat32"),
         default=lambda X, Y: ieee(rounded(X, "tf32"), rounded(Y, "tf32")),
     )

@@ -90,7 +90,12 @@ class Workspace(Buffers):
         """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(
-                *(dA, X, W, Z, A, activation),
+                dA,
+                X,
+                W,
+                Z,
+                A,
+                activation,
                 xp=self._xp,
                 need_dX=need_dX,
                 precision=self._precision,

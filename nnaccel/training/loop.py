@@ -24,8 +24,8 @@ from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import bounds
-from nnaccel.maths.network import Network
-from nnaccel.maths.optimizers import Optimizer
+from nnaccel.maths.network import Network, leaves
+from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.precision import check_precision
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
@@ -138,56 +138,65 @@ def train(
     check_precision(precision, dtype)
     _check_options(l2, validation_data, metric, after, shuffle=shuffle)
     backend = backend_of(where.xp, kernels)
-
-    def begin() -> Iterator[Epoch]:
-        data = put(network, loss, where, dtype, X, Y, sample_weight)
-        held_out = None
-        if validation_data is not None:
-            held_out = put(network, loss, where, dtype, *validation_data)
-        N = data.X.shape[0]
-        with where.context():
-            start = initialize(network, seed) if params is None else params
-            start = where.asarray(start if after is None else after.params, dtype, copy=True)
-            check_params(network, start)
-            state = optimizer.init(start, xp=where.xp) if after is None else copy_state(after.state)
-            run = Run(
-                network,
-                loss,
-                optimizer,
-                batch_size,
-                start.dtype,
-                float(l2),
-                metric,
-                seed,
-                precision,
-            )
-            compiled = compile_run(backend, run)
-            held_out = None if held_out is None else in_order(held_out, where)
-        begun = Begun(
-            run,
-            _epoch_on(data, compiled.epoch_of(seed), batch_size, where),
-            compiled.evaluate,
-            compiled.split_params(start),
-            compiled.split_params(state),
-            held_out,
-        )
-        numbers = range(1 if after is None else after.number + 1, epochs + 1)
-        orders = partial(order_of, N, seed, shuffle=shuffle)
-        return _with_context(
-            _epochs(begun, N, numbers, orders, where, backend),
-            explain_device_errors(
-                where,
-                network,
-                dtype,
-                batch_size=min(batch_size, N),
-                data=bytes_on_device(data, batch_size, dtype),
-                members=start.shape[0] if start.ndim == 2 else 1,
-            ),
-        )
-
-    # In a function of its own, so that an error does not keep alive what it has put on a device.
+    run = Run(network, loss, optimizer, batch_size, dtype, float(l2), metric, seed, precision)
+    given = Given(X, Y, sample_weight, validation_data, params, after)
+    numbers = range(1 if after is None else after.number + 1, epochs + 1)
     with explain_device_errors(where, network, dtype):
-        return begin()
+        return _begin(run, given, numbers, shuffle, where, backend)
+
+
+class Given(NamedTuple):
+    """The arrays that `train` was given, as they came."""
+
+    X: Any
+    Y: Any
+    sample_weight: Any
+    validation_data: Any
+    params: Any
+    after: Epoch | None
+
+    def start(self, run: Run, where: Device) -> tuple[Array, State]:
+        """The parameters and the optimizer's state that the run begins with, copies on a device."""
+        params = initialize(run.network, run.seed) if self.params is None else self.params
+        params = params if self.after is None else self.after.params
+        params = where.asarray(params, run.dtype, copy=True)
+        check_params(run.network, params)
+        if self.after is not None:
+            return params, copy_state(self.after.state)
+        return params, run.optimizer.init(params, xp=where.xp)
+
+
+def _begin(
+    run: Run, given: Given, numbers: range, shuffle: bool, where: Device, backend: Backend
+) -> Iterator[Epoch]:
+    """The epochs of a run, whose data are on the device now.
+
+    A function of its own, so that an error does not keep alive what it has put there.
+    """
+    network, loss, dtype = run.network, run.loss, run.dtype
+    data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
+    held_out = None
+    if given.validation_data is not None:
+        held_out = put(network, loss, where, dtype, *given.validation_data)
+    N = data.X.shape[0]
+    with where.context():
+        params, state = given.start(run, where)
+        run = run._replace(dtype=params.dtype)
+        compiled = compile_run(backend, run)
+        epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
+        held_out = None if held_out is None else in_order(held_out, where)
+        params, state = map(compiled.split_params, (params, state))
+    begun = Begun(run, epoch, compiled.evaluate, params, state, held_out)
+    orders = partial(order_of, N, run.seed, shuffle=shuffle)
+    guard = explain_device_errors(
+        where,
+        network,
+        dtype,
+        batch_size=min(run.batch_size, N),
+        data=bytes_on_device(data, run.batch_size, dtype),
+        members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
+    )
+    return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
 
 
 FLOATING: dict[str, None] = {"float32": None, "float64": None}

@@ -412,6 +412,21 @@ def test_ways_to_train(options):
 
 
 @pytest.mark.parametrize(("ours", "_"), PAIRS)
+def test_without_kernels_a_fit_is_the_same(ours, _, tmp_path):
+    X, y = make_classification(100, random_state=0)
+    for solver in ("adam", "lbfgs"):
+        found, expected = (
+            ours(solver=solver, max_iter=5, random_state=0, kernels=kernels).fit(X, y)
+            for kernels in (False, "numpy")
+        )
+        np.testing.assert_allclose(found.loss_, expected.loss_, rtol=1e-9)
+        found.save(tmp_path / "m")
+        assert type(found).load(tmp_path / "m").kernels is False
+    with pytest.raises(ValueError, match="The 'kernels' parameter of .* must be"):
+        ours(kernels="numba").fit(X, y)
+
+
+@pytest.mark.parametrize(("ours", "_"), PAIRS)
 def test_precision(ours, _, tmp_path):
     """Another run than in float32, near to it, and refused where it means nothing."""
     X, y = (DIABETES[0], DIABETES[1]) if ours is MLPRegressor else IRIS

@@ -32,7 +32,6 @@ class NumPyBackend(Definition):
     prediction_rows: ClassVar[int] = 1024
 
     numba: bool = True
-    prediction_rows = 1024  # the activations of a layer stay in a second-level cache
 
     def operations(self, precision: str = "float32") -> Ops:
         Definition.operations(self, precision)  # which checks the precision
