@@ -27,6 +27,7 @@ VECTORS = {
     optimizers.nesterov_update: 3,
     optimizers.rmsprop_update: 3,
     optimizers.adam_update: 4,
+    optimizers.lion_update: 3,
 }
 
 

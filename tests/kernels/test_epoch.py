@@ -325,6 +325,15 @@ def test_an_epoch_with_another_optimizer_is_its_steps(optimizer, numba):
         assert_same_run(found, expected)
 
 
+@FAST
+def test_an_epoch_with_lion_is_its_steps(numba):
+    """In float64, since rounding may turn the sign of a number near 0."""
+    data = examples(dtype="float64")
+    problem = simple(optimizer=optimizers.get("lion", 0.01), data=data, dtype="float64")
+    found = trained(problem.whole(numba=numba), problem)
+    assert_same_run(found, trained(problem.steps(), problem), "float64")
+
+
 # What an epoch does not do is left to the steps.
 
 
