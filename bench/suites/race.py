@@ -88,7 +88,8 @@ class Race:
         build: (backend, *args) -> Work, a function of a module, since a process finds it by name.
         Where it raises ImportError or NotSupported, the message stands for the row.
         """
-        key = build, args
+        rows = tuple(rows)
+        key = build, args, rows
         if key not in self._rows:
             self._rows[key] = self._raced(build, args, list(rows))
         return self._rows[key]

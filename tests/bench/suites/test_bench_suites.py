@@ -68,6 +68,24 @@ def test_a_time_is_that_of_one_work(clock, monkeypatch):
     assert race._WORKS == {}
 
 
+def test_a_table_is_timed_once_and_another_one_of_the_same_work_by_itself(monkeypatch):
+    raced = []
+
+    def times(self, build, args, rows):
+        raced.append(rows)
+        return dict.fromkeys(rows, race.Row([1.0], {}))
+
+    monkeypatch.setattr(race.Race, "_raced", times)
+    one, other = (
+        race.backends(["cpu"]),
+        [race.Backend("numpy definition", "cpu", "numpy definition")],
+    )
+    found = race.Race(1)
+    for rows in (one, other, one):
+        assert list(found.run(print, (), iter(rows))) == rows
+    assert raced == [one, other]
+
+
 def test_the_tables_under_the_times():
     def row(group, case, backend, seconds, **more):
         return {"group": group, "case": case, "backend": backend, "seconds": seconds} | more
