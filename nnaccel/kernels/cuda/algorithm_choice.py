@@ -12,21 +12,29 @@ from contextlib import suppress
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import cupy
 
 from nnaccel.kernels.cuda.cublaslt import WORKSPACE, Algorithm, library
-
-if TYPE_CHECKING:
-    from nnaccel.kernels.cuda.product_plan import ProductPlan
 
 ROUNDS, REPEATS = 3, 4  # of the timing; a suggestion counts with its best round
 MARGIN = 1.03  # a later suggestion has to be faster by more than noise
 AHEAD = 8  # times that the workspace is cleared, so that the device falls behind the host
 
 
-def choice(plan: "ProductPlan", algorithms: Sequence[Algorithm], addresses: Sequence[int]) -> int:
+class TunableProduct(Protocol):
+    """What a choice needs of a `ProductPlan`."""
+
+    device: int
+    problem: Any
+
+    def choose(self, algorithm: Algorithm) -> None: ...
+
+    def run(self, x: int, y: int, out: int, workspace: int, stream: int) -> int: ...
+
+
+def choice(plan: TunableProduct, algorithms: Sequence[Algorithm], addresses: Sequence[int]) -> int:
     """The number of the algorithm that this machine takes: as before, or else the fastest. The
     first where it cannot be kept, and where a stream that is being captured forbids to wait."""
     folder, stream = cache_folder(), cupy.cuda.get_current_stream()
@@ -43,7 +51,7 @@ def choice(plan: "ProductPlan", algorithms: Sequence[Algorithm], addresses: Sequ
 
 
 def fastest(
-    plan: "ProductPlan", algorithms: Sequence[Algorithm], addresses: Sequence[int], stream: Any
+    plan: TunableProduct, algorithms: Sequence[Algorithm], addresses: Sequence[int], stream: Any
 ) -> int:
     """The number of the first algorithm that is as fast as any of them, but for noise.
 
