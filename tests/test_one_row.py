@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import cuda_on_host
 import numpy as np
 import pytest
-from conftest import named
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels.definition import Run
@@ -26,6 +24,8 @@ from nnaccel.training.data import Data
 from nnaccel.training.gradcheck import catalogue, check_gradients
 from nnaccel.training.loop import train
 from nnaccel.training.step import initialize, make_step, order_of
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
 
 D, K, N, BATCH, EPOCHS = 4, 2, 50, 16, 3
 

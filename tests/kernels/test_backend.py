@@ -12,7 +12,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import named
 
 import nnaccel
 from nnaccel.kernels.backend import BACKENDS, backend_of
@@ -22,6 +21,7 @@ from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.network import Network, l2_penalty, mlp, value_and_grad
 from nnaccel.maths.optimizers import adam_update
 from nnaccel.training.loop import train
+from tests.conftest import named
 
 PACKAGE = Path(nnaccel.__file__).parent
 NUMBA = pytest.mark.skipif(not find_spec("numba"), reason="needs Numba")

@@ -8,10 +8,8 @@ import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-import cuda_on_host
 import numpy as np
 import pytest
-from conftest import named
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels.backend import backend_of
@@ -29,6 +27,8 @@ from nnaccel.maths.random import Key, bernoulli
 from nnaccel.ops import Ops
 from nnaccel.training.data import Data
 from nnaccel.training.step import make_step
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
 
 # Every set of kernels for NumPy's arrays; `bind` takes the fastest that is installed.
 SETS = {

@@ -4,10 +4,8 @@ run."""
 import math
 from importlib.util import find_spec
 
-import cuda_on_host
 import numpy as np
 import pytest
-from conftest import named
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels.backend import backend_of
@@ -25,6 +23,8 @@ from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import initialize, make_step, order_of
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
 
 D, H, K, N, BATCH = 4, 5, 3, 50, 16
 NETWORK = Network(

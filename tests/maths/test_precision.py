@@ -9,11 +9,8 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from types import ModuleType
 
-import cuda_on_host
 import numpy as np
 import pytest
-from conftest import named
-from test_kernels import assert_allocates_nothing_large
 
 from nnaccel.devices.device import select, to_host
 from nnaccel.kernels.backend import backend_of
@@ -28,6 +25,9 @@ from nnaccel.training.data import Data
 from nnaccel.training.loop import train
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import initialize, make_step
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.test_kernels import assert_allocates_nothing_large
 
 LOW = ("tf32", "bf16")
 EACH = pytest.mark.parametrize("precision", PRECISIONS)
@@ -214,7 +214,7 @@ def test_there_are_no_operations_in_another_precision():
 
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch", "jax"])
 def test_other_dtypes_are_refused_where_they_are_rounded(name):
-    from conftest import XP_DEVICES
+    from tests.conftest import XP_DEVICES
 
     device = XP_DEVICES[name]()
     ones = device.asarray(np.ones((2, 2)))

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import cuda_on_host
 import numpy as np
 import pytest
-from conftest import named
 
 from nnaccel.devices.device import to_host
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
 
 HOST = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 HEADERS = pytest.mark.skipif(

@@ -10,24 +10,9 @@ import sys
 from dataclasses import replace
 from types import ModuleType
 
-import cuda_on_host
 import numpy as np
 import pytest
 from array_api_compat import numpy as compat
-from conftest import named
-from cuda_on_host import OnDevice
-from test_epoch import (
-    NETWORKS,
-    OPTIMIZERS,
-    OTHER_OPTIMIZERS,
-    assert_same_run,
-    compiled_on,
-    examples,
-    members,
-    or_none,
-    simple,
-    trained,
-)
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels.backend import backend_of
@@ -44,6 +29,21 @@ from nnaccel.maths.random import Key, bernoulli
 from nnaccel.ops import Ops
 from nnaccel.training.data import Data
 from nnaccel.training.step import initialize, make_step
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.cuda.cuda_on_host import OnDevice
+from tests.kernels.test_epoch import (
+    NETWORKS,
+    OPTIMIZERS,
+    OTHER_OPTIMIZERS,
+    assert_same_run,
+    compiled_on,
+    examples,
+    members,
+    or_none,
+    simple,
+    trained,
+)
 
 HOST = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])

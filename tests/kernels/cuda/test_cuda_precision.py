@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
-import cuda_on_host
 import numpy as np
 import pytest
 from array_api_compat import numpy as compat
-from conftest import named
-from test_cublaslt import BITS, rounded, stored
-from test_epoch import NETWORKS, OPTIMIZERS, OTHER_OPTIMIZERS, simple, trained
 
 from nnaccel.devices.device import to_host
 from nnaccel.kernels import epoch
@@ -29,6 +25,10 @@ from nnaccel.ops import Ops
 from nnaccel.training import benchmark
 from nnaccel.training.data import Data
 from nnaccel.training.step import initialize
+from tests.conftest import named
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.cuda.test_cublaslt import BITS, rounded, stored
+from tests.kernels.test_epoch import NETWORKS, OPTIMIZERS, OTHER_OPTIMIZERS, simple, trained
 
 PRECISION = pytest.mark.parametrize("precision", ["tf32", "bf16"])
 LOSS = losses.get("softmax_cross_entropy")

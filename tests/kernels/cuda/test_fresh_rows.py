@@ -7,12 +7,9 @@ import sys
 from functools import partial
 from types import ModuleType
 
-import cuda_on_host
 import numpy as np
 import pytest
 from array_api_compat import numpy as compat
-from cuda_on_host import OnDevice
-from test_epoch import assert_same_run, examples, simple, trained
 
 from nnaccel.kernels.cuda.backend import CuPyBackend
 from nnaccel.maths import losses, optimizers, schedules
@@ -25,6 +22,9 @@ from nnaccel.maths.optimizers import OPTIMIZERS, Optimizer, State
 from nnaccel.ops import Ops
 from nnaccel.training.data import Data
 from nnaccel.training.step import make_step
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.cuda.cuda_on_host import OnDevice
+from tests.kernels.test_epoch import assert_same_run, examples, simple, trained
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 

@@ -10,24 +10,9 @@ import sys
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
-import cuda_on_host
 import numpy as np
 import pytest
 from array_api_compat import numpy as compat
-from cuda_on_host import OnDevice
-from test_epoch import (
-    NETWORKS,
-    OPTIMIZERS,
-    OTHER_OPTIMIZERS,
-    UNKNOWN_OPTIMIZERS,
-    Foreign,
-    assert_refuses,
-    diverging,
-    examples,
-    members,
-    or_none,
-    simple,
-)
 
 from nnaccel import MLPClassifier
 from nnaccel.devices.device import Device
@@ -42,6 +27,21 @@ from nnaccel.training import loop
 from nnaccel.training.data import Data
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.cuda.cuda_on_host import OnDevice
+from tests.kernels.test_epoch import (
+    NETWORKS,
+    OPTIMIZERS,
+    OTHER_OPTIMIZERS,
+    UNKNOWN_OPTIMIZERS,
+    Foreign,
+    assert_refuses,
+    diverging,
+    examples,
+    members,
+    or_none,
+    simple,
+)
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])

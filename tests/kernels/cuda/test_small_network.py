@@ -4,11 +4,18 @@ import math
 import re
 from itertools import product
 
-import cuda_on_host
 import numpy as np
 import pytest
 from array_api_compat import numpy as compat
-from test_epoch import (
+
+from nnaccel.kernels.cuda.source import kernel_source
+from nnaccel.kernels.definition import NotSupported
+from nnaccel.maths import losses, metrics, optimizers, schedules
+from nnaccel.maths.activations import get
+from nnaccel.maths.network import mlp
+from nnaccel.maths.optimizers import State
+from tests.kernels.cuda import cuda_on_host
+from tests.kernels.test_epoch import (
     LOSSES,
     NETWORKS,
     OPTIMIZERS,
@@ -24,13 +31,6 @@ from test_epoch import (
     simple,
     trained,
 )
-
-from nnaccel.kernels.cuda.source import kernel_source
-from nnaccel.kernels.definition import NotSupported
-from nnaccel.maths import losses, metrics, optimizers, schedules
-from nnaccel.maths.activations import get
-from nnaccel.maths.network import mlp
-from nnaccel.maths.optimizers import State
 
 pytestmark = pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])

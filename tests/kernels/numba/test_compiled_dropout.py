@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from test_epoch import LOSSES, assert_same_run, examples, simple, trained
 
 from nnaccel.kernels import dense_plan
 from nnaccel.kernels.definition import NotSupported, Run
@@ -12,6 +11,7 @@ from nnaccel.maths.layers import Dense, Dropout, LayerNorm
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.random import Key, bernoulli
 from nnaccel.training.loop import train
+from tests.kernels.test_epoch import LOSSES, assert_same_run, examples, simple, trained
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")

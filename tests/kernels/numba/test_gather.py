@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from test_epoch import LOSSES, assert_same_run, examples, simple, trained
 
 from nnaccel import mlp
 from nnaccel.maths.activations import get
 from nnaccel.maths.layers import Dense, Dropout
 from nnaccel.maths.network import Network
 from nnaccel.training.data import Data
+from tests.kernels.test_epoch import LOSSES, assert_same_run, examples, simple, trained
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")

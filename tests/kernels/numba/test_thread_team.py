@@ -4,7 +4,13 @@ import threading
 
 import numpy as np
 import pytest
-from test_epoch import (
+
+from nnaccel import mlp
+from nnaccel.maths import metrics
+from nnaccel.maths.activations import get
+from nnaccel.maths.layers import Dense
+from nnaccel.maths.network import Network
+from tests.kernels.test_epoch import (
     LOSSES,
     OPTIMIZERS,
     assert_refuses,
@@ -13,12 +19,6 @@ from test_epoch import (
     simple,
     trained,
 )
-
-from nnaccel import mlp
-from nnaccel.maths import metrics
-from nnaccel.maths.activations import get
-from nnaccel.maths.layers import Dense
-from nnaccel.maths.network import Network
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
