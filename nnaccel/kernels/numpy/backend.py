@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -22,6 +23,12 @@ from nnaccel.maths.network import Network, layout
 from nnaccel.ops import Ops
 
 LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with some to spare
+
+
+@cache
+def has_numba() -> bool:
+    """Whether Numba is installed; looked for once, since that searches the whole path."""
+    return find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,12 @@ class NumPyBackend(Definition):
         return n_steps * ((6e-6 if few_calls else 40e-6) + 0.7e-9 * elements) > LOADING
 
     def _has_numba(self) -> bool:
-        return self.numba and find_spec("numba") is not None
+        return self.numba and has_numba()
 
     def _compiled_epoch(self, run: Run) -> FusedEpoch:
         if not self.numba:
             raise NotSupported("left out, since a short run does not repay loading it")
-        if not find_spec("numba"):
+        if not has_numba():
             raise NotSupported("it is not installed")
         from nnaccel.kernels.numba.epoch import compiled_epoch
 
