@@ -729,6 +729,7 @@ def test_a_step_of_few_calls_has_few():
     vectors, plan = Vectors(run.network, np.dtype("float32")), plan_for(run)
     options = {"metric": None, "weighted": False, "decays": False, "beta_1": 0.9, "beta_2": 0.999}
     steps = Steps(plan, vectors, 400, 0.0, **options)
+    steps.prepare(steps.most)
     assert [len(calls) for calls in steps.calls] == [23] * steps.most
 
 

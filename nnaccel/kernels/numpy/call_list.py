@@ -182,7 +182,7 @@ class Steps:
         self.penalty = (B * l2 * vectors.is_weight).astype(dtype) if l2 else None
         self.squares = np.zeros(n, dtype)  # B l2 |W|^2
         self.between = np.empty_like(vectors.params)
-        self.calls = [self._step(t) for t in range(n)]
+        self.calls: list[list[Call]] = []  # those of the steps that have been asked for
 
     def run(self, data: Any, index: Array, scalars: Array, of_Y: Any, *, xp: Namespace) -> Array:
         """The steps on the examples in index (n B,), with the scalars (n, 3); their records.
@@ -199,6 +199,7 @@ class Steps:
             weights = self.weights[:n]
             weights[...] = data[2].take(index).reshape(n, 1, B)
 
+        self.prepare(n)
         for calls in self.calls[:n]:
             for function, args in calls:
                 function(*args)
@@ -218,6 +219,10 @@ class Steps:
         Y = Y.astype(of_Y, copy=False)
         means = self.metric.function(Z, Y, None if weights is None else weights[:, 0], xp=xp)
         return np.stack([values, means], axis=1)
+
+    def prepare(self, n: int) -> None:
+        """Lists the calls of the first n steps."""
+        self.calls += [self._step(t) for t in range(len(self.calls), n)]
 
     def _step(self, t: int) -> list[Call]:
         """The calls of the t-th step."""
