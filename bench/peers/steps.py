@@ -41,12 +41,18 @@ def main() -> None:
     found = about(args.threads) | {"load": load()}
     print(opening(found), flush=True)
     problems = found["problems"] = {}
-    for left, number in zip(range(len(args.shapes), 0, -1), args.shapes, strict=True):
+    for place, number in enumerate(args.shapes):
+        left = sum(share_of(n) for n in args.shapes[place:]) / share_of(number)
         name = SHAPES[number].name.replace("x", ", batch ")
         problems[name] = compare(SHAPES[number], args, deadline(end, left), end)
         print(section(name, problems[name]), flush=True)
     path = write(found, "steps", table(found), args.output)
     chart(found, "ms a step: best round (median)", "A training step", path)
+
+
+def share_of(number: int) -> int:
+    """How much of the time a network gets beside the others: a round of the largest takes long."""
+    return 3 if SHAPES[number].flops > 1e10 else 1
 
 
 def work(name: str, shape: int) -> None:
@@ -67,7 +73,7 @@ def compare(shape: Shape, args: argparse.Namespace, stop: float, end: float) -> 
         found[name] = first_epochs(name, worker, max(1.0, end - time.monotonic()))
     for name, worker in workers.items():  # when nobody imports or compiles any more
         if "problem" not in found[name]:
-            turns[name] = turn_of(worker, shape, args.turn)
+            turns[name] = turn_of(worker, shape, args.turn, found[name]["seconds"])
     judge(found, "loss", TOLERANCE, leave=(FLOOR, *OWN_ORDER))
     take_turns(found, turns, args, stop=stop)
     for worker in workers.values():
@@ -83,12 +89,16 @@ def first_epochs(name: str, worker: Worker, limit: float) -> Entry:
         say(f"  {name}: {error}")
         return {"problem": str(error)}
     say(f"  {name}: {EPOCHS} epochs, {seconds:.3g} s, loss {loss:.4g}")
-    return {"loss": loss}
+    return {"loss": loss, "seconds": seconds / EPOCHS}
 
 
-def turn_of(worker: Worker, shape: Shape, seconds: float) -> Callable[[], float]:
-    """A turn of about some seconds, which gives the milliseconds of a step."""
-    epochs = max(1, round(seconds / min(worker.ask(1)[0] for _ in range(3))))
+def turn_of(worker: Worker, shape: Shape, seconds: float, one_epoch: float) -> Callable[[], float]:
+    """A turn of about some seconds, which gives the milliseconds of a step.
+
+    one_epoch: seconds of the first epochs, on average, which compiling is a part of."""
+    if one_epoch < 4 * seconds:
+        one_epoch = min(worker.ask(1)[0] for _ in range(3))
+    epochs = max(1, round(seconds / one_epoch))
     return lambda: 1e3 * worker.ask(epochs)[0] / epochs / shape.steps
 
 

@@ -148,7 +148,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def deadline(end: float, left: int) -> float:
+def deadline(end: float, left: float) -> float:
     """When the first of some problems should end, which share the time that is left."""
     now = time.monotonic()
     return now + (end - now) / left

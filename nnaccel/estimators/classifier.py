@@ -323,12 +323,11 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         return self._probabilities(X, "predict_proba")
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        return self._outputs(X, self._link, method)[0]
+        several = getattr(self, "out_activation_", None) == "softmax"
+        return self._outputs(X, softmax if several else self._link, method)[0]
 
     def _link(self, Z: Array, *, xp: Namespace) -> Array:
-        """Probabilities (N, n_classes) of logits."""
-        if self.out_activation_ == "softmax":
-            return softmax(Z, xp=xp)
+        """Probabilities (N, n_classes) of logits of two classes, or of labels."""
         Z = xp.concat([-Z, Z], axis=1) if self._is_binary else Z
         return xp.exp(-softplus(-Z, xp=xp))  # a sigmoid exact for small ones too
 

@@ -83,7 +83,7 @@ def in_blocks(
         block = rows_of(X, slice(start, stop), where, params.dtype)
         Z = forward(network, params, block, ops=ops)
         # The next block may overwrite what this one has given.
-        parts.append(xp.asarray(link(Z, xp=xp), copy=True))
+        parts.append(xp.asarray(ops[link](Z), copy=True))
     return xp.concat(parts, axis=params.ndim - 1)
 
 

@@ -236,6 +236,14 @@ def l2_cases(draw):
             yield f"{label}, {n}", (value, draw(*shape), draw(*shape), 0.3, n), {}
 
 
+def probability_cases(draw):
+    shapes = {"plain": (7, 5), "one": (7, 1), "many": (30, 200), "none": (0, 5), "row": (1, 3)}
+    for label, shape in (shapes | {"stacked": (2, 7, 5), "long": (LONG // 5, 5)}).items():
+        yield label, (draw(*shape),), {}
+    yield "certain", (1e3 * draw(7, 5),), {}
+    yield "strided", (draw(5, 7).T,), {}
+
+
 NETWORK = mlp(5, [4, 3], 2)
 
 
@@ -286,6 +294,7 @@ CASES = {
     dropout: dropout_cases,
     dropout_vjp: dropout_vjp_cases,
     bernoulli: bernoulli_cases,
+    losses.softmax: probability_cases,
     losses.softmax_cross_entropy: softmax_cases,
     **{
         loss.function: other_loss_cases

@@ -35,8 +35,8 @@ def has_numba() -> bool:
 class NumPyBackend(Definition):
     """numba: use Numba's kernels where it is installed."""
 
-    # The activations of a layer stay in a second-level cache.
-    prediction_rows: ClassVar[int] = 1024
+    # Temporaries of a block stay in the cache, and its products keep all threads of the BLAS busy.
+    prediction_rows: ClassVar[int] = 4096
 
     numba: bool = True
 
