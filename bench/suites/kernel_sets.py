@@ -13,31 +13,11 @@ from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.kernels.cuda.backend import CuPyBackend
 from nnaccel.kernels.definition import Definition, Epoch, FusedEpoch, Run
 from nnaccel.kernels.epoch import traced_epoch
+from nnaccel.kernels.numpy.backend import NumPyBackend
 from nnaccel.ops import Ops
 from nnaccel.typing import Namespace
 
 BuildEpoch = Callable[[Run, Ops], FusedEpoch]
-
-
-@dataclass(frozen=True)
-class Alone(Definition):
-    """The kernels of one module, and one fused epoch or the steps one by one."""
-
-    kernels: str = ""  # the module; empty: the definitions
-    fused: BuildEpoch | None = None
-
-    def operations(self, precision: str = "float32") -> Ops:
-        module = import_module(self.kernels) if self.kernels else None
-        return Ops(self.xp, module.kernels() if module else {}, self.kernels or "the definition")
-
-    def compile_epoch(
-        self, make_step: Callable[[Run], Any], run: Run, ops: Ops
-    ) -> Callable[[int], Epoch]:
-        """NotSupported where the fused epoch cannot do the run."""
-        if self.fused is None:
-            return super().compile_epoch(make_step, run, ops)
-        fused = self.fused(run, ops)
-        return lambda seed: fused.run
 
 
 def steps(run: Run, ops: Ops) -> FusedEpoch:
@@ -54,6 +34,24 @@ def compiled(run: Run, ops: Ops) -> FusedEpoch:
     from nnaccel.kernels.numba.epoch import compiled_epoch
 
     return compiled_epoch(run)
+
+
+@dataclass(frozen=True)
+class Alone(NumPyBackend):
+    """The kernels of one module, and one fused epoch."""
+
+    kernels: str = ""  # the module
+    fused: BuildEpoch = steps
+
+    def operations(self, precision: str = "float32") -> Ops:
+        return Ops(self.xp, import_module(self.kernels).kernels(), self.kernels)
+
+    def compile_epoch(
+        self, make_step: Callable[[Run], Any], run: Run, ops: Ops
+    ) -> Callable[[int], Epoch]:
+        """NotSupported where the fused epoch cannot do the run."""
+        fused = self.fused(run, ops)
+        return lambda seed: fused.run
 
 
 NUMPY, NUMBA = "nnaccel.kernels.numpy.workspace", "nnaccel.kernels.numba.elementwise"
