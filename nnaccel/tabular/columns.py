@@ -1,47 +1,78 @@
-"""Columns: what a column of a table holds, and its cast to another kind where nothing is lost."""
+"""Columns: what a column of a table holds, by its type or, for text, by its cells; and its values.
+
+A column is opened once. Its `Decision` is made at fit; afterwards its cells are read as the model
+says: as float64 (`numbers_of`), or as categories (`categories_of`).
+"""
 
 import contextlib
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
-from nnaccel.tabular.tables import import_extra
+import numpy as np
 
-KINDS = {"number": "numbers", "string": "text", "boolean": "true or false"}  # those we can use
+from nnaccel.tabular import kinds
+from nnaccel.tabular.kinds import Decision, Reading, Text
+from nnaccel.tabular.tables import MISSING, import_extra
+
+# The kinds that can be used, in words.
+KINDS = {
+    "number": "numbers",
+    "string": "text",
+    "boolean": "true or false",
+    "date": "dates",
+    "time": "times of day",
+    "duration": "durations",
+}
+AS_NUMBERS = ("number", "date", "time", "duration")  # those that become columns of numbers
+UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal types, in a second
 
 
-class Column(NamedTuple):
-    """A column as plain numbers (float64), booleans or text (large_string), or as it came.
+class Column:
+    """A column as it came: pyarrow Array or ChunkedArray.
 
-    kind: "number", "boolean", "string", "null" (no value at all), or what cannot be used:
-    "date", "binary", "nested", "other".   coded: it was dictionary-encoded, a list of categories.
-    integer: the numbers are of an integer type.   data: pyarrow ChunkedArray.
+    Attributes
+    ----------
+    kind : str
+        A key of `KINDS` by its Arrow type; "null" where there is no value at all; or what cannot be
+        used: "nested", "binary", "other".
+    coded : bool
+        Whether it was dictionary-encoded: a list of categories.
+    integer : bool
+        Whether its numbers are of an integer type.
+    data : ChunkedArray
+        float64, boolean or large_string; what cannot be used as it came. Integers beyond 2^53 and
+        decimals are rounded; dates, times and durations are in seconds (see `dates`).
     """
 
-    kind: str
-    coded: bool
-    integer: bool
-    data: Any
+    def __init__(self, data: Any) -> None:
+        pa = import_extra("pyarrow")
+        data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
+        self.coded = pa.types.is_dictionary(data.type)
+        source = data.type.value_type if self.coded else data.type
+        self.kind = next((kind for kind, holds in _types(pa.types) if holds(source)), "other")
+        self.integer = pa.types.is_integer(source)
+        plain = {"number": pa.float64(), "string": pa.large_string()}.get(self.kind, source)
+        if self.coded:  # chunk by chunk: their dictionaries may differ, and views cannot be taken
+            parts = (part.dictionary.cast(plain, safe=False) for part in data.chunks)
+            taken = [p.take(part.indices) for p, part in zip(parts, data.chunks, strict=True)]
+            data = pa.chunked_array(taken, type=plain)
+        elif self.kind in ("number", "string"):
+            data = data.cast(plain, safe=False)
+        elif self.kind in ("date", "time", "duration"):
+            data = _in_seconds(data)
+        self.data = data
+
+    @cached_property
+    def text(self) -> Text | None:
+        """Its cells as text whose meaning is open: of a list of categories it is not."""
+        return Text(self.data) if self.kind == "string" and not self.coded else None
+
+    def decide(self, decimal: str) -> Decision:
+        """What it holds; see `kinds.decide`."""
+        return Decision(Reading(self.kind)) if self.text is None else kinds.decide(self.text, decimal)
 
 
-def open_column(data: Any) -> Column:
-    """What a pyarrow Array or ChunkedArray holds, with dictionaries decoded.
-
-    Decimals and integers beyond 2^53 are rounded to float64.
-    """
-    pa = import_extra("pyarrow")
-    data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
-    coded = pa.types.is_dictionary(data.type)
-    source = data.type.value_type if coded else data.type
-    kind = next((kind for kind, holds in _kinds(pa.types) if holds(source)), "other")
-    plain = {"number": pa.float64(), "string": pa.large_string()}.get(kind, source)
-    if coded:  # chunk by chunk: their dictionaries may differ, and string views cannot be taken
-        parts = [part.dictionary.cast(plain, safe=False).take(part.indices) for part in data.chunks]
-        data = pa.chunked_array(parts, type=plain)
-    elif kind in ("number", "string"):
-        data = data.cast(plain, safe=False)
-    return Column(kind, coded, pa.types.is_integer(source), data)
-
-
-def _kinds(types: Any) -> tuple[tuple[str, Any], ...]:
+def _types(types: Any) -> tuple[tuple[str, Any], ...]:
     return (
         ("number", lambda t: types.is_integer(t) or types.is_floating(t) or types.is_decimal(t)),
         ("boolean", types.is_boolean),
@@ -50,10 +81,67 @@ def _kinds(types: Any) -> tuple[tuple[str, Any], ...]:
             lambda t: types.is_string(t) or types.is_large_string(t) or types.is_string_view(t),
         ),
         ("null", types.is_null),
-        ("date", types.is_temporal),
+        ("date", lambda t: types.is_date(t) or types.is_timestamp(t)),
+        ("time", types.is_time),
+        ("duration", types.is_duration),
         ("nested", types.is_nested),
         ("binary", lambda t: "binary" in str(t)),
     )
+
+
+def _in_seconds(data: Any) -> Any:
+    """Dates, times and durations as float64 seconds; days for `date32`."""
+    pa = import_extra("pyarrow")
+    kind = data.type
+    if pa.types.is_date(kind):
+        data, unit = data.cast(pa.timestamp("s")), 1
+    else:
+        unit = UNIT[kind.unit]
+    width = pa.int32() if kind.bit_width == 32 and pa.types.is_time(kind) else pa.int64()
+    pc = import_extra("pyarrow.compute")
+    return pc.divide(data.cast(width).cast(pa.float64(), safe=False), float(unit))
+
+
+# ---------------------------------------------------------------------------- values
+
+Unread = tuple[tuple[str, int], ...]  # the texts that were not understood, with their counts
+
+
+def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray, Unread]:
+    """The cells as float64 (N,), NaN where missing, and the words that could not be read.
+
+    ValueError where not a single cell can be read, or the column's type is another one.
+    """
+    if column.text is not None:
+        values, unread = kinds.read(column.text, reading)
+        if unread and np.isnan(values).all():
+            raise type_changed(name, reading.kind, column, unread[0][0])
+    else:
+        values, unread = _recast(name, column, reading.kind).to_numpy().astype(np.float64), ()
+    if reading.codes:
+        values = np.where(np.isin(values, reading.codes), np.nan, values)
+    return values, unread
+
+
+def categories_of(name: str, column: Column, reading: Reading) -> Any:
+    """The cells as text, booleans or numbers that name categories: a ChunkedArray, missing null.
+
+    Text is trimmed, and the usual spellings of no value (`tables.MISSING`) are missing.
+    ValueError where the column is of another type and cannot be cast without loss.
+    """
+    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
+    if reading.kind == "string":
+        text = column.data if column.kind == "string" else _recast(name, column, "string")
+        if column.text is None:
+            return text
+        text = pc.utf8_trim_whitespace(text)
+        missing = pc.is_in(text, value_set=pa.array(MISSING, text.type))
+        return pc.if_else(missing, pa.scalar(None, text.type), text)
+    if column.text is None:
+        return without_nan(_recast(name, column, reading.kind))
+    values, _ = numbers_of(name, column, reading)
+    found = pa.chunked_array([pa.array(values, from_pandas=True)])
+    return found.cast(pa.bool_()) if reading.kind == "boolean" else found
 
 
 def without_nan(data: Any) -> Any:
@@ -62,23 +150,6 @@ def without_nan(data: Any) -> Any:
     if not pa.types.is_floating(data.type):
         return data
     return pc.if_else(pc.is_nan(data), pa.scalar(None, data.type), data)
-
-
-def as_kind(name: str, column: Column, kind: str) -> Any:
-    """The column's data as numbers, text or booleans, if that loses nothing.
-
-    Text that is all numbers becomes numbers, whole numbers become text without a point, and 0, 1,
-    "true", "false" become booleans. ValueError gives a value for which it is not so.
-    """
-    if column.kind == kind:
-        return column.data
-    if column.kind not in (*KINDS, "null"):
-        raise type_changed(name, kind, column, next(iter(column.data.drop_null()), None))
-    pa, convert = import_extra("pyarrow"), CASTS[kind]
-    try:
-        return convert(column.data)
-    except pa.ArrowInvalid:
-        raise type_changed(name, kind, column, _culprit(column.data, convert)) from None
 
 
 def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueError:
@@ -90,6 +161,28 @@ def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueErr
         f"for example {found!r}; "
         "convert the column, or train the model on such data"
     )
+
+
+# ---------------------------------------------------------------------------- casts
+
+
+def _recast(name: str, column: Column, kind: str) -> Any:
+    """The data of a typed column as another kind, if that loses nothing.
+
+    Whole numbers become text without a point; 0, 1, "true" and "false" booleans; booleans 0 and 1.
+    ValueError gives a value for which it is not so.
+    """
+    if column.kind == kind:
+        return column.data
+    pa = import_extra("pyarrow")
+    if column.kind == "null":
+        return column.data.cast(TYPES[kind]())
+    if kind not in CASTS or column.kind not in CASTS:
+        raise type_changed(name, kind, column, next(iter(column.data.drop_null()), None))
+    try:
+        return CASTS[kind](column.data)
+    except pa.ArrowInvalid:
+        raise type_changed(name, kind, column, _culprit(column.data, CASTS[kind])) from None
 
 
 def _culprit(data: Any, convert: Any) -> Any:
@@ -123,3 +216,11 @@ def _as_boolean(data: Any) -> Any:
 
 
 CASTS = {"number": _as_number, "string": _as_text, "boolean": _as_boolean}
+TYPES: dict[str, Any] = {
+    "number": lambda: import_extra("pyarrow").float64(),
+    "date": lambda: import_extra("pyarrow").float64(),
+    "time": lambda: import_extra("pyarrow").float64(),
+    "duration": lambda: import_extra("pyarrow").float64(),
+    "string": lambda: import_extra("pyarrow").large_string(),
+    "boolean": lambda: import_extra("pyarrow").bool_(),
+}

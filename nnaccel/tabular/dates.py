@@ -1,0 +1,178 @@
+"""Dates, times and durations: from the text or the Arrow type of a column to seconds, and features.
+
+A moment is a count of seconds (float64) since 1970-01-01 00:00, in UTC where the text gives an
+offset, else on the clock of the text. A time of day and a duration are seconds, too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnaccel.tabular.tables import import_extra
+
+DAY, YEAR = 86_400.0, 365.2425
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?"
+    r"(?:\s?(?P<half>[AaPp])\.?[Mm]\.?)?"
+)
+BEHIND = rf"(?:[T\s]\s*{CLOCK})?\s*(?P<offset>Z|UTC|GMT|[+-]\d{{2}}:?\d{{2}})?$"
+MONTH = r"(?P<word>[A-Za-z]{3})[A-Za-z]*\.?"
+# The forms of a date. Which number is the day and which the month, only the column can tell.
+FORMS: dict[str, str] = {
+    "ymd": rf"^(?P<year>\d{{4}})[-/.](?P<month>\d{{1,2}})[-/.](?P<day>\d{{1,2}}){BEHIND}",
+    "dmy": rf"^(?P<day>\d{{1,2}})[-/.](?P<month>\d{{1,2}})[-/.](?P<year>\d{{4}}|\d{{2}}){BEHIND}",
+    "mdy": rf"^(?P<month>\d{{1,2}})[-/.](?P<day>\d{{1,2}})[-/.](?P<year>\d{{4}}|\d{{2}}){BEHIND}",
+    "d month y": rf"^(?P<day>\d{{1,2}})[\s-]*{MONTH}[\s,-]*(?P<year>\d{{4}}|\d{{2}}){BEHIND}",
+    "month d y": rf"^{MONTH}[\s-]*(?P<day>\d{{1,2}})[\s,-]+(?P<year>\d{{4}}){BEHIND}",
+    "ym": r"^(?P<year>\d{4})[-/](?P<month>\d{1,2})$",
+}
+TIME = rf"^{CLOCK}$"
+DURATION = (
+    r"^(?P<sign>-)?(?:(?P<days>\d+)\s*(?:days?|d)\s*,?\s*)?\+?"
+    r"(?P<hour>\d+):(?P<minute>\d{2}):(?P<second>\d{2}(?:\.\d+)?)$|^(?P<only>-?\d+)\s*(?:days?|d)$"
+)
+
+
+def to_moments(text: Any, form: str) -> np.ndarray:
+    """Seconds (N,) of texts in one of `FORMS`; NaN for null and what is no date of that form."""
+    found = _groups(text, FORMS[form])
+    year, day = _number(found, "year"), _number(found, "day", 1.0)
+    month = _number(found, "month", 1.0)
+    if "word" in found:
+        word = np.char.lower(found["word"])
+        month = np.select([word == name for name in MONTHS], range(1, 13), np.nan)
+    year = np.where(year < 100, np.where(year < 69, 2000 + year, 1900 + year), year)  # as POSIX
+    valid = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    months = np.where(valid, 12 * (year - 1970) + month - 1, 0).astype("M8[M]")
+    first, next_first = (m.astype("M8[D]").astype(np.float64) for m in (months, months + 1))
+    valid &= day <= next_first - first
+    offset = _offset(found["offset"]) if "offset" in found else 0.0
+    seconds = (first + day - 1) * DAY + _clock(found, 0.0) - offset
+    return np.where(valid, seconds, np.nan)
+
+
+def to_times(text: Any) -> np.ndarray:
+    """Seconds since midnight (N,) of texts such as "13:05" and "1:05:07 pm"; else NaN."""
+    return _clock(_groups(text, TIME), np.nan)
+
+
+def to_durations(text: Any) -> np.ndarray:
+    """Seconds (N,) of texts such as "2 days 02:02:00" and "-1 day"; else NaN."""
+    found = _groups(text, DURATION)
+    clock = 60 * (60 * _number(found, "hour") + _number(found, "minute")) + _number(found, "second")
+    days = DAY * _number(found, "days", 0.0)
+    sign = np.where(found["sign"] == "-", -1.0, 1.0)
+    return np.where(found["only"] != "", DAY * _number(found, "only"), sign * (days + clock))
+
+
+def form_of(texts: Any) -> tuple[str | None, bool]:
+    """The form that most of the texts have, None where they are no dates, and whether another
+    form has as many.
+
+    Day first and month first are told apart by the whole column: a number above 12 is a day. Where
+    there is none, that order is taken in which neighbours are closer, as in "03/01, 04/01, 05/01".
+    """
+    seconds = {form: to_moments(texts, form) for form in FORMS}
+    fitting = {form: int(np.count_nonzero(~np.isnan(s))) for form, s in seconds.items()}
+    most = max(fitting.values())
+    best = [form for form, n in fitting.items() if n == most]
+    if not most or len(best) == 1:
+        return best[0] if most else None, False
+
+    def jumps(form: str) -> float:
+        steps = np.diff(seconds[form][~np.isnan(seconds[form])])
+        return float(np.abs(steps).sum())
+
+    return min(best, key=jumps), True
+
+
+# ---------------------------------------------------------------------------- features
+
+# What becomes a column of numbers: of a moment, and of a time of day.
+Part = Callable[[np.ndarray], np.ndarray]
+
+
+def _cycle(function: Any, position: Part) -> Part:
+    return lambda seconds: function(2 * np.pi * position(seconds))
+
+
+def _day_of_year(seconds: np.ndarray) -> np.ndarray:
+    """The share of its year that has passed."""
+    return _since(seconds, "Y") / YEAR
+
+
+def _since(seconds: np.ndarray, unit: str) -> np.ndarray:
+    """The days since the year ("Y") began."""
+    known = np.where(np.isnan(seconds), 0.0, seconds)
+    days = np.floor(known / DAY)
+    start = days.astype("M8[D]").astype(f"M8[{unit}]").astype("M8[D]").astype(np.float64)
+    return np.where(np.isnan(seconds), np.nan, known / DAY - start)
+
+
+def _day_of_week(seconds: np.ndarray) -> np.ndarray:
+    return np.floor(seconds / DAY) % 7 / 7
+
+
+def _time_of_day(seconds: np.ndarray) -> np.ndarray:
+    return seconds / DAY % 1.0
+
+
+PARTS: dict[str, Part] = {
+    "days": lambda seconds: seconds / DAY,
+    "seconds": lambda seconds: seconds,
+    "sin year": _cycle(np.sin, _day_of_year),
+    "cos year": _cycle(np.cos, _day_of_year),
+    "sin week": _cycle(np.sin, _day_of_week),
+    "cos week": _cycle(np.cos, _day_of_week),
+    "sin day": _cycle(np.sin, _time_of_day),
+    "cos day": _cycle(np.cos, _time_of_day),
+}
+OF_MOMENT = ("days", "sin year", "cos year", "sin week", "cos week", "sin day", "cos day")
+OF_TIME = ("seconds", "sin day", "cos day")
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _groups(text: Any, pattern: str) -> dict[str, np.ndarray]:
+    """The named groups of a pattern as arrays of text (N,), "" where there is none."""
+    pc = import_extra("pyarrow.compute")
+    found = pc.extract_regex(pc.utf8_trim_whitespace(text), pattern)
+    found = found.combine_chunks() if hasattr(found, "chunks") else found
+    return {
+        field.name: pc.fill_null(pc.struct_field(found, field.name), "")
+        .to_numpy(zero_copy_only=False)
+        .astype(str)
+        for field in found.type
+    }
+
+
+def _number(found: dict[str, np.ndarray], name: str, absent: float = np.nan) -> np.ndarray:
+    """A group as float64; `absent` where there is none, or NaN where nothing else was found."""
+    if name not in found:
+        size = len(next(iter(found.values())))
+        return np.full(size, absent)
+    text = found[name]
+    return np.where(text == "", str(absent), np.char.replace(text, ",", ".")).astype(np.float64)
+
+
+def _clock(found: dict[str, np.ndarray], absent: float) -> np.ndarray:
+    """Seconds since midnight; `absent` where there is no time, NaN where there is no such one."""
+    if "hour" not in found:
+        return np.full(len(next(iter(found.values()))), absent)
+    hour, minute = _number(found, "hour", absent), _number(found, "minute", 0.0)
+    second, half = _number(found, "second", 0.0), np.char.lower(found["half"])
+    hour = np.where(half == "", hour, np.where(hour <= 12, hour % 12, np.nan) + 12 * (half == "p"))
+    valid = (hour <= 24) & (minute < 60) & (second < 61)
+    return np.where(valid | (found["hour"] == ""), 60 * (60 * hour + minute) + second, np.nan)
+
+
+def _offset(text: np.ndarray) -> np.ndarray:
+    """Seconds of "+01:00", "-0530"; 0 for "Z", "UTC" and none."""
+    digits = np.char.replace(text, ":", "")
+    numeric = np.char.isdigit(np.char.lstrip(digits, "+-"))
+    value = np.where(numeric, digits, "0").astype(np.int64)
+    size = np.abs(value)
+    return np.sign(value) * (60.0 * (60 * (size // 100) + size % 100))

@@ -1,0 +1,269 @@
+"""Delimited text (CSV and its kin): the structure found by DuckDB, the cells read as text by Arrow.
+
+Nothing is converted here: a cell is what the file says, and an empty one is null.
+"""
+
+import codecs
+import csv
+import io
+import re
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from nnaccel.tabular.tables import TableWarning, import_extra, listing
+
+SEPARATORS = (",", ";", "\t", "|", " ")
+SPELLED = {"\t": "tab", " ": "space"}
+SAMPLE = 1 << 20  # bytes at the start of a file that show its structure
+
+
+class Layout(NamedTuple):
+    """How a delimited file is to be read; None: as its content suggests.
+
+    delimiter: between the cells.   header: whether the first line has the names.
+    encoding: a name for `codecs.lookup`.
+    """
+
+    delimiter: str | None = None
+    header: bool | None = None
+    encoding: str | None = None
+
+
+class Structure(NamedTuple):
+    """How a delimited file is laid out.
+
+    names: of its columns; "" for one without.   start: the byte at which the first row begins.
+    header: whether the names are the file's own.   line: that of the header, from 1.
+    """
+
+    delimiter: str
+    quote: str
+    escape: str
+    comment: str
+    names: tuple[str, ...]
+    start: int
+    header: bool
+    line: int
+
+    def __str__(self) -> str:
+        delimiter = SPELLED.get(self.delimiter, repr(self.delimiter))
+        header = f"line {self.line} as header" if self.header else "no header"
+        return f"read with separator {delimiter} and {header}"
+
+
+def read_text(content: Any, layout: Layout = Layout()) -> tuple[Any, Structure]:
+    """The rows of a delimited text as a pyarrow table of strings, and the structure that was found.
+
+    content: bytes, or a pyarrow Buffer, which is not copied.   A column without a name is dropped
+    where it is empty; else it is "column3", as all are where there is no header.
+    ValueError: lines that differ in their number of cells, text of an unknown encoding, no header.
+    """
+    pa = import_extra("pyarrow")
+    content = _as_utf8(pa.py_buffer(content), layout.encoding)
+    structure = structure_of(content, layout)
+    if structure.comment:
+        content = _without_comments(content, structure.comment)
+        structure = structure_of(content, layout)
+    if structure.delimiter == " " and (packed := _single_spaces(content)) is not None:
+        content = packed
+        structure = structure_of(content, layout._replace(delimiter=" "))
+    return _named(_rows(content, structure), structure), structure
+
+
+# ---------------------------------------------------------------------------- structure
+
+
+def structure_of(content: Any, layout: Layout = Layout()) -> Structure:
+    """The structure of UTF-8 text (bytes or Buffer), by DuckDB's sniffer, but for what is given.
+
+    ValueError where no lines with as many cells as each other can be found.
+    """
+    sample = bytes(memoryview(content)[:SAMPLE])
+    if len(content) > SAMPLE:
+        sample = sample[: sample.rfind(b"\n") + 1] or sample
+    with TemporaryDirectory() as folder:  # the sniffer reads files only
+        path = Path(folder, "sample.csv")
+        path.write_bytes(sample)
+        first = _sniff(path, layout.delimiter, layout.header)
+        found = [first]
+        if layout.delimiter is None and (first is None or len(first["Columns"]) == 1):
+            line = sample.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
+            found += [_sniff(path, s, layout.header, pad=True) for s in SEPARATORS if s in line]
+    best = max(filter(None, found), key=lambda s: len(s["Columns"]), default=None)
+    if best is None:
+        raise ValueError(
+            "its lines have no structure in common; name the separator with --delimiter, and say "
+            "with --header yes or no whether the first line has the names"
+        )
+    return _located(sample, best)
+
+
+def _sniff(
+    path: Path, delimiter: str | None, header: bool | None, *, pad: bool = False
+) -> dict[str, Any] | None:
+    """What DuckDB finds out about a file; None where it finds nothing.
+
+    pad: whether lines may have too few cells; whoever reads them says which.
+    """
+    duckdb = import_extra("duckdb")
+    given = {"delim": delimiter, "header": header, "null_padding": pad or None}
+    given = {name: value for name, value in given.items() if value is not None}
+    options = "".join(f", {name}=${name}" for name in given)
+    query = f"FROM sniff_csv($path, all_varchar=true{options})"
+    with duckdb.connect() as connection:
+        try:
+            cursor = connection.execute(query, {"path": str(path), **given})
+        except duckdb.Error:
+            return None
+        names = [column[0] for column in cursor.description]
+        return dict(zip(names, cursor.fetchone(), strict=True))
+
+
+def _located(sample: bytes, found: dict[str, Any]) -> Structure:
+    """The structure, with the names as they are written and where the first row begins."""
+    signs = {name: "" if found[name] == "(empty)" else found[name] for name in SIGNS}
+    delimiter, quote, escape, comment = signs.values()
+    text = io.StringIO(sample.decode("utf-8", "replace"), newline="")
+    for _ in range(found["SkipRows"]):
+        text.readline()
+    names = tuple(column["name"] for column in found["Columns"])
+    if found["HasHeader"]:
+        rules = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+        names = tuple(map(str.strip, next(csv.reader(text, delimiter=delimiter, **rules))))
+    position = text.tell()
+    start = len(text.getvalue()[:position].encode())
+    line = found["SkipRows"] + 1
+    return Structure(
+        delimiter, quote, escape, comment, names, start, found["HasHeader"], line
+    )
+
+
+SIGNS = ("Delimiter", "Quote", "Escape", "Comment")
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def _rows(content: Any, structure: Structure) -> Any:
+    """The rows as a table of strings, whose columns are called "0", "1", ..."""
+    pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
+    names = [str(i) for i in range(len(structure.names))]
+    rows = content.slice(structure.start)
+    uneven: list[Any] = []
+
+    def note(row: Any) -> str:
+        uneven.append(row)
+        return "skip"
+
+    if not bytes(memoryview(rows)[:SAMPLE]).strip():
+        return pa.table({name: pa.array([], pa.string()) for name in names})
+    table = reader.read_csv(
+        pa.BufferReader(rows),
+        read_options=reader.ReadOptions(column_names=names),
+        parse_options=reader.ParseOptions(
+            delimiter=structure.delimiter,
+            quote_char=structure.quote or False,
+            escape_char=(structure.escape != structure.quote and structure.escape) or False,
+            newlines_in_values=bool(structure.quote),
+            invalid_row_handler=note,
+        ),
+        convert_options=reader.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+    if uneven:
+        row = uneven[0]
+        raise ValueError(
+            f"{structure}, {len(uneven):,} of its rows have another number of cells than the "
+            f"{row.expected_columns} columns; the first has {row.actual_columns}: "
+            f"{row.text[:60]!r}; mend them, or name the separator with --delimiter"
+        )
+    return table
+
+
+def _named(table: Any, structure: Structure) -> Any:
+    """The table with the names of its columns, without empty ones that have none."""
+    used = [
+        i
+        for i, name in enumerate(structure.names)
+        if name or not structure.header or table[i].null_count < len(table)
+    ]
+    names = [structure.names[i] or f"column{i}" for i in used]
+    return table.select(used).rename_columns(names)
+
+
+def _without_comments(content: Any, sign: str) -> Any:
+    pattern = rb"(?m)^" + re.escape(sign.encode()) + rb".*(?:\n|\Z)"
+    return import_extra("pyarrow").py_buffer(re.sub(pattern, b"", memoryview(content)))
+
+
+def _single_spaces(content: Any) -> Any:
+    """The text with one space where there are several, or None where there is one everywhere."""
+    if b'"' in (text := bytes(memoryview(content))) or not re.search(rb"(?m)  |^ | $", text):
+        return None
+    lines = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb" +", b" ", text))
+    return import_extra("pyarrow").py_buffer(lines)
+
+
+# ---------------------------------------------------------------------------- encodings
+
+
+def _as_utf8(content: Any, encoding: str | None) -> Any:
+    """A Buffer of text in UTF-8 without byte order mark.
+
+    encoding: None tells UTF-8 and UTF-16 apart, and takes what is neither for Latin-1 (in the form
+    that Windows has of it), with a TableWarning.
+    """
+    pa = import_extra("pyarrow")
+    head = bytes(memoryview(content)[:SAMPLE])
+    if encoding is None:
+        encoding = _recognise(head)
+    if encoding is None:
+        try:
+            codecs.decode(memoryview(content), "utf-8")
+            return content
+        except UnicodeDecodeError as error:
+            encoding = "cp1252"
+            line = head.count(b"\n", 0, error.start) + 1
+            warnings.warn(
+                f"line {line} is no UTF-8 text; read as Latin-1 (Windows-1252). If letters come "
+                "out wrong, name the encoding with --encoding",
+                TableWarning,
+                stacklevel=5,
+            )
+    try:
+        text = codecs.decode(memoryview(content), encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"it is not text in {encoding} ({error.reason} at byte {error.start:,}); name its "
+            "encoding with --encoding, for example latin-1 or utf-16"
+        ) from None
+    except LookupError:
+        raise ValueError(f"unknown encoding {encoding!r}; known are utf-8, utf-16, latin-1, cp1252 "
+            "and the others of Python's codecs"
+        ) from None
+    return pa.py_buffer(text.removeprefix("\ufeff").encode())
+
+
+def _recognise(head: bytes) -> str | None:
+    """The encoding that a byte order mark or zero bytes show."""
+    for mark, encoding in MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[:4096:2].count(0), head[1:4096:2].count(0)
+    if 4 * max(even, odd) > min(len(head), 4096):
+        return "utf-16-be" if even > odd else "utf-16-le"
+    return None
+
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
