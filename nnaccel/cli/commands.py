@@ -114,6 +114,7 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
     from nnaccel.maths.network import layout
     from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.sources import read
+    from nnaccel.tabular.survey import Rules
     from nnaccel.training.checkpoint import writable
 
     if options.source is None:
@@ -133,7 +134,7 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
         examples,
         settings,
         device=device,
-        exclude=tuple(options.drop or ()),
+        rules=Rules(drop=tuple(options.drop or ())),
         test_fraction=options.test_fraction,
         kernels=not options.no_kernels,
     )
@@ -183,7 +184,9 @@ def _rows(file: str, model: "Model", *, need_target: bool) -> tuple[Any, Any]:
     data, y = examples.data, examples.y
     if examples.test is not None:
         data, y = examples.test
-    return labelled(data, y, model.target.name) if need_target else (data, y)
+    if not need_target:
+        return data, y
+    return labelled(data, model.target.parse(y), model.target.name)
 
 
 def _check_output(path: Path) -> None:

@@ -191,7 +191,7 @@ def _details(layer: dict[str, Any]) -> str:
 
 def _columns(features: Features) -> Iterator[tuple[str, str]]:
     groups = (
-        ("numbers", [(column.name, _scaled(column)) for column in features.numeric]),
+        ("numbers", [(column.label, _scaled(column)) for column in features.numeric]),
         ("categories", [(column.name, _one_hot(column.states)) for column in features.categorical]),
         ("not used", [(name, f"not used: {why}") for name, why in features.dropped.items()]),
     )
@@ -203,9 +203,9 @@ def _columns(features: Features) -> Iterator[tuple[str, str]]:
 
 def _scaled(column: Numeric) -> str:
     sign = "-" if column.center >= 0 else "+"
-    squashed = ", squashed" * column.squash
+    bent = ", bent" * column.bend
     missing = ", missing indicator" * column.missing
-    return f"(x {sign} {abs(column.center):.4g}) / {column.scale:.4g}{squashed}{missing}"
+    return f"(x {sign} {abs(column.center):.4g}) / {column.scale:.4g}{bent}{missing}"
 
 
 def _one_hot(states: list[str]) -> str:

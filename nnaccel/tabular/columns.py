@@ -37,8 +37,8 @@ class Column:
         used: "nested", "binary", "other".
     coded : bool
         Whether it was dictionary-encoded: a list of categories.
-    integer : bool
-        Whether its numbers are of an integer type.
+    whole : ChunkedArray or None
+        Its numbers of an integer type, exactly.
     data : ChunkedArray
         float64, boolean or large_string; what cannot be used as it came. Integers beyond 2^53 and
         decimals are rounded; dates, times and durations are in seconds (see `dates`).
@@ -50,13 +50,13 @@ class Column:
         self.coded = pa.types.is_dictionary(data.type)
         source = data.type.value_type if self.coded else data.type
         self.kind = next((kind for kind, holds in _types(pa.types) if holds(source)), "other")
-        self.integer = pa.types.is_integer(source)
         plain = {"number": pa.float64(), "string": pa.large_string()}.get(self.kind, source)
-        if self.coded:  # chunk by chunk: their dictionaries may differ, and views cannot be taken
-            parts = (part.dictionary.cast(plain, safe=False) for part in data.chunks)
-            taken = [p.take(part.indices) for p, part in zip(parts, data.chunks, strict=True)]
-            data = pa.chunked_array(taken, type=plain)
-        elif self.kind in ("number", "string"):
+        if self.coded:  # chunk by chunk: their dictionaries may differ
+            kept = pa.large_string() if self.kind == "string" else source  # no views: not to take
+            parts = [part.dictionary.cast(kept).take(part.indices) for part in data.chunks]
+            data = pa.chunked_array(parts, type=kept)
+        self.whole = data if pa.types.is_integer(source) else None
+        if self.kind in ("number", "string"):
             data = data.cast(plain, safe=False)
         elif self.kind in ("date", "time", "duration"):
             data = _in_seconds(data)
@@ -69,7 +69,11 @@ class Column:
 
     def decide(self, decimal: str) -> Decision:
         """What it holds; see `kinds.decide`."""
-        return Decision(Reading(self.kind)) if self.text is None else kinds.decide(self.text, decimal)
+        if self.text is not None:
+            return kinds.decide(self.text, decimal)
+        form = "." if self.kind == "number" else ""
+        empty = self.data.null_count == len(self.data)
+        return Decision(Reading("null" if empty else self.kind, form))
 
 
 def _types(types: Any) -> tuple[tuple[str, Any], ...]:
@@ -144,6 +148,19 @@ def categories_of(name: str, column: Column, reading: Reading) -> Any:
     return found.cast(pa.bool_()) if reading.kind == "boolean" else found
 
 
+def read_as_arrow(name: str, column: Column, reading: Reading) -> Any:
+    """The cells as an Arrow column of the type that its reading says: the same when read again."""
+    pa = import_extra("pyarrow")
+    if reading.kind in ("string", "boolean"):
+        return categories_of(name, column, reading)
+    values, _ = numbers_of(name, column, reading)
+    if reading.kind == "number":
+        return pa.array(values, from_pandas=True)
+    units = np.round(values * UNIT["us"])
+    found = pa.array(np.where(np.isnan(units), 0, units).astype(np.int64), mask=np.isnan(units))
+    return found.cast(STORED[reading.kind]())
+
+
 def without_nan(data: Any) -> Any:
     """NaN as null: in a column of categories both are missing."""
     pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
@@ -216,6 +233,12 @@ def _as_boolean(data: Any) -> Any:
 
 
 CASTS = {"number": _as_number, "string": _as_text, "boolean": _as_boolean}
+# What times become in a typed table.
+STORED: dict[str, Any] = {
+    "date": lambda: import_extra("pyarrow").timestamp("us"),
+    "time": lambda: import_extra("pyarrow").time64("us"),
+    "duration": lambda: import_extra("pyarrow").duration("us"),
+}
 TYPES: dict[str, Any] = {
     "number": lambda: import_extra("pyarrow").float64(),
     "date": lambda: import_extra("pyarrow").float64(),

@@ -129,8 +129,12 @@ PARTS: dict[str, Part] = {
     "sin day": _cycle(np.sin, _time_of_day),
     "cos day": _cycle(np.cos, _time_of_day),
 }
-OF_MOMENT = ("days", "sin year", "cos year", "sin week", "cos week", "sin day", "cos day")
-OF_TIME = ("seconds", "sin day", "cos day")
+# The parts of each kind of column; those that do not vary are dropped.
+OF = {
+    "date": ("days", "sin year", "cos year", "sin week", "cos week", "sin day", "cos day"),
+    "time": ("seconds", "sin day", "cos day"),
+    "duration": ("seconds",),
+}
 
 
 # ---------------------------------------------------------------------------- reading

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from nnaccel.tabular.tables import TableWarning, import_extra, listing
+from nnaccel.tabular.tables import TableWarning, import_extra
 
 SEPARATORS = (",", ";", "\t", "|", " ")
 SPELLED = {"\t": "tab", " ": "space"}
@@ -29,6 +29,9 @@ class Layout(NamedTuple):
     delimiter: str | None = None
     header: bool | None = None
     encoding: str | None = None
+
+
+AS_IT_IS = Layout()
 
 
 class Structure(NamedTuple):
@@ -53,7 +56,7 @@ class Structure(NamedTuple):
         return f"read with separator {delimiter} and {header}"
 
 
-def read_text(content: Any, layout: Layout = Layout()) -> tuple[Any, Structure]:
+def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
     """The rows of a delimited text as a pyarrow table of strings, and the structure that was found.
 
     content: bytes, or a pyarrow Buffer, which is not copied.   A column without a name is dropped
@@ -75,7 +78,7 @@ def read_text(content: Any, layout: Layout = Layout()) -> tuple[Any, Structure]:
 # ---------------------------------------------------------------------------- structure
 
 
-def structure_of(content: Any, layout: Layout = Layout()) -> Structure:
+def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
     """The structure of UTF-8 text (bytes or Buffer), by DuckDB's sniffer, but for what is given.
 
     ValueError where no lines with as many cells as each other can be found.
@@ -135,9 +138,7 @@ def _located(sample: bytes, found: dict[str, Any]) -> Structure:
     position = text.tell()
     start = len(text.getvalue()[:position].encode())
     line = found["SkipRows"] + 1
-    return Structure(
-        delimiter, quote, escape, comment, names, start, found["HasHeader"], line
-    )
+    return Structure(delimiter, quote, escape, comment, names, start, found["HasHeader"], line)
 
 
 SIGNS = ("Delimiter", "Quote", "Escape", "Comment")
@@ -243,7 +244,8 @@ def _as_utf8(content: Any, encoding: str | None) -> Any:
             "encoding with --encoding, for example latin-1 or utf-16"
         ) from None
     except LookupError:
-        raise ValueError(f"unknown encoding {encoding!r}; known are utf-8, utf-16, latin-1, cp1252 "
+        raise ValueError(
+            f"unknown encoding {encoding!r}; known are utf-8, utf-16, latin-1, cp1252 "
             "and the others of Python's codecs"
         ) from None
     return pa.py_buffer(text.removeprefix("\ufeff").encode())

@@ -14,11 +14,14 @@ from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.datasets import split
-from nnaccel.tabular.features import fit_features
+from nnaccel.tabular.feature_fit import fit_features
+from nnaccel.tabular.labels import read_labels
 from nnaccel.tabular.model import Model, labelled, n_outputs_of, scores_of
 from nnaccel.tabular.settings import Settings, build, resolve, to_dict
 from nnaccel.tabular.sources import Examples, take
-from nnaccel.tabular.targets import Target, fit_target
+from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
+from nnaccel.tabular.tables import as_table
+from nnaccel.tabular.targets import Target, fit_target, is_text_column
 from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
@@ -55,15 +58,34 @@ class Parts(NamedTuple):
     test: Rows | None
 
 
+def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None, str]:
+    """The examples with all cells read, how the columns were read, and the decimal mark.
+
+    A matrix is as it is.
+    """
+    if isinstance(examples.data, np.ndarray):
+        return examples, None, "."
+    found, table = survey(as_table(examples.data), rules)
+    y, form = examples.y, "."
+    if is_text_column(y):
+        y, reading = read_labels(examples.target, y, found.decimal)
+        form = reading.form or form
+    return examples._replace(data=table, y=y), found, form
+
+
 def split_examples(
-    examples: Examples, settings: Settings, test_fraction: float
+    examples: Examples, settings: Settings, test_fraction: float, form: str = "."
 ) -> tuple[Parts, Target, Settings]:
-    """The parts of the examples, the target as it is trained on, and the settings resolved."""
-    rows, test = Rows(*labelled(examples.data, examples.y, examples.target)), None
+    """The parts of the examples, the target as it is trained on, and the settings resolved.
+
+    form: how the numbers of a target are written, see `Target.form`.
+    """
     task = examples.task if settings.task == "auto" else settings.task
-    target = fit_target(rows.y, task, examples.target)
+    rows, test = Rows(*labelled(examples.data, examples.y, examples.target)), None
+    target = replace(fit_target(rows.y, task, examples.target), form=form)
     if examples.test is not None:
-        test = Rows(*labelled(*examples.test, examples.target))
+        data, y = examples.test
+        test = Rows(*labelled(data, target.parse(y), examples.target))
     elif test_fraction:
         rows, test = rows.split("test", target, test_fraction, settings.seed)
     n_classes, pixels = len(target.classes), examples.pixels
@@ -78,7 +100,7 @@ def split_examples(
 def target_in_training(target: Target, y: Any, settings: Settings) -> Target:
     """The target with the scale of the rows that are left to train and validate."""
     if target.task == "regression":
-        target = fit_target(y, "regression", target.name)
+        target = replace(fit_target(y, "regression", target.name), form=target.form)
     if target.task == "regression" and losses.get(settings.loss).targets.bounded:
         return replace(target, mean=0.0, scale=1.0)  # in their own units
     return target
@@ -123,17 +145,20 @@ class Fit:
         settings: Settings,
         *,
         device: Device | None = None,
-        exclude: tuple[str, ...] = (),
+        rules: Rules = NO_RULES,
         test_fraction: float = 0.2,
         kernels: bool | str = True,
     ) -> None:
         """Split and encode the examples and build the network; ValueError for data or settings
         from which nothing can be learned, and for test data that do not fit."""
         self.device = device or select("cpu")
-        parts, self.target, self.settings = split_examples(examples, settings, test_fraction)
+        examples, found, form = surveyed(examples, rules)
+        parts, self.target, self.settings = split_examples(examples, settings, test_fraction, form)
         self.rows = {name: part.n_rows if part else 0 for name, part in parts._asdict().items()}
         rows, held, test = parts
-        self.features = fit_features(rows.data, exclude=exclude, names=examples.names)
+        self.features = fit_features(
+            rows.data, exclude=rules.drop, names=examples.names, surveyed=found
+        )
         X, Y = self._encode(rows)
         self._test = None if test is None else (self._encode(test)[0], test.y)
         settings = self.settings

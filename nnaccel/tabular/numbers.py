@@ -40,7 +40,9 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
     text = pc.replace_substring_regex(text, r"\s*%$", "")
     point = rf"\{decimal}"
     other = MARKS[decimal == "."]
-    grouped = rf"^{SIGN}\d{{1,3}}(?:[{other}{GAPS}]\d{{2,3}})*[{other}{GAPS}]\d{{3}}(?:{point}\d*)?$"
+    grouped = (
+        rf"^{SIGN}\d{{1,3}}(?:[{other}{GAPS}]\d{{2,3}})*[{other}{GAPS}]\d{{3}}(?:{point}\d*)?$"
+    )
     is_grouped = pc.match_substring_regex(text, grouped)
     joined = pc.replace_substring_regex(text, rf"[{other}{GAPS}]", "")
     text = pc.if_else(is_grouped, joined, text)
@@ -50,7 +52,9 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
         text = pc.replace_substring(text, ",", ".")
     valid = pc.or_(pc.match_substring_regex(text, PLAIN), pc.match_substring_regex(text, INFINITE))
     values = _floats(pc.if_else(valid, text, None).cast(pa.float64()))
-    return np.where(pc.fill_null(percent, False).to_numpy(zero_copy_only=False), values / 100, values)
+    return np.where(
+        pc.fill_null(percent, False).to_numpy(zero_copy_only=False), values / 100, values
+    )
 
 
 def decimal_evidence(cells: Any) -> tuple[int, int]:
@@ -66,5 +70,7 @@ def decimal_evidence(cells: Any) -> tuple[int, int]:
 
 
 def _floats(column: Any) -> np.ndarray:
-    values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
+    values = (
+        column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
+    )
     return values.astype(np.float64, copy=False)

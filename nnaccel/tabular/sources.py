@@ -7,6 +7,7 @@ import numpy as np
 
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
+from nnaccel.tabular.delimited import Layout
 from nnaccel.tabular.tables import existing_file, pop_target, read_table
 
 
@@ -30,11 +31,18 @@ class Examples(NamedTuple):
         return isinstance(self.data, np.ndarray) and self.data.dtype == np.uint8
 
 
-def read(source: str, target: str | None = None, *, need_target: bool = True) -> Examples:
+def read(
+    source: str,
+    target: str | None = None,
+    *,
+    need_target: bool = True,
+    layout: Layout | None = None,
+) -> Examples:
     """The examples of a built-in data set, an NPZ file or a table.
 
     target: the column of a table; the others have theirs. Without `need_target` a table may lack
-    it, or not be told, and y is then None.
+    it, or not be told, and y is then None.   layout: of delimited text, where it is not as its
+    content suggests.
     ValueError or FileNotFoundError that name what is wrong and the closest thing that is right.
     """
     if source in DATASETS:
@@ -47,7 +55,7 @@ def read(source: str, target: str | None = None, *, need_target: bool = True) ->
         )
     if existing_file(path).suffix.lower() == ".npz":
         return _from_dataset(load_npz(path), target if need_target else None)
-    table, name = read_table(path), Path(path.name.removesuffix(".gz")).stem
+    table, name = read_table(path, layout or Layout()), Path(path.name.removesuffix(".gz")).stem
     if not need_target and (target is None or target not in table.column_names):
         return Examples(name, table, None, target or "", None, "auto", None)
     try:

@@ -31,7 +31,7 @@ class TableWarning(UserWarning):
 # ---------------------------------------------------------------------------- files
 
 
-def read_table(path: str | Path) -> "pa.Table":
+def read_table(path: str | Path, layout: Any) -> "pa.Table":
     """The table in a .csv, .tsv (also .gz), .parquet, .feather or .arrow file.
 
     CSV: UTF-8, with or without byte order mark; the first line holds the column names; a .csv
@@ -55,7 +55,7 @@ def read_table(path: str | Path) -> "pa.Table":
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
     pa = import_extra("pyarrow")
     try:
-        table = READERS[suffix](path)
+        table = READERS[suffix](path, layout)
     except PermissionError:
         raise  # says what and where already
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
@@ -115,44 +115,23 @@ def _checked(table: "pa.Table", source: str) -> "pa.Table":
     return table
 
 
-def _read_text(path: Path, delimiter: str = "") -> "pa.Table":
-    pa, csv = import_extra("pyarrow"), import_extra("pyarrow.csv")
+def _read_delimited(path: Path, layout: Any) -> "pa.Table":
+    from nnaccel.tabular.delimited import read_text  # which stands on this module
+
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if content.isspace() or content == b"\xef\xbb\xbf":
+    if not content.strip(b"\xef\xbb\xbf\r\n\t "):
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
-    content += b"" if content.endswith(b"\n") else b"\n"  # a header alone is a table without rows
-    advice = f"convert the file, for example: iconv -f latin1 -t utf-8 {path.name}"
     try:
-        header = content[: content.index(b"\n")].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: the first line is not UTF-8 text; {advice}") from error
-    if not delimiter:
-        delimiter = "," if "," in header else max(";\t,", key=header.count)
-    table = csv.read_csv(
-        pa.BufferReader(content),
-        # One block: types are inferred from all rows, not from those that happen to come first.
-        read_options=csv.ReadOptions(block_size=min(len(content), 2**31 - 1)),
-        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=MISSING),
-    )
-    if binary := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
-        raise ValueError(f"{path}: column {binary[0]!r} is not UTF-8 text; {advice}")
-    return table
+        return read_text(content, layout)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _read_csv(path: Path) -> "pa.Table":
-    return _read_text(path)
-
-
-def _read_tsv(path: Path) -> "pa.Table":
-    return _read_text(path, "\t")
-
-
-def _read_parquet(path: Path) -> "pa.Table":
+def _read_parquet(path: Path, layout: Any) -> "pa.Table":
     return import_extra("pyarrow.parquet").ParquetFile(path).read()
 
 
-def _read_arrow(path: Path) -> "pa.Table":
+def _read_arrow(path: Path, layout: Any) -> "pa.Table":
     """Feather is the Arrow file format; .arrow may also be the stream format."""
     pa, ipc = import_extra("pyarrow"), import_extra("pyarrow.ipc")
     with pa.OSFile(str(path)) as source:
@@ -161,11 +140,9 @@ def _read_arrow(path: Path) -> "pa.Table":
         return kind(source).read_all()
 
 
+DELIMITED = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 READERS = {
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".tsv": _read_tsv,
-    ".tsv.gz": _read_tsv,
+    **dict.fromkeys(DELIMITED, _read_delimited),
     ".parquet": _read_parquet,
     ".feather": _read_arrow,
     ".arrow": _read_arrow,

@@ -13,7 +13,10 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.arguments import find
-from nnaccel.tabular.columns import KINDS, open_column, without_nan
+from nnaccel.tabular import labels
+from nnaccel.tabular.columns import KINDS, Column, without_nan
+from nnaccel.tabular.kinds import Reading
+from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.tables import import_extra, listing
 
 MAX_CLASSES = 20  # more different integers than this are taken as quantities, not as labels
@@ -33,6 +36,8 @@ class Target:
         The labels in ascending order, of the type that they had; empty for regression.
     mean, scale : float
         Of a regression target, in its own units.
+    form : str
+        How numbers and dates are written where the target is text (see `kinds.Reading`).
     """
 
     task: str
@@ -40,6 +45,17 @@ class Target:
     classes: tuple[Any, ...] = ()
     mean: float = 0.0
     scale: float = 1.0
+    form: str = "."
+
+    def parse(self, values: Any) -> Any:
+        """Text as the numbers or booleans that the target holds; all else as it came.
+
+        TableWarning: words that cannot be read, which are missing, with their counts.
+        """
+        kind = _kind(np.array(self.classes)) if self.classes else "number"
+        if kind == "string" or not is_text_column(values):
+            return values
+        return labels.read_as(self.name, values, Reading(kind, self.form))
 
     def encode(self, values: Any) -> np.ndarray:
         """What the loss is given: int64 class indices, or float64 (y - mean) / scale.  (N,)
@@ -47,7 +63,7 @@ class Target:
         ValueError: missing values, infinities, classes that the target does not have, text for
         numbers.
         """
-        levels, codes, _ = _distinct(values, self.name)
+        levels, codes, _ = _distinct(self.parse(values), self.name)
         _refuse_missing(codes, self.name)
         if self.task == "regression":
             levels = _as_kind(levels, "number", self.name)
@@ -236,7 +252,12 @@ def _distinct(values: Any, name: str) -> Distinct:
         raise _unusable(name, values.dtype)
     codes = np.full(len(values), -1)
     levels, codes[present] = np.unique(values[present], return_inverse=True)
-    return Distinct(levels, codes)
+    return Distinct(_one_zero(levels), codes)
+
+
+def _one_zero(levels: np.ndarray) -> np.ndarray:
+    """-0.0 as 0.0: they are equal, and so one class."""
+    return levels + 0.0 if levels.dtype.kind == "f" else levels
 
 
 def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
@@ -245,6 +266,7 @@ def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
     kinds = {KIND.get(np.asarray(v).dtype.kind, type(v).__name__): v for v in given}
     if len(kinds) > 1:
         raise ValueError(f"target {name!r} mixes types: {_labels(kinds.values())}; make it one")
+    _refuse_nul([value for value in given if isinstance(value, str)], name)
     plain = np.array(given) if given else np.zeros(0)
     filled = np.zeros(len(values), plain.dtype)
     filled[present] = plain
@@ -255,19 +277,39 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
     pa = import_extra("pyarrow")
     if not isinstance(values, pa.Array | pa.ChunkedArray):
         values = pa.chunked_array(values)
-    column = open_column(values)
+    column = Column(values)
     if column.kind == "null":
         return Distinct(np.zeros(0), np.full(len(values), -1))
-    if column.kind not in KINDS:
-        raise _unusable(name, column.data.type)
-    encoded = pa.chunked_array(without_nan(column.data)).combine_chunks().dictionary_encode()
+    if column.kind not in TYPES:
+        raise _unusable(name, values.type)
+    data = column.data if column.whole is None else column.whole
+    encoded = pa.chunked_array(without_nan(data)).combine_chunks().dictionary_encode()
+    if column.kind == "string":
+        _refuse_nul(encoded.dictionary.to_pylist(), name)
     levels = encoded.dictionary.to_numpy(zero_copy_only=False)
-    levels = levels.astype(TYPES[column.kind] if not column.integer else np.int64)
+    levels = levels if column.whole is not None else levels.astype(TYPES[column.kind])
     codes = encoded.indices.fill_null(-1).to_numpy()
-    order = np.argsort(levels)
-    rank = np.full(len(levels) + 1, -1)  # its last entry is for the code -1
-    rank[order] = np.arange(len(levels))
-    return Distinct(levels[order], rank[codes], column.coded)
+    different, rank = np.unique(levels, return_inverse=True)  # 0.0 and -0.0 are one
+    rank = np.append(rank, -1)  # for the code -1
+    return Distinct(_one_zero(different), rank[codes], column.coded)
+
+
+def is_text_column(values: Any) -> bool:
+    """Whether these are cells of a file, or text from a data frame, that are no list of categories."""
+    if not (hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")):
+        return False
+    pa = import_extra("pyarrow")
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.chunked_array(values)
+    return Column(values).text is not None
+
+
+def _refuse_nul(labels: Iterable[str], name: str) -> None:
+    """ValueError for a label that ends in a NUL character, which arrays of text do not keep."""
+    if bad := [label for label in labels if label.endswith("\0")]:
+        raise ValueError(
+            f"target {name!r} has labels that end in a NUL character, such as {bad[0]!r}; remove it"
+        )
 
 
 def _unusable(name: str, dtype: Any) -> ValueError:
@@ -325,6 +367,7 @@ TARGET = {
     "classes": schema.LIST,
     "mean": schema.FINITE,
     "scale": schema.POSITIVE,
+    "form": schema.one_of(*MARKS),
 }
 LABELS = {
     str: schema.TEXT,

@@ -1,0 +1,185 @@
+"""Deciding how a table or a matrix becomes a float matrix; `features` applies it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nnaccel.arguments import did_you_mean
+from nnaccel.tabular.columns import AS_NUMBERS, Column, categories_of, numbers_of
+from nnaccel.tabular.dates import OF
+from nnaccel.tabular.features import (
+    Categorical,
+    Features,
+    Numeric,
+    check_matrix,
+    matrix_reader,
+    parts_of,
+    refuse_infinite,
+)
+from nnaccel.tabular.kinds import Reading
+from nnaccel.tabular.scaling import Scale, scales
+from nnaccel.tabular.survey import EMPTY, EXCLUDED, Rules, Survey, survey
+from nnaccel.tabular.tables import as_table, listing
+
+MAX_LEVELS = 100  # categories of one column that get a column of their own
+LARGEST = 1e150  # its square is still finite in float64
+CONSTANT = "constant"  # why a column is dropped
+
+Spec = tuple[Numeric, ...] | Categorical | str  # how a column is encoded, or why it is not
+
+
+def fit_features(
+    data: Any,
+    *,
+    exclude: Iterable[str] = (),
+    names: Sequence[str] | None = None,
+    surveyed: Survey | None = None,
+) -> Features:
+    """Decide how a table, data frame or NumPy matrix (N, D) is encoded as a float matrix.
+
+    exclude: columns to leave out.   names: those of a matrix's columns, by default x0, x1, ...
+    surveyed: how the columns of a table are read, if that was decided; `data` is then the table
+    that came with it.
+
+    Tables. How columns are read, and which are of no use, is said at `survey`. Numbers are
+    standardised by the mean and the population standard deviation of the values present; a column
+    with values more than 8 standard deviations out by its median and quartiles, and bent there (see
+    `scaling`). Where some are missing there is an indicator. A date becomes the days since 1970,
+    and the sine and cosine of its places in the year, the week and the day; a time of day likewise;
+    a duration its seconds. Text, dictionary-encoded and boolean columns are one-hot, and missing is
+    one more category where it occurs; a boolean without it is one 0/1 column. Of more than
+    `MAX_LEVELS` (100) categories the most frequent have columns, the others share `(other)`.
+    Constant columns, to rounding, are dropped.
+
+    Matrices. uint8 are pixels: divided by the brightest, all columns kept. Other numbers are as in
+    tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
+
+    ValueError: columns that cannot be used (all are listed, with advice); infinities and numbers
+    beyond 1e150; no usable feature (says why each column was dropped).
+    """
+    if isinstance(data, np.ndarray):
+        return _fit_matrix(data, tuple(exclude), names)
+    table = as_table(data)
+    columns = table.column_names
+    if surveyed is None:
+        surveyed, table = survey(table, Rules(drop=tuple(exclude)))
+    else:
+        columns = [*surveyed.readings, *surveyed.dropped]
+    specs: dict[str, Spec] = dict(surveyed.dropped)
+    return _collect(columns, specs | _fit_table(table, surveyed.readings), surveyed.readings)
+
+
+def _fit_table(table: Any, readings: dict[str, Reading]) -> dict[str, Spec]:
+    specs: dict[str, Spec] = {}
+    numbers: list[Numeric] = []
+    for name, reading in readings.items():
+        column = Column(table[name])
+        if column.coded or reading.kind not in AS_NUMBERS:
+            kind = column.kind if column.coded else reading.kind
+            specs[name] = _fit_categories(name, categories_of(name, column, Reading(kind)), kind)
+        else:
+            numbers += [Numeric(name, 0.0, 1.0, part=part) for part in OF.get(reading.kind, ("",))]
+
+    def read(part: slice) -> np.ndarray:
+        block = np.stack(
+            [parts_of(_values(table, n.name, readings), n.part) for n in numbers[part]]
+        )
+        refuse_infinite([n.name for n in numbers[part]], np.abs(block) > LARGEST)
+        return block
+
+    return specs | _by_column(numbers, scales(read, len(numbers), table.num_rows), table.num_rows)
+
+
+def _values(table: Any, name: str, readings: dict[str, Reading]) -> np.ndarray:
+    return numbers_of(name, Column(table[name]), readings[name])[0]
+
+
+def _by_column(numbers: list[Numeric], found: list[Scale], rows: int) -> dict[str, Spec]:
+    """The encoded numbers of each column, or why it has none."""
+    specs: dict[str, Spec] = {}
+    for number, scale in zip(numbers, found, strict=True):
+        made, before = _encoded(number, scale, rows), specs.get(number.name)
+        if isinstance(made, Numeric) and isinstance(before, tuple):
+            specs[number.name] = (*before, replace(made, missing=False))
+        elif isinstance(made, Numeric):
+            specs[number.name] = (made,)
+        else:
+            specs.setdefault(number.name, made)
+    return specs
+
+
+def _encoded(number: Numeric, scale: Scale, rows: int) -> Numeric | str:
+    missing = scale.present < rows
+    if scale.varies:
+        return Numeric(number.name, scale.center, scale.scale, scale.bend, missing, number.part)
+    if not scale.present:
+        return EMPTY
+    # Of one value or none, only the indicator says something. Should another value turn up, it
+    # is measured in units of this one.
+    if missing and not number.part:
+        return Numeric(number.name, scale.center, abs(scale.center) or 1.0, missing=True)
+    return CONSTANT
+
+
+def _fit_matrix(X: np.ndarray, exclude: tuple[str, ...], names: Sequence[str] | None) -> Features:
+    check_matrix(X)
+    columns = [f"x{i}" for i in range(X.shape[1])] if names is None else [*names]
+    if len(set(columns)) != X.shape[1]:
+        raise ValueError(
+            f"names must be {X.shape[1]} different names, one for each column of X, "
+            f"got {listing(columns)}"
+        )
+    if unknown := [name for name in exclude if name not in columns]:
+        guess = did_you_mean(unknown[0], columns)
+        raise ValueError(f"no column named {listing(unknown)} to drop{guess}")
+    if not len(X):
+        raise ValueError(f"X must have rows, got shape {X.shape}")
+    specs: dict[str, Spec] = dict.fromkeys(exclude, EXCLUDED)
+    used = [Numeric(name, 0.0, 1.0) for name in columns if name not in specs]
+    if X.dtype == np.uint8:
+        brightest = float(max(X.max(), 1))
+        specs |= {n.name: (Numeric(n.name, 0.0, brightest),) for n in used}
+    else:
+        reader = matrix_reader(X, columns)
+
+        def read(part: slice) -> np.ndarray:
+            block = reader(used[part])
+            refuse_infinite([n.name for n in used[part]], np.abs(block) > LARGEST)
+            return block
+
+        specs |= _by_column(used, scales(read, len(used), len(X)), len(X))
+    return _collect(columns, specs, {})
+
+
+def _collect(
+    columns: Sequence[str], specs: dict[str, Spec], readings: dict[str, Reading]
+) -> Features:
+    ordered = [(name, specs[name]) for name in columns]
+    numeric = tuple(n for _, spec in ordered if isinstance(spec, tuple) for n in spec)
+    categorical = tuple(spec for _, spec in ordered if isinstance(spec, Categorical))
+    dropped = {name: spec for name, spec in ordered if isinstance(spec, str)}
+    if not numeric and not categorical:
+        reasons = listing(f"{name}: {reason}" for name, reason in dropped.items())
+        raise ValueError(f"no usable feature; {reasons}; add a column that varies")
+    features = Features(tuple(columns), numeric, categorical, dropped)
+    said = {
+        column.name: readings[column.name]
+        for column in (*numeric, *categorical)
+        if column.name in readings and readings[column.name] != features.reading(column)
+    }
+    return Features(tuple(columns), numeric, categorical, dropped, said)
+
+
+def _fit_categories(name: str, data: Any, kind: str) -> Spec:
+    frequency = {entry["values"]: entry["counts"] for entry in data.value_counts().to_pylist()}
+    missing = frequency.pop(None, 0)
+    if not frequency:
+        return EMPTY
+    if len(frequency) == 1 and not missing:
+        return CONSTANT
+    levels = sorted(frequency)
+    if other := len(levels) > MAX_LEVELS:  # sorting is stable: of equally frequent ones, the first
+        levels = sorted(sorted(levels, key=frequency.__getitem__, reverse=True)[:MAX_LEVELS])
+    return Categorical(name, kind, tuple(levels), bool(missing), other)

@@ -1,0 +1,100 @@
+"""A target column of text, as a file has it: numbers, true and false, or labels.
+
+Other than features, targets keep what they are: whole numbers stay whole numbers of any size, and
+a label is what the file says.
+"""
+
+import warnings
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from nnaccel.tabular import kinds
+from nnaccel.tabular.kinds import Reading, Text
+from nnaccel.tabular.survey import spelled
+from nnaccel.tabular.tables import TableWarning, import_extra, listing
+
+FEW = 0.02  # of the rows: so few "NA" or "?" among labels are no class
+
+
+def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
+    """A column of text as one of int64, uint64, float64, booleans or text, and how it was read.
+
+    TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
+    their counts; labels that differ in case or blanks only.
+    """
+    text = Text(column)
+    reading, ignored, _ = kinds.decide(text, decimal)
+    if reading.kind == "number":
+        _warn_missing(name, ignored)
+        return numbers_as_written(text, reading), reading
+    if reading.kind == "boolean":
+        pa = import_extra("pyarrow")
+        values, _ = kinds.read(text, reading)
+        return pa.array(values, from_pandas=True).cast(pa.bool_()), reading
+    return _labels(name, text), Reading("string")
+
+
+def read_as(name: str, column: Any, reading: Reading) -> Any:
+    """A column of text read as numbers, true and false were at fit.
+
+    TableWarning: words that cannot be read, and are missing, with their counts.
+    """
+    pa = import_extra("pyarrow")
+    text = Text(column if hasattr(column, "type") else pa.chunked_array(column))
+    values, unread = kinds.read(text, reading)
+    _warn_missing(name, unread)
+    if reading.kind == "boolean":
+        return pa.array(values, from_pandas=True).cast(pa.bool_())
+    return numbers_as_written(text, reading)
+
+
+def numbers_as_written(text: Text, reading: Reading) -> Any:
+    """Numbers as int64 where all are whole, as uint64 where they do not fit, else as float64."""
+    pa = import_extra("pyarrow")
+    for whole in (pa.int64(), pa.uint64()):
+        try:
+            return text.column.cast(whole)
+        except pa.ArrowInvalid:
+            continue
+    values, _ = kinds.read(text, reading)
+    known = values[~np.isnan(values)]
+    if len(known) and not (known % 1).any() and np.abs(known).max() < kinds.EXACT:
+        return pa.array(values, from_pandas=True).cast(pa.int64())
+    return pa.array(values, from_pandas=True)
+
+
+def _labels(name: str, text: Text) -> Any:
+    """The labels as they are; a few that stand for no value are missing."""
+    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
+    cells = text.cells
+    stray = cells.blank & (cells.counts < FEW * max(cells.counts.sum(), 1))
+    stray |= np.array(cells.texts) == ""
+    _warn_missing(name, cells.listed(stray))
+    _warn_alike(name, text.column)
+    words = pa.array(np.array(cells.texts)[stray], cells.texts.type)
+    missing = pc.is_in(pc.utf8_trim_whitespace(text.column), value_set=words)
+    return pc.if_else(missing, pa.scalar(None, text.column.type), text.column)
+
+
+def _warn_missing(name: str, words: tuple[tuple[str, int], ...]) -> None:
+    if words:
+        rows = sum(n for _, n in words)
+        _warn(f"target {name!r}: {spelled(words)} taken as missing: {rows:,} rows without a target")
+
+
+def _warn_alike(name: str, column: Any) -> None:
+    alike = defaultdict(list)
+    for label in column.drop_null().unique().to_pylist():
+        alike[" ".join(label.split()).casefold()].append(label)
+    if same := [labels for labels in alike.values() if len(labels) > 1]:
+        shown = listing((" and ".join(map(repr, labels)) for labels in same), 4)
+        _warn(
+            f"target {name!r} has labels that differ in blanks or case only, and are different "
+            f"classes: {shown}; make them one if they mean the same"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, TableWarning, stacklevel=5)

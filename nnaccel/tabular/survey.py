@@ -1,0 +1,172 @@
+"""The survey of a table: how its columns are read, and which are of no use, decided once at fit.
+
+It looks at the whole table in the order of the file, before rows are set aside for tests. What it
+decides is data in the model file, and new tables are read with it.
+"""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.arguments import did_you_mean
+from nnaccel.tabular.columns import Column, numbers_of, read_as_arrow
+from nnaccel.tabular.identifiers import ROWS, is_row_number, names_identifier, tells_apart
+from nnaccel.tabular.kinds import Reading, decimal_mark
+from nnaccel.tabular.missing_codes import find_codes
+from nnaccel.tabular.tables import TableWarning, import_extra, listing
+
+EXCLUDED, EMPTY = "excluded", "no values"
+LEVELS = 0.1  # of the rows: more different texts than this are names, which say little
+REFUSED = {
+    "nested": "give each of its values a column of its own",
+    "binary": "decode it to text or numbers",
+    "other": "convert it to numbers or text",
+}
+
+
+class Survey(NamedTuple):
+    """How the columns of a table are read, by name, and why others are not used."""
+
+    readings: dict[str, Reading]
+    dropped: dict[str, str]
+    decimal: str = "."
+
+
+class Rules(NamedTuple):
+    """What a person has decided about the columns of a table.
+
+    drop, keep: columns to leave out, and to use whatever they look like.   decimal: the mark of
+    numbers in text.   codes: numbers that stand for no value; None: look for them.
+    """
+
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    decimal: str | None = None
+    codes: tuple[float, ...] | None = None
+
+
+NO_RULES = Rules()
+
+
+def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
+    """How the columns of a pyarrow table are read, and the table of numbers, times and text.
+
+    Columns of text are looked at cell by cell (`kinds.decide`), others by their type. Dropped, with
+    a TableWarning unless it was asked for: whole numbers that count the rows, and columns whose
+    name says identifier and which differ in nearly every row. A TableWarning each: words and codes
+    that are taken as missing, with their counts; dates whose order of day and month is a guess;
+    texts with a value of their own in more than a tenth of the rows.
+    ValueError: `drop` or `keep` of a column that is not there; columns that cannot be used.
+    """
+    _check_names(table.column_names, rules)
+    columns = {n: Column(table[n]) for n in table.column_names if n not in rules.drop}
+    _refuse(columns)
+    texts = (column.text for column in columns.values())
+    decimal = rules.decimal or decimal_mark(text for text in texts if text is not None)
+    readings = {name: _decided(name, column, decimal) for name, column in columns.items()}
+    numbers = {
+        name: numbers_of(name, columns[name], reading)[0]
+        for name, reading in readings.items()
+        if reading.kind == "number" and not columns[name].coded
+    }
+    for name, codes in _codes(numbers, rules.codes).items():
+        readings[name] = readings[name]._replace(codes=codes)
+    dropped = dict.fromkeys(rules.drop, EXCLUDED)
+    typed: dict[str, Any] = {}
+    for name in [*columns]:
+        column, reading = columns.pop(name), readings[name]  # it is not needed after this
+        if reading.kind == "null":
+            dropped[name] = EMPTY
+        elif name not in rules.keep and (why := _useless(name, column, reading, numbers.get(name))):
+            dropped[name] = why
+            _warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
+        else:
+            typed[name] = column.data if column.coded else read_as_arrow(name, column, reading)
+    used = {name: readings[name] for name in typed}
+    return Survey(used, dropped, decimal), import_extra("pyarrow").table(typed)
+
+
+def _decided(name: str, column: Column, decimal: str) -> Reading:
+    """The reading of a column; warns of what is ignored in it, or is in doubt."""
+    reading, ignored, ambiguous = column.decide(decimal)
+    if ignored:
+        _warn(f"column {name!r}: taken as missing: {spelled(ignored)}")
+    if ambiguous:
+        order = "day first" if reading.form == "dmy" else "month first"
+        _warn(f"column {name!r}: its dates are read {order}, which they do not show for certain")
+    return reading
+
+
+def _codes(
+    numbers: dict[str, np.ndarray], given: tuple[float, ...] | None
+) -> dict[str, tuple[float, ...]]:
+    """The numbers that stand for no value, of each column that has some; warns of those found."""
+    if given is not None:
+        return {name: given for name, v in numbers.items() if given and np.isin(v, given).any()}
+    codes = {}
+    for name, found in find_codes(numbers).items():
+        codes[name] = tuple(found)
+        shown = listing(f"{code:g} ({n:,} times)" for code, n in found.items())
+        _warn(
+            f"column {name!r}: taken as missing: {shown}, far outside of all other values; "
+            "--missing none keeps them as numbers"
+        )
+    return codes
+
+
+def _useless(name: str, column: Column, reading: Reading, values: np.ndarray | None) -> str | None:
+    """Why a column only tells rows apart, or None; warns of texts that nearly do.
+
+    values: those of a column of numbers.
+    """
+    if values is not None:
+        rows = len(values)
+        if is_row_number(values):
+            return f"it counts the rows, from {values[0]:.15g} to {values[-1]:.15g}"
+        whole = not (values[: 4 * ROWS] % 1).any() and not (values % 1).any()
+        if names_identifier(name) and whole and tells_apart(len(np.unique(values)), rows):
+            return f"{len(np.unique(values)):,} different numbers in {rows:,} rows, and its name"
+        return None
+    if column.coded or reading.kind != "string":
+        return None
+    rows, different = len(column.data), column.data.drop_null().unique()
+    if tells_apart(len(different), rows - column.data.null_count):
+        return f"{len(different):,} different texts in {rows:,} rows, like an identifier"
+    if rows > ROWS and len(different) > max(LEVELS * rows, ROWS):
+        _warn(
+            f"column {name!r} has {len(different):,} different texts in {rows:,} rows, which say "
+            f"little of other rows; --drop {name!r} leaves it out"
+        )
+    return None
+
+
+def spelled(words: Iterable[tuple[str, int]]) -> str:
+    """Words with their counts: `'?' (6 times), a blank (2 times)`."""
+    return listing(
+        f"{repr(word) if word.strip() else 'a blank'} ({n:,} time{'s' * (n != 1)})"
+        for word, n in words
+    )
+
+
+def _check_names(present: list[str], rules: Rules) -> None:
+    for option, names in (("drop", rules.drop), ("keep", rules.keep)):
+        if unknown := [name for name in names if name not in present]:
+            guess = did_you_mean(unknown[0], present)
+            raise ValueError(f"no column named {listing(unknown)} to {option}{guess}")
+    if both := [name for name in rules.drop if name in rules.keep]:
+        raise ValueError(f"column {both[0]!r} is both to drop and to keep; say one of them")
+
+
+def _refuse(columns: dict[str, Column]) -> None:
+    if refused := {name: c for name, c in columns.items() if c.kind in REFUSED}:
+        raise ValueError(
+            "columns of types that cannot be used: "
+            + "; ".join(f"{n!r} ({c.data.type}): {REFUSED[c.kind]}" for n, c in refused.items())
+            + f"; or drop with --drop {' '.join(refused)}"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, TableWarning, stacklevel=5)
