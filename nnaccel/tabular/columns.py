@@ -28,7 +28,7 @@ UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal ty
 
 
 class Column:
-    """A column as it came: pyarrow Array or ChunkedArray.
+    """A column of a table: pyarrow Array or ChunkedArray.
 
     Attributes
     ----------
@@ -39,6 +39,8 @@ class Column:
         Whether it was dictionary-encoded: a list of categories.
     whole : ChunkedArray or None
         Its numbers of an integer type, exactly.
+    source : ChunkedArray
+        As it came.
     data : ChunkedArray
         float64, boolean or large_string; what cannot be used as it came. Integers beyond 2^53 and
         decimals are rounded; dates, times and durations are in seconds (see `dates`).
@@ -47,6 +49,7 @@ class Column:
     def __init__(self, data: Any) -> None:
         pa = import_extra("pyarrow")
         data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
+        self.source = data
         self.coded = pa.types.is_dictionary(data.type)
         source = data.type.value_type if self.coded else data.type
         self.kind = next((kind for kind, holds in _types(pa.types) if holds(source)), "other")
@@ -127,8 +130,9 @@ def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray,
     return values, unread
 
 
-def categories_of(name: str, column: Column, reading: Reading) -> Any:
-    """The cells as text, booleans or numbers that name categories: a ChunkedArray, missing null.
+def categories_of(name: str, column: Column, reading: Reading) -> tuple[Any, Unread]:
+    """The cells as text, booleans or numbers that name categories, missing null (ChunkedArray), and
+    the words that could not be read as that.
 
     Text is trimmed, and the usual spellings of no value (`tables.MISSING`) are missing.
     ValueError where the column is of another type and cannot be cast without loss.
@@ -137,22 +141,22 @@ def categories_of(name: str, column: Column, reading: Reading) -> Any:
     if reading.kind == "string":
         text = column.data if column.kind == "string" else _recast(name, column, "string")
         if column.text is None:
-            return text
+            return text, ()
         text = pc.utf8_trim_whitespace(text)
         missing = pc.is_in(text, value_set=pa.array(MISSING, text.type))
-        return pc.if_else(missing, pa.scalar(None, text.type), text)
+        return pc.if_else(missing, pa.scalar(None, text.type), text), ()
     if column.text is None:
-        return without_nan(_recast(name, column, reading.kind))
-    values, _ = numbers_of(name, column, reading)
+        return without_nan(_recast(name, column, reading.kind)), ()
+    values, unread = numbers_of(name, column, reading)
     found = pa.chunked_array([pa.array(values, from_pandas=True)])
-    return found.cast(pa.bool_()) if reading.kind == "boolean" else found
+    return (found.cast(pa.bool_()) if reading.kind == "boolean" else found), unread
 
 
 def read_as_arrow(name: str, column: Column, reading: Reading) -> Any:
     """The cells as an Arrow column of the type that its reading says: the same when read again."""
     pa = import_extra("pyarrow")
     if reading.kind in ("string", "boolean"):
-        return categories_of(name, column, reading)
+        return categories_of(name, column, reading)[0]
     values, _ = numbers_of(name, column, reading)
     if reading.kind == "number":
         return pa.array(values, from_pandas=True)
@@ -171,7 +175,7 @@ def without_nan(data: Any) -> Any:
 
 def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueError:
     """The error for a column that was of a kind when the model was fitted and now is not."""
-    now = KINDS.get(column.kind, column.data.type)
+    now = KINDS.get(column.kind, column.source.type)
     found = str(example).removesuffix(".0")[:60]
     return ValueError(
         f"column {name!r} held {KINDS[kind]} when the model was fitted, now it holds {now}, "
@@ -195,7 +199,7 @@ def _recast(name: str, column: Column, kind: str) -> Any:
     if column.kind == "null":
         return column.data.cast(TYPES[kind]())
     if kind not in CASTS or column.kind not in CASTS:
-        raise type_changed(name, kind, column, next(iter(column.data.drop_null()), None))
+        raise type_changed(name, kind, column, next(iter(column.source.drop_null()), None))
     try:
         return CASTS[kind](column.data)
     except pa.ArrowInvalid:

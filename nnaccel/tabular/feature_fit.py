@@ -66,7 +66,7 @@ def fit_features(
     if surveyed is None:
         surveyed, table = survey(table, Rules(drop=tuple(exclude)))
     else:
-        columns = [*surveyed.readings, *surveyed.dropped]
+        columns = [*surveyed.columns]
     specs: dict[str, Spec] = dict(surveyed.dropped)
     return _collect(columns, specs | _fit_table(table, surveyed.readings), surveyed.readings)
 
@@ -78,7 +78,8 @@ def _fit_table(table: Any, readings: dict[str, Reading]) -> dict[str, Spec]:
         column = Column(table[name])
         if column.coded or reading.kind not in AS_NUMBERS:
             kind = column.kind if column.coded else reading.kind
-            specs[name] = _fit_categories(name, categories_of(name, column, Reading(kind)), kind)
+            data, _ = categories_of(name, column, Reading(kind))
+            specs[name] = _fit_categories(name, data, kind)
         else:
             numbers += [Numeric(name, 0.0, 1.0, part=part) for part in OF.get(reading.kind, ("",))]
 

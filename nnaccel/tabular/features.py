@@ -148,8 +148,14 @@ class Features:
         end = out.shape[1] - sum(len(column.states) for column in self.categorical)
         for column in self.categorical:
             start, end = end, end + len(column.states)
-            missing, new = self._write_one_hot(out[:, start:end], column, table[column.name])
-            filled[column.name], unseen[column.name] = missing, new
+            cells = Column(table[column.name])
+            data, words = categories_of(column.name, cells, self.reading(column))
+            missing, new = _write_one_hot(out[:, start:end], column, data)
+            if cells.kind not in (column.kind, "null") and 0 < new == len(data) - missing:
+                raise type_changed(column.name, column.kind, cells, cells.source.drop_null()[0])
+            filled[column.name] = 0 if column.missing else missing
+            unseen[column.name] = 0 if column.other else new
+            unread[column.name] = words
         _warn_unread(unread)
         _warn("missing values where the fit saw none, encoded as the mean or as zeros", filled)
         _warn("categories that the fit did not see, encoded as zeros", unseen)
@@ -266,28 +272,25 @@ class Features:
     def _indicated(self) -> set[str]:
         return {number.name for number in self.numeric if number.missing}
 
-    def _write_one_hot(self, out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, int]:
-        """Set the ones in zeros (N, len(spec.states)); rows left zero: missing ones, unseen ones."""
-        pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
-        column = Column(data)
-        data = categories_of(spec.name, column, self.reading(spec))
-        levels = pa.array(spec.levels, type=data.type)
-        found = pc.index_in(data, value_set=levels, skip_nulls=True)
-        codes = found.fill_null(-1).to_numpy() - spec.base
-        missing = data.is_null().to_numpy()
-        unseen = found.is_null().to_numpy() & ~missing
-        if column.kind not in (spec.kind, "null") and not found.null_count < len(found):
-            raise type_changed(spec.name, spec.kind, column, column.data.drop_null()[0])
-        if spec.missing:
-            codes[missing] = len(levels)
-        if spec.other:
-            codes[unseen] = len(levels) + spec.missing
-        rows = np.flatnonzero(codes >= 0)
-        out[rows, codes[rows]] = 1
-        return (
-            0 if spec.missing else int(np.count_nonzero(missing)),
-            0 if spec.other else int(np.count_nonzero(unseen)),
-        )
+
+def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, int]:
+    """Set the ones in zeros (N, len(spec.states)); how many are missing, and how many unseen.
+
+    Those are left zero, unless they have a state of their own.
+    """
+    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
+    levels = pa.array(spec.levels, type=data.type)
+    found = pc.index_in(data, value_set=levels, skip_nulls=True)
+    codes = found.fill_null(-1).to_numpy() - spec.base
+    missing = data.is_null().to_numpy()
+    unseen = found.is_null().to_numpy() & ~missing
+    if spec.missing:
+        codes[missing] = len(levels)
+    if spec.other:
+        codes[unseen] = len(levels) + spec.missing
+    rows = np.flatnonzero(codes >= 0)
+    out[rows, codes[rows]] = 1
+    return int(np.count_nonzero(missing)), int(np.count_nonzero(unseen))
 
 
 # ---------------------------------------------------------------------------- reading

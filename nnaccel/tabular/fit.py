@@ -67,7 +67,7 @@ def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None,
         return examples, None, "."
     found, table = survey(as_table(examples.data), rules)
     y, form = examples.y, "."
-    if is_text_column(y):
+    if examples.written and is_text_column(y):
         y, reading = read_labels(examples.target, y, found.decimal)
         form = reading.form or form
     return examples._replace(data=table, y=y), found, form

@@ -197,7 +197,7 @@ def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None)
     """
     pc = import_extra("pyarrow.compute")
     known = ~np.isnan(values)
-    if not _have_fractions(values[known]):
+    if not have_fractions(values[known]):
         counts = known.astype(int) if counts is None else counts
         coded = _matches(texts, r"^\s*[+-]?0\d+\s*$")
         long = np.abs(values) >= EXACT
@@ -214,7 +214,8 @@ def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None)
     return len(decimals) > 1 and bool(zeros.any())
 
 
-def _have_fractions(values: np.ndarray) -> bool:
+def have_fractions(values: np.ndarray) -> bool:
+    """Whether some of the numbers (N,) are no whole ones."""
     return any((np.trunc(part) != part).any() for part in (values[:1000], values[1000:]))
 
 

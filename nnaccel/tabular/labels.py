@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.tabular import kinds
+from nnaccel.tabular.columns import KINDS
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.survey import spelled
 from nnaccel.tabular.tables import TableWarning, import_extra, listing
@@ -37,13 +38,19 @@ def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
 
 
 def read_as(name: str, column: Any, reading: Reading) -> Any:
-    """A column of text read as numbers, true and false were at fit.
+    """A column of text read as what it was at fit: numbers, or true and false.
 
-    TableWarning: words that cannot be read, and are missing, with their counts.
+    TableWarning: words that cannot be read, and are missing, with their counts. ValueError where
+    nothing can be read.
     """
     pa = import_extra("pyarrow")
     text = Text(column if hasattr(column, "type") else pa.chunked_array(column))
     values, unread = kinds.read(text, reading)
+    if unread and np.isnan(values).all():
+        raise ValueError(
+            f"target {name!r} held {KINDS[reading.kind]} when the model was fitted, now it holds "
+            f"text ({listing(repr(word) for word, _ in unread)}); convert it, or train on such data"
+        )
     _warn_missing(name, unread)
     if reading.kind == "boolean":
         return pa.array(values, from_pandas=True).cast(pa.bool_())

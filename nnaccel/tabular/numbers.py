@@ -11,7 +11,7 @@ from nnaccel.tabular.tables import import_extra
 
 MARKS = (".", ",")  # that separate the decimals
 # What stands between groups of digits, beside the one of `MARKS` that is not the decimal mark.
-GAPS = r" '’_\x{a0}\x{2009}\x{202f}"
+GAPS = r" '’\x{a0}\x{2009}\x{202f}"
 SIGN = r"[+\-]?"
 CURRENCY = r"(?:[A-Za-z]{0,3}\p{Sc}|USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL)"
 PLAIN = rf"^{SIGN}(?:\d+\.?\d*|\.\d+)(?:[eE]{SIGN}\d+)?$"

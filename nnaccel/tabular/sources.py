@@ -8,13 +8,14 @@ import numpy as np
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
 from nnaccel.tabular.delimited import Layout
-from nnaccel.tabular.tables import existing_file, pop_target, read_table
+from nnaccel.tabular.tables import existing_file, is_delimited, pop_target, read_table
 
 
 class Examples(NamedTuple):
     """Examples: `data` a pyarrow table or a matrix (N, D), `y` (N,) or None where there is none.
 
     names: of the columns of a matrix.   test: (data, y) where the source has test data.
+    written: whether cells are text because a file holds text, which says nothing of their kind.
     """
 
     source: str
@@ -24,6 +25,7 @@ class Examples(NamedTuple):
     names: tuple[str, ...] | None
     task: str
     test: tuple[Any, Any] | None
+    written: bool = False
 
     @property
     def pixels(self) -> bool:
@@ -56,13 +58,14 @@ def read(
     if existing_file(path).suffix.lower() == ".npz":
         return _from_dataset(load_npz(path), target if need_target else None)
     table, name = read_table(path, layout or Layout()), Path(path.name.removesuffix(".gz")).stem
+    written = is_delimited(path)
     if not need_target and (target is None or target not in table.column_names):
-        return Examples(name, table, None, target or "", None, "auto", None)
+        return Examples(name, table, None, target or "", None, "auto", None, written)
     try:
         table, y, target = pop_target(table, target)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Examples(name, table, y, target, None, "auto", None)
+    return Examples(name, table, y, target, None, "auto", None, written)
 
 
 def take(data: Any, rows: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.columns import Column, numbers_of, read_as_arrow
 from nnaccel.tabular.identifiers import ROWS, is_row_number, names_identifier, tells_apart
-from nnaccel.tabular.kinds import Reading, decimal_mark
+from nnaccel.tabular.kinds import Reading, decimal_mark, have_fractions
 from nnaccel.tabular.missing_codes import find_codes
 from nnaccel.tabular.tables import TableWarning, import_extra, listing
 
@@ -27,11 +27,13 @@ REFUSED = {
 
 
 class Survey(NamedTuple):
-    """How the columns of a table are read, by name, and why others are not used."""
+    """How a table is read: its columns, the reading of each that is used, why others are not, and
+    the decimal mark."""
 
+    columns: tuple[str, ...]
     readings: dict[str, Reading]
     dropped: dict[str, str]
-    decimal: str = "."
+    decimal: str
 
 
 class Rules(NamedTuple):
@@ -74,18 +76,26 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
     for name, codes in _codes(numbers, rules.codes).items():
         readings[name] = readings[name]._replace(codes=codes)
     dropped = dict.fromkeys(rules.drop, EXCLUDED)
+    dropped |= {name: EMPTY for name, reading in readings.items() if reading.kind == "null"}
+    guesses = {
+        name: why
+        for name, column in columns.items()
+        if name not in (*dropped, *rules.keep)
+        and (why := _useless(name, column, readings[name], numbers.get(name)))
+    }
+    if len(dropped) + len(guesses) == table.num_columns:  # the rows have nothing else to go by
+        guesses = {name: why for name, why in guesses.items() if name not in numbers}
+    for name, why in guesses.items():
+        _warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
+    dropped |= guesses
     typed: dict[str, Any] = {}
-    for name in [*columns]:
+    for name in [name for name in columns if name not in dropped]:
         column, reading = columns.pop(name), readings[name]  # it is not needed after this
-        if reading.kind == "null":
-            dropped[name] = EMPTY
-        elif name not in rules.keep and (why := _useless(name, column, reading, numbers.get(name))):
-            dropped[name] = why
-            _warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
-        else:
-            typed[name] = column.data if column.coded else read_as_arrow(name, column, reading)
+        typed[name] = column.source if column.coded else read_as_arrow(name, column, reading)
     used = {name: readings[name] for name in typed}
-    return Survey(used, dropped, decimal), import_extra("pyarrow").table(typed)
+    return Survey((*table.column_names,), used, dropped, decimal), import_extra("pyarrow").table(
+        typed
+    )
 
 
 def _decided(name: str, column: Column, decimal: str) -> Reading:
@@ -125,9 +135,10 @@ def _useless(name: str, column: Column, reading: Reading, values: np.ndarray | N
         rows = len(values)
         if is_row_number(values):
             return f"it counts the rows, from {values[0]:.15g} to {values[-1]:.15g}"
-        whole = not (values[: 4 * ROWS] % 1).any() and not (values % 1).any()
-        if names_identifier(name) and whole and tells_apart(len(np.unique(values)), rows):
-            return f"{len(np.unique(values)):,} different numbers in {rows:,} rows, and its name"
+        if names_identifier(name) and not have_fractions(values):
+            different = len(np.unique(values))
+            if different == rows > 1 or tells_apart(different, rows):
+                return f"{different:,} different whole numbers in {rows:,} rows, and its name"
         return None
     if column.coded or reading.kind != "string":
         return None

@@ -31,7 +31,7 @@ class TableWarning(UserWarning):
 # ---------------------------------------------------------------------------- files
 
 
-def read_table(path: str | Path, layout: Any) -> "pa.Table":
+def read_table(path: str | Path, layout: Any = None) -> "pa.Table":
     """The table in a .csv, .tsv (also .gz), .parquet, .feather or .arrow file.
 
     CSV: UTF-8, with or without byte order mark; the first line holds the column names; a .csv
@@ -43,9 +43,7 @@ def read_table(path: str | Path, layout: Any) -> "pa.Table":
     extension that is not known, content that cannot be read, no rows, or a column name used twice.
     """
     path = existing_file(path)
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        suffix = Path(path.stem).suffix.lower() + suffix
+    suffix = _suffix(path)
     if suffix not in READERS:
         raise ValueError(
             f"{path}: unknown kind of file {suffix!r}; known are {', '.join(READERS)}; "
@@ -62,6 +60,17 @@ def read_table(path: str | Path, layout: Any) -> "pa.Table":
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason}; {COMPLETE}") from error
     return _checked(table, str(path))
+
+
+def is_delimited(path: str | Path) -> bool:
+    """Whether a file's name says that it is delimited text."""
+    return _suffix(Path(path)) in DELIMITED
+
+
+def _suffix(path: Path) -> str:
+    """The extension, with the one before where that is of a compressed file."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
 
 
 def existing_file(path: str | Path) -> Path:
@@ -116,13 +125,13 @@ def _checked(table: "pa.Table", source: str) -> "pa.Table":
 
 
 def _read_delimited(path: Path, layout: Any) -> "pa.Table":
-    from nnaccel.tabular.delimited import read_text  # which stands on this module
+    from nnaccel.tabular.delimited import AS_IT_IS, read_text  # which stands on this module
 
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if not content.strip(b"\xef\xbb\xbf\r\n\t "):
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
     try:
-        return read_text(content, layout)[0]
+        return read_text(content, layout or AS_IT_IS)[0]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -295,7 +295,7 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
 
 
 def is_text_column(values: Any) -> bool:
-    """Whether these are cells of a file, or text from a data frame, that are no list of categories."""
+    """Whether these are text of a table, and no list of categories."""
     if not (hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")):
         return False
     pa = import_extra("pyarrow")

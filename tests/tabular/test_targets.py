@@ -294,8 +294,9 @@ def test_numbers_survive_json():
     assert Target.from_dict(target.to_dict()) == target
 
 
-CLASSES = {"task": "classification", "name": "y", "classes": ["a", "b"], "mean": 0.0, "scale": 1.0}
-NUMBER = {"task": "regression", "name": "y", "classes": [], "mean": 3.0, "scale": 2.0}
+PLAIN = {"name": "y", "mean": 0.0, "scale": 1.0, "form": "."}
+CLASSES = {"task": "classification", "classes": ["a", "b"], **PLAIN}
+NUMBER = {"task": "regression", "classes": [], **PLAIN, "mean": 3.0, "scale": 2.0}
 
 
 @pytest.mark.parametrize(
