@@ -133,8 +133,9 @@ def _located(sample: bytes, found: dict[str, Any]) -> Structure:
         text.readline()
     names = tuple(column["name"] for column in found["Columns"])
     if found["HasHeader"]:
-        rules = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-        names = tuple(map(str.strip, next(csv.reader(text, delimiter=delimiter, **rules))))
+        quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+        lines = csv.reader(text, delimiter=delimiter, quotechar=quote or '"', quoting=quoting)
+        names = tuple(map(str.strip, next(lines)))
     position = text.tell()
     start = len(text.getvalue()[:position].encode())
     line = found["SkipRows"] + 1

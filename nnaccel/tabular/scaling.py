@@ -61,7 +61,7 @@ def scales(read: Callable[[slice], np.ndarray], columns: int, rows: int) -> list
         far = np.max(np.abs(block), axis=1, initial=0) > OUTLIER * scale
         for i in range(len(block)):
             measured = Scale(
-                *(float(v[i]) for v in (center, scale)), False, int(present[i]), bool(varies[i])
+                float(center[i]), float(scale[i]), False, int(present[i]), bool(varies[i])
             )
             if far[i] and varies[i]:
                 measured = _by_quartiles(

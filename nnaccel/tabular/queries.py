@@ -1,0 +1,118 @@
+"""Tables by query: whatever DuckDB can answer, and the tables of SQLite and DuckDB files."""
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from nnaccel.arguments import did_you_mean
+from nnaccel.tabular.tables import import_extra, listing
+
+# How statements of SQL begin: those that are refused, too, so that the refusal is theirs.
+QUERY = re.compile(
+    r"\s*(?:\(\s*)*(?:from|select|with|table|values|create|drop|alter|copy|insert|update|delete|"
+    r"attach|detach|pragma|install|load|set|call|explain|show|describe|export|import)\s",
+    re.IGNORECASE,
+)
+DATABASES = (".duckdb", ".sqlite", ".sqlite3", ".db")
+
+
+def is_query(source: str) -> bool:
+    """Whether a source is a query: "from 'sales/*.parquet' where year > 2020"."""
+    return QUERY.match(source) is not None and not Path(source).exists()
+
+
+def run_query(query: str) -> Any:
+    """The rows of one SELECT of DuckDB, in a database of its own in memory, as a pyarrow table.
+
+    ValueError for anything else than a single SELECT, and for what DuckDB says is wrong with it.
+    """
+    duckdb = import_extra("duckdb")
+    with duckdb.connect() as connection:
+        try:
+            statements = connection.extract_statements(query)
+            kinds = [statement.type for statement in statements]
+            if kinds != [duckdb.StatementType.SELECT]:
+                raise ValueError(
+                    "a source must be a single SELECT, which writes nothing; got "
+                    f"{listing(kind.name for kind in kinds) or 'no statement'}"
+                )
+            return _as_arrow(connection.sql(query))
+        except duckdb.Error as error:
+            raise ValueError(f"the query fails: {str(error).partition(chr(10))[0]}") from None
+
+
+def database_of(source: str) -> tuple[Path, str | None] | None:
+    """The file and the table of "shop.duckdb:orders" or "shop.sqlite"; None for other sources."""
+    name, colon, table = source.rpartition(":")
+    if colon and Path(name).suffix.lower() in DATABASES:
+        return Path(name), table
+    return (Path(source), None) if Path(source).suffix.lower() in DATABASES else None
+
+
+def read_database(path: Path, table: str | None) -> tuple[str, Any]:
+    """A table of a DuckDB or SQLite file, which is opened to be read only: its name and its rows.
+
+    table: None for the only one.   ValueError that lists the tables.
+    """
+    with path.open("rb") as file:
+        is_sqlite = file.read(16) == b"SQLite format 3\0"
+    return (_from_sqlite if is_sqlite else _from_duckdb)(path, table)
+
+
+def _from_duckdb(path: Path, table: str | None) -> tuple[str, Any]:
+    duckdb = import_extra("duckdb")
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            found = connection.execute("SELECT table_name FROM information_schema.tables")
+            name = _chosen(path, table, [row[0] for row in found.fetchall()])
+            return name, _as_arrow(connection.sql(f"FROM {_quoted(name)}"))
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as a database: {reason}") from None
+
+
+def _from_sqlite(path: Path, table: str | None) -> tuple[str, Any]:
+    pa = import_extra("pyarrow")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+            name = _chosen(path, table, [row[0] for row in connection.execute(query)])
+            cursor = connection.execute(f"SELECT * FROM {_quoted(name)}")
+            names = [column[0] for column in cursor.description]
+            columns = [*zip(*cursor.fetchall(), strict=True)] or [()] * len(names)
+            return name, pa.table(dict(zip(names, map(_sqlite_column, columns), strict=True)))
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be read as a database: {error}") from None
+
+
+def _sqlite_column(values: tuple[Any, ...]) -> Any:
+    """A column whose values may be of any type: text, if some of them are."""
+    pa = import_extra("pyarrow")
+    if any(type(value) is str for value in values):
+        values = tuple(None if value is None else str(value) for value in values)
+    return pa.array(values)
+
+
+def _as_arrow(relation: Any) -> Any:
+    """The rows of a relation, by the name that this version of DuckDB has for it."""
+    fetch = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
+    return fetch()
+
+
+def _chosen(path: Path, table: str | None, tables: list[str]) -> str:
+    if table is None and len(tables) == 1:
+        return tables[0]
+    if table in tables:
+        return str(table)
+    if table is None:
+        raise ValueError(
+            f"{path} has {len(tables)} tables; name one: {path}:TABLE; tables: {listing(tables)}"
+        )
+    guess = did_you_mean(table, tables)
+    raise ValueError(f"{path} has no table {table!r}; tables: {listing(tables)}{guess}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,127 @@
+"""How good predictions are, by scikit-learn's metrics, beside the best constant prediction."""
+
+from typing import Any
+
+import numpy as np
+
+from nnaccel.tabular.tables import import_extra
+from nnaccel.tabular.targets import Target
+
+SHOWN_CLASSES = 20  # up to which each class has scores of its own
+
+
+def scores_of(
+    target: Target,
+    outputs: np.ndarray,
+    y: Any,
+    *,
+    weights: np.ndarray | None = None,
+    quantile: float | None = None,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """How well outputs agree with the truth y.
+
+    outputs: probabilities (N, K), or numbers (N,) in the units of the target.   weights: (N,), how
+    much each row counts.   quantile: what the numbers are of, other than means.   threshold: the
+    probability from which the second of two classes is predicted; None: the more probable one.
+
+    Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score; for
+    two classes precision, recall, F1 and average precision of the second one, for several their
+    means over classes; ROC AUC (one against the rest, averaged, where every class occurs); a table
+    of each class; the confusion matrix, true classes in rows.
+    Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
+    quantile, and coverage, the share of rows that are not above theirs.
+    """
+    Y = target.encode(y)
+    if target.task == "classification":
+        return _of_classes(target, outputs, Y, weights, threshold)
+    truth = target.decode(Y)
+    if quantile is not None:
+        return _of_quantiles(truth, outputs, weights, quantile)
+    return _of_numbers(truth, outputs, weights)
+
+
+def decide(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """The predicted class numbers (N,) from probabilities (N, K)."""
+    if threshold is None:
+        return outputs.argmax(axis=1)
+    return (outputs[:, 1] >= threshold).astype(np.int64)
+
+
+def _of_numbers(
+    truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Any]:
+    metrics = import_extra("sklearn.metrics")
+    mean = np.full(len(truth), np.average(truth, weights=weights))
+    scores = {
+        "RMSE": float(metrics.root_mean_squared_error(truth, predicted, sample_weight=weights)),
+        "MAE": float(metrics.mean_absolute_error(truth, predicted, sample_weight=weights)),
+    }
+    if len(truth) > 1:
+        scores["R²"] = float(metrics.r2_score(truth, predicted, sample_weight=weights))
+        scores["RMSE of always the mean"] = float(
+            metrics.root_mean_squared_error(truth, mean, sample_weight=weights)
+        )
+    return scores
+
+
+def _of_quantiles(
+    truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None, quantile: float
+) -> dict[str, Any]:
+    metrics = import_extra("sklearn.metrics")
+    constant = np.full(len(truth), np.quantile(truth, quantile))
+    options = {"alpha": quantile, "sample_weight": weights}
+    return {
+        "pinball loss": float(metrics.mean_pinball_loss(truth, predicted, **options)),
+        "coverage": float(np.average(truth <= predicted, weights=weights)),
+        "pinball loss of always the quantile": float(
+            metrics.mean_pinball_loss(truth, constant, **options)
+        ),
+    }
+
+
+def _of_classes(
+    target: Target,
+    P: np.ndarray,
+    Y: np.ndarray,
+    weights: np.ndarray | None,
+    threshold: float | None,
+) -> dict[str, Any]:
+    metrics = import_extra("sklearn.metrics")
+    K, guess = len(target.classes), decide(P, threshold)
+    labels, is_binary = np.arange(K), K == 2
+    rows = np.bincount(Y, weights=weights, minlength=K)
+    options = {"sample_weight": weights}
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        Y, guess, labels=labels, zero_division=0.0, **options
+    )
+    shown = (lambda each: float(each[1])) if is_binary else (lambda each: float(np.mean(each)))
+    one_hot = (Y[:, None] == labels).astype(float)
+    brier = np.average(((P - one_hot) ** 2).sum(axis=1), weights=weights)
+    scores: dict[str, Any] = {
+        "accuracy": float(metrics.accuracy_score(Y, guess, **options)),
+        f"accuracy of always {target.classes[int(rows.argmax())]!r}": float(rows.max() / rows.sum()),
+        "log loss": float(metrics.log_loss(Y, P, labels=labels, **options)),
+        "Brier score": float(brier / 2 if is_binary else brier),
+        "precision": shown(precision),
+        "recall": shown(recall),
+        "F1": shown(f1),
+    }
+    if (rows > 0).all():
+        score = P[:, 1] if is_binary else P
+        scores["ROC AUC"] = float(metrics.roc_auc_score(Y, score, multi_class="ovr", **options))
+        average = metrics.average_precision_score
+        scores["average precision"] = float(
+            average(Y, P[:, 1], **options)
+            if is_binary
+            else average(one_hot, P, average="macro", **options)
+        )
+    if K <= SHOWN_CLASSES:
+        scores["classes"] = {
+            "rows": rows.tolist(),
+            "precision": precision.tolist(),
+            "recall": recall.tolist(),
+            "F1": f1.tolist(),
+        }
+    matrix = metrics.confusion_matrix(Y, guess, labels=labels, **options)
+    return scores | {"confusion matrix": matrix}
