@@ -5,7 +5,8 @@ from typing import Any
 
 from nnaccel.arguments import did_you_mean
 from nnaccel.cli.messages import in_one_line
-from nnaccel.tabular.tables import existing_file, import_extra
+from nnaccel.files import existing_file
+from nnaccel.tabular.tables import import_extra
 
 NOT_IN_CONFIG = ("command", "config", "print_config")
 

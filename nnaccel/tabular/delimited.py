@@ -19,6 +19,10 @@ SPELLED = {"\t": "tab", " ": "space"}
 SAMPLE = 1 << 20  # bytes at the start of a file that show its structure
 
 
+class Malformed(ValueError):
+    """Text whose structure cannot be read; the message says why, and not of which file."""
+
+
 class Layout(NamedTuple):
     """How a delimited file is to be read; None: as its content suggests.
 
@@ -61,7 +65,7 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
 
     content: bytes, or a pyarrow Buffer, which is not copied.   A column without a name is dropped
     where it is empty; else it is "column3", as all are where there is no header.
-    ValueError: lines that differ in their number of cells, text of an unknown encoding, no header.
+    Malformed: lines that differ in their number of cells, text of an unknown encoding, no header.
     """
     pa = import_extra("pyarrow")
     content = _as_utf8(pa.py_buffer(content), layout.encoding)
@@ -81,7 +85,7 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
 def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
     """The structure of UTF-8 text (bytes or Buffer), by DuckDB's sniffer, but for what is given.
 
-    ValueError where no lines with as many cells as each other can be found.
+    Malformed where no lines with as many cells as each other can be found.
     """
     sample = bytes(memoryview(content)[:SAMPLE])
     if len(content) > SAMPLE:
@@ -96,7 +100,7 @@ def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
             found += [_sniff(path, s, layout.header, pad=True) for s in SEPARATORS if s in line]
     best = max(filter(None, found), key=lambda s: len(s["Columns"]), default=None)
     if best is None:
-        raise ValueError(
+        raise Malformed(
             "its lines have no structure in common; name the separator with --delimiter, and say "
             "with --header yes or no whether the first line has the names"
         )
@@ -179,7 +183,7 @@ def _rows(content: Any, structure: Structure) -> Any:
     )
     if uneven:
         row = uneven[0]
-        raise ValueError(
+        raise Malformed(
             f"{structure}, {len(uneven):,} of its rows have another number of cells than the "
             f"{row.expected_columns} columns; the first has {row.actual_columns}: "
             f"{row.text[:60]!r}; mend them, or name the separator with --delimiter"
@@ -240,12 +244,12 @@ def _as_utf8(content: Any, encoding: str | None) -> Any:
     try:
         text = codecs.decode(memoryview(content), encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise Malformed(
             f"it is not text in {encoding} ({error.reason} at byte {error.start:,}); name its "
             "encoding with --encoding, for example latin-1 or utf-16"
         ) from None
     except LookupError:
-        raise ValueError(
+        raise Malformed(
             f"unknown encoding {encoding!r}; known are utf-8, utf-16, latin-1, cp1252 "
             "and the others of Python's codecs"
         ) from None

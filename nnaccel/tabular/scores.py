@@ -100,7 +100,9 @@ def _of_classes(
     brier = np.average(((P - one_hot) ** 2).sum(axis=1), weights=weights)
     scores: dict[str, Any] = {
         "accuracy": float(metrics.accuracy_score(Y, guess, **options)),
-        f"accuracy of always {target.classes[int(rows.argmax())]!r}": float(rows.max() / rows.sum()),
+        f"accuracy of always {target.classes[int(rows.argmax())]!r}": float(
+            rows.max() / rows.sum()
+        ),
         "log loss": float(metrics.log_loss(Y, P, labels=labels, **options)),
         "Brier score": float(brier / 2 if is_binary else brier),
         "precision": shown(precision),

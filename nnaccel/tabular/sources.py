@@ -1,14 +1,18 @@
 """Where examples come from: a built-in data set or a file, as features and a target."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.arguments import did_you_mean
+from nnaccel.files import existing_file
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
-from nnaccel.tabular.delimited import Layout
-from nnaccel.tabular.tables import existing_file, is_delimited, pop_target, read_table
+from nnaccel.tabular.delimited import AS_IT_IS, Layout
+from nnaccel.tabular.queries import database_of, is_query, read_database, run_query
+from nnaccel.tabular.table_files import read_table, suffix_of
+from nnaccel.tabular.tables import checked, pop_target
 
 
 class Examples(NamedTuple):
@@ -35,20 +39,31 @@ class Examples(NamedTuple):
 
 def read(
     source: str,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     *,
     need_target: bool = True,
-    layout: Layout | None = None,
+    layout: Layout = AS_IT_IS,
 ) -> Examples:
-    """The examples of a built-in data set, an NPZ file or a table.
+    """The examples of a built-in data set, a file, a table of a database, or a query.
 
-    target: the column of a table; the others have theirs. Without `need_target` a table may lack
-    it, or not be told, and y is then None.   layout: of delimited text, where it is not as its
-    content suggests.
-    ValueError or FileNotFoundError that name what is wrong and the closest thing that is right.
+    source: the name of a data set; a file (see `table_files.read_table`, and .npz); a table of a
+    DuckDB or SQLite file, "shop.duckdb:orders"; one SELECT that DuckDB answers, "from
+    'sales/*.parquet' where year > 2020". Nothing is written to any of them.
+    target: the column of a table, or several; data sets and .npz have theirs. Without
+    `need_target` a table may lack it, or not be told, and y is then None.
+    layout: of delimited text, where it is not as its content suggests.
+    ValueError or FileNotFoundError that name what is wrong and the closest thing that is right;
+    OSError for a pipe or a device; MemoryError.
     """
     if source in DATASETS:
         return _from_dataset(load(source), target if need_target else None)
+    if is_query(source):
+        return _from_table(
+            "query", source, checked(run_query(source), "the query"), target, need_target
+        )
+    if (database := database_of(source)) is not None:
+        name, table = read_database(existing_file(database[0]), database[1])
+        return _from_table(name, source, checked(table, source), target, need_target)
     path = Path(source)
     if not path.suffix and not path.exists():
         raise FileNotFoundError(
@@ -57,15 +72,24 @@ def read(
         )
     if existing_file(path).suffix.lower() == ".npz":
         return _from_dataset(load_npz(path), target if need_target else None)
-    table, name = read_table(path, layout or Layout()), Path(path.name.removesuffix(".gz")).stem
-    written = is_delimited(path)
-    if not need_target and (target is None or target not in table.column_names):
-        return Examples(name, table, None, target or "", None, "auto", None, written)
+    table, structure = read_table(path, layout)
+    where = source if structure is None else f"{source} ({structure})"
+    examples = _from_table(path.name[: -len(suffix_of(path))], where, table, target, need_target)
+    return examples._replace(written=structure is not None)
+
+
+def _from_table(
+    name: str, where: str, table: Any, target: str | Sequence[str] | None, need_target: bool
+) -> Examples:
+    """A table split into its features and its target.   where: what an error calls it."""
+    names = (target,) if isinstance(target, str) else tuple(target or ())
+    if not need_target and not (names and all(n in table.column_names for n in names)):
+        return Examples(name, table, None, ", ".join(names), None, "auto", None)
     try:
-        table, y, target = pop_target(table, target)
+        table, y, target = pop_target(table, names)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Examples(name, table, y, target, None, "auto", None, written)
+        raise ValueError(f"{where}: {error}") from None
+    return Examples(name, table, y, target, None, "auto", None)
 
 
 def take(data: Any, rows: np.ndarray) -> Any:
@@ -73,7 +97,8 @@ def take(data: Any, rows: np.ndarray) -> Any:
     return data[rows] if isinstance(data, np.ndarray) else data.take(rows)
 
 
-def _from_dataset(dataset: Any, target: str | None) -> Examples:
+def _from_dataset(dataset: Any, target: str | Sequence[str] | None) -> Examples:
+    target = target[0] if isinstance(target, list | tuple) and len(target) == 1 else target
     if target is not None and target != dataset.target_name:
         raise ValueError(
             f"{dataset.name!r} has the target {dataset.target_name!r}, and no {target!r}"

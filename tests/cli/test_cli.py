@@ -32,7 +32,7 @@ from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
-from nnaccel.tabular.tables import read_table
+from nnaccel.tabular.table_files import read_table
 
 QUICK = ("--hidden", "8", "--epochs", "2")
 N = 120
@@ -291,7 +291,7 @@ def test_a_table_from_end_to_end(run, here):
     assert model.features.dropped["same"] == "constant"
     assert model.scores["accuracy"] > 0.7
     run("predict", "d.safetensors", "new.csv", "--output", "p.parquet", "--proba")
-    found = read_table("p.parquet")
+    found = read_table("p.parquet")[0]
     assert found.column_names == ["label", "label=no", "label=yes"]
     assert found.num_rows == N
     total = np.array(found["label=no"]) + np.array(found["label=yes"])
@@ -593,9 +593,9 @@ def test_predictions_in_a_file(run, trained, here, suffix):
     out = run("predict", trained / "price", trained / "d.csv", "--output", f"p{suffix}")
     assert out == ""
     assert run.err == f"{N} predictions written to p{suffix}\n"
-    found = read_table(f"p{suffix}")
+    found = read_table(f"p{suffix}")[0]
     assert found.column_names == ["price"]
-    expected = Model.load(trained / "price").predict(read_table(trained / "d.csv").drop("price"))
+    expected = Model.load(trained / "price").predict(read_table(trained / "d.csv")[0].drop("price"))
     np.testing.assert_allclose(np.array(found["price"]), expected)
 
 

@@ -8,12 +8,12 @@ import pytest
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
 from pyarrow import csv, feather, ipc, parquet
 
+from nnaccel.tabular.table_files import read_table
 from nnaccel.tabular.tables import (
     as_table,
     import_extra,
     listing,
     pop_target,
-    read_table,
 )
 
 TABLE = pa.table(
@@ -52,7 +52,7 @@ def write_stream(table, path):
 )
 def test_every_format_gives_the_table_that_was_written(tmp_path, name, write):
     write(TABLE, str(tmp_path / name))
-    found = read_table(str(tmp_path / name))
+    found = read_table(str(tmp_path / name))[0]
     if name.lower().endswith((".csv", ".tsv")):  # text, which says nothing of types
         assert found.to_pydict() == AS_TEXT
     else:
@@ -64,7 +64,7 @@ def test_every_format_gives_the_table_that_was_written(tmp_path, name, write):
 def test_compressed_text(tmp_path, suffix):
     content = "a,b\n1,x\n2,y\n".replace(",", "\t" if "tsv" in suffix else ",")
     path = save(tmp_path, gzip.compress(content.encode()), "t" + suffix)
-    assert read_table(path).to_pydict() == {"a": ["1", "2"], "b": ["x", "y"]}
+    assert read_table(path)[0].to_pydict() == {"a": ["1", "2"], "b": ["x", "y"]}
 
 
 def test_csv_agrees_with_pandas(tmp_path):
@@ -80,7 +80,7 @@ def test_csv_agrees_with_pandas(tmp_path):
     )
     frame.to_csv(tmp_path / "f.csv", index=False)
     expected = pandas.read_csv(tmp_path / "f.csv", dtype=str, keep_default_na=False)
-    read = read_table(tmp_path / "f.csv").to_pydict()
+    read = read_table(tmp_path / "f.csv")[0].to_pydict()
     for name in frame:
         assert [cell or "" for cell in read[name]] == expected[name].tolist()
 
@@ -141,7 +141,7 @@ def test_index_of_pandas_is_no_column(tmp_path):
     frame = pandas.DataFrame({"a": [1, 2, 3]}, index=[7, 5, 6])
     assert as_table(frame).column_names == ["a"]
     frame.to_parquet(tmp_path / "f.parquet")
-    assert read_table(tmp_path / "f.parquet").column_names == ["a"]
+    assert read_table(tmp_path / "f.parquet")[0].column_names == ["a"]
 
 
 def test_what_is_no_table():

@@ -8,7 +8,6 @@ import ast
 import errno
 import json
 import os
-import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from nnaccel.training.checkpoint import (
     load,
     metadata,
     save,
-    writable,
-    write,
 )
 from nnaccel.training.step import initialize
 
@@ -358,7 +355,7 @@ def test_every_key_must_be_there_of_its_type_and_no_other(tmp_path):
         (("layers", 0, "units"), -1, "'units' must be a positive integer"),
         (("layers", 0, "initializer"), "eval", "'initializer' must be"),
         (("layers", 0, "activation", "name"), "os.system", "activation must be one of"),
-        (("layers", 0, "activation", "options"), {"slope": "x"}, "an object of numbers"),
+        (("layers", 0, "activation", "options"), {"slope": "x"}, "'slope' must be a finite"),
         (("layers", 1, "rate"), 1.0, "'rate' must be a number from 0 to below 1"),
         (("layers", 2, "layers"), [], ""),
         (("layers", 2, "layers", 1, "units"), 7, ""),
@@ -450,75 +447,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert [child.name for child in tmp_path.iterdir()] == ["m"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_full_disk_while_the_bytes_are_written(tmp_path, monkeypatch):
-    full = open("/dev/full", "wb")  # noqa: SIM115 -- `write` closes it
-    monkeypatch.setattr(checkpoint, "_beside", lambda path: full)
-    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
-    with pytest.raises(OSError, match=r"cannot write .*m \(No space left on device\)"):
-        write(tmp_path / "m", b"x" * 100_000)
-
-
-def test_a_new_file_has_the_mode_of_new_files_and_an_old_one_keeps_its_own(tmp_path):
-    plain = tmp_path / "plain"
-    plain.touch()
-    path = saved(tmp_path / "m")
-    assert path.stat().st_mode == plain.stat().st_mode
-    path.chmod(0o640)
-    saved(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def test_a_link_stays_one(tmp_path):
-    target = saved(tmp_path / "target")
-    link = tmp_path / "link"
-    link.symlink_to(target.name)
-    saved(link, EVERYTHING)
-    assert link.is_symlink()
-    assert load(target).network == EVERYTHING
-
-
-def test_a_name_without_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert load(saved(Path("m"))).network == SMALL
-
-
-def test_writable_tries_and_leaves_nothing(tmp_path):
-    writable(tmp_path / "m", 1000)
-    assert not list(tmp_path.iterdir())
-    path = saved(tmp_path / "m")
-    before = path.read_bytes()
-    writable(path, 1000)
-    assert path.read_bytes() == before
-    assert [child.name for child in tmp_path.iterdir()] == ["m"]
-
-
-def test_writable_refuses(tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        writable(tmp_path)
-    with pytest.raises(FileNotFoundError, match="cannot write .*none/m"):
-        writable(tmp_path / "none" / "m")
-    with pytest.raises(OSError, match="/dev/null is a device or a pipe"):
-        writable("/dev/null")
-    path = saved(tmp_path / "m")
-    with monkeypatch.context() as patch:  # of the mode alone the superuser takes no notice
-        patch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(PermissionError, match="is write-protected"):
-            writable(path)
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
-def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"cannot write .*m \(no room for 5,000 bytes\)") as caught:
-        writable(tmp_path / "m", 5000)
-    assert caught.value.errno == errno.ENOSPC
-    assert not list(tmp_path.iterdir())
 
 
 def test_is_model_looks_at_the_header_alone(tmp_path):

@@ -1,0 +1,144 @@
+"""Files of tables: read by their extension, and written."""
+
+import gzip
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnaccel.files import Unreadable, check_expansion, existing_file, reading
+from nnaccel.tabular.delimited import AS_IT_IS, Layout, Malformed, Structure, read_text
+from nnaccel.tabular.tables import checked, import_extra
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 1 << 16  # rows of a Parquet file read at once
+CHUNK = 1 << 24  # bytes decompressed at once
+DELIMITED = (".csv", ".tsv", ".txt")  # and the same, compressed: ".csv.gz", ".csv.zst"
+COMPRESSED = (".gz", ".zst")
+
+
+def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table", Structure | None]:
+    """The table in a .csv, .tsv, .txt (also .gz, .zst), .parquet, .feather or .arrow file,
+    and the structure that was found in delimited text, None for the others.
+
+    Delimited text: its structure is found, but for what `layout` says, and its cells are text as
+    they are written, empty ones null; see `delimited`. The index that pandas stores in Parquet is
+    no column. Content is checked to its last byte, and may become as large as
+    `files.check_expansion` says.
+
+    FileNotFoundError (with the closest name there), IsADirectoryError, OSError for a pipe or a
+    device, MemoryError, and ValueError for an extension that is not known, content that cannot be
+    read, no rows, or a column name used twice.
+    """
+    path = existing_file(path)
+    suffix = suffix_of(path)
+    if not is_delimited(path) and suffix not in READERS:
+        known = (*DELIMITED, *(d + c for d in DELIMITED[:1] for c in COMPRESSED), *READERS)
+        raise ValueError(
+            f"{path}: unknown kind of file {suffix!r}; known are {', '.join(known)}; "
+            "convert it or give it the extension that says what it is"
+        )
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; expected a table with column names and rows")
+    structure = None
+    if is_delimited(path):
+        table, structure = _read_delimited(path, suffix[1:], layout)
+    else:
+        table = READERS[suffix](path, suffix[1:])
+    with reading(path, suffix[1:]):  # the names and notes of its columns, which are decoded here
+        return checked(table, str(path)), structure
+
+
+def is_delimited(path: str | Path) -> bool:
+    """Whether a file's name says that it is delimited text."""
+    suffix = suffix_of(Path(path))
+    return suffix.removesuffix(".gz").removesuffix(".zst") in DELIMITED
+
+
+def suffix_of(path: Path) -> str:
+    """The extension in lower case, with the one before where that is of a compressed file."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + suffix if suffix in COMPRESSED else suffix
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", Structure]:
+    content = _decompressed(path, kind) if kind.endswith(("gz", "zst")) else path.read_bytes()
+    if not content[:CHUNK].strip(b"\xef\xbb\xbf\r\n\t ") and not content.strip(b"\r\n\t "):
+        raise Unreadable(f"{path} is empty; expected a table with column names and rows")
+    with reading(path, kind):
+        try:
+            return read_text(content, layout)
+        except Malformed as error:
+            raise Unreadable(f"{path}: {error}") from None
+
+
+def _decompressed(path: Path, kind: str) -> bytes:
+    pa = import_extra("pyarrow")
+    parts, size = [], 0
+    is_gzip = kind.endswith("gz")
+    opened = gzip.open(path) if is_gzip else pa.input_stream(str(path), compression="zstd")
+    with reading(path, kind), opened as file:
+        for part in iter(partial(file.read, CHUNK), b""):
+            size += len(part)
+            check_expansion(path, size)
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _read_parquet(path: Path, kind: str) -> "pa.Table":
+    parquet = import_extra("pyarrow.parquet")
+    with reading(path, kind), parquet.ParquetFile(path) as file:
+        return _collected(file.iter_batches(BATCH), file.schema_arrow, path)
+
+
+def _read_arrow(path: Path, kind: str) -> "pa.Table":
+    """Feather is the Arrow file format; .arrow may also be the stream format."""
+    pa, ipc = import_extra("pyarrow"), import_extra("pyarrow.ipc")
+    with reading(path, kind), pa.OSFile(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        if not is_file:
+            stream = ipc.open_stream(source)
+            return _collected(stream, stream.schema, path)
+        file = ipc.open_file(source)
+        batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        return _collected(batches, file.schema, path)
+
+
+def _collected(batches: Iterable[Any], schema: Any, path: Path) -> "pa.Table":
+    """The table of those batches, each valid: of one that is not, a later use may crash."""
+    pa = import_extra("pyarrow")
+    found, size = [], 0
+    for batch in batches:
+        batch.validate(full=True)
+        size += batch.get_total_buffer_size()
+        check_expansion(path, size)
+        found.append(batch)
+    return pa.Table.from_batches(found, schema)
+
+
+READERS = {".parquet": _read_parquet, ".feather": _read_arrow, ".arrow": _read_arrow}
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def _write_csv(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.csv").write_csv(table, file)
+
+
+def _write_parquet(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.parquet").write_table(table, file)
+
+
+def _write_feather(table: "pa.Table", file: Any) -> None:
+    import_extra("pyarrow.feather").write_feather(table, file)
+
+
+# Extension -> what writes a table to a path or an open file.
+WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".feather": _write_feather}
