@@ -31,7 +31,7 @@ class EarlyStopping:
         self, patience: int | None = 10, *, monitor: str = "validation_loss", tol: float = 0.0
     ) -> None:
         if patience is not None:
-            at_least(1, patience=patience)
+            [patience] = at_least(1, patience=patience)
         find("monitor", monitor, dict.fromkeys(SCORES))
         self.patience = patience
         self.monitor = monitor

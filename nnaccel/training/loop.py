@@ -130,8 +130,8 @@ def train(
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
     metric = metrics.get(metric, loss) if isinstance(metric, str | Metric) else metric
-    at_least(0, seed=seed, epochs=epochs)
-    at_least(1, batch_size=batch_size)
+    seed, epochs = at_least(0, seed=seed, epochs=epochs)
+    [batch_size] = at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
