@@ -107,7 +107,7 @@ LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0}  # whole numbers
 RANGES: dict[str, Range] = {
     "seed": (
         "a whole number from 0 to below 2^63",
-        lambda v: isinstance(v, Integral) and 0 <= v < 2**63,
+        lambda v: 0 <= v < 2**63 and isinstance(v, Integral),
     ),
     "dropout": SHARE,
     "validation_fraction": SHARE,

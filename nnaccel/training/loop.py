@@ -267,7 +267,14 @@ def _epochs(
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
                 check_validation(held[0], number)
-        yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+        yield Epoch(
+            *(number, params, state),
+            *trained,
+            *held,
+            seconds,
+            N / max(seconds, 1e-9),
+            metric and metric.greater_is_better,
+        )
 
 
 def _epoch_on(
