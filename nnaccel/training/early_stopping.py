@@ -48,7 +48,8 @@ class EarlyStopping:
         better, or trains several networks.
         """
         for epoch in epochs:
-            if self._is_better(self._value_of(epoch), greater=self._greater_is_better(epoch)):
+            value, greater = self._value_of(epoch), self._greater_is_better(epoch)
+            if self.best is None or self._gains(value, self._value_of(self.best), greater):
                 self.best = epoch.copy()
             yield epoch
             if self.patience is not None and epoch.number - self.best.number >= self.patience:
@@ -81,10 +82,7 @@ class EarlyStopping:
             )
         return epoch.greater_is_better
 
-    def _is_better(self, value: float, *, greater: bool) -> bool:
-        if self.best is None:
-            return True
-        best = self._value_of(self.best)
+    def _gains(self, value: float, best: float, greater: bool) -> bool:
         gain = value - best if greater else best - value
         # Anything is better than not a number.
         return gain > self.tol or math.isnan(best) > math.isnan(value)
