@@ -272,7 +272,9 @@ def _has_x64() -> bool:
 
 def integer_name(x: Array) -> str | None:
     """The name of the dtype of x if it is one of integers, in whatever order of bytes."""
-    name = x.dtype.name if compat.is_numpy_array(x) else dtype_name(x)
+    if isinstance(x, np.ndarray):
+        return x.dtype.name if x.dtype.kind in "iu" else None
+    name = dtype_name(x)
     return name if name in INTEGERS else None
 
 
