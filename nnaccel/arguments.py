@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Integral
-from typing import TypeVar
+from numbers import Real
+from operator import index
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -77,11 +78,25 @@ def check_options(what: str, function: Callable, options: Mapping[str, object]) 
         )
 
 
-def at_least(least: int, **values: int) -> None:
-    """TypeError that names the first argument that is no whole number, ValueError one that is
-    below `least`."""
-    for name, value in values.items():
-        if not isinstance(value, Integral):
-            raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+def at_least(least: int, **values: Any) -> list[int]:
+    """The values as Python's integers, whichever library's they are, in their order.
+
+    TypeError that names the first argument that is no whole number, ValueError one that is below
+    `least`. A flag is no number here, nor is 3.0.
+    """
+    return [_at_least(least, name, value) for name, value in values.items()]
+
+
+def _at_least(least: int, name: str, value: Any) -> int:
+    flag, remedy = isinstance(value, bool), ""
+    try:
+        number = None if flag else index(value)
+    except TypeError:  # as of an array that is no single integer
+        number = None
+    if number is None:
+        if isinstance(value, Real) and not flag and float(value).is_integer():
+            remedy = f"; use int({value!r})"
+        raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}{remedy}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number

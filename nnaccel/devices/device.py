@@ -58,23 +58,56 @@ class Device(NamedTuple):
 
         x: a list, a table, or an array of any library on any device.
         dtype: a name; None keeps that of x as far as the library does (JAX makes 64-bit numbers
-        32-bit unless x64 is enabled).   copy: True for memory of its own.
+        32-bit unless x64 is enabled).   copy: True for memory of its own. Integers never wrap.
         What x protects is never shared with a library that would write to it: a read-only array
         becomes a read-only NumPy array, or a copy. PyTorch tensors leave their gradient behind.
-        ValueError: a dtype that is not to be had here; copy=False for another library's array.
+        ValueError: a dtype that is not to be had here; integers that do not fit the dtype they get;
+        copy=False for another library's array.
         """
         kind = None if dtype is None else dtype_of(self, dtype)
         if compat.is_torch_array(x):
             x = x.detach()
         with self.context():
-            if not compat.is_array_api_obj(x) or device_of(x).library != self.library:
-                if copy is False:
-                    raise ValueError(
-                        f"copy=False needs an array of {self.library}, got {type(x).__name__}; "
-                        "leave copy out to share memory where that is possible"
-                    )
+            foreign = not compat.is_array_api_obj(x) or device_of(x).library != self.library
+            if foreign and copy is False:
+                raise ValueError(
+                    f"copy=False needs an array of {self.library}, got {type(x).__name__}; "
+                    "leave copy out to share memory where that is possible"
+                )
+            if foreign or dtype in INTEGERS:
+                x = self._exact(x, dtype)
+            if foreign:
                 x = self._adopt(x)
             return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
+
+    def keeps(self, x: Array) -> bool:
+        """Whether integers x, of any library, stay the numbers that they are on this device."""
+        return self.library != "jax" or integers_outside(x, self._integer(integer_name(x))) is None
+
+    def _integer(self, name: str | None) -> str | None:
+        """The dtype that integers of the dtype of that name get when none is asked for."""
+        short = {"int64": "int32", "uint64": "uint32"}
+        if self.library == "jax" and name in short and not _has_x64():
+            return short[name]
+        return name
+
+    def _exact(self, x: Any, dtype: str | None) -> Any:
+        """x, of any library: integers in their next integer dtype, into which libraries wrap."""
+        x = x if compat.is_array_api_obj(x) else to_host(x)
+        name = integer_name(x)
+        becomes = dtype or self._integer(name)
+        if name is None or becomes == name or becomes not in INTEGERS:
+            return x
+        if (found := integers_outside(x, becomes)) is not None:
+            remedy = "ask for a longer dtype, or make them floating"
+            if dtype is None:
+                remedy = "run jax.config.update('jax_enable_x64', True), or make them floating"
+            raise ValueError(
+                f"integers from {found[0]} to {found[1]} do not fit {becomes} on {self.name!r}; "
+                f"{remedy}"
+            )
+        xp = device_of(x).xp
+        return xp.astype(x, getattr(xp, becomes))
 
     def _adopt(self, x: Any) -> Array:
         """Bring x to this library: by DLPack on the same GPU, else as the NumPy array on the host.
@@ -206,7 +239,7 @@ def dtype_of(device: Device, name: str) -> Any:
     """
     if name not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name!r}")
-    if device.library == "jax" and name in _X64 and not import_module("jax").config.jax_enable_x64:
+    if device.library == "jax" and name in _X64 and not _has_x64():
         raise ValueError(
             f"dtype {name!r} needs 64-bit numbers, which JAX makes 32-bit; "
             "run jax.config.update('jax_enable_x64', True) at the start, or ask for 32 bits"
@@ -233,10 +266,35 @@ def prepare(device: Device, dtype: str) -> None:
         import_module("jax").config.update("jax_enable_x64", True)
 
 
+def _has_x64() -> bool:
+    return import_module("jax").config.jax_enable_x64
+
+
+def integer_name(x: Array) -> str | None:
+    """The name of the dtype of x if it is one of integers, in whatever order of bytes."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.name if x.dtype.kind in "iu" else None
+    name = dtype_name(x)
+    return name if name in INTEGERS else None
+
+
+def integers_outside(x: Array, name: str | None) -> tuple[int, int] | None:
+    """The least and the largest of integers x unless the integer dtype of that name holds them."""
+    if name is None or integer_name(x) == name or 0 in x.shape:
+        return None
+    host, bounds = to_host(x), np.iinfo(name)
+    least, most = int(host.min()), int(host.max())
+    return None if bounds.min <= least and most <= bounds.max else (least, most)
+
+
 def to_host(x: Any) -> np.ndarray:
-    """x as a NumPy array, a view where x is in host memory: read-only if x is JAX's."""
+    """x as a NumPy array, a view where x is in host memory: read-only if x is JAX's.
+
+    A bfloat16 tensor of PyTorch becomes float32."""
     if compat.is_torch_array(x):
-        return x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        # NumPy has no bfloat16, and float32 holds all of its numbers.
+        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_array_api_obj(x) and not (compat.is_numpy_array(x) or compat.is_jax_array(x)):
@@ -375,10 +433,13 @@ _MEANT = {
 }
 
 
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
 _X64 = ("float64", "int64", "uint64", "complex128")
 
 
 _DTYPES = (
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("bool", *INTEGERS),
     *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
 )

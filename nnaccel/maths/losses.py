@@ -5,7 +5,7 @@ problems. Every loss is the mean over the N examples of a per-example loss summe
 outputs, and dZ (..., N, K) is the gradient of that mean, so the 1/N is already in it.
 Sample weights multiply the per-example losses and the divisor stays N: weights are meant to
 average to one over the data set, which keeps the gradient of a minibatch unbiased.
-Not checked: shapes, and whether targets are in the domain of the loss.
+Not checked here: shapes, and whether targets are what `Loss.targets` says, which `train` checks.
 
 The `link` of a loss maps logits to predictions: its inverse link function in the sense of
 generalised linear models.
@@ -21,7 +21,7 @@ from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
 class Targets(NamedTuple):
-    """What the targets of a loss may be: their kind, their range, and both in words.
+    """What the targets of a loss may be: their kind and their range, which training checks.
 
     kind: "classes" for class numbers, or probabilities whose rows sum to 1; "labels" for K
     independent probabilities; "numbers".   broadcast: whether one column may serve all K outputs.
@@ -30,18 +30,27 @@ class Targets(NamedTuple):
     kind: str
     low: float = -math.inf
     high: float = math.inf
-    expected: str = "finite numbers"
     broadcast: bool = False
 
     @property
     def bounded(self) -> bool:
         return self.low > -math.inf or self.high < math.inf
 
+    @property
+    def in_words(self) -> str:
+        """The range, as in "Y must hold numbers from 0 to 1"."""
+        what = "numbers" if self.kind == "numbers" else "probabilities"
+        if self.low == -math.inf:
+            return f"{what} of at most {self.high:g}" if self.bounded else f"finite {what}"
+        if self.high == math.inf:
+            return f"{what} of at least {self.low:g}"
+        return f"{what} from {self.low:g} to {self.high:g}"
 
-CLASSES = Targets("classes", 0.0, math.inf, "class numbers from 0, or probabilities")
-LABELS = Targets("labels", 0.0, 1.0, "numbers from 0 to 1")
+
+CLASSES = Targets("classes", 0.0, 1.0)
+LABELS = Targets("labels", 0.0, 1.0)
 NUMBERS = Targets("numbers")
-AMOUNTS = Targets("numbers", 0.0, math.inf, "numbers of at least 0")
+AMOUNTS = Targets("numbers", 0.0, math.inf)
 
 
 class Loss(NamedTuple):

@@ -20,14 +20,16 @@ from nnaccel.typing import Array, Namespace
 class Metric(NamedTuple):
     """A metric: `function(Z, Y, weights, *, xp) -> mean (...)`, and how to read it.
 
-    `finish` turns the mean over all examples into the number shown. Where `reads_predictions`, the
-    function is of the predictions link(Z) in the place of Z; `get` binds it to a loss.
+    `finish` turns the mean over all examples into the number shown. `greater_is_better` is what
+    early stopping goes by; None: not said, and then it cannot follow this metric. Where
+    `reads_predictions`, the function is of the predictions link(Z) in the place of Z; `get` binds
+    it to a loss.
     """
 
     name: str
     function: Callable[..., Array]
     finish: Callable[[float], float] = float
-    greater_is_better: bool = False
+    greater_is_better: bool | None = None
     reads_predictions: bool = False
 
 
@@ -63,8 +65,8 @@ def _mean(values: Array, like: Array, weights: Array | None, *, xp: Namespace) -
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", accuracy, greater_is_better=True),
     "label_accuracy": Metric("accuracy", label_accuracy, greater_is_better=True),
-    "RMSE": Metric("RMSE", squared_residual, math.sqrt, reads_predictions=True),
-    "MAE": Metric("MAE", absolute_residual, reads_predictions=True),
+    "RMSE": Metric("RMSE", squared_residual, math.sqrt, False, reads_predictions=True),
+    "MAE": Metric("MAE", absolute_residual, float, False, reads_predictions=True),
 }
 
 
@@ -101,7 +103,7 @@ def _value_of(loss: Loss) -> Metric:
     def value(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
         return loss.function(Z, Y, weights, xp=xp, **dict(loss.options))[0]
 
-    return Metric(loss.name, value)
+    return Metric(loss.name, value, greater_is_better=False)
 
 
 @lru_cache(maxsize=64)

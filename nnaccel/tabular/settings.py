@@ -8,8 +8,10 @@ from collections import ChainMap
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from math import log2
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from nnaccel.arguments import at_least, find
 from nnaccel.maths import activations, initializers, losses, optimizers, schedules
@@ -66,18 +68,7 @@ class Settings:
                 )
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        if self.hidden:
-            at_least(1, hidden=min(self.hidden))
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) is not None:
-                at_least(1, **{name: getattr(self, name)})
-        at_least(0, early_stopping=self.early_stopping)
-        for name, (expected, holds) in RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, Real | None):
-                raise TypeError(f"{name} must be {expected}, got {value!r}")
-            if value is not None and not holds(value):
-                raise ValueError(f"{name} must be {expected}, got {value}")
+        self._make_plain()
         for name, known in NAMES.items():
             for word in self.activation if name == "activation" else (getattr(self, name),):
                 find(name, word, dict.fromkeys(known))
@@ -90,13 +81,34 @@ class Settings:
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
+    def _make_plain(self) -> None:
+        """Numbers in their range, and Python's own, since a model file holds no others."""
+        if self.hidden:
+            units = tuple(number for size in self.hidden for number in at_least(1, hidden=size))
+            object.__setattr__(self, "hidden", units)
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, *at_least(least, **{name: value}))
+        for name, (expected, holds) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, Real | None) or isinstance(value, bool):
+                raise TypeError(f"{name} must be {expected}, got {value!r}")
+            if value is not None and not holds(value):
+                raise ValueError(f"{name} must be {expected}, got {value}")
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
 
 Range = tuple[str, Callable[[Any], bool]]
 SHARE: Range = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 AMOUNT: Range = ("a finite number of at least 0", lambda v: 0 <= v < 1e300)
 POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)
+LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0}  # whole numbers
 RANGES: dict[str, Range] = {
-    "seed": ("a whole number from 0 to below 2^63", lambda v: 0 <= v < 2**63),
+    "seed": (
+        "a whole number from 0 to below 2^63",
+        lambda v: 0 <= v < 2**63 and isinstance(v, Integral),
+    ),
     "dropout": SHARE,
     "validation_fraction": SHARE,
     "label_smoothing": SHARE,

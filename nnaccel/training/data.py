@@ -5,13 +5,14 @@ from math import prod
 from string import ascii_letters
 from typing import Any, NamedTuple
 
-import array_api_compat as compat
 import numpy as np
 
-from nnaccel.devices.device import Device, device_of, dtype_of, select, to_host
+from nnaccel.devices.device import Device, dtype_name, dtype_of, integer_name, select, to_host
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import is_sparse
 from nnaccel.maths.network import Network
+from nnaccel.training.array_checks import check_finite, check_width, real_array
+from nnaccel.training.targets import put_targets
 from nnaccel.typing import Array
 
 
@@ -50,37 +51,70 @@ def put(
 
     That is the device, unless they are sparse or take more than `RESIDENT` of its free memory.
     Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
-    brought to mean 1. ValueError that names the array, what was expected and what came.
+    brought to mean 1. ValueError or TypeError that names the array, what was expected and what
+    came: its kind, its shape, a number that is not finite, targets out of the range of the loss.
     """
     dtype_of(where, dtype)  # that there is one of that name
-    X, Y = (x if is_sparse(x) or compat.is_array_api_obj(x) else to_host(x) for x in (X, Y))
-    if X.ndim != 2 or X.shape[1] != network.n_inputs:
-        raise ValueError(
-            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
-            f"{tuple(X.shape)}" + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
-        )
+    X, Y = real_array("X", X), real_array("Y", Y)
+    check_width(network, X)
     if X.shape[0] == 0:
         raise ValueError("X has no rows; at least one example is needed")
+    if Y.ndim:  # else its shape is what is wrong
+        _same_length("Y", Y, X)
     resident = not is_sparse(X) and _fits(where, dtype, X, Y)
     home = where if resident else select("cpu")
-    if not is_sparse(X):
-        X = home.in_rows(home.asarray(X, None if _is_integral(X) else dtype))
-    elif X.dtype.kind == "f":
-        X = X.astype(dtype)
-    Y = home.in_rows(_targets(network, loss, home, dtype, home.asarray(Y)))
-    _same_length("Y", Y, X)
-    if weights is not None:
-        weights = home.asarray(weights, dtype)
-        if weights.ndim != 1:
-            raise ValueError(
-                f"sample_weight must be (n_samples,), got shape {tuple(weights.shape)}"
-            )
-        _same_length("sample_weight", weights, X)
-        host = to_host(weights)
-        if not (np.isfinite(host).all() and (host >= 0).all() and host.any()):
-            raise ValueError("sample_weight must be finite, not negative, and not all zero")
-        weights = weights / float(host.mean(dtype=np.float64))
+    # What overflows in a cast is named, with its place.
+    with home.context(), np.errstate(all="ignore"):
+        Y = home.in_rows(put_targets(network, loss, home, dtype, Y))
+        if weights is not None:
+            weights = home.asarray(_of_mean_one(weights, X), dtype)
+        X = _put_inputs(X, where, home, dtype)
     return Data(X, Y, weights) if resident else HostData(X, Y, weights)
+
+
+def put_held_out(
+    network: Network, loss: Loss, where: Device, dtype: str, validation_data: Any
+) -> Data | HostData | None:
+    """Validation data, (X, Y) or (X, Y, sample_weight), likewise; errors name them."""
+    if validation_data is None:
+        return None
+    try:
+        return put(network, loss, where, dtype, *validation_data)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"validation_data: {error}") from None
+
+
+def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
+    """X as it lives at home: integers that `where` holds as they are, all else finite `dtype`."""
+    if is_sparse(X):
+        kept = X.dtype.kind in "biu" and where.keeps(X.data)
+        placed = X if kept or X.dtype == dtype else X.astype(dtype)
+    else:
+        kept = _is_integral(X) and where.keeps(X)
+        placed = home.in_rows(home.asarray(X, None if kept else dtype))
+    if not kept:
+        check_finite("X", placed, X, home)
+    return placed
+
+
+def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
+    """Sample weights (N,) in float64 on the host, brought to mean 1.
+
+    One that is so small beside the others that `dtype` has no number for it counts nothing.
+    """
+    weights = to_host(real_array("sample_weight", weights)).astype(np.float64)
+    if weights.ndim != 1:
+        raise ValueError(f"sample_weight must be (n_samples,), got shape {tuple(weights.shape)}")
+    _same_length("sample_weight", weights, X)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any() or not weights.any():
+        row = int(wrong.argmax())
+        found = f"{weights[row]:g} in row {row} (from 0)" if wrong.any() else "zeros only"
+        raise ValueError(
+            f"sample_weight must be finite, not negative, and not all zero, got {found}"
+        )
+    weights = weights / weights.max()  # whose sum neither overflows nor vanishes
+    return weights / weights.mean()
 
 
 def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
@@ -103,33 +137,9 @@ def itemsize(dtype: str) -> int:
 
 
 def _is_integral(x: Array) -> bool:
-    return device_of(x).xp.isdtype(x.dtype, ("integral", "bool"))
-
-
-def _targets(network: Network, loss: Loss, where: Device, dtype: str, Y: Array) -> Array:
-    K = network.n_outputs
-    if loss.targets.kind == "classes" and Y.ndim == 1:
-        if not where.xp.isdtype(Y.dtype, "integral"):
-            raise ValueError(
-                f"Y must hold integer classes or be (n_samples, {K}) probabilities for "
-                f"{loss.name!r}, got shape {tuple(Y.shape)} of {Y.dtype}"
-            )
-        host = to_host(Y)
-        if host.size and not 0 <= host.min() <= host.max() < K:
-            raise ValueError(
-                f"Y must hold classes from 0 to {K - 1}, one for each output of the network, got "
-                f"{host.min()} to {host.max()}"
-            )
-        return Y
-    if Y.ndim == 1:
-        Y = where.xp.reshape(Y, (-1, 1))
-    columns = {1, K} if loss.targets.broadcast else {K}
-    if Y.ndim != 2 or Y.shape[1] not in columns:
-        raise ValueError(
-            f"Y must be (n_samples, {K}), one column for each output of the network, got shape "
-            f"{tuple(Y.shape)}"
-        )
-    return where.asarray(Y, dtype)
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "biu"
+    return integer_name(x) is not None or dtype_name(x) == "bool"
 
 
 def _same_length(name: str, array: Array, X: Array) -> None:
@@ -146,25 +156,36 @@ def floating_dtype(X: Any) -> str:
 
 def rows_of(X: Any, rows: slice, where: Device, dtype: Any) -> Array:
     """Rows of an array of any library, or of a CSR matrix, dense and as `dtype` on a device."""
-    part = where.asarray(X[rows].toarray() if is_sparse(X) else X[rows, ...])
+    part = X[rows].toarray() if is_sparse(X) else X[rows, ...]
+    part = where.asarray(part, None if where.keeps(part) else str(dtype).rpartition(".")[2])
     return part if part.dtype == dtype else where.xp.astype(part, dtype)
 
 
 def class_weights(Y: Any, weighting: str | Mapping[int, float]) -> np.ndarray:
-    """Sample weights (N,) from weights of the classes 0 ... K-1 in Y.
+    """Sample weights (N,) from weights of the classes 0 ... K-1 in Y (N,).
 
     "balanced" gives class k the weight N / (K N_k), so that all classes count alike; a mapping
-    names some, the others count 1. ValueError for anything else, or a class that is not there.
+    names some, the others count 1. ValueError for anything else, for a class that is not there, and
+    for weights that are not finite, negative, or all zero.
     """
-    Y = to_host(Y)
-    counts = np.bincount(Y)
+    Y = to_host(real_array("Y", Y))
+    if Y.ndim != 1 or integer_name(Y) is None:
+        raise ValueError(f"Y must hold integer classes (N,), got shape {Y.shape} of {Y.dtype}")
+    classes, places, counts = np.unique(Y, return_inverse=True, return_counts=True)
     if isinstance(weighting, Mapping):
-        unknown = [k for k in weighting if k not in range(len(counts)) or not counts[k]]
+        unknown = [k for k in weighting if k not in classes.tolist()]
         if unknown:
             raise ValueError(f"class_weight names classes that are not in Y: {unknown}")
-        table = np.array([float(weighting.get(k, 1.0)) for k in range(len(counts))])
+        table = np.array([float(weighting.get(k, 1.0)) for k in classes.tolist()])
+        for k, weight in zip(classes, table, strict=True):
+            if not 0 <= weight < np.inf:
+                raise ValueError(
+                    f"class_weight must be finite and not negative, got {weight:g} for class {k}"
+                )
+        if not table.any():
+            raise ValueError("class_weight must not be 0 for all classes; no example would count")
     elif weighting == "balanced":
-        table = len(Y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        table = len(Y) / (len(classes) * counts)
     else:
         raise ValueError(f"class_weight must be 'balanced' or a mapping, got {weighting!r}")
-    return table[Y]
+    return table[places]

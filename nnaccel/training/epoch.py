@@ -31,6 +31,7 @@ class Epoch:
     validation_metric: Any = None
     seconds: float = 0.0  # without validation
     samples_per_second: float = 0.0
+    greater_is_better: bool | None = None  # of the metrics; None where their Metric does not say
 
     @cached_property
     def params(self) -> Array:

@@ -27,7 +27,7 @@ from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import Network, leaves
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.precision import check_precision
-from nnaccel.training.data import Data, HostData, floating_dtype, put
+from nnaccel.training.data import Data, HostData, floating_dtype, put, put_held_out
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, copy_state
 from nnaccel.training.prediction import check_params
@@ -130,8 +130,8 @@ def train(
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
     metric = metrics.get(metric, loss) if isinstance(metric, str | Metric) else metric
-    at_least(0, seed=seed, epochs=epochs)
-    at_least(1, batch_size=batch_size)
+    seed, epochs = at_least(0, seed=seed, epochs=epochs)
+    [batch_size] = at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
@@ -175,9 +175,7 @@ def _begin(
     """
     network, loss, dtype = run.network, run.loss, run.dtype
     data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
-    held_out = None
-    if given.validation_data is not None:
-        held_out = put(network, loss, where, dtype, *given.validation_data)
+    held_out = put_held_out(network, loss, where, dtype, given.validation_data)
     N = data.X.shape[0]
     with where.context():
         params, state = given.start(run, where)
@@ -267,7 +265,9 @@ def _epochs(
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
                 check_validation(held[0], number)
-        yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+        greater = metric and metric.greater_is_better
+        speed = N / max(seconds, 1e-9)
+        yield Epoch(number, params, state, *trained, *held, seconds, speed, greater)
 
 
 def _epoch_on(

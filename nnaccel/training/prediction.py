@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
-from nnaccel.devices.device import Device, device_of, to_host
+from nnaccel.devices.device import Device, device_of
 from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths import losses
 from nnaccel.maths.layers import Chain
 from nnaccel.maths.losses import Loss
-from nnaccel.maths.minibatch import bounds, is_sparse
+from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import Network, flatten, forward, layout, leaves, views
 from nnaccel.ops import Ops
+from nnaccel.training.array_checks import check_width, real_array
 from nnaccel.training.data import rows_of
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.streaming import evaluation_rows
@@ -25,18 +25,16 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
 
     With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
     array of any library. The products are float32, or float64 with such params, in whatever
-    precision the network was trained. ValueError when its width, or the number of params, is
-    not that of the network, MemoryError where the device has no memory left.
+    precision the network was trained. Rows with a number that is not finite are predicted like
+    any other, most often as NaN. ValueError when the width of X, or the number of params, is not
+    that of the network, TypeError for X that holds no real numbers, MemoryError where the device
+    has no memory left.
     """
     where = device_of(params)
     link = losses.get(loss).link if loss is not None else None
     check_params(network, params)
-    X = X if is_sparse(X) or compat.is_array_api_obj(X) else to_host(X)
-    if X.ndim != 2 or X.shape[1] != network.n_inputs:
-        raise ValueError(
-            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
-            f"{tuple(X.shape)}"
-        )
+    X = real_array("X", X)
+    check_width(network, X)
     with where.context():
         tree = views(params, layout(network), xp=where.xp)
     return outputs(network, tree, X, where, link)

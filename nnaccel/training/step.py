@@ -134,9 +134,9 @@ def generator(seed: int, stream: int) -> np.random.Generator:
 
 def initialize(network: Network, seed: int = 0, *, members: int | None = None) -> np.ndarray:
     """Initial parameters (P,), or (members, P) for independent networks, float64 on the host."""
-    at_least(0, seed=seed)
+    [seed] = at_least(0, seed=seed)
     if members is not None:
-        at_least(1, members=members)
+        [members] = at_least(1, members=members)
     rng = generator(seed, 0)
     starts = [initial_params(network, rng, xp=np) for _ in range(members or 1)]
     return np.stack(starts) if members else starts[0]

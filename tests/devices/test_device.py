@@ -577,3 +577,67 @@ def test_cupy_shares_the_gpu_with_pytorch():
     tensor = other.asarray(x)
     assert tensor.data_ptr() == x.data.ptr
     assert device.asarray(tensor).data.ptr == x.data.ptr
+
+
+# Integers never wrap
+
+
+@pytest.fixture
+def jax_of_32_bits():
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", False)
+    yield select("jax:cpu")
+    jax.config.update("jax_enable_x64", True)
+
+
+BIG = [
+    pytest.param(np.array([-1, 5_000_000_000]), "int32", -1, id="int64"),
+    pytest.param(np.array([-1, 5_000_000_000], ">i8"), "int32", -1, id="big-endian"),
+    pytest.param(np.array([0, 5_000_000_000], "uint64"), "uint32", 0, id="uint64"),
+    pytest.param([0, 5_000_000_000], "int32", 0, id="list"),
+]
+
+
+@pytest.mark.parametrize(("x", "dtype", "least"), BIG)
+def test_jax_without_x64_does_not_wrap_long_integers(jax_of_32_bits, x, dtype, least):
+    message = (
+        rf"integers from {least} to 5000000000 do not fit {dtype} on 'jax:cpu:0'; run "
+        r"jax.config.update\('jax_enable_x64', True\), or make them floating"
+    )
+    with pytest.raises(ValueError, match=message):
+        jax_of_32_bits.asarray(x)
+    assert not jax_of_32_bits.keeps(np.asarray(x))
+    # A number is one in floating numbers too.
+    assert to_host(jax_of_32_bits.asarray(x, "float32")).tolist() == [least, 5e9]
+
+
+def test_jax_without_x64_takes_long_integers_that_are_short_numbers(jax_of_32_bits):
+    for x in (np.array([-(2**31), 2**31 - 1]), np.array([0, 2**32 - 1], "uint64")):
+        array = jax_of_32_bits.asarray(x)
+        assert array.dtype == ("int32" if x.dtype == "int64" else "uint32")
+        assert to_host(array).tolist() == x.tolist()
+        assert jax_of_32_bits.keeps(x)
+    assert jax_of_32_bits.asarray(np.zeros((0, 3), "int64")).shape == (0, 3)
+
+
+def test_a_tensor_of_pytorch_does_not_wrap_on_jax(jax_of_32_bits):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="integers from 1 to 5000000000 do not fit int32"):
+        jax_of_32_bits.asarray(torch.tensor([1, 5_000_000_000]))
+
+
+@pytest.mark.parametrize(
+    ("x", "dtype"),
+    [([300], "uint8"), ([-1], "uint64"), ([2**63], "int64"), ([5_000_000_000], "int32")],
+)
+def test_an_integer_dtype_that_is_asked_for_holds_the_numbers_or_is_refused(xp_device, x, dtype):
+    message = rf"integers from {x[0]} to {x[0]} do not fit {dtype} on .*; ask for a longer dtype"
+    with pytest.raises(ValueError, match=message):
+        xp_device.device.asarray(np.array(x), dtype)
+    assert to_host(xp_device.device.asarray(np.array([7]), dtype)).tolist() == [7]
+
+
+def test_a_tensor_of_bfloat16_reaches_the_host():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([1.0, -0.5, 3.0], dtype=torch.bfloat16)
+    np.testing.assert_array_equal(to_host(x), np.float32([1.0, -0.5, 3.0]), strict=True)

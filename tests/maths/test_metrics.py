@@ -21,6 +21,9 @@ def test_a_loss_without_a_metric_is_its_own():
     cubic = Loss("cubic", lambda Z, Y, weights, *, xp: (xp.mean(abs(Z - Y) ** 3), None), identity)
     metric = metrics.for_loss(cubic)
     assert (metric.name, metric.greater_is_better) == ("cubic", False)
+    # Of a metric that a user adds nobody knows, unless it is said.
+    assert metrics.Metric("mine", metrics.accuracy).greater_is_better is None
+    assert all(type(row.greater_is_better) is bool for row in metrics.METRICS.values())
     assert read(metric) == pytest.approx((0.5**3 + 1 + 27) / 3)
     assert metrics.for_loss(cubic) is metric  # so that a program compiled for it serves again
 

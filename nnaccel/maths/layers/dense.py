@@ -84,10 +84,10 @@ class Dense:
         return Dense(D + 1, ACTIVATIONS["tanh"])
 
     def __post_init__(self) -> None:
-        at_least(1, units=self.units)
+        [units] = at_least(1, units=self.units)
+        object.__setattr__(self, "units", units)
         if self.initializer != "auto":
             find("initializer", self.initializer, initializers.INITIALIZERS)
-        object.__setattr__(self, "units", int(self.units))
         object.__setattr__(self, "activation", activations.get(self.activation))
 
     def width(self, D: int) -> int:

@@ -1,0 +1,139 @@
+"""Arrays as they are given: real numbers, of the network's width, and finite."""
+
+import math
+from contextlib import suppress
+from numbers import Real
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from nnaccel.devices.device import INTEGERS, Device, dtype_name, to_host
+from nnaccel.maths.minibatch import bounds, is_sparse
+from nnaccel.maths.network import Network
+from nnaccel.typing import Array, Namespace
+
+REAL = {"bool", *INTEGERS, "bfloat16", "float16", "float32", "float64"}  # longer ones are NumPy's
+NUMBERS = "biuf"  # the kinds of NumPy's dtypes that are real numbers
+
+# The others: what they are, and what to give in their place.
+OTHERS = {
+    "c": ("complex numbers", "give {name}.real and {name}.imag as columns of their own"),
+    "M": ("dates", "count from one: ({name} - {name}.min()) / numpy.timedelta64(1, 'D')"),
+    "m": ("durations", "count in a unit: {name} / numpy.timedelta64(1, 's')"),
+    "U": ("text", "encode categories as numbers; {name}.astype(float) reads text that spells them"),
+    "V": ("records", "use numpy.lib.recfunctions.structured_to_unstructured({name})"),
+}
+OTHERS["S"] = OTHERS["T"] = OTHERS["U"]
+
+
+def real_array(name: str, x: Any) -> Any:
+    """x as an array of its library that holds real numbers, a sparse X in CSR format.
+
+    Lists and tables become NumPy arrays, and so do objects that all are numbers.
+    TypeError for other kinds, and for what is masked, with what to give in its place.
+    """
+    if type(x) is np.ndarray and x.dtype.kind in NUMBERS:
+        return x
+    if hasattr(x, "tocsr"):
+        return _csr(name, x)
+    if compat.is_array_api_obj(x) and not compat.is_numpy_array(x):
+        if dtype_name(x) not in REAL:
+            _refuse(name, x.dtype, "c" if "complex" in str(x.dtype) else "")
+        if "sparse" in str(getattr(x, "layout", "")):  # PyTorch's
+            raise TypeError(f"{name} must be dense, got a sparse tensor; use {name}.to_dense()")
+        return x
+    if np.ma.is_masked(x):
+        raise TypeError(
+            f"{name} has masked values, which training would take for numbers; fill them, as by "
+            f"{name}.filled({name}.mean(axis=0)), or leave out the rows"
+        )
+    try:
+        return _real_numpy(name, to_host(x))
+    except ValueError as error:  # of lists whose rows differ in length
+        raise ValueError(f"{name} must be an array of numbers, got: {error}") from None
+
+
+def _real_numpy(name: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "O":
+        with suppress(ValueError):
+            x = np.asarray(x.tolist())  # so that NumPy finds out what the objects are
+        if x.dtype.kind == "O":
+            other = next((v for v in x.flat if not isinstance(v, Real | np.bool_)), x.flat[0])
+            raise TypeError(
+                f"{name} must hold real numbers, got objects such as {str(other)[:40]!r} of type "
+                f"{type(other).__name__}; use {name}.astype(float) if they are numbers"
+            )
+    if x.dtype.kind not in NUMBERS and x.dtype.name not in REAL:
+        _refuse(name, x.dtype, x.dtype.kind)
+    return np.asarray(x)
+
+
+def _csr(name: str, x: Any) -> Any:
+    if name != "X":
+        raise TypeError(f"{name} must be dense, got {type(x).__name__}; use {name}.toarray()")
+    if x.dtype.kind not in NUMBERS:
+        _refuse(name, x.dtype, x.dtype.kind)
+    return x if is_sparse(x) else x.tocsr()
+
+
+def _refuse(name: str, dtype: Any, kind: str) -> None:
+    what, remedy = OTHERS.get(kind, ("this dtype", "use float32"))
+    raise TypeError(
+        f"{name} must hold real numbers, got {what} ({dtype}); {remedy.format(name=name)}"
+    )
+
+
+def check_width(network: Network, X: Any) -> None:
+    """ValueError unless X is (N, n_inputs)."""
+    if X.ndim != 2 or X.shape[1] != network.n_inputs:
+        raise ValueError(
+            f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
+            f"{tuple(X.shape)}" + ("; for one sample use X[None, :]" if X.ndim == 1 else "")
+        )
+
+
+def at_hand(x: Array, where: Device) -> tuple[Array, Namespace]:
+    """x, an array of that device, and the namespace to look at it with: NumPy's, which compiles
+    nothing, where it is in the memory of the host."""
+    if isinstance(x, np.ndarray):
+        return x, np
+    return (to_host(x), np) if where.memory_free() is None else (x, where.xp)
+
+
+def check_finite(name: str, x: Any, given: Any, where: Device) -> None:
+    """ValueError that names the first number of x, an array (N, D) on that device or a CSR matrix,
+    that is not finite, and says whether it was so in `given`, the same before it was cast.
+
+    One pass where all is well: a sum of squares is finite only if all of them are, and the BLAS
+    computes it as fast as memory is read.
+    """
+    flat, xp = at_hand(x.data if is_sparse(x) else x, where)
+    flat = xp.reshape(flat, (-1,))
+    if math.isfinite(flat @ flat):
+        return
+    place = _first_not_finite(flat, xp=xp)
+    if place is None:
+        return  # large numbers, of which the sum overflows
+    if is_sparse(x):
+        row = int(to_host(x.indptr).searchsorted(place, side="right")) - 1
+        column, before = int(x.indices[place]), float(given.data[place])
+    else:
+        row, column = divmod(place, x.shape[1])
+        before = float(given[row, column] if given.ndim == 2 else given[row])
+    found = f"in row {row}, column {column} (both from 0)"
+    if math.isfinite(before):
+        raise ValueError(
+            f"{name} must be finite, and {before:g} {found} is too large for {dtype_name(x)}; "
+            "scale it, or train in float64"
+        )
+    raise ValueError(f"{name} must be finite, got {before} {found}; fill it, or leave out the row")
+
+
+def _first_not_finite(flat: Array, *, xp: Namespace) -> int | None:
+    """The number of the first element that is not finite, looked for in parts."""
+    for start, stop in bounds(flat.shape[0], 2**20):
+        bad = ~xp.isfinite(flat[start:stop])
+        if bool(xp.any(bad)):
+            return start + int(xp.argmax(xp.astype(bad, xp.uint8)))
+    return None
