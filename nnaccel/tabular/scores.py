@@ -25,8 +25,8 @@ def scores_of(
     much each row counts.   quantile: what the numbers are of, other than means.   threshold: the
     probability from which the second of two classes is predicted; None: the more probable one.
 
-    Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score; for
-    two classes precision, recall, F1 and average precision of the second one, for several their
+    Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score;
+    for two classes precision, recall, F1 and average precision of the second one, for several their
     means over classes; ROC AUC (one against the rest, averaged, where every class occurs); a table
     of each class; the confusion matrix, true classes in rows.
     Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
@@ -98,11 +98,10 @@ def _of_classes(
     shown = (lambda each: float(each[1])) if is_binary else (lambda each: float(np.mean(each)))
     one_hot = (Y[:, None] == labels).astype(float)
     brier = np.average(((P - one_hot) ** 2).sum(axis=1), weights=weights)
+    most = int(rows.argmax())
     scores: dict[str, Any] = {
         "accuracy": float(metrics.accuracy_score(Y, guess, **options)),
-        f"accuracy of always {target.classes[int(rows.argmax())]!r}": float(
-            rows.max() / rows.sum()
-        ),
+        f"accuracy of always {target.classes[most]!r}": float(rows[most] / rows.sum()),
         "log loss": float(metrics.log_loss(Y, P, labels=labels, **options)),
         "Brier score": float(brier / 2 if is_binary else brier),
         "precision": shown(precision),

@@ -1,6 +1,5 @@
 """Files of tables: read by their extension, and written."""
 
-import gzip
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 1 << 16  # rows of a Parquet file read at once
+BLANK = b"\xef\xbb\xbf\r\n\t "  # with a byte order mark: a file with no more is empty
 CHUNK = 1 << 24  # bytes decompressed at once
 DELIMITED = (".csv", ".tsv", ".txt")  # and the same, compressed: ".csv.gz", ".csv.zst"
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
 
 def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table", Structure | None]:
@@ -68,7 +68,7 @@ def suffix_of(path: Path) -> str:
 
 def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", Structure]:
     content = _decompressed(path, kind) if kind.endswith(("gz", "zst")) else path.read_bytes()
-    if not content[:CHUNK].strip(b"\xef\xbb\xbf\r\n\t ") and not content.strip(b"\r\n\t "):
+    if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
         raise Unreadable(f"{path} is empty; expected a table with column names and rows")
     with reading(path, kind):
         try:
@@ -80,9 +80,10 @@ def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", 
 def _decompressed(path: Path, kind: str) -> bytes:
     pa = import_extra("pyarrow")
     parts, size = [], 0
-    is_gzip = kind.endswith("gz")
-    opened = gzip.open(path) if is_gzip else pa.input_stream(str(path), compression="zstd")
-    with reading(path, kind), opened as file:
+    with (
+        reading(path, kind),
+        pa.input_stream(str(path), compression=COMPRESSED[path.suffix]) as file,
+    ):
         for part in iter(partial(file.read, CHUNK), b""):
             size += len(part)
             check_expansion(path, size)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.arguments import did_you_mean
+from nnaccel.files import Unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa

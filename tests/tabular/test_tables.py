@@ -160,7 +160,7 @@ def test_what_is_no_table():
 
 
 def test_pop_target():
-    rest, column, name = pop_target(TABLE, "job")
+    rest, column, name = pop_target(TABLE, ["job"])
     assert (rest.column_names, column.to_pylist(), name) == (
         ["age", "ok"],
         TABLE["job"].to_pylist(),
@@ -172,18 +172,18 @@ def test_pop_target_says_what_there_is():
     with pytest.raises(
         ValueError, match=r"no column named 'Jbo'; columns: age, job, ok; did.*'job'"
     ):
-        pop_target(TABLE, "Jbo")
+        pop_target(TABLE, ["Jbo"])
     with pytest.raises(
         ValueError, match="no target column named; pass --target NAME; columns: age"
     ):
-        pop_target(TABLE, None)
+        pop_target(TABLE, [])
     with pytest.raises(ValueError, match="pass --target NAME, for example --target Class; columns"):
-        pop_target(TABLE.append_column("Class", [[1, 2, 3]]), None)
+        pop_target(TABLE.append_column("Class", [[1, 2, 3]]), [])
     with pytest.raises(ValueError, match="'age' is the only column"):
-        pop_target(TABLE.select(["age"]), "age")
+        pop_target(TABLE.select(["age"]), ["age"])
     wide = pa.table({f"c{i}": [0] for i in range(40)})
     with pytest.raises(ValueError, match=r"c11, … \(40 in all\)"):
-        pop_target(wide, None)
+        pop_target(wide, [])
 
 
 def test_listing_is_short():

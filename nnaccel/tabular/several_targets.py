@@ -1,0 +1,117 @@
+"""Several targets at once: numbers side by side, or labels of which each is yes or no."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnaccel import schema
+from nnaccel.tabular.tables import as_table
+from nnaccel.tabular.targets import Target, fit_target, rows_with_target
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Several target columns: all are numbers, or all have two classes.
+
+    It answers what a `Target` does, for y a table of the columns and Y (N, K).
+    """
+
+    columns: tuple[Target, ...]
+
+    @property
+    def task(self) -> str:
+        """ "regression", or "labels" where each of them is one of two classes."""
+        return "labels" if self.columns[0].classes else "regression"
+
+    @property
+    def name(self) -> str:
+        """The names of the columns, as a person lists them."""
+        return ", ".join(target.name for target in self.columns)
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """None for all of them together: each has its own."""
+        return ()
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Of the numbers, in their own units (K,)."""
+        return np.array([target.scale for target in self.columns])
+
+    def n_outputs(self, loss_kind: str) -> int:
+        """The outputs of a network for these targets."""
+        return len(self.columns)
+
+    def parse(self, values: Any) -> Any:
+        """A table whose columns of text are what the targets hold."""
+        table = as_table(values)
+        for target in self.columns:
+            i = table.column_names.index(target.name)
+            table = table.set_column(i, target.name, target.parse(table[target.name]))
+        return table
+
+    def encode(self, values: Any) -> np.ndarray:
+        """What the loss is given (N, K): standardised numbers, or 0 and 1."""
+        table = as_table(values)
+        return np.stack([t.encode(table[t.name]) for t in self.columns], axis=1).astype(np.float64)
+
+    def outputs(self, A: np.ndarray) -> np.ndarray:
+        """Predictions A (N, K) of the network as numbers in their units, or P(second class)."""
+        if self.task == "labels":
+            return A
+        return np.stack([t.decode(A[:, k]) for k, t in enumerate(self.columns)], axis=1)
+
+    def decode(self, outputs: np.ndarray, threshold: float | None = None) -> dict[str, np.ndarray]:
+        """The predicted columns (N,) by name, from `outputs`."""
+        if self.task == "regression":
+            return {t.name: outputs[:, k] for k, t in enumerate(self.columns)}
+        above = outputs >= (0.5 if threshold is None else threshold)
+        return {t.name: t.decode(above[:, k].astype(int)) for k, t in enumerate(self.columns)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The targets as data for JSON."""
+        return {"columns": [target.to_dict() for target in self.columns]}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Targets":
+        """The targets that `to_dict` gave, once every key and value has been checked."""
+        schema.check(data, {"columns": schema.RECORDS}, "targets")
+        columns = tuple(map(Target.from_dict, data["columns"]))
+        names = [target.name for target in columns]
+        if len(columns) < 2 or len({*names}) < len(names):
+            raise ValueError(f"targets: 'columns' must be two or more different ones, got {names}")
+        return _checked(columns)
+
+
+def fit_targets(table: Any, task: str = "auto") -> Targets:
+    """Decide how the columns of a table are encoded together; see `fit_target`.
+
+    ValueError where they are not all numbers or all of two classes.
+    """
+    return _checked(
+        tuple(fit_target(table[name], task, name) for name in as_table(table).column_names)
+    )
+
+
+def rows_with_targets(table: Any) -> np.ndarray:
+    """Boolean mask (N,): the rows where no target is missing."""
+    return np.all([rows_with_target(table[name]) for name in table.column_names], axis=0)
+
+
+def _checked(columns: Sequence[Target]) -> Targets:
+    kinds = {target.name: _kind(target) for target in columns}
+    if len({*kinds.values()}) > 1 or not {*kinds.values()} <= {"numbers", "two classes"}:
+        found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())
+        raise ValueError(
+            "several targets must all be numbers, or all have two classes, got "
+            f"{found}; train a model for each, or set --task"
+        )
+    return Targets(tuple(columns))
+
+
+def _kind(target: Target) -> str:
+    if target.task == "regression":
+        return "numbers"
+    return "two classes" if len(target.classes) == 2 else f"{len(target.classes)} classes"
