@@ -128,7 +128,7 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
     examples = read(options.source, options.target)
     if options.test is not None:
         test = read(options.test, examples.target)
-        examples = examples._replace(test=(test.data, test.y))
+        examples = examples._replace(test=test.rows)
     output = Path(options.output or f"{examples.source}.safetensors")
     _check_output(output)
     fit = Fit(
@@ -179,15 +179,16 @@ def _load(path: str) -> "Model":
 
 def _rows(file: str, model: "Model", *, need_target: bool) -> tuple[Any, Any]:
     from nnaccel.tabular.model import labelled
-    from nnaccel.tabular.sources import read
+    from nnaccel.tabular.sources import Rows, read
 
     examples = read(file, model.target.name, need_target=need_target)
     data, y = examples.data, examples.y
     if examples.test is not None:
-        data, y = examples.test
+        data, y, _ = examples.test
     if not need_target:
         return data, y
-    return labelled(data, model.target.parse(y), model.target.name)
+    rows = labelled(Rows(data, model.target.parse(y)), model.target.name)
+    return rows.data, rows.y
 
 
 def _check_output(path: Path) -> None:

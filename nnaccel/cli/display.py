@@ -19,7 +19,7 @@ from nnaccel.maths.layers import Param
 from nnaccel.maths.metrics import for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout, leaves
-from nnaccel.tabular.features import Features, Numeric
+from nnaccel.tabular.encoding import Features, Numeric
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
 from nnaccel.training.architecture import describe

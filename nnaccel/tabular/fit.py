@@ -14,40 +14,22 @@ from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.datasets import split
-from nnaccel.tabular.feature_fit import fit_features
+from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.labels import read_labels
-from nnaccel.tabular.model import Model, labelled, n_outputs_of, scores_of
+from nnaccel.tabular.model import Model, labelled
+from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.settings import Settings, build, resolve, to_dict
-from nnaccel.tabular.sources import Examples, take
+from nnaccel.tabular.several_targets import Targets, fit_targets
+from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
 from nnaccel.tabular.tables import as_table
-from nnaccel.tabular.targets import Target, fit_target, is_text_column
+from nnaccel.tabular.targets import Target, fit_target
 from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
 
-
-class Rows(NamedTuple):
-    """Rows that are not yet encoded: a table or a matrix, and the target of each."""
-
-    data: Any
-    y: Any
-
-    @property
-    def n_rows(self) -> int:
-        """How many there are."""
-        return len(self.y)
-
-    def split(self, part: str, target: Target, fraction: float, seed: int) -> tuple["Rows", "Rows"]:
-        """The rows that stay, and that fraction of them which becomes the part of this name."""
-        stratify = target.task == "classification"
-        try:
-            numbers = split(target.encode(self.y), fraction, seed, stratify)
-        except ValueError as error:
-            raise ValueError(f"{part}_fraction: {error}") from None
-        kept, held = (Rows(take(self.data, n), take(self.y, n)) for n in numbers)
-        return kept, held
+Forms = dict[str, str]  # of the targets by name, see `Target.form`
 
 
 class Parts(NamedTuple):
@@ -58,63 +40,105 @@ class Parts(NamedTuple):
     test: Rows | None
 
 
-def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None, str]:
-    """The examples with all cells read, how the columns were read, and the decimal mark.
+def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None, Forms]:
+    """The examples with all cells read, how the columns were read, and the form of each target.
 
     A matrix is as it is.
     """
     if isinstance(examples.data, np.ndarray):
-        return examples, None, "."
+        return examples, None, {}
     found, table = survey(as_table(examples.data), rules)
-    y, form = examples.y, "."
-    if examples.written and is_text_column(y):
-        y, reading = read_labels(examples.target, y, found.decimal)
-        form = reading.form or form
-    return examples._replace(data=table, y=y), found, form
+    y, forms = examples.y, {}
+    if examples.written:
+        y, forms = _read_targets(examples.target, y, found.decimal)
+    return examples._replace(data=table, y=y), found, forms
+
+
+def _read_targets(name: str, y: Any, decimal: str) -> tuple[Any, Forms]:
+    """The columns of a target as what their text means."""
+    if not hasattr(y, "column_names"):
+        found, reading = read_labels(name, y, decimal)
+        return found, {name: reading.form}
+    forms: Forms = {}
+    for i, column in enumerate(y.column_names):
+        found, reading = read_labels(column, y[column], decimal)
+        y, forms[column] = y.set_column(i, column, found), reading.form
+    return y, forms
 
 
 def split_examples(
-    examples: Examples, settings: Settings, test_fraction: float, form: str = "."
-) -> tuple[Parts, Target, Settings]:
+    examples: Examples, settings: Settings, test_fraction: float, forms: Forms
+) -> tuple[Parts, Target | Targets, Settings]:
     """The parts of the examples, the target as it is trained on, and the settings resolved.
 
-    form: how the numbers of a target are written, see `Target.form`.
+    forms: how the numbers of a target are written, see `Target.form`.
     """
     task = examples.task if settings.task == "auto" else settings.task
-    rows, test = Rows(*labelled(examples.data, examples.y, examples.target)), None
-    target = replace(fit_target(rows.y, task, examples.target), form=form)
+    rows, test = labelled(examples.rows, examples.target), None
+    target = fit_target_of(rows.y, task, examples.target, forms)
     if examples.test is not None:
-        data, y = examples.test
-        test = Rows(*labelled(data, target.parse(y), examples.target))
+        test = examples.test._replace(y=target.parse(examples.test.y))
+        test = labelled(test, examples.target)
     elif test_fraction:
-        rows, test = rows.split("test", target, test_fraction, settings.seed)
-    n_classes, pixels = len(target.classes), examples.pixels
-    settings = resolve(settings, rows.n_rows, n_classes, pixels=pixels)
-    target = target_in_training(target, rows.y, settings)
+        rows, test = split_rows(rows, "test", target, test_fraction, settings.seed)
+    n_classes = 2 if target.task == "labels" else len(target.classes)
+    settings = resolve(settings, rows.n_rows, n_classes, pixels=examples.pixels)
+    if target.task == "regression":
+        target = fit_target_of(rows.y, "regression", examples.target, forms)
+        if losses.get(settings.loss).targets.bounded:
+            target = in_own_units(target)
     held, fraction = None, settings.validation_fraction
     if fraction:
-        rows, held = rows.split("validation", target, fraction, settings.seed)
+        rows, held = split_rows(rows, "validation", target, fraction, settings.seed)
     return Parts(rows, held, test), target, settings
 
 
-def target_in_training(target: Target, y: Any, settings: Settings) -> Target:
-    """The target with the scale of the rows that are left to train and validate."""
-    if target.task == "regression":
-        target = replace(fit_target(y, "regression", target.name), form=target.form)
-    if target.task == "regression" and losses.get(settings.loss).targets.bounded:
-        return replace(target, mean=0.0, scale=1.0)  # in their own units
-    return target
+def split_rows(
+    rows: Rows, part: str, target: Target | Targets, fraction: float, seed: int
+) -> tuple[Rows, Rows]:
+    """The rows that stay, and that fraction of them which becomes the part of this name."""
+    stratify = target.task == "classification"
+    codes = target.encode(rows.y) if stratify else np.arange(rows.n_rows)
+    try:
+        kept, held = split(codes, fraction, seed, stratify)
+    except ValueError as error:
+        raise ValueError(f"{part}_fraction: {error}") from None
+    return rows.take(kept), rows.take(held)
 
 
-def weights_of(Y: np.ndarray, target: Target, settings: Settings) -> np.ndarray | None:
+def fit_target_of(y: Any, task: str, name: str, forms: Forms) -> Target | Targets:
+    """The target of a column, or the targets of a table of several."""
+    if hasattr(y, "column_names"):
+        several = fit_targets(y, task)
+        return Targets(tuple(_in_form(target, forms) for target in several.columns))
+    return _in_form(fit_target(y, task, name), forms)
+
+
+def _in_form(target: Target, forms: Forms) -> Target:
+    return replace(target, form=forms.get(target.name) or target.form)
+
+
+def in_own_units(target: Target | Targets) -> Target | Targets:
+    """A regression target that is not standardised, for a loss that has a range."""
+    if isinstance(target, Targets):
+        return Targets(tuple(replace(t, mean=0.0, scale=1.0) for t in target.columns))
+    return replace(target, mean=0.0, scale=1.0)
+
+
+def weights_of(
+    Y: np.ndarray, target: Target | Targets, settings: Settings, weights: np.ndarray | None
+) -> np.ndarray | None:
     """How much each training row counts; ValueError for a target that the settings do not fit."""
     if settings.loss == "poisson" and (Y < 0).any():
         raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
     if settings.class_weight is None:
-        return None
-    if target.task == "regression":
-        raise ValueError("class_weight is for classification, and this is regression")
-    return class_weights(Y, settings.class_weight)
+        return weights
+    if target.task != "classification":
+        raise ValueError(
+            f"class_weight is for classification of one target, and this is {target.task}"
+        )
+    balanced = class_weights(Y, settings.class_weight)
+    return balanced if weights is None else balanced * weights
 
 
 def kernels_for(
@@ -152,22 +176,22 @@ class Fit:
         """Split and encode the examples and build the network; ValueError for data or settings
         from which nothing can be learned, and for test data that do not fit."""
         self.device = device or select("cpu")
-        examples, found, form = surveyed(examples, rules)
-        parts, self.target, self.settings = split_examples(examples, settings, test_fraction, form)
+        examples, found, forms = surveyed(examples, rules)
+        parts, self.target, self.settings = split_examples(examples, settings, test_fraction, forms)
         self.rows = {name: part.n_rows if part else 0 for name, part in parts._asdict().items()}
         rows, held, test = parts
         self.features = fit_features(
             rows.data, exclude=rules.drop, names=examples.names, surveyed=found
         )
         X, Y = self._encode(rows)
-        self._test = None if test is None else (self._encode(test)[0], test.y)
+        self._test = None if test is None else test._replace(data=self._encode(test)[0])
         settings = self.settings
-        weights = weights_of(Y, self.target, settings)
-        self.network, self.loss, optimizer = build(
-            settings, X.shape[1], n_outputs_of(self.target, settings.loss), rows.n_rows
-        )
+        weights = weights_of(Y, self.target, settings, rows.weights)
+        n_outputs = self.target.n_outputs(losses.get(settings.loss).targets.kind)
+        self.network, self.loss, optimizer = build(settings, X.shape[1], n_outputs, rows.n_rows)
         self.metric: Metric = for_loss(self.loss)
-        self.unit = self.target.scale if self.target.task == "regression" else 1.0
+        one = isinstance(self.target, Target) and self.target.task == "regression"
+        self.unit = self.target.scale if one else 1.0  # of several: in standard deviations
         self.history: list[dict[str, float]] = []
         self._last: Epoch | None = None
         self._stopping = EarlyStopping(
@@ -186,7 +210,7 @@ class Fit:
             batch_size=run.batch_size,
             l2=run.l2,
             sample_weight=weights,
-            validation_data=self._encode(held) if held else None,
+            validation_data=(*self._encode(held), held.weights) if held else None,
             metric=run.metric,
             seed=settings.seed,
             device=self.device,
@@ -253,5 +277,6 @@ class Fit:
         """Scores of the model on the rows held out for the test; none where there are none."""
         if self._test is None:
             return {}
-        X, y = self._test
-        return scores_of(self.target, model.outputs_of(X, self.device), y)
+        outputs = model.outputs_of(self._test.data, self.device)
+        options = {"weights": self._test.weights, **model.scoring()}
+        return scores_of(self.target, outputs, self._test.y, **options)

@@ -14,13 +14,14 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
-from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
-from nnaccel.tabular.features import Features
+from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.settings import Settings
-from nnaccel.tabular.sources import take
-from nnaccel.tabular.tables import TableWarning, import_extra
+from nnaccel.tabular.several_targets import Targets, rows_with_targets, target_of
+from nnaccel.tabular.sources import Rows
+from nnaccel.tabular.tables import TableWarning
 from nnaccel.tabular.targets import Target, rows_with_target
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
@@ -36,14 +37,15 @@ class Model(NamedTuple):
     params: Array
     loss: Loss
     features: Features
-    target: Target
+    target: Target | Targets
     history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
     settings: dict[str, Any]  # that it was trained with
     scores: dict[str, float]  # on the test data, if there were any
 
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
-        target's own units. Raises ValueError for a table that does not fit."""
+        target's own units; of several targets (N, K), numbers or the probability of the second
+        class. Raises ValueError for a table that does not fit."""
         return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
@@ -57,19 +59,27 @@ class Model(NamedTuple):
                 f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
                 "the model was trained on; correct or remove them"
             )
-        if self.target.task == "regression":
-            return self.target.decode(A[:, 0])
-        P = np.hstack([1.0 - A, A]) if A.shape[1] == 1 else A
-        return P / P.sum(axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+        return self.target.outputs(A)
 
-    def predict(self, data: Any, device: Device | None = None) -> np.ndarray:
-        """The label, or number, of each row (N,)."""
-        A = self.outputs(data, device)
-        return A if self.target.task == "regression" else self.target.decode(A.argmax(axis=1))
+    def predict(
+        self, data: Any, device: Device | None = None, *, threshold: float | None = None
+    ) -> Any:
+        """The label, or number, of each row (N,); of several targets each, by name.
+
+        threshold: the probability from which the second of two classes is predicted; None: the more
+        probable one.
+        """
+        return self.target.predicted(self.outputs(data, device), threshold)
 
     def evaluate(self, data: Any, y: Any, device: Device | None = None) -> dict[str, Any]:
         """Scores on labelled rows; see `scores_of`."""
-        return scores_of(self.target, self.outputs(data, device), y)
+        return scores_of(self.target, self.outputs(data, device), y, **self.scoring())
+
+    def scoring(self) -> dict[str, Any]:
+        """What scores need to know beside the target: the quantile that is predicted, if one is."""
+        if self.loss.name != "pinball":
+            return {}
+        return {"quantile": dict(self.loss.options).get("quantile", 0.5)}
 
     def to(self, device: str | Device) -> "Model":
         """The same model with its parameters on a device, where it then computes."""
@@ -100,7 +110,7 @@ class Model(NamedTuple):
         try:
             extra = schema.check(saved.extra, EXTRA, "model")
             features = Features.from_dict(extra["features"])
-            target = Target.from_dict(extra["target"])
+            target = target_of(extra["target"])
         except ValueError as error:
             raise ValueError(f"{path}: not a model of a table: {error}") from None
         if saved.network.n_inputs != len(features.names):
@@ -108,7 +118,7 @@ class Model(NamedTuple):
                 f"{path}: not a model that can be used: the network has {saved.network.n_inputs} "
                 f"inputs and the table's encoding {len(features.names)} columns"
             )
-        if saved.network.n_outputs != n_outputs_of(target, saved.loss.name):
+        if saved.network.n_outputs != target.n_outputs(saved.loss.targets.kind):
             raise ValueError(
                 f"{path}: not a model that can be used: the network has "
                 f"{saved.network.n_outputs} outputs, which does not fit its target"
@@ -157,49 +167,15 @@ EXTRA = {
 }
 
 
-def scores_of(target: Target, outputs: np.ndarray, y: Any) -> dict[str, Any]:
-    """How well outputs agree with the truth y.
-
-    Classes: accuracy, log loss in nats, ROC AUC (one against the rest, averaged, where every
-    class occurs) and the confusion matrix, true classes in rows. Numbers: RMSE, MAE and R².
-    """
-    metrics = import_extra("sklearn.metrics")
-    Y = target.encode(y)
-    if target.task == "regression":
-        truth = target.decode(Y)
-        scores = {
-            "RMSE": float(metrics.root_mean_squared_error(truth, outputs)),
-            "MAE": float(metrics.mean_absolute_error(truth, outputs)),
-        }
-        return scores | ({"R²": float(metrics.r2_score(truth, outputs))} if len(Y) > 1 else {})
-    labels = np.arange(len(target.classes))
-    guess = outputs.argmax(axis=1)
-    scores = {
-        "accuracy": float(metrics.accuracy_score(Y, guess)),
-        "log loss": float(metrics.log_loss(Y, outputs, labels=labels)),
-    }
-    if len(np.unique(Y)) == len(labels):
-        score = outputs[:, 1] if len(labels) == 2 else outputs
-        scores["ROC AUC"] = float(metrics.roc_auc_score(Y, score, multi_class="ovr"))
-    return scores | {"confusion matrix": metrics.confusion_matrix(Y, guess, labels=labels)}
-
-
-def n_outputs_of(target: Target, loss: str) -> int:
-    """The outputs of a network for that target."""
-    if target.task == "regression" or losses.get(loss).targets.kind == "labels":
-        return 1
-    return len(target.classes)
-
-
-def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
+def labelled(rows: Rows, name: str) -> Rows:
     """The rows that have a target; the others are left out with a warning."""
-    present = rows_with_target(y)
+    several = hasattr(rows.y, "column_names")
+    present = rows_with_targets(rows.y) if several else rows_with_target(rows.y)
     if present.all() or not present.any():  # without any, the fit of the target says so
-        return data, y
+        return rows
     warnings.warn(
         f"{np.count_nonzero(~present):,} rows without a {name!r} are left out",
         TableWarning,
         stacklevel=4,
     )
-    rows = np.flatnonzero(present)
-    return take(data, rows), take(y, rows)
+    return rows.take(np.flatnonzero(present))

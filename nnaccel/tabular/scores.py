@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target
 
@@ -11,7 +12,7 @@ SHOWN_CLASSES = 20  # up to which each class has scores of its own
 
 
 def scores_of(
-    target: Target,
+    target: Target | Targets,
     outputs: np.ndarray,
     y: Any,
     *,
@@ -32,6 +33,10 @@ def scores_of(
     Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
     quantile, and coverage, the share of rows that are not above theirs.
     """
+    if isinstance(target, Targets):
+        return _of_several(
+            target, outputs, y, weights=weights, quantile=quantile, threshold=threshold
+        )
     Y = target.encode(y)
     if target.task == "classification":
         return _of_classes(target, outputs, Y, weights, threshold)
@@ -46,6 +51,22 @@ def decide(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
     if threshold is None:
         return outputs.argmax(axis=1)
     return (outputs[:, 1] >= threshold).astype(np.int64)
+
+
+def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -> dict[str, Any]:
+    """The scores of each target, under its name; of labels also how often all are right."""
+    scores: dict[str, Any] = {}
+    if targets.task == "labels":
+        right = (outputs >= 0.5) == (targets.encode(y) > 0.5)
+        weights = options["weights"]
+        scores["accuracy of all"] = float(np.average(right.all(axis=1), weights=weights))
+    for k, target in enumerate(targets.columns):
+        values = outputs[:, k]
+        if target.classes:
+            values = np.stack([1 - values, values], axis=1)
+        found = scores_of(target, values, y[target.name], **options)
+        scores |= {f"{target.name}: {name}": value for name, value in found.items()}
+    return scores
 
 
 def _of_numbers(

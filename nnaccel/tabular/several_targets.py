@@ -63,8 +63,13 @@ class Targets:
             return A
         return np.stack([t.decode(A[:, k]) for k, t in enumerate(self.columns)], axis=1)
 
-    def decode(self, outputs: np.ndarray, threshold: float | None = None) -> dict[str, np.ndarray]:
-        """The predicted columns (N,) by name, from `outputs`."""
+    def predicted(
+        self, outputs: np.ndarray, threshold: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """The predicted columns (N,) by name, from `outputs`.
+
+        threshold: the probability from which a label is its second class; None: one half.
+        """
         if self.task == "regression":
             return {t.name: outputs[:, k] for k, t in enumerate(self.columns)}
         above = outputs >= (0.5 if threshold is None else threshold)
@@ -83,6 +88,12 @@ class Targets:
         if len(columns) < 2 or len({*names}) < len(names):
             raise ValueError(f"targets: 'columns' must be two or more different ones, got {names}")
         return _checked(columns)
+
+
+def target_of(data: Any) -> Target | Targets:
+    """The target, or several, that `to_dict` gave; ValueError for anything else."""
+    several = type(data) is dict and "columns" in data
+    return Targets.from_dict(data) if several else Target.from_dict(data)
 
 
 def fit_targets(table: Any, task: str = "auto") -> Targets:

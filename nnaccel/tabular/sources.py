@@ -8,18 +8,39 @@ import numpy as np
 
 from nnaccel.arguments import did_you_mean
 from nnaccel.files import existing_file
+from nnaccel.tabular.columns import Column, numbers_of
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
 from nnaccel.tabular.delimited import AS_IT_IS, Layout
 from nnaccel.tabular.queries import database_of, is_query, read_database, run_query
 from nnaccel.tabular.table_files import read_table, suffix_of
-from nnaccel.tabular.tables import checked, pop_target
+from nnaccel.tabular.tables import checked, listing, pop_target
+
+
+class Rows(NamedTuple):
+    """Rows that are not yet encoded: a table or a matrix (N, D), the target of each, a column or a
+    table of several, and how much each counts (N,), None: all alike."""
+
+    data: Any
+    y: Any
+    weights: np.ndarray | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+        return len(self.y)
+
+    def take(self, numbers: np.ndarray) -> "Rows":
+        """The rows with those numbers."""
+        weights = None if self.weights is None else self.weights[numbers]
+        return Rows(take(self.data, numbers), take(self.y, numbers), weights)
 
 
 class Examples(NamedTuple):
     """Examples: `data` a pyarrow table or a matrix (N, D), `y` (N,) or None where there is none.
 
-    names: of the columns of a matrix.   test: (data, y) where the source has test data.
+    names: of the columns of a matrix.   test: rows that are for the test.
     written: whether cells are text because a file holds text, which says nothing of their kind.
+    weights: how much each row counts (N,); None: all alike.
     """
 
     source: str
@@ -28,8 +49,14 @@ class Examples(NamedTuple):
     target: str
     names: tuple[str, ...] | None
     task: str
-    test: tuple[Any, Any] | None
+    test: Rows | None
     written: bool = False
+    weights: np.ndarray | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are not for the test."""
+        return Rows(self.data, self.y, self.weights)
 
     @property
     def pixels(self) -> bool:
@@ -92,6 +119,29 @@ def _from_table(
     return Examples(name, table, y, target, None, "auto", None)
 
 
+def pop_weights(examples: Examples, name: str) -> Examples:
+    """The examples with a column of the table as the weights of its rows.
+
+    ValueError for a matrix, a column that is not there, and what is no finite number of at least 0.
+    """
+    if isinstance(examples.data, np.ndarray) or name not in examples.data.column_names:
+        columns = examples.names or getattr(examples.data, "column_names", ())
+        guess = did_you_mean(name, columns)
+        raise ValueError(
+            f"no column named {name!r} for weights; columns: {listing(columns)}{guess}"
+        )
+    column = Column(examples.data[name])
+    values, _ = numbers_of(name, column, column.decide(".").reading)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"weights {name!r} must be finite numbers of at least 0, got "
+            f"{examples.data[name][row].as_py()!r} in row {row} (from 0); correct or remove it"
+        )
+    return examples._replace(data=examples.data.drop_columns([name]), weights=values)
+
+
 def take(data: Any, rows: np.ndarray) -> Any:
     """The rows with those numbers of a table, a column or an array."""
     return data[rows] if isinstance(data, np.ndarray) else data.take(rows)
@@ -103,7 +153,7 @@ def _from_dataset(dataset: Any, target: str | Sequence[str] | None) -> Examples:
         raise ValueError(
             f"{dataset.name!r} has the target {dataset.target_name!r}, and no {target!r}"
         )
-    test = None if dataset.X_test is None else (dataset.X_test, dataset.y_test)
+    test = None if dataset.X_test is None else Rows(dataset.X_test, dataset.y_test)
     return Examples(
         dataset.name,
         dataset.X,

@@ -23,20 +23,23 @@ class TableWarning(UserWarning):
 
 
 def as_table(data: Any) -> "pa.Table":
-    """A data frame of any library that speaks Arrow (pandas >= 2.2, polars, ...) as a table.
+    """A data frame of any library that speaks Arrow (pandas >= 2.2, polars, ...) as a table; also a
+    dict of columns, and a list of dicts, which are its rows.
 
     Zero-copy where that library allows it. The index of a pandas frame is no column.
     TypeError for anything else, ValueError for columns of mixed types or a name used twice.
     """
     pa = import_extra("pyarrow")
     kind = type(data).__name__
-    if not hasattr(data, "__arrow_c_stream__"):
+    rows = isinstance(data, list) and bool(data) and all(isinstance(row, dict) for row in data)
+    if not (rows or isinstance(data, dict) or hasattr(data, "__arrow_c_stream__")):
         raise TypeError(
-            f"expected a table (pyarrow, pandas >= 2.2, polars, ...), got {kind}; "
-            "for a matrix pass a NumPy array"
+            "expected a table (pyarrow, pandas >= 2.2, polars, ...), a dict of columns or a list "
+            f"of dicts, got {kind}; for a matrix pass a NumPy array"
         )
     try:
-        table = data if isinstance(data, pa.Table) else pa.table(data)
+        make = pa.Table.from_pylist if rows else pa.table
+        table = data if isinstance(data, pa.Table) else make(data)
     except UnicodeEncodeError as error:
         raise ValueError(f"{kind} has text that is no Unicode: {error}; correct it") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -88,6 +88,34 @@ class Target:
             return np.array(self.classes)[np.asarray(values)]
         return np.asarray(values, dtype=np.float64) * self.scale + self.mean
 
+    def n_outputs(self, loss_kind: str) -> int:
+        """The outputs of a network with a loss whose targets are of that kind."""
+        return 1 if self.task == "regression" or loss_kind == "labels" else len(self.classes)
+
+    def outputs(self, A: np.ndarray) -> np.ndarray:
+        """Predictions A (N, K) of the network as numbers (N,) in their own units, or as the
+        probability of each class (N, K), whose rows add up to 1."""
+        if self.task == "regression":
+            return self.decode(A[:, 0])
+        P = np.hstack([1.0 - A, A]) if A.shape[1] == 1 else A
+        return P / P.sum(axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+
+    def predicted(self, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
+        """The number, or the label, of each row (N,), from `outputs`.
+
+        threshold: the probability from which it is the second of two classes; None: the more
+        probable one.
+        """
+        if self.task == "regression":
+            return outputs
+        if threshold is None:
+            return self.decode(outputs.argmax(axis=1))
+        if len(self.classes) != 2:
+            raise ValueError(
+                f"threshold is for two classes, and target {self.name!r} has {len(self.classes)}"
+            )
+        return self.decode((outputs[:, 1] >= threshold).astype(np.int64))
+
     def to_dict(self) -> dict[str, Any]:
         """The target as data for JSON."""
         return asdict(self)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
-from nnaccel.tabular.feature_fit import fit_features
-from nnaccel.tabular.features import Features
+from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.tables import TableWarning
 
 

@@ -17,6 +17,7 @@ from nnaccel.tabular.model import Model, scores_of
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import (
     Examples,
+    Rows,
     read,
 )
 from nnaccel.tabular.survey import Rules
@@ -294,7 +295,7 @@ def test_data_that_teach_nothing(columns, message):
 def test_test_data_that_do_not_fit_are_found_before_training(test, message):
     test = pa.table(test)
     given = examples(
-        {"x": np.arange(20.0), "y": ["p", "q"] * 10}, test=(test.drop_columns(["y"]), test["y"])
+        {"x": np.arange(20.0), "y": ["p", "q"] * 10}, test=Rows(test.drop_columns(["y"]), test["y"])
     )
     with pytest.raises(ValueError, match=message):
         Fit(given, Settings(**QUICK))

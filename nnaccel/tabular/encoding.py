@@ -1,0 +1,402 @@
+"""The encoding of a table or a matrix as a float matrix, which is plain data.
+
+The encoded columns come in three groups: the numbers, standardised; a 0/1 indicator for each
+column of numbers that was missing somewhere; and the one-hot columns of each category.
+`features.fit_features` decides, `Features.transform` applies; nothing is learnt from the table
+that is transformed.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from nnaccel import schema
+from nnaccel.arguments import did_you_mean
+from nnaccel.tabular.columns import (
+    Column,
+    Unread,
+    categories_of,
+    numbers_of,
+    type_changed,
+)
+from nnaccel.tabular.dates import FORMS, PARTS
+from nnaccel.tabular.kinds import Reading
+from nnaccel.tabular.numbers import MARKS
+from nnaccel.tabular.scaling import bend, blocks
+from nnaccel.tabular.tables import TableWarning, as_table, counts, import_extra, listing
+
+NUMBERS = Reading("number", ".")  # how a column of numbers is read, unless it says otherwise
+
+# Encoded numbers -> what they are made of, float64 (their number, N), NaN where missing; ours to
+# overwrite.
+Read = Callable[[Sequence["Numeric"]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A number, encoded as z = (x - center) / scale; a missing one as 0.
+
+    name: of the table's column.   part: what is taken of a date or time, see `dates.PARTS`.
+    bend: whether z is bent beyond 3, see `scaling.bend`.
+    missing: a 0/1 column of its own says where the column had no value.
+    """
+
+    name: str
+    center: float
+    scale: float
+    bend: bool = False
+    missing: bool = False
+    part: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name of the encoded column."""
+        return f"{self.name} {self.part}" if self.part else self.name
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A column of categories, encoded one-hot.
+
+    kind: "string", "boolean" or "number", the type of its levels, which are in ascending order.
+    missing, other: missing values, and levels that are not listed, have a column of their own.
+    """
+
+    name: str
+    kind: str
+    levels: tuple[str | bool | int | float, ...]
+    missing: bool = False
+    other: bool = False
+
+    @property
+    def base(self) -> int:
+        """1 where the first level is written as the absence of the second, for a plain boolean."""
+        return int(self.kind == "boolean" and len(self.levels) == 2 and not self.missing)
+
+    @property
+    def states(self) -> list[str]:
+        """What each of its encoded columns stands for."""
+        spelling = "{:.15g}" if self.kind == "number" else "{!s}"  # 5, not 5.0
+        levels = [spelling.format(level) for level in self.levels[self.base :]]
+        return levels + ["(missing)"] * self.missing + ["(other)"] * self.other
+
+
+@dataclass(frozen=True)
+class Features:
+    """How tables, or matrices, are encoded as float matrices; made by `fit_features`.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        The columns that it was fitted on, in their order.
+    numeric : tuple of Numeric
+    categorical : tuple of Categorical
+    dropped : dict of str
+        The columns that are not used, each with the reason.
+    readings : dict of Reading
+        How the cells of columns are read that are no plain numbers, text or booleans.
+    """
+
+    columns: tuple[str, ...]
+    numeric: tuple[Numeric, ...] = ()
+    categorical: tuple[Categorical, ...] = ()
+    dropped: dict[str, str] = field(default_factory=dict)
+    readings: dict[str, Reading] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The encoded columns: `age`, `age missing`, `workclass=Private`, `workclass=(missing)`."""
+        return [
+            *(number.label for number in self.numeric),
+            *(f"{number.name} missing" for number in self.numeric if number.missing),
+            *(f"{column.name}={state}" for column in self.categorical for state in column.states),
+        ]
+
+    def transform(self, data: Any, dtype: Any = "float32") -> np.ndarray:
+        """Encode a table, data frame or NumPy matrix as an array (N, D), D = len(names).
+
+        In a table the order of the columns is free; a matrix has them in the order of the fit.
+        Cells are read as they were at the fit.
+
+        TableWarning, one each, with the columns and the rows concerned: columns that the fit did
+        not see; cells that cannot be read, which are missing; missing values where the fit saw none
+        (a number becomes the mean, a category all zeros); categories that the fit did not see (all
+        zeros; in `(other)` where there is one).
+        ValueError: columns that are absent (all are listed), a column without a single cell that
+        can be read, a type that changed and cannot be cast without loss, infinities, a matrix of
+        another width or with NaN.
+        """
+        if isinstance(data, np.ndarray):
+            self._check_matrix(data)
+            out = np.zeros((len(data), len(self.names)), dtype)
+            self._write_numbers(out, matrix_reader(data, self.columns))
+            return out
+        table = as_table(data)
+        self._compare_columns(table.column_names)
+        out = np.zeros((table.num_rows, len(self.names)), dtype)
+        unread: dict[str, Unread] = {}
+
+        def read(numbers: Sequence[Numeric]) -> np.ndarray:  # no float64 copy of the whole table
+            return np.concatenate([*self._parts(table, numbers, unread)])
+
+        filled, unseen = self._write_numbers(out, read), {}
+        end = out.shape[1] - sum(len(column.states) for column in self.categorical)
+        for column in self.categorical:
+            start, end = end, end + len(column.states)
+            cells = Column(table[column.name])
+            data, words = categories_of(column.name, cells, self.reading(column))
+            missing, new = _write_one_hot(out[:, start:end], column, data)
+            if cells.kind not in (column.kind, "null") and 0 < new == len(data) - missing:
+                raise type_changed(column.name, column.kind, cells, cells.source.drop_null()[0])
+            filled[column.name] = 0 if column.missing else missing
+            unseen[column.name] = 0 if column.other else new
+            unread[column.name] = words
+        _warn_unread(unread)
+        _warn("missing values where the fit saw none, encoded as the mean or as zeros", filled)
+        _warn("categories that the fit did not see, encoded as zeros", unseen)
+        return out
+
+    def reading(self, column: Numeric | Categorical) -> Reading:
+        """How the cells of a column are read."""
+        plain = NUMBERS if isinstance(column, Numeric) else Reading(column.kind)
+        return self.readings.get(column.name, plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoding as data for JSON: dictionaries, lists, strings, numbers, flags."""
+        data = asdict(self)
+        data["readings"] = {
+            name: {**reading._asdict(), "codes": list(reading.codes)}
+            for name, reading in self.readings.items()
+        }
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Features":
+        """The encoding that `to_dict` gave, once every key and value has been checked.
+
+        ValueError names the key that is unknown, absent or of a wrong type or value.
+        """
+        schema.check(data, FEATURES, "features")
+        for numeric in data["numeric"]:
+            schema.check(numeric, NUMERIC, "features: 'numeric'")
+        for categorical in data["categorical"]:
+            schema.check(categorical, CATEGORICAL, "features: 'categorical'")
+            schema.check({"levels": categorical["levels"]}, LEVELS[categorical["kind"]], "features")
+        used = {column["name"] for group in ("numeric", "categorical") for column in data[group]}
+        if not used or sorted([*used, *data["dropped"]]) != sorted(data["columns"]):
+            raise ValueError(
+                "features: 'columns' must be the names in 'numeric', 'categorical' and 'dropped', "
+                f"each once and one in use, got {listing(data['columns'])}"
+            )
+        return cls(
+            tuple(data["columns"]),
+            tuple(Numeric(**column) for column in data["numeric"]),
+            tuple(
+                Categorical(**{**column, "levels": tuple(column["levels"])})
+                for column in data["categorical"]
+            ),
+            dict(data["dropped"]),
+            {name: _reading_of(entry, name) for name, entry in data["readings"].items()},
+        )
+
+    def _check_matrix(self, X: np.ndarray) -> None:
+        check_matrix(X)
+        if self.categorical or self.readings:
+            other = [*(c.name for c in self.categorical), *self.readings]
+            raise ValueError(
+                f"the model was fitted on a table with categories or dates ({listing(other)}), got "
+                "a matrix; pass a table with the same columns"
+            )
+        if X.shape[1] != len(self.columns):
+            raise ValueError(
+                f"X has {X.shape[1]:,} columns, the model was fitted on {len(self.columns):,}: "
+                f"{listing(self.columns)}; pass the same columns in the same order"
+            )
+
+    def _compare_columns(self, present: list[str]) -> None:
+        used = [*dict.fromkeys(column.name for column in (*self.numeric, *self.categorical))]
+        if absent := [name for name in used if name not in present]:
+            guess = did_you_mean(absent[0], [name for name in present if name not in used])
+            raise ValueError(
+                f"the table lacks {len(absent)} of the {len(used)} columns that the model uses: "
+                f"{listing(absent)}; it has: {listing(present)}{guess}"
+            )
+        if extra := [name for name in present if name not in self.columns]:
+            message = f"columns that the fit did not see, ignored: {listing(extra)}"
+            warnings.warn(message, TableWarning, stacklevel=3)
+
+    def _parts(
+        self, table: Any, numbers: Sequence[Numeric], unread: dict[str, Unread]
+    ) -> Iterable[np.ndarray]:
+        """The values (n, N) of the numbers that are made of one column, column by column."""
+        for name, parts in groupby(numbers, lambda number: number.name):
+            parts = [*parts]
+            values, words = numbers_of(name, Column(table[name]), self.reading(parts[0]))
+            unread[name] = words
+            yield np.stack([parts_of(values, number.part) for number in parts])
+
+    def _write_numbers(self, out: np.ndarray, read: Read) -> dict[str, int]:
+        """Fill the numbers and their indicators; how many others were missing, by column."""
+        filled, indicator = {}, len(self.numeric)
+        largest = np.finfo(out.dtype).max
+        for part in blocks(len(self.numeric), len(out)):
+            numbers = self.numeric[part]
+            block = read(numbers)
+            with np.errstate(over="ignore"):
+                block -= np.array([[number.center] for number in numbers])
+                block /= np.array([[number.scale] for number in numbers])
+            missing = np.isnan(block)
+            np.copyto(block, 0, where=missing)
+            refuse_infinite([number.name for number in numbers], np.abs(block) > largest)
+            for i in (i for i, number in enumerate(numbers) if number.bend):
+                block[i] = bend(block[i])
+            out[:, part] = block.T
+            for number, where in zip(numbers, missing, strict=True):
+                if number.missing:
+                    out[:, indicator] = where
+                    indicator += 1
+                elif not self._has_indicator(number):
+                    filled[number.name] = np.count_nonzero(where)
+        return filled
+
+    def _has_indicator(self, number: Numeric) -> bool:
+        """Whether another part of the same column has the indicator of it."""
+        return bool(number.part) and number.name in self._indicated
+
+    @cached_property
+    def _indicated(self) -> set[str]:
+        return {number.name for number in self.numeric if number.missing}
+
+
+def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, int]:
+    """Set the ones in zeros (N, len(spec.states)); how many are missing, and how many unseen.
+
+    Those are left zero, unless they have a state of their own.
+    """
+    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
+    levels = pa.array(spec.levels, type=data.type)
+    found = pc.index_in(data, value_set=levels, skip_nulls=True)
+    codes = found.fill_null(-1).to_numpy() - spec.base
+    missing = data.is_null().to_numpy()
+    unseen = found.is_null().to_numpy() & ~missing
+    if spec.missing:
+        codes[missing] = len(levels)
+    if spec.other:
+        codes[unseen] = len(levels) + spec.missing
+    rows = np.flatnonzero(codes >= 0)
+    out[rows, codes[rows]] = 1
+    return int(np.count_nonzero(missing)), int(np.count_nonzero(unseen))
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def parts_of(values: np.ndarray, part: str) -> np.ndarray:
+    """What is taken of a column's values (N,); "" takes them as they are."""
+    return PARTS[part](values) if part else values
+
+
+def check_matrix(X: np.ndarray) -> None:
+    """ValueError unless X is a matrix of numbers."""
+    if X.ndim != 2:
+        raise ValueError(
+            f"X must be 2-D (n_samples, n_features), got shape {X.shape}; "
+            "for one sample use X[None, :]"
+        )
+    if X.dtype.kind not in "biuf":
+        raise ValueError(
+            f"X must hold numbers, got dtype {X.dtype}; convert it with X.astype(float), "
+            "or pass columns of text as a table"
+        )
+
+
+def matrix_reader(X: np.ndarray, columns: Sequence[str]) -> Read:
+    """What reads the columns of a matrix (N, len(columns)); ValueError for NaN and infinity."""
+    position = {name: i for i, name in enumerate(columns)}
+
+    def read(numbers: Sequence[Numeric]) -> np.ndarray:
+        names = [number.name for number in numbers]
+        block = np.array(X[:, [position[name] for name in names]].T, dtype=np.float64, order="C")
+        if not (finite := np.isfinite(block)).all():
+            row, column = np.argwhere(~finite.T)[0]
+            raise ValueError(
+                f"X must be finite, got {block[column, row]} in row {row} (from 0), "
+                f"column {names[column]!r}; fill or remove such rows"
+            )
+        return block
+
+    return read
+
+
+def refuse_infinite(names: Sequence[str], infinite: np.ndarray) -> None:
+    """ValueError that names the first column (n,) in which a row (n, N) is infinite."""
+    if infinite.any():
+        column = int(np.argmax(infinite.any(axis=1)))
+        raise ValueError(
+            f"column {names[column]!r} has values that are infinite or too large in "
+            f"{np.count_nonzero(infinite[column]):,} of its rows, the first of them row "
+            f"{np.argmax(infinite[column])} (from 0); correct or remove them"
+        )
+
+
+def _warn_unread(unread: dict[str, Unread]) -> None:
+    for name, words in unread.items():
+        if words:
+            rows = sum(n for _, n in words)
+            shown = listing((repr(word) for word, _ in words), 3)
+            message = f"column {name!r}: {rows:,} cells that cannot be read are missing: {shown}"
+            warnings.warn(message, TableWarning, stacklevel=3)
+
+
+def _warn(what: str, rows: dict[str, int]) -> None:
+    if rows := {name: n for name, n in rows.items() if n}:
+        warnings.warn(f"{what}: {counts(rows)}", TableWarning, stacklevel=3)
+
+
+# ---------------------------------------------------------------------------- the schema
+
+FEATURES = {
+    "columns": schema.NAMES,
+    "numeric": schema.RECORDS,
+    "categorical": schema.RECORDS,
+    "dropped": schema.NOTES,
+    "readings": schema.Field("an object", lambda v: type(v) is dict),
+}
+NUMERIC = {
+    "name": schema.TEXT,
+    "center": schema.FINITE,
+    "scale": schema.POSITIVE,
+    "bend": schema.FLAG,
+    "missing": schema.FLAG,
+    "part": schema.one_of("", *PARTS),
+}
+CATEGORICAL = {
+    "name": schema.TEXT,
+    "kind": schema.one_of("string", "boolean", "number"),
+    "levels": schema.LIST,
+    "missing": schema.FLAG,
+    "other": schema.FLAG,
+}
+LEVELS = {
+    kind: {"levels": schema.ascending(member)}
+    for kind, member in (
+        ("string", schema.TEXT),
+        ("boolean", schema.FLAG),
+        ("number", schema.FINITE),
+    )
+}
+READING = {
+    "kind": schema.one_of("number", "date", "time", "duration"),
+    "form": schema.one_of("", *MARKS, *FORMS),
+    "codes": schema.Field("a list of numbers", lambda v: all(map(schema.FINITE.holds, v))),
+}
+
+
+def _reading_of(entry: Any, name: str) -> Reading:
+    schema.check(entry, READING, f"features: reading of {name!r}")
+    return Reading(entry["kind"], entry["form"], tuple(entry["codes"]))
