@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.devices.device import to_host as to_host
     from nnaccel.estimators.classifier import MLPClassifier as MLPClassifier
     from nnaccel.estimators.regressor import MLPRegressor as MLPRegressor
+    from nnaccel.estimators.table import TableClassifier as TableClassifier
+    from nnaccel.estimators.table import TableEncoder as TableEncoder
+    from nnaccel.estimators.table import TableRegressor as TableRegressor
     from nnaccel.maths.activations import Activation as Activation
     from nnaccel.maths.gradient_check import GradientCheck as GradientCheck
     from nnaccel.maths.layers import BatchNorm as BatchNorm
@@ -65,6 +68,9 @@ _PUBLIC = {
     "Residual": "maths.layers",
     "select": "devices.device",
     "Settings": "tabular.settings",
+    "TableClassifier": "estimators.table",
+    "TableEncoder": "estimators.table",
+    "TableRegressor": "estimators.table",
     "to_host": "devices.device",
     "train": "training.loop",
     "value_and_grad": "training.gradients",

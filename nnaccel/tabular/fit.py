@@ -97,8 +97,11 @@ def split_rows(
     rows: Rows, part: str, target: Target | Targets, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
     """The rows that stay, and that fraction of them which becomes the part of this name."""
-    stratify = target.task == "classification"
-    codes = target.encode(rows.y) if stratify else np.arange(rows.n_rows)
+    stratify = isinstance(target, Target) and target.task == "classification"
+    codes = np.arange(rows.n_rows)
+    if isinstance(target, Target) and stratify:
+        codes = target.encode(rows.y)
+        target.check_split(codes)
     try:
         kept, held = split(codes, fraction, seed, stratify)
     except ValueError as error:

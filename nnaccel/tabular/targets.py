@@ -116,6 +116,20 @@ class Target:
             )
         return self.decode((outputs[:, 1] >= threshold).astype(np.int64))
 
+    def check_split(self, codes: np.ndarray) -> None:
+        """ValueError for a class with a single row, which cannot be in two parts of a split.
+
+        codes: the class numbers (N,).
+        """
+        rows = np.bincount(codes, minlength=len(self.classes))
+        if single := [label for label, n in zip(self.classes, rows, strict=True) if n == 1]:
+            number = _kind(np.array(self.classes)) == "number"
+            raise ValueError(
+                f"target {self.name!r} has {len(single):,} of {len(self.classes):,} classes with a "
+                f"single row: {_labels(single)}; merge it with another class or drop its row"
+                + (", or use --task regression" if number else "")
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The target as data for JSON."""
         return asdict(self)
@@ -150,8 +164,8 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
     population standard deviation in float64.
 
     ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
-    says where), infinities, a single class, a class with a single row, a constant number,
-    classification of numbers with fractions, regression on text or booleans.
+    says where), infinities, a single class, a constant number, classification of numbers with
+    fractions, regression on text or booleans.
     """
     fit = find("task", task, TASKS)
     distinct = _distinct(values, name)
@@ -186,13 +200,6 @@ def _fit_classes(distinct: "Distinct", name: str) -> Target:
         raise ValueError(
             f"target {name!r} has a single class, {_labels(levels.tolist())}; "
             "there is nothing to tell apart: add rows of another class or choose another target"
-        )
-    rows = np.bincount(distinct.codes)
-    if (single := levels[rows == 1]).size:
-        raise ValueError(
-            f"target {name!r} has {len(single):,} of {len(levels):,} classes with a single row: "
-            f"{_labels(single.tolist())}; merge it with another class or drop its row"
-            + (", or use --task regression" if number else "")
         )
     return Target("classification", name, tuple(levels.tolist()))
 

@@ -1,0 +1,586 @@
+"""TableClassifier and TableRegressor: scikit-learn's API for raw tables, as on the command line.
+
+Text, dates, missing values and categories need no pipeline before them: the columns are read and
+encoded as `nnaccel train` does it, with its defaults, and the whole is one safe file.
+"""
+
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+
+# First, since it says what to install where scikit-learn is missing.
+from nnaccel.estimators.array_input import on_host
+
+# isort: split
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+)
+
+from nnaccel.devices.device import select
+from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.features import fit_features
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.model import Model
+from nnaccel.tabular.settings import Settings
+from nnaccel.tabular.sources import Examples
+from nnaccel.tabular.survey import Rules, survey
+from nnaccel.tabular.tables import as_table, import_extra
+
+
+def table_of(X: Any, names: Any = None) -> Any:
+    """X as a pyarrow table: a data frame, a dict of columns, a list of dicts, or a matrix, whose
+    columns are x0, x1, ... or `names`. NaN is missing; infinity is not refused here."""
+    X = on_host(X)
+    is_dict = isinstance(X, dict) and not issparse(X)  # one kind of sparse array is a dict
+    is_rows = isinstance(X, list) and bool(X) and all(isinstance(row, dict) for row in X)
+    if hasattr(X, "__arrow_c_stream__") or is_dict or is_rows:
+        return as_table(X)
+    X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=0)
+    names = [f"x{i}" for i in range(X.shape[1])] if names is None else names
+    pa = import_extra("pyarrow")
+    if X.dtype.kind in "OUS":
+        X = X.astype(object)
+    columns = {name: _column(X[:, i]) for i, name in enumerate(names)}
+    return as_table(pa.table(columns))
+
+
+def _column(values: np.ndarray) -> Any:
+    """A column of a matrix; of objects one that are all numbers, or text."""
+    pa = import_extra("pyarrow")
+    if values.dtype != object:
+        return pa.array(values, from_pandas=True)
+    try:
+        return pa.array(values.tolist(), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        missing = [value is None or value != value for value in values]
+        texts = [None if gone else str(v) for gone, v in zip(missing, values, strict=True)]
+        return pa.array(texts, pa.large_string())
+
+
+class _OfTables(BaseEstimator):
+    """What the estimators of tables share: how they know the columns of X."""
+
+    drop: Any
+    keep: Any
+    decimal: str | None
+    missing: Any
+
+    def _rules(self) -> Rules:
+        """The rules for the columns, from the parameters."""
+        if isinstance(self.missing, str) and self.missing not in ("auto", "none"):
+            raise ValueError(
+                f"missing must be 'auto', 'none' or numbers that stand for no value, got "
+                f"{self.missing!r}"
+            )
+        found = {"auto": None, "none": ()}
+        codes = found[self.missing] if isinstance(self.missing, str) else tuple(self.missing)
+        return Rules(tuple(self.drop), tuple(self.keep), self.decimal, codes)
+
+    def _learn_columns(self, X: Any) -> Any:
+        """The table of X; its columns become the attributes that scikit-learn knows them by."""
+        table = table_of(X)
+        if table.num_rows < 2:
+            raise ValueError(
+                f"X has {table.num_rows} row (n_samples = {table.num_rows}); a fit needs two"
+            )
+        self.n_features_in_ = table.num_columns
+        if hasattr(X, "columns") or isinstance(X, dict) or hasattr(X, "column_names"):
+            self.feature_names_in_ = np.array(table.column_names, dtype=object)
+        else:
+            self.__dict__.pop("feature_names_in_", None)
+        return table
+
+    def _table(self, X: Any) -> Any:
+        """The table of X, with as many columns as the fit had where they have no names."""
+        check_is_fitted(self)
+        table = table_of(X)
+        named = hasattr(self, "feature_names_in_")
+        if not named and table.num_columns != self.n_features_in_:
+            raise ValueError(
+                f"X has {table.num_columns} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        is_matrix = table.column_names[:1] == ["x0"] and not hasattr(X, "columns")
+        if named and is_matrix and table.num_columns == self.n_features_in_:
+            return table.rename_columns([*self.feature_names_in_])
+        return table
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+class TableEncoder(TransformerMixin, _OfTables):
+    """The encoding of tables as float matrices, as a transformer for pipelines of one's own.
+
+    Parameters
+    ----------
+    drop, keep, decimal, missing
+        As of `TableClassifier`.
+    dtype : {"float32", "float64"}, default="float32"
+        Of the matrix.
+
+    Attributes
+    ----------
+    features_ : nnaccel.tabular.encoding.Features
+        The encoding, as plain data.
+    n_features_in_ : int
+        Number of columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X has names.
+
+    Examples
+    --------
+    >>> from nnaccel import TableEncoder
+    >>> encoder = TableEncoder().fit({"age": [31, 46, None], "job": ["nurse", "clerk", "nurse"]})
+    >>> encoder.get_feature_names_out().tolist()
+    ['age', 'age missing', 'job=clerk', 'job=nurse']
+    """
+
+    def __init__(
+        self,
+        *,
+        drop: Any = (),
+        keep: Any = (),
+        decimal: str | None = None,
+        missing: Any = "auto",
+        dtype: str = "float32",
+    ) -> None:
+        self.drop = drop
+        self.keep = keep
+        self.decimal = decimal
+        self.missing = missing
+        self.dtype = dtype
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Decide how the columns of X are read and encoded.   y is ignored."""
+        found, typed = survey(self._learn_columns(X), self._rules())
+        self.features_: Features = fit_features(typed, surveyed=found)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The matrix (n_samples, n_features_out) of X."""
+        table = self._table(X)
+        return self.features_.transform(table, self.dtype)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """The names of the encoded columns: `age`, `age missing`, `job=clerk`."""
+        check_is_fitted(self)
+        return np.array(self.features_.names, dtype=object)
+
+
+class _TableModel(_OfTables):
+    """What the classifier and the regressor share."""
+
+    random_state: Any
+    device: str | None
+    kernels: bool | str
+    verbose: Any
+    model_: Model
+
+    def _keep(self, parameters: dict[str, Any]) -> None:
+        """The constructor's arguments as attributes, untouched, as scikit-learn wants them."""
+        for name, value in parameters.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    def _fit(self, table: Any, y: Any, sample_weight: Any, task: str) -> Self:
+        check_consistent_length(y, range(table.num_rows))
+        weights = None
+        if sample_weight is not None:
+            rows = np.empty((table.num_rows, 1))
+            weights = _check_sample_weight(on_host(sample_weight), rows, dtype=np.float64)
+        fit = Fit(
+            Examples("table", table, y, "y", None, task, None, weights=weights),
+            self._settings(task),
+            device=select(self.device or "cpu"),
+            rules=self._rules(),
+            test_fraction=0,
+            kernels=self.kernels,
+        )
+        for epoch in fit:
+            if self.verbose:
+                scores = ", ".join(f"{name} {v:.4g}" for name, v in epoch.scores().items())
+                print(f"epoch {epoch.number}: {scores}")
+        self._take(fit.model())
+        return self
+
+    def _settings(self, task: str) -> Settings:
+        values = {n: getattr(self, n) for n in Settings.__dataclass_fields__ if hasattr(self, n)}
+        if isinstance(values.get("class_weight"), dict):
+            values["class_weight"] = None  # they are in the weights of the rows
+        for name in ("hidden", "activation"):
+            value = values[name]
+            if value is not None:
+                values[name] = (value,) if isinstance(value, str | int) else tuple(value)
+        state = self.random_state
+        seed = state if isinstance(state, int) else check_random_state(state).randint(2**31)
+        return Settings(task=task, seed=seed, **values)
+
+    def _take(self, model: Model) -> None:
+        self.model_ = model
+        self.n_iter_ = len(model.history)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to one safe file, which `nnaccel predict` reads, too."""
+        check_is_fitted(self)
+        self.model_.save(path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """An estimator with the model of a file, such as one that `nnaccel train` wrote.
+
+        OSError, or ValueError that says what is wrong with the file.
+        """
+        model = Model.load(path)
+        if model.target.task != cls._task:
+            raise ValueError(
+                f"{path} holds a model for {model.target.task}, and {cls.__name__} is for "
+                f"{cls._task}"
+            )
+        names = {*cls._get_param_names()}
+        self = cls(**{name: v for name, v in model.settings.items() if name in names})
+        self.n_features_in_ = len(model.features.columns)
+        self.feature_names_in_ = np.array(model.features.columns, dtype=object)
+        self._take(model)
+        return self
+
+
+class TableClassifier(ClassifierMixin, _TableModel):
+    """Multi-layer perceptron for tables as they are: text, dates, missing values, categories.
+
+    What `nnaccel train` does, with its defaults, in scikit-learn's API.
+
+    Parameters
+    ----------
+    hidden : sequence of int or None, default=None
+        Units of each hidden layer; () is a linear model. None, here and below, is decided by the
+        size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
+    activation : str or sequence of str, default="auto"
+        Of the hidden layers.
+    dropout : float or None, default=None
+        The probability of dropping a unit of a hidden layer while training.
+    initializer : str, default="auto"
+        How weights are drawn.
+    loss : str, default="auto"
+        "auto" is the cross-entropy.
+    label_smoothing : float, default=0.0
+        The share of each target that is spread evenly over the classes.
+    class_weight : dict, "balanced" or None, default=None
+        How much the rows of each class count. "balanced" gives all classes the same sum.
+    optimizer : str, default="adamw"
+        A name of `nnaccel.maths.optimizers`.
+    learning_rate : float or None, default=None
+        The highest rate of the schedule.
+    schedule : str, default="one_cycle"
+        A name of `nnaccel.maths.schedules`.
+    batch_size, epochs : int or None, default=None
+        Rows of a minibatch, and passes over the rows.
+    early_stopping : int, default=0
+        Epochs without a better validation loss after which to stop; 0 for never.
+    validation_fraction : float or None, default=None
+        Of the rows, set aside to find the best epoch; 0 for none.
+    weight_decay : float or None, default=None
+        Decoupled weight decay.
+    l2 : float, default=0.0
+        Penalty l2 / 2 |W|^2.
+    clip_norm : float or None, default=None
+        Gradients are scaled down to at most this Euclidean norm.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the rows set aside, their order and dropout.
+    drop, keep : sequence of str, default=()
+        Columns to leave out, and to use whatever they look like.
+    decimal : {".", ","} or None, default=None
+        The decimal mark of numbers that are text; None: as the table shows.
+    missing : "auto", "none" or sequence of float, default="auto"
+        Numbers that stand for no value, such as -9999; "auto" looks for them.
+    dtype : {"float32", "float64"}, default="float32"
+        To compute in.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training.
+    device : str or None, default=None
+        Where to compute: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None is "cpu".
+    kernels : bool or "numpy", default=True
+        As of `nnaccel.train`.
+    verbose : bool, default=False
+        Print the scores of every epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    model_ : nnaccel.Model
+        What was trained: network, encoding, history and settings.
+    n_iter_ : int
+        The number of epochs.
+    n_features_in_ : int
+        Number of columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X has names.
+
+    See Also
+    --------
+    TableRegressor : The same for numbers.
+    TableEncoder : The encoding alone.
+
+    Examples
+    --------
+    >>> from nnaccel import TableClassifier
+    >>> X = {"age": [31, 46, None, 28] * 10, "job": ["nurse", "clerk", "nurse", "cook"] * 10}
+    >>> y = ["yes", "no", "yes", "no"] * 10
+    >>> TableClassifier(random_state=0).fit(X, y).predict({"age": [30], "job": ["nurse"]})
+    array(['yes'], dtype='<U3')
+    """
+
+    _task = "classification"
+
+    def __init__(
+        self,
+        *,
+        hidden: Any = None,
+        activation: Any = "auto",
+        dropout: float | None = None,
+        initializer: str = "auto",
+        loss: str = "auto",
+        label_smoothing: float = 0.0,
+        class_weight: Any = None,
+        optimizer: str = "adamw",
+        learning_rate: float | None = None,
+        schedule: str = "one_cycle",
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        early_stopping: int = 0,
+        validation_fraction: float | None = None,
+        weight_decay: float | None = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        random_state: Any = None,
+        drop: Any = (),
+        keep: Any = (),
+        decimal: str | None = None,
+        missing: Any = "auto",
+        dtype: str = "float32",
+        precision: str = "float32",
+        device: str | None = None,
+        kernels: bool | str = True,
+        verbose: bool | int = False,
+    ) -> None:
+        self._keep(locals())
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the encoding and the network.
+
+        Parameters
+        ----------
+        X : data frame, table, dict of columns, list of dicts or array-like of shape (n, n_columns)
+            Of any kind of columns.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each row counts.
+
+        Returns
+        -------
+        self : object
+        """
+        table = self._learn_columns(X)
+        y = column_or_1d(_given(y), warn=True)
+        if y.dtype.kind == "f":
+            check_array(y, ensure_2d=False, input_name="y")
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has 1 class, {self.classes_[0]!r}, and there is nothing to tell apart"
+            )
+        if isinstance(self.class_weight, dict):
+            by_class = compute_sample_weight(self.class_weight, y)
+            weights = 1.0 if sample_weight is None else on_host(sample_weight)
+            sample_weight = by_class * weights
+        return self._fit(table, y, sample_weight, "classification")
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class (n_samples, n_classes), in the order of `classes_`."""
+        table = self._table(X)
+        return self.model_.outputs(table)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each row (n_samples,)."""
+        P = self.predict_proba(X)
+        return self.classes_[P.argmax(axis=1)]
+
+    def _take(self, model: Model) -> None:
+        super()._take(model)
+        self.classes_ = np.array(model.target.classes)
+
+
+class TableRegressor(RegressorMixin, _TableModel):
+    """Multi-layer perceptron for tables as they are: text, dates, missing values, categories.
+
+    What `nnaccel train` does, with its defaults, in scikit-learn's API.
+
+    Parameters
+    ----------
+    hidden : sequence of int or None, default=None
+        Units of each hidden layer; () is a linear model. None, here and below, is decided by the
+        size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
+    activation : str or sequence of str, default="auto"
+        Of the hidden layers.
+    dropout : float or None, default=None
+        The probability of dropping a unit of a hidden layer while training.
+    initializer : str, default="auto"
+        How weights are drawn.
+    loss : str, default="auto"
+        "auto" is the squared error; also "absolute_error", "huber", "poisson", "pinball".
+    quantile : float or None, default=None
+        That is predicted with loss="pinball".
+    optimizer : str, default="adamw"
+        A name of `nnaccel.maths.optimizers`.
+    learning_rate : float or None, default=None
+        The highest rate of the schedule.
+    schedule : str, default="one_cycle"
+        A name of `nnaccel.maths.schedules`.
+    batch_size, epochs : int or None, default=None
+        Rows of a minibatch, and passes over the rows.
+    early_stopping : int, default=0
+        Epochs without a better validation loss after which to stop; 0 for never.
+    validation_fraction : float or None, default=None
+        Of the rows, set aside to find the best epoch; 0 for none.
+    weight_decay : float or None, default=None
+        Decoupled weight decay.
+    l2 : float, default=0.0
+        Penalty l2 / 2 |W|^2.
+    clip_norm : float or None, default=None
+        Gradients are scaled down to at most this Euclidean norm.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the rows set aside, their order and dropout.
+    drop, keep : sequence of str, default=()
+        Columns to leave out, and to use whatever they look like.
+    decimal : {".", ","} or None, default=None
+        The decimal mark of numbers that are text; None: as the table shows.
+    missing : "auto", "none" or sequence of float, default="auto"
+        Numbers that stand for no value, such as -9999; "auto" looks for them.
+    dtype : {"float32", "float64"}, default="float32"
+        To compute in.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        Of the matrix products while training.
+    device : str or None, default=None
+        Where to compute: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None is "cpu".
+    kernels : bool or "numpy", default=True
+        As of `nnaccel.train`.
+    verbose : bool, default=False
+        Print the scores of every epoch.
+
+    Attributes
+    ----------
+    model_ : nnaccel.Model
+        What was trained: network, encoding, history and settings.
+    n_iter_ : int
+        The number of epochs.
+    n_features_in_ : int
+        Number of columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X has names.
+
+    See Also
+    --------
+    TableClassifier : The same for classes.
+    TableEncoder : The encoding alone.
+
+    Examples
+    --------
+    >>> from nnaccel import TableRegressor
+    >>> X = {"age": [31, 46, None, 28] * 10, "day": ["2024-01-02", "2024-02-03"] * 20}
+    >>> model = TableRegressor(random_state=0).fit(X, [1.0, 2.0, 1.5, 2.5] * 10)
+    >>> model.predict({"age": [30, 40], "day": ["2024-01-02", "2024-02-03"]}).shape
+    (2,)
+    """
+
+    _task = "regression"
+
+    def __init__(
+        self,
+        *,
+        hidden: Any = None,
+        activation: Any = "auto",
+        dropout: float | None = None,
+        initializer: str = "auto",
+        loss: str = "auto",
+        quantile: float | None = None,
+        optimizer: str = "adamw",
+        learning_rate: float | None = None,
+        schedule: str = "one_cycle",
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        early_stopping: int = 0,
+        validation_fraction: float | None = None,
+        weight_decay: float | None = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        random_state: Any = None,
+        drop: Any = (),
+        keep: Any = (),
+        decimal: str | None = None,
+        missing: Any = "auto",
+        dtype: str = "float32",
+        precision: str = "float32",
+        device: str | None = None,
+        kernels: bool | str = True,
+        verbose: bool | int = False,
+    ) -> None:
+        self._keep(locals())
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the encoding and the network.
+
+        Parameters
+        ----------
+        X : data frame, table, dict of columns, list of dicts or array-like of shape (n, n_columns)
+            Of any kind of columns.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,), optional
+            How much each row counts.
+
+        Returns
+        -------
+        self : object
+        """
+        table = self._learn_columns(X)
+        y = check_array(_given(y), ensure_2d=False, dtype=np.float64, input_name="y")
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if y.ndim == 2:
+            pa = import_extra("pyarrow")
+            y = pa.table({f"y{k}": y[:, k] for k in range(y.shape[1])})
+        return self._fit(table, y, sample_weight, "regression")
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number of each row (n_samples,), or (n_samples, n_targets)."""
+        table = self._table(X)
+        return self.model_.outputs(table)
+
+
+def _given(y: Any) -> Any:
+    """y on the host; ValueError where there is none."""
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None")
+    return on_host(y)
