@@ -101,7 +101,7 @@ def at_hand(x: Array, where: Device) -> tuple[Array, Namespace]:
     return (to_host(x), np) if where.memory_free() is None else (x, where.xp)
 
 
-def check_finite(name: str, x: Any, given: Any, where: Device) -> None:
+def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
     """ValueError that names the first number of x, an array (N, D) on that device or a CSR matrix,
     that is not finite, and says whether it was so in `given`, the same before it was cast.
 

@@ -11,7 +11,7 @@ from nnaccel.devices.device import Device, dtype_name, dtype_of, integer_name, s
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import is_sparse
 from nnaccel.maths.network import Network
-from nnaccel.training.array_checks import check_finite, check_width, real_array
+from nnaccel.training.array_checks import check_all_finite, check_width, real_array
 from nnaccel.training.targets import put_targets
 from nnaccel.typing import Array
 
@@ -93,7 +93,7 @@ def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
         kept = _is_integral(X) and where.keeps(X)
         placed = home.in_rows(home.asarray(X, None if kept else dtype))
     if not kept:
-        check_finite("X", placed, X, home)
+        check_all_finite("X", placed, X, home)
     return placed
 
 

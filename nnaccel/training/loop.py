@@ -121,7 +121,8 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        At once, for arrays that do not fit together or values out of range.
+        At once, for arrays that do not fit together, numbers that are not finite, targets out of
+        the range of the loss, and options out of theirs.
     FloatingPointError
         In the epoch where the loss or a parameter stops being finite.
     MemoryError

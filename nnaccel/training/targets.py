@@ -7,7 +7,7 @@ import numpy as np
 from nnaccel.devices.device import Device, integer_name, to_host
 from nnaccel.maths.losses import Loss, Targets
 from nnaccel.maths.network import Network
-from nnaccel.training.array_checks import at_hand, check_finite
+from nnaccel.training.array_checks import at_hand, check_all_finite
 from nnaccel.typing import Array, Namespace
 
 ROUNDING = 0.01  # by which rounding, as to bfloat16, may take probabilities out of their range
@@ -31,7 +31,7 @@ def put_targets(network: Network, loss: Loss, home: Device, dtype: str, Y: Any) 
     placed = home.asarray(Y, dtype)
     if Y.ndim == 1:
         placed = home.xp.reshape(placed, (-1, 1))
-    check_finite("Y", placed, Y, home)
+    check_all_finite("Y", placed, Y, home)
     _check_range(loss, *at_hand(placed, home))
     return placed
 

@@ -11,7 +11,7 @@ from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss, Targets
 from nnaccel.maths.network import mlp
 from nnaccel.training import data as data_module
-from nnaccel.training.array_checks import check_finite, real_array
+from nnaccel.training.array_checks import check_all_finite, real_array
 from nnaccel.training.data import HostData, class_weights, put
 from nnaccel.training.gradients import value_and_grad
 from nnaccel.training.loop import train
@@ -116,14 +116,14 @@ def test_the_first_of_many_is_found_behind_a_million_numbers():
         np.errstate(over="ignore"),
         pytest.raises(ValueError, match="X must be finite, got nan in row 500001, column 1 "),
     ):
-        check_finite("X", X, X, CPU)
+        check_all_finite("X", X, X, CPU)
 
 
 def test_integers_need_no_look(monkeypatch):
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr(data_module, "check_finite", never)
+    monkeypatch.setattr(data_module, "check_all_finite", never)
     assert math.isfinite(trained(np.arange(N * D).reshape(N, D) % 5, np.arange(N) % 3 / 4))
 
 
