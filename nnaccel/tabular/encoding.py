@@ -42,7 +42,7 @@ class Numeric:
     """A number, encoded as z = (x - center) / scale; a missing one as 0.
 
     name: of the table's column.   part: what is taken of a date or time, see `dates.PARTS`.
-    bend: whether z is bent beyond 3, see `scaling.bend`.
+    bend: whether z is bent where it is far out, see `scaling.bend`.
     missing: a 0/1 column of its own says where the column had no value.
     """
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 OUTLIER = 8.0  # standard deviations from the mean, which no well-behaved column shows
-BEND = 3.0  # scaled numbers up to it stay as they are
+BEND = 20.0  # scaled numbers up to it stay as they are: a long tail keeps its resolution
 NORMAL_QUARTILES = 1.349  # between the quartiles of a normal variable, in standard deviations
 ROUNDING = 8 * np.finfo(float).eps  # of the mean: a spread below it is rounding
 BLOCK = 1 << 21  # numbers worked on at once: 16 MB in float64
@@ -26,13 +26,13 @@ class Scale(NamedTuple):
 
 
 def bend(z: np.ndarray) -> np.ndarray:
-    """z as it is from -3 to 3; beyond, 3 + log(|z| - 2) with its sign.
+    """z as it is from -B to B, B = 20; beyond, B (1 + log(|z| / B)) with its sign.
 
     Smooth and rising everywhere: it keeps the order of large values, which grow without bound but
-    slowly: one at a million is as one at 16.8.
+    slowly: one at a million is as one at 236.
     """
-    size = np.abs(z)
-    return np.where(size <= BEND, z, np.copysign(BEND + np.log(np.maximum(size, BEND) - 2), z))
+    size = np.maximum(np.abs(z), BEND)
+    return np.where(np.abs(z) <= BEND, z, np.copysign(BEND * (1 + np.log(size / BEND)), z))
 
 
 def scales(read: Callable[[slice], np.ndarray], columns: int, rows: int) -> list[Scale]:
