@@ -27,12 +27,13 @@ class Layout(NamedTuple):
     """How a delimited file is to be read; None: as its content suggests.
 
     delimiter: between the cells.   header: whether the first line has the names.
-    encoding: a name for `codecs.lookup`.
+    encoding: a name for `codecs.lookup`.   names: columns that are there, which tell a header.
     """
 
     delimiter: str | None = None
     header: bool | None = None
     encoding: str | None = None
+    names: tuple[str, ...] = ()
 
 
 AS_IT_IS = Layout()
@@ -96,15 +97,29 @@ def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
         first = _sniff(path, layout.delimiter, layout.header)
         found = [first]
         if layout.delimiter is None and (first is None or len(first["Columns"]) == 1):
-            line = sample.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
-            found += [_sniff(path, s, layout.header, pad=True) for s in SEPARATORS if s in line]
-    best = max(filter(None, found), key=lambda s: len(s["Columns"]), default=None)
+            found += [_sniff(path, s, layout.header, pad=True) for s in _separators(sample)]
+        best = max(filter(None, found), key=lambda s: len(s["Columns"]), default=None)
+        if best is not None and not best["HasHeader"] and layout.header is None and layout.names:
+            headed = _sniff(path, best["Delimiter"], True)
+            if headed is not None and {*layout.names} <= {*_located(sample, headed).names}:
+                best = headed
     if best is None:
         raise Malformed(
             "its lines have no structure in common; name the separator with --delimiter, and say "
             "with --header yes or no whether the first line has the names"
         )
     return _located(sample, best)
+
+
+def _separators(sample: bytes) -> list[str]:
+    """The separators that most lines have as often as the first one."""
+    lines = [line for line in sample.decode("utf-8", "replace").splitlines() if line.strip()][:100]
+    found = []
+    for separator in SEPARATORS:
+        counts = [line.count(separator) for line in lines]
+        if counts and counts[0] and 2 * counts.count(counts[0]) > len(counts):
+            found.append(separator)
+    return found
 
 
 def _sniff(
@@ -163,7 +178,7 @@ def _rows(content: Any, structure: Structure) -> Any:
         uneven.append(row)
         return "skip"
 
-    if not bytes(memoryview(rows)[:SAMPLE]).strip():
+    if not len(rows) or (len(names) > 1 and not bytes(memoryview(rows)[:SAMPLE]).strip()):
         return pa.table({name: pa.array([], pa.string()) for name in names})
     table = reader.read_csv(
         pa.BufferReader(rows),
@@ -173,6 +188,7 @@ def _rows(content: Any, structure: Structure) -> Any:
             quote_char=structure.quote or False,
             escape_char=(structure.escape != structure.quote and structure.escape) or False,
             newlines_in_values=bool(structure.quote),
+            ignore_empty_lines=len(names) > 1,  # of one column, they are its empty cells
             invalid_row_handler=note,
         ),
         convert_options=reader.ConvertOptions(

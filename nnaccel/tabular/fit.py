@@ -22,8 +22,8 @@ from nnaccel.tabular.settings import Settings, build, resolve, to_dict
 from nnaccel.tabular.several_targets import Targets, fit_targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
-from nnaccel.tabular.tables import as_table
-from nnaccel.tabular.targets import Target, fit_target
+from nnaccel.tabular.tables import as_table, import_extra
+from nnaccel.tabular.targets import Target, fit_target, is_text_column
 from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
@@ -56,14 +56,16 @@ def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None,
 
 def _read_targets(name: str, y: Any, decimal: str) -> tuple[Any, Forms]:
     """The columns of a target as what their text means."""
-    if not hasattr(y, "column_names"):
-        found, reading = read_labels(name, y, decimal)
-        return found, {name: reading.form}
     forms: Forms = {}
-    for i, column in enumerate(y.column_names):
-        found, reading = read_labels(column, y[column], decimal)
-        y, forms[column] = y.set_column(i, column, found), reading.form
-    return y, forms
+    several = hasattr(y, "column_names")
+    table = y if several else {name: y}
+    columns = {}
+    for column in table.column_names if several else table:
+        columns[column] = table[column]
+        if is_text_column(table[column]):
+            columns[column], reading = read_labels(column, table[column], decimal)
+            forms[column] = reading.form
+    return (import_extra("pyarrow").table(columns) if several else columns[name]), forms
 
 
 def split_examples(

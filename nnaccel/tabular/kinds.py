@@ -161,6 +161,8 @@ def read(column: Text, reading: Reading) -> tuple[np.ndarray, tuple[tuple[str, i
     if reading[:2] == ("number", ".") and column.floats is not None:
         return column.floats, ()
     cells = column.cells
+    if not len(cells.texts):
+        return np.full(len(cells.codes), np.nan), ()
     values = _VALUES[reading.kind](cells.texts, reading.form)
     return cells.spread(values), cells.listed(np.isnan(values) & ~cells.blank)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.tabular import kinds
-from nnaccel.tabular.columns import KINDS
+from nnaccel.tabular.columns import AS_NUMBERS, KINDS
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.survey import spelled
 from nnaccel.tabular.tables import TableWarning, import_extra, listing
@@ -22,6 +22,7 @@ FEW = 0.02  # of the rows: so few "NA" or "?" among labels are no class
 def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
     """A column of text as one of int64, uint64, float64, booleans or text, and how it was read.
 
+    ValueError for dates, times and durations, which nothing predicts.
     TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
     their counts; labels that differ in case or blanks only.
     """
@@ -30,6 +31,11 @@ def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
     if reading.kind == "number":
         _warn_missing(name, ignored)
         return numbers_as_written(text, reading), reading
+    if reading.kind in AS_NUMBERS:
+        raise ValueError(
+            f"target {name!r} holds {KINDS[reading.kind]}, and a target is numbers or classes; "
+            "turn it into numbers, such as days since a date"
+        )
     if reading.kind == "boolean":
         pa = import_extra("pyarrow")
         values, _ = kinds.read(text, reading)

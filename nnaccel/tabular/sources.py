@@ -39,7 +39,7 @@ class Examples(NamedTuple):
     """Examples: `data` a pyarrow table or a matrix (N, D), `y` (N,) or None where there is none.
 
     names: of the columns of a matrix.   test: rows that are for the test.
-    written: whether cells are text because a file holds text, which says nothing of their kind.
+    written: whether text of a target may be numbers, as in files; given by hand, it is labels.
     weights: how much each row counts (N,); None: all alike.
     """
 
@@ -99,10 +99,10 @@ def read(
         )
     if existing_file(path).suffix.lower() == ".npz":
         return _from_dataset(load_npz(path), target if need_target else None)
-    table, structure = read_table(path, layout)
+    named = (target,) if isinstance(target, str) else tuple(target or ())
+    table, structure = read_table(path, layout._replace(names=layout.names or named))
     where = source if structure is None else f"{source} ({structure})"
-    examples = _from_table(path.name[: -len(suffix_of(path))], where, table, target, need_target)
-    return examples._replace(written=structure is not None)
+    return _from_table(path.name[: -len(suffix_of(path))], where, table, target, need_target)
 
 
 def _from_table(
@@ -111,12 +111,12 @@ def _from_table(
     """A table split into its features and its target.   where: what an error calls it."""
     names = (target,) if isinstance(target, str) else tuple(target or ())
     if not need_target and not (names and all(n in table.column_names for n in names)):
-        return Examples(name, table, None, ", ".join(names), None, "auto", None)
+        return Examples(name, table, None, ", ".join(names), None, "auto", None, written=True)
     try:
         table, y, target = pop_target(table, names)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Examples(name, table, y, target, None, "auto", None)
+    return Examples(name, table, y, target, None, "auto", None, written=True)
 
 
 def pop_weights(examples: Examples, name: str) -> Examples:
