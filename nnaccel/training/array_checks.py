@@ -26,6 +26,8 @@ OTHERS = {
 }
 OTHERS["S"] = OTHERS["T"] = OTHERS["U"]
 
+PART = 2**30  # numbers in a sum: what the BLAS of a GPU counts to is 2^31
+
 
 def real_array(name: str, x: Any) -> Any:
     """x as an array of its library that holds real numbers, a sparse X in CSR format.
@@ -108,9 +110,10 @@ def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
     One pass where all is well: a sum of squares is finite only if all of them are, and the BLAS
     computes it as fast as memory is read.
     """
-    flat, xp = at_hand(x.data if is_sparse(x) else x, where)
+    flat, xp = at_hand(x.data[: x.nnz] if is_sparse(x) else x, where)
     flat = xp.reshape(flat, (-1,))
-    if math.isfinite(flat @ flat):
+    parts = (flat[start:stop] for start, stop in bounds(flat.shape[0], PART))
+    if all(math.isfinite(part @ part) for part in parts):
         return
     place = _first_not_finite(flat, xp=xp)
     if place is None:

@@ -10,6 +10,7 @@ from nnaccel.devices.device import select, to_host
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss, Targets
 from nnaccel.maths.network import mlp
+from nnaccel.training import array_checks
 from nnaccel.training import data as data_module
 from nnaccel.training.array_checks import check_all_finite, real_array
 from nnaccel.training.data import HostData, class_weights, put
@@ -82,7 +83,6 @@ def test_the_arrays_of_validation_are_said_to_be_they():
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_what_is_too_large_for_the_dtype_is_told_from_what_was_infinite(device):
     if device != "cpu":
         pytest.importorskip(device)
@@ -117,6 +117,23 @@ def test_the_first_of_many_is_found_behind_a_million_numbers():
         pytest.raises(ValueError, match="X must be finite, got nan in row 500001, column 1 "),
     ):
         check_all_finite("X", X, X, CPU)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (9, 2), (10, 0), (39, 2)])
+def test_sums_are_taken_in_parts(monkeypatch, place):
+    monkeypatch.setattr(array_checks, "PART", 30)
+    X = inputs("float32")
+    check_all_finite("X", X, X, CPU)
+    X[place] = np.nan
+    with pytest.raises(ValueError, match=f"in row {place[0]}, column {place[1]} "):
+        check_all_finite("X", X, X, CPU)
+
+
+def test_a_sparse_matrix_may_have_more_room_than_numbers():
+    sp = pytest.importorskip("scipy.sparse")
+    X = sp.csr_matrix(np.eye(D))
+    X.data, X.indices = np.append(X.data, np.nan), np.append(X.indices, 0)
+    check_all_finite("X", X, X, CPU)
 
 
 def test_integers_need_no_look(monkeypatch):
