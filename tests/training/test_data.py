@@ -454,13 +454,19 @@ KINDS = [
     ),
     (
         inputs().astype(str),
-        "text (<U32); encode categories as numbers; {}.astype(float) reads text",
+        "text (<U32); encode categories; numpy.asarray({}, dtype=float) reads text",
     ),
-    (inputs().astype("S8"), "text (|S8); encode categories as numbers"),
+    (inputs().astype("S8"), "text (|S8); encode categories"),
     (np.zeros(N, [("a", float)]), "records ([('a', '<f8')]); use numpy.lib.recfunctions.struct"),
-    (OBJECTS, "objects such as 'None' of type NoneType; use {}.astype(float) if they are numbers"),
-    (np.full((N, D), Decimal(1)), "objects such as '1' of type Decimal; use {}.astype(float)"),
-    (np.full((N, D), "1", object), "text (<U1); encode categories as numbers"),
+    (
+        OBJECTS,
+        "objects (such as 'None', of type NoneType); use numpy.asarray({}, dtype=float) if they",
+    ),
+    (
+        np.full((N, D), Decimal(1)),
+        "objects (such as '1', of type Decimal); use numpy.asarray({}, dtype=float)",
+    ),
+    (np.full((N, D), "1", object), "text (<U1); encode categories"),
     (np.full((N, D), 1 + 2j, object), "complex numbers (complex128); give {}.real"),
 ]
 
@@ -518,8 +524,8 @@ def test_objects_that_are_numbers_are_taken_for_them():
     gaps = frame.astype({"b": "Int64"})
     gaps.loc[3, "b"] = pandas.NA
     assert refusal(gaps, Y) == (
-        "TypeError: X must hold real numbers, got objects such as '<NA>' of type NAType; use "
-        "X.astype(float) if they are numbers"
+        "TypeError: X must hold real numbers, got objects (such as '<NA>', of type NAType); use "
+        "numpy.asarray(X, dtype=float) if they are numbers"
     )
 
 
@@ -587,3 +593,28 @@ def test_arrays_that_are_numbers_pass_as_they_are(xp_device):
     for dtype in ("float32", "float64", "int64", "uint8", "bool"):
         x = xp_device.asarray(inputs().astype(dtype))
         assert real_array("X", x) is x
+
+
+# The estimators, whose arrays scikit-learn has checked in another dtype
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "lbfgs", "early", "validation"])
+def test_what_overflows_in_the_cast_is_found_in_estimators_too(method):
+    pytest.importorskip("sklearn")
+    from nnaccel.estimators import MLPRegressor
+
+    options = {"dtype": "float32", "max_iter": 2}
+    X, y, held = inputs(), inputs()[:, 0], {}
+    bad = np.where(np.arange(N)[:, None] == 5, 1e39, X)
+    if method == "lbfgs":
+        options["solver"] = "lbfgs"
+    elif method == "early":
+        options["early_stopping"] = True
+    elif method == "validation":
+        X, bad, held = bad, X, {"validation_data": (bad, y)}
+    network = MLPRegressor(**options)
+    fit = network.partial_fit if method == "partial_fit" else network.fit
+    with pytest.raises(
+        ValueError, match=r"X must be finite, and 1e\+39 in row \d+, column 0 .* is"
+    ):
+        fit(bad, y, **held)
