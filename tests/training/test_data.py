@@ -232,8 +232,10 @@ def test_rows_of_probabilities_that_do_not_sum_to_1_are_refused(xp_device):
     X, P = xp_device.asarray(inputs()), probabilities()
     P[4] *= 5.0
     options = {"loss": "softmax_cross_entropy", "outputs": 3}
-    assert refusal(X, xp_device.asarray(P), **options).startswith(
+    assert refusal(X, xp_device.asarray(P), **options) == (
         "ValueError: Y must hold probabilities from 0 to 1 for 'softmax_cross_entropy', got "
+        f"{P.min():g} to {P.max():g}; divide each row by its sum, or use 'binary_cross_entropy' "
+        "for several labels at once"
     )
     several = np.resize(np.array([1.0, 0.0, 1.0]), (N, 3))
     several[:6] = [1.0, 0.0, 0.0]
@@ -243,7 +245,9 @@ def test_rows_of_probabilities_that_do_not_sum_to_1_are_refused(xp_device):
         "use 'binary_cross_entropy' for several labels at once"
     )
     negative = np.resize(np.array([1.5, -0.5, 0.0]), (N, 3))
-    assert "got -0.5 to 1.5; " in refusal(X, xp_device.asarray(negative), **options)
+    assert "got -0.5 to 1.5; use a loss of that range, such as 'squared_error'" in refusal(
+        X, xp_device.asarray(negative), **options
+    )
 
 
 def test_rounded_probabilities_are_probabilities():
