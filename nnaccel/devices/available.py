@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnaccel.devices import install_hints
-from nnaccel.devices.device import _KINDS, Device
+from nnaccel.devices.device import Device, devices_of
 
 
 class DeviceInfo(NamedTuple):
@@ -102,7 +102,7 @@ def _rows(kind: str, title: str) -> Iterator[DeviceInfo]:
         raise RuntimeError(
             "no GPU driver is found on this machine; if there is a GPU, install its driver"
         )
-    for device in _KINDS[kind](kind):
+    for device in devices_of(kind):
         title = f"{install_hints.TITLES[device.library]} {_version(device.library)}"
         yield DeviceInfo(device.name, title, *_hardware(device))
 

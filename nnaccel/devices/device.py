@@ -7,9 +7,8 @@
 A library is imported when one of its devices is asked for, never before.
 """
 
-import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import array_api_compat as compat
 import numpy as np
 
 from nnaccel.arguments import did_you_mean
-from nnaccel.devices import install_hints
+from nnaccel.devices.libraries import KINDS, MEANT
 from nnaccel.typing import Array, Namespace
 
 
@@ -207,18 +206,23 @@ def select(spec: str | Device | None = None, *arrays: Any) -> Device:
         except (ImportError, RuntimeError):
             return select("cpu")
     kind, number = re.fullmatch(r"(.*?)(?::(\d+))?", spec, re.DOTALL).groups()  # pyright: ignore
-    if kind not in _KINDS:
-        known = ("auto", *_KINDS)
-        meant = _MEANT.get(kind.lower())
+    if kind not in KINDS:
+        known = ("auto", *KINDS)
+        meant = MEANT.get(kind.lower())
         hint = f"; did you mean {meant!r}?" if meant else did_you_mean(kind, known)
         raise ValueError(f"device must be one of {', '.join(known)}, got {spec!r}{hint}")
-    devices, index = _KINDS[kind](kind), int(number or 0)
+    devices, index = devices_of(kind), int(number or 0)
     if index >= len(devices):
         raise ValueError(
             f"device {spec!r} needs a number below {len(devices)}, which is how many {kind!r} "
             f"devices there are; the last is {devices[-1].name!r}"
         )
     return devices[index]
+
+
+def devices_of(kind: str) -> list[Device]:
+    """All devices of a kind, such as "cuda"; the errors are those of `select`."""
+    return [_device(xp, handle) for xp, handle in KINDS[kind](kind)]
 
 
 def device_of(x: Array) -> Device:
@@ -335,102 +339,6 @@ def _follow(arrays: Sequence[Any]) -> Device:
 def _same_gpu(a: Device, b: Device) -> bool:
     a_gpu, b_gpu = (re.fullmatch(r"(?:cuda|torch:cuda|jax:gpu):(\d+)", d.name) for d in (a, b))
     return a_gpu is not None and b_gpu is not None and a_gpu[1] == b_gpu[1]
-
-
-def _numpy_devices(kind: str) -> list[Device]:
-    return [_device(import_module("array_api_compat.numpy"), None)]
-
-
-def _cupy_devices(kind: str) -> list[Device]:
-    cupy = install_hints.load_library("cupy", kind)
-    try:
-        count, reason = cupy.cuda.runtime.getDeviceCount(), "no device"
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        count, reason = 0, install_hints.first_line(error)
-    if not count:
-        driver, remedy = install_hints.cuda_driver(), "see what nvidia-smi shows, or use 'cpu'"
-        found = f"a driver for CUDA {driver // 1000}" if driver else "no NVIDIA driver"
-        if driver and "InsufficientDriver" in reason:
-            remedy = f"update the driver, or replace CuPy: {install_hints.install_command('cupy')}"
-        raise RuntimeError(
-            f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); "
-            f"{remedy}"
-        )
-    try:  # both are looked for when they are first needed, which is in the first step
-        cupy.cuda.nvrtc.getVersion()
-        cupy.cuda.cublas  # noqa: B018
-    except (ImportError, RuntimeError, OSError) as error:
-        raise ImportError(
-            f"device {kind!r} needs the libraries of CUDA, which CuPy does not find "
-            f"({install_hints.first_line(error)}); run: {install_hints.install_cuda_command()}"
-        ) from error
-    xp = import_module("array_api_compat.cupy")
-    return [_device(xp, cupy.cuda.Device(index)) for index in range(count)]
-
-
-def _torch_devices(kind: str) -> list[Device]:
-    torch = install_hints.load_library("torch", kind)
-    hardware = kind.partition(":")[2] or "cpu"
-    if hardware == "cuda" and not torch.cuda.is_available():
-        if torch.version.cuda or torch.version.hip:
-            found, remedy = "a PyTorch that sees none", "see what nvidia-smi shows"
-        else:
-            found = f"PyTorch {torch.__version__}, built without CUDA"
-            remedy = "on Linux, run: python -m pip install --force-reinstall torch"
-        raise RuntimeError(f"device {kind!r} needs a CUDA device, found {found}; {remedy}")
-    if hardware == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError(
-            f"device {kind!r} needs macOS and an Apple GPU, found {platform.platform(terse=True)} "
-            f"and PyTorch {torch.__version__}; use 'torch:cpu'"
-        )
-    xp = import_module("array_api_compat.torch")
-    if hardware != "cuda":
-        return [_device(xp, torch.device(hardware))]
-    return [_device(xp, torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
-
-
-def _jax_devices(kind: str) -> list[Device]:
-    jax = install_hints.load_library("jax", kind)
-    backend = kind.partition(":")[2] or None  # None: the best there is
-    try:
-        handles = jax.local_devices(backend=backend)
-    except RuntimeError as error:
-        extra = "tpu" if backend == "tpu" else f"cuda{install_hints.cuda_major() or 12}"
-        raise RuntimeError(
-            f"device {kind!r} needs a {backend} backend, found JAX {jax.__version__} without one; "
-            f"where there is a {backend}, run: python -m pip install 'jax[{extra}]'"
-        ) from error
-    return [_device(import_module("jax.numpy"), handle) for handle in handles]
-
-
-_KINDS: dict[str, Callable[[str], list[Device]]] = {
-    "cpu": _numpy_devices,
-    "cuda": _cupy_devices,
-    "torch": _torch_devices,
-    "torch:cpu": _torch_devices,
-    "torch:cuda": _torch_devices,
-    "torch:mps": _torch_devices,
-    "jax": _jax_devices,
-    "jax:cpu": _jax_devices,
-    "jax:gpu": _jax_devices,
-    "jax:tpu": _jax_devices,
-}
-
-
-# What people write for them, where the closest spelling would mislead (gpu is one letter from cpu).
-_MEANT = {
-    "gpu": "cuda",
-    "cupy": "cuda",
-    "nvidia": "cuda",
-    "numpy": "cpu",
-    "host": "cpu",
-    "pytorch": "torch",
-    "mps": "torch:mps",
-    "metal": "torch:mps",
-    "torch:gpu": "torch:cuda",
-    "jax:cuda": "jax:gpu",
-    "tpu": "jax:tpu",
-}
 
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -3,7 +3,7 @@
 import math
 from contextlib import suppress
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 import array_api_compat as compat
 import numpy as np
@@ -21,10 +21,16 @@ OTHERS = {
     "c": ("complex numbers", "give {name}.real and {name}.imag as columns of their own"),
     "M": ("dates", "count from one: ({name} - {name}.min()) / numpy.timedelta64(1, 'D')"),
     "m": ("durations", "count in a unit: {name} / numpy.timedelta64(1, 's')"),
-    "U": ("text", "encode categories as numbers; {name}.astype(float) reads text that spells them"),
+    "U": (
+        "text",
+        "encode categories; numpy.asarray({name}, dtype=float) reads text that spells numbers",
+    ),
+    "O": ("objects", "use numpy.asarray({name}, dtype=float) if they are numbers"),
     "V": ("records", "use numpy.lib.recfunctions.structured_to_unstructured({name})"),
 }
 OTHERS["S"] = OTHERS["T"] = OTHERS["U"]
+
+PART = 2**30  # numbers in a sum: what the BLAS of a GPU counts to is 2^31
 
 
 def real_array(name: str, x: Any) -> Any:
@@ -60,10 +66,7 @@ def _real_numpy(name: str, x: np.ndarray) -> np.ndarray:
             x = np.asarray(x.tolist())  # so that NumPy finds out what the objects are
         if x.dtype.kind == "O":
             other = next((v for v in x.flat if not isinstance(v, Real | np.bool_)), x.flat[0])
-            raise TypeError(
-                f"{name} must hold real numbers, got objects such as {str(other)[:40]!r} of type "
-                f"{type(other).__name__}; use {name}.astype(float) if they are numbers"
-            )
+            _refuse(name, f"such as {str(other)[:40]!r}, of type {type(other).__name__}", "O")
     if x.dtype.kind not in NUMBERS and x.dtype.name not in REAL:
         _refuse(name, x.dtype, x.dtype.kind)
     return np.asarray(x)
@@ -77,10 +80,10 @@ def _csr(name: str, x: Any) -> Any:
     return x if is_sparse(x) else x.tocsr()
 
 
-def _refuse(name: str, dtype: Any, kind: str) -> None:
+def _refuse(name: str, found: Any, kind: str) -> NoReturn:
     what, remedy = OTHERS.get(kind, ("this dtype", "use float32"))
     raise TypeError(
-        f"{name} must hold real numbers, got {what} ({dtype}); {remedy.format(name=name)}"
+        f"{name} must hold real numbers, got {what} ({found}); {remedy.format(name=name)}"
     )
 
 
@@ -108,9 +111,10 @@ def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
     One pass where all is well: a sum of squares is finite only if all of them are, and the BLAS
     computes it as fast as memory is read.
     """
-    flat, xp = at_hand(x.data if is_sparse(x) else x, where)
+    flat, xp = at_hand(x.data[: x.nnz] if is_sparse(x) else x, where)
     flat = xp.reshape(flat, (-1,))
-    if math.isfinite(flat @ flat):
+    parts = (flat[start:stop] for start, stop in bounds(flat.shape[0], PART))
+    if all(math.isfinite(part @ part) for part in parts):
         return
     place = _first_not_finite(flat, xp=xp)
     if place is None:

@@ -11,6 +11,7 @@ from nnaccel.training.array_checks import at_hand, check_all_finite
 from nnaccel.typing import Array, Namespace
 
 ROUNDING = 0.01  # by which rounding, as to bfloat16, may take probabilities out of their range
+SHARES = "divide each row by its sum, or use 'binary_cross_entropy' for several labels at once"
 
 
 def put_targets(network: Network, loss: Loss, home: Device, dtype: str, Y: Any) -> Array:
@@ -78,16 +79,18 @@ def _check_range(loss: Loss, Y: Array, xp: Namespace) -> None:
             row = int(wrong.argmax())
             raise ValueError(
                 f"Y must hold probabilities that sum to 1 in every row for {name}, got a sum of "
-                f"{sums[row]:g} in row {row} (from 0); divide each row by its sum, or use "
-                "'binary_cross_entropy' for several labels at once"
+                f"{sums[row]:g} in row {row} (from 0); {SHARES}"
             )
 
 
 def _remedy(targets: Targets, least: float, most: float) -> str:
+    if targets.kind == "classes" and least >= 0.0:
+        return SHARES
     if (targets.low, targets.high) == (0.0, 1.0):
         if {least, most} <= {-1.0, 1.0}:
             return "for labels -1 and 1 use (Y + 1) / 2"
         if {least, most} <= {1.0, 2.0}:
             return "for labels 1 and 2 use Y - 1"
-        return "classes want 'softmax_cross_entropy', amounts a loss such as 'squared_error'"
+        if targets.kind == "labels":
+            return "classes want 'softmax_cross_entropy', amounts a loss such as 'squared_error'"
     return "use a loss of that range, such as 'squared_error'"

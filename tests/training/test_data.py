@@ -10,6 +10,7 @@ from nnaccel.devices.device import select, to_host
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss, Targets
 from nnaccel.maths.network import mlp
+from nnaccel.training import array_checks
 from nnaccel.training import data as data_module
 from nnaccel.training.array_checks import check_all_finite, real_array
 from nnaccel.training.data import HostData, class_weights, put
@@ -82,7 +83,6 @@ def test_the_arrays_of_validation_are_said_to_be_they():
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_what_is_too_large_for_the_dtype_is_told_from_what_was_infinite(device):
     if device != "cpu":
         pytest.importorskip(device)
@@ -117,6 +117,23 @@ def test_the_first_of_many_is_found_behind_a_million_numbers():
         pytest.raises(ValueError, match="X must be finite, got nan in row 500001, column 1 "),
     ):
         check_all_finite("X", X, X, CPU)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (9, 2), (10, 0), (39, 2)])
+def test_sums_are_taken_in_parts(monkeypatch, place):
+    monkeypatch.setattr(array_checks, "PART", 30)
+    X = inputs("float32")
+    check_all_finite("X", X, X, CPU)
+    X[place] = np.nan
+    with pytest.raises(ValueError, match=f"in row {place[0]}, column {place[1]} "):
+        check_all_finite("X", X, X, CPU)
+
+
+def test_a_sparse_matrix_may_have_more_room_than_numbers():
+    sp = pytest.importorskip("scipy.sparse")
+    X = sp.csr_matrix(np.eye(D))
+    X.data, X.indices = np.append(X.data, np.nan), np.append(X.indices, 0)
+    check_all_finite("X", X, X, CPU)
 
 
 def test_integers_need_no_look(monkeypatch):
@@ -215,8 +232,10 @@ def test_rows_of_probabilities_that_do_not_sum_to_1_are_refused(xp_device):
     X, P = xp_device.asarray(inputs()), probabilities()
     P[4] *= 5.0
     options = {"loss": "softmax_cross_entropy", "outputs": 3}
-    assert refusal(X, xp_device.asarray(P), **options).startswith(
+    assert refusal(X, xp_device.asarray(P), **options) == (
         "ValueError: Y must hold probabilities from 0 to 1 for 'softmax_cross_entropy', got "
+        f"{P.min():g} to {P.max():g}; divide each row by its sum, or use 'binary_cross_entropy' "
+        "for several labels at once"
     )
     several = np.resize(np.array([1.0, 0.0, 1.0]), (N, 3))
     several[:6] = [1.0, 0.0, 0.0]
@@ -226,7 +245,9 @@ def test_rows_of_probabilities_that_do_not_sum_to_1_are_refused(xp_device):
         "use 'binary_cross_entropy' for several labels at once"
     )
     negative = np.resize(np.array([1.5, -0.5, 0.0]), (N, 3))
-    assert "got -0.5 to 1.5; " in refusal(X, xp_device.asarray(negative), **options)
+    assert "got -0.5 to 1.5; use a loss of that range, such as 'squared_error'" in refusal(
+        X, xp_device.asarray(negative), **options
+    )
 
 
 def test_rounded_probabilities_are_probabilities():
@@ -437,13 +458,19 @@ KINDS = [
     ),
     (
         inputs().astype(str),
-        "text (<U32); encode categories as numbers; {}.astype(float) reads text",
+        "text (<U32); encode categories; numpy.asarray({}, dtype=float) reads text",
     ),
-    (inputs().astype("S8"), "text (|S8); encode categories as numbers"),
+    (inputs().astype("S8"), "text (|S8); encode categories"),
     (np.zeros(N, [("a", float)]), "records ([('a', '<f8')]); use numpy.lib.recfunctions.struct"),
-    (OBJECTS, "objects such as 'None' of type NoneType; use {}.astype(float) if they are numbers"),
-    (np.full((N, D), Decimal(1)), "objects such as '1' of type Decimal; use {}.astype(float)"),
-    (np.full((N, D), "1", object), "text (<U1); encode categories as numbers"),
+    (
+        OBJECTS,
+        "objects (such as 'None', of type NoneType); use numpy.asarray({}, dtype=float) if they",
+    ),
+    (
+        np.full((N, D), Decimal(1)),
+        "objects (such as '1', of type Decimal); use numpy.asarray({}, dtype=float)",
+    ),
+    (np.full((N, D), "1", object), "text (<U1); encode categories"),
     (np.full((N, D), 1 + 2j, object), "complex numbers (complex128); give {}.real"),
 ]
 
@@ -501,8 +528,8 @@ def test_objects_that_are_numbers_are_taken_for_them():
     gaps = frame.astype({"b": "Int64"})
     gaps.loc[3, "b"] = pandas.NA
     assert refusal(gaps, Y) == (
-        "TypeError: X must hold real numbers, got objects such as '<NA>' of type NAType; use "
-        "X.astype(float) if they are numbers"
+        "TypeError: X must hold real numbers, got objects (such as '<NA>', of type NAType); use "
+        "numpy.asarray(X, dtype=float) if they are numbers"
     )
 
 
@@ -570,3 +597,28 @@ def test_arrays_that_are_numbers_pass_as_they_are(xp_device):
     for dtype in ("float32", "float64", "int64", "uint8", "bool"):
         x = xp_device.asarray(inputs().astype(dtype))
         assert real_array("X", x) is x
+
+
+# The estimators, whose arrays scikit-learn has checked in another dtype
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "lbfgs", "early", "validation"])
+def test_what_overflows_in_the_cast_is_found_in_estimators_too(method):
+    pytest.importorskip("sklearn")
+    from nnaccel.estimators import MLPRegressor
+
+    options = {"dtype": "float32", "max_iter": 2}
+    X, y, held = inputs(), inputs()[:, 0], {}
+    bad = np.where(np.arange(N)[:, None] == 5, 1e39, X)
+    if method == "lbfgs":
+        options["solver"] = "lbfgs"
+    elif method == "early":
+        options["early_stopping"] = True
+    elif method == "validation":
+        X, bad, held = bad, X, {"validation_data": (bad, y)}
+    network = MLPRegressor(**options)
+    fit = network.partial_fit if method == "partial_fit" else network.fit
+    with pytest.raises(
+        ValueError, match=r"X must be finite, and 1e\+39 in row \d+, column 0 .* is"
+    ):
+        fit(bad, y, **held)
