@@ -23,7 +23,8 @@ KINDS = {
     "time": "times of day",
     "duration": "durations",
 }
-AS_NUMBERS = ("number", "date", "time", "duration")  # those that become columns of numbers
+TIMES = ("date", "time", "duration")
+AS_NUMBERS = ("number", *TIMES)  # those that become columns of numbers
 UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal types, in a second
 
 
@@ -51,31 +52,38 @@ class Column:
         data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
         self.source = data
         self.coded = pa.types.is_dictionary(data.type)
-        source = data.type.value_type if self.coded else data.type
-        self.kind = next((kind for kind, holds in _types(pa.types) if holds(source)), "other")
-        plain = {"number": pa.float64(), "string": pa.large_string()}.get(self.kind, source)
+        kind = data.type.value_type if self.coded else data.type
+        self.kind = next((name for name, holds in _types(pa.types) if holds(kind)), "other")
         if self.coded:  # chunk by chunk: their dictionaries may differ
-            kept = pa.large_string() if self.kind == "string" else source  # no views: not to take
-            parts = [part.dictionary.cast(kept).take(part.indices) for part in data.chunks]
-            data = pa.chunked_array(parts, type=kept)
-        self.whole = data if pa.types.is_integer(source) else None
+            kind = pa.large_string() if self.kind == "string" else kind  # no views: not to take
+            parts = [part.dictionary.cast(kind).take(part.indices) for part in data.chunks]
+            data = pa.chunked_array(parts, type=kind)
+        self._plain = data
+        self.whole = data if pa.types.is_integer(kind) else None
+
+    @cached_property
+    def data(self) -> Any:
+        """Its values, see above."""
+        pa = import_extra("pyarrow")
         if self.kind in ("number", "string"):
-            data = data.cast(plain, safe=False)
-        elif self.kind in ("date", "time", "duration"):
-            data = _in_seconds(data)
-        self.data = data
+            plain = pa.float64() if self.kind == "number" else pa.large_string()
+            return self._plain.cast(plain, safe=False)
+        return _in_seconds(self._plain) if self.kind in TIMES else self._plain
 
     @cached_property
     def text(self) -> Text | None:
         """Its cells as text whose meaning is open: of a list of categories it is not."""
-        return Text(self.data) if self.kind == "string" and not self.coded else None
+        if self.kind != "string" or self.coded:
+            return None
+        is_view = import_extra("pyarrow").types.is_string_view(self._plain.type)
+        return Text(self.data if is_view else self._plain)
 
     def decide(self, decimal: str) -> Decision:
         """What it holds; see `kinds.decide`."""
         if self.text is not None:
             return kinds.decide(self.text, decimal)
         form = "." if self.kind == "number" else ""
-        empty = self.data.null_count == len(self.data)
+        empty = self.source.null_count == len(self.source)
         return Decision(Reading("null" if empty else self.kind, form))
 
 

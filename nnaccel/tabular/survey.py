@@ -6,6 +6,8 @@ decides is data in the model file, and new tables are read with it.
 
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +52,7 @@ class Rules(NamedTuple):
 
 
 NO_RULES = Rules()
+read_floats = attrgetter("floats")  # which a text keeps
 
 
 def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
@@ -65,8 +68,10 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
     _check_names(table.column_names, rules)
     columns = {n: Column(table[n]) for n in table.column_names if n not in rules.drop}
     _refuse(columns)
-    texts = (column.text for column in columns.values())
-    decimal = rules.decimal or decimal_mark(text for text in texts if text is not None)
+    texts = [column.text for column in columns.values() if column.text is not None]
+    with ThreadPoolExecutor() as pool:  # Arrow lets other threads run while it converts
+        pool.map(read_floats, texts)
+    decimal = rules.decimal or decimal_mark(texts)
     readings = {name: _decided(name, column, decimal) for name, column in columns.items()}
     numbers = {
         name: numbers_of(name, columns[name], reading)[0]

@@ -4,7 +4,7 @@ import datetime as dt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
@@ -139,6 +139,7 @@ MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2100, 1, 1)).map(
 EPOCH = dt.datetime(1970, 1, 1)
 
 
+@settings(deadline=None)
 @given(MOMENTS)
 def test_dates_agree_with_python(moment):
     expected = (moment - EPOCH).total_seconds()
