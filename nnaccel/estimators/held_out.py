@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.estimators.array_input import check_weights, check_X_y
+from nnaccel.estimators.array_input import check_X_y
 
 # isort: split
 from sklearn import config_context
@@ -13,6 +13,7 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from nnaccel.devices.device import to_host
+from nnaccel.estimators.example_weights import check_weights
 from nnaccel.estimators.fit_plan import Examples, FitPlan
 from nnaccel.training.data import Data, HostData
 from nnaccel.training.prediction import outputs
@@ -46,11 +47,13 @@ def set_aside(
 ) -> tuple[Examples, HeldOut]:
     """The examples to train on, and those to validate on, as scikit-learn splits them."""
     codes = examples.codes
+    is_binary = is_classifier(estimator) and estimator.n_outputs_ == 1
     rows, held_rows = train_test_split(
         np.arange(codes.shape[0]),
         random_state=rng,
         test_size=estimator.validation_fraction,
-        stratify=codes if is_classifier(estimator) and estimator.n_outputs_ == 1 else None,
+        # The words are those of scikit-learn's error for a class of one row.
+        stratify=np.array(["False", "True"])[codes] if is_binary else None,
     )
     if len(held_rows) < 2:
         raise ValueError(
@@ -64,7 +67,7 @@ def set_aside(
 def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
     """The examples where they are to live."""
     data = plan.put(examples.X, estimator._targets(examples.codes), examples.weights)
-    return HeldOut(data, examples.codes, examples.weights)
+    return HeldOut(data, examples.codes, examples.weights and examples.weights.values)
 
 
 def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:
