@@ -24,10 +24,16 @@ from sklearn.datasets import (
     make_multilabel_classification,
     make_regression,
 )
-from sklearn.ensemble import BaggingClassifier
+from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import d2_pinball_score, mean_absolute_error
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import d2_pinball_score, get_scorer, mean_absolute_error
+from sklearn.model_selection import (
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+    cross_val_predict,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -584,6 +590,39 @@ def test_pipelines_searches_and_meta_estimators():
     assert cross_val_predict(pipe, X, y, cv=2, method="predict_log_proba").shape == (150, 3)
     copy = clone(net)
     assert copy.get_params() == net.get_params()
+
+
+TOOLS = {
+    "sigmoid": lambda net: CalibratedClassifierCV(net, method="sigmoid", cv=3),
+    "isotonic": lambda net: CalibratedClassifierCV(net, method="isotonic", cv=3),
+    "temperature": lambda net: CalibratedClassifierCV(net, method="temperature", cv=3),
+    "stacking": lambda net: StackingClassifier([("net", net)], LogisticRegression(), cv=3),
+    "threshold": lambda net: TunedThresholdClassifierCV(net, cv=3),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+@pytest.mark.parametrize("data", [IRIS, TWO], ids=["classes", "two"])
+def test_tools_ask_for_probabilities_as_of_scikit_learns_networks(tool, data):
+    """A `decision_function` would be asked first, and calibrated in its place."""
+    X, y = StandardScaler().fit_transform(data[0]), data[1]
+    # 50 divide the rows of all folds, so that both make the same steps.
+    options = {"solver": "sgd", "shuffle": False, "batch_size": 50, "random_state": 0,
+               "learning_rate_init": 0.1, "max_iter": 20}  # fmt: skip
+    found = []
+    for cls in (sk.MLPClassifier, MLPClassifier):
+        try:
+            found.append(tool(cls(**options)).fit(X, y).predict_proba(X))
+        except ValueError as error:  # thresholds are for two classes, and temperatures for 1.8
+            found.append(str(error))
+    if isinstance(found[0], str):
+        assert found[0] == found[1]
+        assert re.search("Only binary classification|'method' parameter", found[0])
+    else:
+        np.testing.assert_allclose(found[1], found[0], atol=1e-9)
+    scorer = get_scorer("roc_auc_ovr")
+    a, b = (scorer(cls(**options).fit(X, y), X, y) for cls in (sk.MLPClassifier, MLPClassifier))
+    assert a == pytest.approx(b, abs=1e-9)
 
 
 def test_frames_of_pandas_and_polars():
