@@ -23,7 +23,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from nnaccel.devices.device import Device, device_of, dtype_of, to_host
 from nnaccel.maths.minibatch import is_sparse
-from nnaccel.typing import Array
+from nnaccel.typing import Array, Namespace
 
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
@@ -85,6 +85,8 @@ def validated(estimator: Any, X: Any, *, reset: bool) -> Any:
     check_kind("X", X)
     if is_foreign(X) and not get_config()["array_api_dispatch"]:
         check_foreign(X, type(estimator).__name__)
+        if not reset and has_its_features(estimator, X):
+            return X
         return validate_data(estimator, X, reset=reset, skip_check_array=True)
     return in_rows(quiet_validation(estimator, X, dtype=kept(X), reset=reset))
 
@@ -107,9 +109,14 @@ def is_valid(estimator: Any, X: Any, dtype: Any = None) -> bool:
     """
     if type(X) is not np.ndarray or X.dtype not in FLOATS or X.ndim != 2 or X.shape[0] == 0:
         return False
-    if X.shape[1] != estimator.n_features_in_ or hasattr(estimator, "feature_names_in_"):
+    if not has_its_features(estimator, X):
         return False
     return is_finite(X, SQUARE if narrows(X, dtype) else inf)
+
+
+def has_its_features(estimator: Any, X: Array) -> bool:
+    """Whether an array has as many columns as the estimator knows, none of which has a name."""
+    return X.shape[1] == estimator.n_features_in_ and not hasattr(estimator, "feature_names_in_")
 
 
 def is_valid_target(y: Any, N: int) -> bool:
@@ -140,11 +147,10 @@ def is_finite(x: np.ndarray, most: float = inf) -> bool:
         return bool(np.vecdot(x, x).sum() < most)
 
 
-def all_finite(x: Array) -> bool:
-    """Whether all numbers of an array of any library are finite."""
+def all_finite(x: Array, xp: Namespace) -> bool:
+    """Whether all numbers of an array of any library are finite; xp: its namespace."""
     if type(x) is np.ndarray:
         return is_finite(x) or bool(np.isfinite(x).all())
-    xp = device_of(x).xp
     with np.errstate(all="ignore"):
         return isfinite(float(to_host(xp.sum(x)))) or bool(xp.all(xp.isfinite(x)))
 
@@ -180,7 +186,7 @@ def check_numbers(y: Any) -> None:
             f"y must be a dense array of numbers, got {kind}; use y.toarray() of a sparse matrix, "
             "or MLPClassifier for labels"
         )
-    if not all_finite(y):  # as objects may be, which are no numbers before they are converted
+    if not all_finite(y, np):  # as objects may be, which are no numbers before they are converted
         raise ValueError("Input y contains NaN or infinity.")
 
 
@@ -192,7 +198,7 @@ def check_cast(X: Any, dtype: Any, name: str) -> None:
     xp = device_of(values).xp
     with np.errstate(over="ignore"):
         narrow = xp.astype(values, xp.float32)
-    if not all_finite(narrow):
+    if not all_finite(narrow, xp):
         raise ValueError(
             "Input X contains infinity or a value too large for dtype('float32'), in which this "
             f"{name} computes; scale X, or fit with dtype='float64'"
@@ -201,7 +207,8 @@ def check_cast(X: Any, dtype: Any, name: str) -> None:
 
 def check_foreign(X: Array, name: str) -> None:
     """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
-    kept(X)
+    xp = device_of(X).xp
+    check_real(X, xp)
     if X.ndim != 2:
         raise ValueError(
             f"X must be 2-D (n_samples, n_features), got shape {tuple(X.shape)}; for one sample "
@@ -212,8 +219,14 @@ def check_foreign(X: Array, name: str) -> None:
             f"Found array with {X.shape[0]} sample(s) and {X.shape[1]} feature(s) while a minimum "
             f"of 1 is required by {name}."
         )
-    if device_of(X).xp.isdtype(X.dtype, "real floating") and not all_finite(X):
+    if xp.isdtype(X.dtype, "real floating") and not all_finite(X, xp):
         raise ValueError(f"Input X contains NaN or infinity. {name} does not accept missing values")
+
+
+def check_real(X: Array, xp: Namespace) -> None:
+    """ValueError for complex numbers."""
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError("Complex data not supported: X must hold real numbers")
 
 
 def kept(X: Any) -> list[Any]:
@@ -224,8 +237,7 @@ def kept(X: Any) -> list[Any]:
     if not is_foreign(X):
         return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
     where = device_of(X)
-    if where.xp.isdtype(X.dtype, "complex floating"):
-        raise ValueError("Complex data not supported: X must hold real numbers")
+    check_real(X, where.xp)
     names = (*dict.fromkeys((float_dtype(where), "float32")), *INTEGERS)
     return [getattr(where.xp, name) for name in names if hasattr(where.xp, name)]
 

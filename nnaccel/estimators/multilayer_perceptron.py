@@ -282,7 +282,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         X = check_X(self, X, tree[-1][0].dtype)
         found = outputs(network, tree, X, where, link)
         with where.context():
-            if not all_finite(found):
+            if not all_finite(found, where.xp):
                 raise self._overflow(found)
             found = found if finish is None else finish(found, xp=where.xp)
         return (found if where == home else home.asarray(found)), home
