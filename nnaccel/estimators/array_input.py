@@ -21,7 +21,7 @@ from sklearn.base import is_classifier
 from sklearn.utils import validation
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from nnaccel.devices.device import Device, device_of, dtype_of, to_host
+from nnaccel.devices.device import Device, device_of, dtype_name, dtype_of, to_host
 from nnaccel.maths.minibatch import is_sparse
 from nnaccel.typing import Array, Namespace
 
@@ -160,7 +160,7 @@ def check_kind(name: str, x: Any, *, dates: bool = False) -> None:
 
     dates: whether they are welcome, as labels are.
     """
-    if np.ma.is_masked(x):
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(
             f"{name} is a masked array, whose hidden numbers would count like the others; fill "
             f"them, {name}.filled(value), or leave their rows out"
@@ -171,10 +171,11 @@ def check_kind(name: str, x: Any, *, dates: bool = False) -> None:
             f"{name} must hold numbers, got dates or durations; count them in a unit, such as the "
             f"days since the first, ({name} - {name}.min()) / np.timedelta64(1, 'D')"
         )
-    if compat.is_torch_array(x) and str(x.layout) != "torch.strided":
+    layout = str(getattr(x, "layout", "")) if compat.is_torch_array(x) else "torch.strided"
+    if layout != "torch.strided":
         raise ValueError(
             f"{name} must be a dense tensor or a sparse matrix of SciPy, got a tensor with layout "
-            f"{x.layout}; use {name}.to_dense() or scipy.sparse.csr_array"
+            f"{layout}; use {name}.to_dense() or scipy.sparse.csr_array"
         )
 
 
@@ -203,6 +204,20 @@ def check_cast(X: Any, dtype: Any, name: str) -> None:
             "Input X contains infinity or a value too large for dtype('float32'), in which this "
             f"{name} computes; scale X, or fit with dtype='float64'"
         )
+
+
+def check_outputs(found: Array, xp: Namespace, name: str) -> None:
+    """ValueError for the first row of the outputs (N, ...) of a network that is not finite."""
+    if all_finite(found, xp):
+        return
+    finite = np.isfinite(to_host(found)).reshape(found.shape[0], -1).all(axis=1)
+    dtype, remedy = dtype_name(found), "scale X as it was for fit"
+    if dtype != "float64":
+        remedy += ", or fit with dtype='float64'"
+    raise ValueError(
+        f"Row {int(np.argmin(finite))} of X gives {name} outputs that are not finite in {dtype}: "
+        f"its numbers are too large for the network; {remedy}"
+    )
 
 
 def check_foreign(X: Array, name: str) -> None:

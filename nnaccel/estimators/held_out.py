@@ -66,8 +66,9 @@ def set_aside(
 
 def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
     """The examples where they are to live."""
-    data = plan.put(examples.X, estimator._targets(examples.codes), examples.weights)
-    return HeldOut(data, examples.codes, examples.weights and examples.weights.values)
+    X, codes, weights = examples
+    data = plan.put(X, estimator._targets(codes), weights)
+    return HeldOut(data, codes, None if weights is None else weights.values)
 
 
 def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
 from nnaccel.estimators.array_input import (
-    all_finite,
+    check_outputs,
     check_X,
     check_X_y,
     float_dtype,
@@ -26,7 +26,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _array_api, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from nnaccel.devices.device import Device, device_of, dtype_name, prepare, select, to_host
+from nnaccel.devices.device import Device, device_of, dtype_name, prepare, select
 from nnaccel.estimators.example_weights import Weights, check_weights
 from nnaccel.estimators.fit_plan import NOT_FINITE, Examples, FitPlan
 from nnaccel.estimators.held_out import held_out_of
@@ -268,10 +268,11 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         method: str,
         finish: Callable[..., Array] | None = None,
     ) -> tuple[Array, Device]:
-        """finish(link(Z)) of the logits of X, on the device where X came from, and that device.
+        """finish(link(Z)) of the logits Z of X, on the device where X came from, and that device.
 
-        link: its values must be finite; `finish` would hide it if they are not.
-        method: the name that an error gives."""
+        link: its values must be finite, which those of `finish`, such as class numbers, would hide.
+        method: the name that an error gives.
+        """
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
         home = device_of(X) if is_foreign(X) else CPU
@@ -282,8 +283,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         X = check_X(self, X, tree[-1][0].dtype)
         found = outputs(network, tree, X, where, link)
         with where.context():
-            if not all_finite(found, where.xp):
-                raise self._overflow(found)
+            check_outputs(found, where.xp, type(self).__name__)
             found = found if finish is None else finish(found, xp=where.xp)
         return (found if where == home else home.asarray(found)), home
 
@@ -296,17 +296,6 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         if hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
         return device_of(self._first_coef)
-
-    def _overflow(self, found: Array) -> ValueError:
-        """The error about outputs that are not finite, for the first row that has one."""
-        finite = np.isfinite(to_host(found)).reshape(found.shape[0], -1).all(axis=1)
-        remedy = "scale X as it was for fit"
-        if dtype_name(found) != "float64":
-            remedy += ", or fit with dtype='float64'"
-        return ValueError(
-            f"Row {int(np.argmin(finite))} of X gives {type(self).__name__} outputs that are not "
-            f"finite in {dtype_name(found)}: its numbers are too large for the network; {remedy}"
-        )
 
     @property
     def _first_coef(self) -> Array:

@@ -92,9 +92,7 @@ def minimize(
             slope = _slope(grads, direction)
         start = Point(0.0, params, grads, value, slope)
         first = 1.0
-        if (
-            not pairs
-        ):  # a step of length 1 to begin with, as in L-BFGS-B; later no longer than -grads
+        if not pairs:  # along -grads: to begin with a step of length 1, as in L-BFGS-B
             unit = 1.0 / math.sqrt(-slope)
             first = unit if number == 0 else min(1.0, unit)
         found, evaluations = line_search(objective, start, direction, first, epsilon, xp)
