@@ -37,9 +37,13 @@ def held_out_of(estimator: Any, plan: FitPlan, validation_data: Any) -> HeldOut 
             f"{type(validation_data).__name__} instead of such a tuple"
         )
     X, y, *weights = validation_data
-    X, y = check_X_y(estimator, X, y, reset=False)
-    sample_weight = check_weights(weights[0] if weights else None, X)
-    return hold_out(estimator, plan, Examples(X, estimator._encode(y), sample_weight))
+    try:
+        X, y = check_X_y(estimator, X, y, reset=False)
+        sample_weight = check_weights(weights[0] if weights else None, X)
+        codes = estimator._encode(y)
+    except ValueError as error:
+        raise ValueError(f"validation_data: {error}") from None
+    return hold_out(estimator, plan, Examples(X, codes, sample_weight))
 
 
 def set_aside(

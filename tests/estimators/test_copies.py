@@ -100,6 +100,15 @@ def test_out_of_a_pickle_it_predicts_on_the_device_that_its_parameter_names():
     assert device_of(back.partial_fit(X, Y).coefs_[0]).name == "torch:cpu"
 
 
+def test_out_of_a_pickle_it_computes_in_what_jax_has_of_64_bits():
+    jax = pytest.importorskip("jax")
+    back = pickle.loads(pickle.dumps(MLPClassifier(random_state=0, max_iter=3).fit(X, Y)))
+    with jax.enable_x64(False):
+        found = back.predict_proba(jax.numpy.asarray(X))
+        assert found.dtype == jax.numpy.float32
+        np.testing.assert_allclose(found, back.predict_proba(X), atol=1e-6)
+
+
 def test_out_of_a_model_file_it_predicts_where_its_arrays_are(xp_device, tmp_path):
     x = xp_device.asarray(X)
     reg = MLPRegressor(max_iter=3).fit(x, Y * 1.0)

@@ -270,3 +270,18 @@ def test_a_tensor_with_a_gradient_is_read_without_a_warning():
     x = torch.asarray(X).requires_grad_()
     clf = MLPClassifier(max_iter=2, random_state=0).fit(x, Y)
     assert clf.predict_proba(x).shape == (150, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((X[:, :3], Y), "X has 3 features, but MLPClassifier is expecting 4"),
+        ((np.ma.masked_greater(X, 5.0), Y), f"X{MASKED}"),
+        ((X, Y + 7), "y contains previously unseen labels"),
+        ((X, Y, np.zeros(150)), ""),
+        ((X, Y[:-1]), "Found input variables with inconsistent numbers of samples"),
+    ],
+)
+def test_validation_data_are_named(given, message):
+    with pytest.raises(ValueError, match=f"^validation_data: {message}"):
+        MLPClassifier(max_iter=1).fit(X, Y, validation_data=given)
