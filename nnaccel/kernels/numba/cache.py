@@ -17,7 +17,7 @@ from pickle import loads
 from typing import Any
 from uuid import uuid4
 
-import numba
+from numba import __version__ as numba_version
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
@@ -60,7 +60,7 @@ class VerifiedFiles:
 
     def path(self, key: tuple) -> Path:
         """The file of an entry. The key says types, processor and bytecode."""
-        name = sha256(repr((key, numba.__version__, digest_of_sources())).encode()).hexdigest()
+        name = sha256(repr((key, numba_version, digest_of_sources())).encode()).hexdigest()
         return self.folder / f"{self.function}-{name[:32]}.nbc"
 
     def load(self, key: tuple) -> Any:

@@ -94,8 +94,7 @@ def test_it_is_said_once(folder):
     for path in kept(folder):
         path.write_bytes(b"")
     with pytest.warns(UserWarning, match="double-.*nbc is damaged") as warned:
-        assert misses() == 1
-        assert compiled(triple)(2) == 6
+        assert [misses(), compiled(triple)(2)] == [1, 6]
     assert len(warned) == 1
 
 
@@ -132,7 +131,7 @@ def test_a_folder_in_the_place_of_a_file(folder):
     (path,) = kept(folder)
     path.unlink()
     path.mkdir()
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="compiled code") as warned:
         assert [misses(), misses()] == [1, 1]
     assert [re.search("cannot be (read|kept)", str(w.message))[1] for w in warned] == [
         "read",
@@ -151,5 +150,5 @@ def test_no_folder_at_all(folder, monkeypatch):
 
 def test_a_numba_that_has_other_names_inside(folder, monkeypatch):
     monkeypatch.setattr(caching.Cache, "__init__", lambda cache, function: None)
-    with pytest.warns(UserWarning, match="compiled code cannot be kept .'SourceKeyedCache' object has no attribute '_cache_file'"):
+    with pytest.warns(UserWarning, match="compiled code cannot be kept .+ '_cache_file'"):
         assert compiled(double)(21) == 42
