@@ -212,7 +212,7 @@ def _table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]]
 
     suffix = ".csv" if path is None else Path(path).suffix.lower()
     if suffix not in WRITERS:
-        raise ValueError(f"output must end in {', '.join(WRITERS)}, got {path}")
+        raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
     if path is not None:
         writable(path)
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):

@@ -499,7 +499,7 @@ def test_what_may_not_differ_in_a_new_file(error, trained, here, command, change
         (("predict", "MODEL", "iris"), "the model was fitted on a table with categories"),
         (("evaluate", "MODEL", "iris"), "'iris' has the target 'species', and no 'price'"),
         (("predict", "MODEL", "new.csv", "--proba"), "--proba is for classification"),
-        (("predict", "MODEL", "new.csv", "--output", "p.xlsx"), "output must end in .csv, .par"),
+        (("predict", "MODEL", "new.csv", "--output", "p.xlsx"), "--output must end in .csv, .par"),
         (("predict", "MODEL", "new.csv", "--output", "no/p.csv"), "cannot write no/p.csv"),
         (("predict", "MODEL", "new.csv", "--output", "new.csv"), "new.csv is the file to predict"),
         (("predict", "MODEL", "new.csv", "--output", "link.csv"), "link.csv is the file to pre"),
