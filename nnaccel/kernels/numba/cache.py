@@ -3,23 +3,20 @@
 Numba's own cache looks at the file of a function alone, so after a change in what the function
 calls the old machine code would run; and it takes what it reads for whole, so one file that a power
 cut has left empty would end every later training. Here a file is named by all sources of this
-folder, and it begins with a digest of what follows.
+folder, and ends with a digest of what comes before.
 """
 
-import os
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from pickle import loads
 from typing import Any
-from uuid import uuid4
 
 from numba import __version__ as numba_version
-from numba.core.caching import FunctionCache
-from numba.core.serialize import dumps
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+DIGEST = 32  # bytes of a SHA-256
 
 
 class SourceKeyedCache(FunctionCache):
@@ -32,7 +29,7 @@ class SourceKeyedCache(FunctionCache):
     def __init__(self, function: Callable) -> None:
         super().__init__(function)
         del self._cache_file
-        self._cache_file = VerifiedFiles(Path(self.cache_path), self._impl.filename_base)
+        self._cache_file = VerifiedFiles(self.cache_path, self._impl.filename_base, None)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -52,38 +49,32 @@ class SourceKeyedCache(FunctionCache):
             tell(f"compiled code cannot be kept in the folder {self.cache_path}", error)
 
 
-class VerifiedFiles:
-    """The entries of one function: a file each, which holds a pickle and before it its SHA-256."""
-
-    def __init__(self, folder: Path, function: str) -> None:
-        self.folder, self.function = folder, function
-
-    def path(self, key: tuple) -> Path:
-        """The file of an entry. The key says types, processor and bytecode."""
-        name = sha256(repr((key, numba_version, digest_of_sources())).encode()).hexdigest()
-        return self.folder / f"{self.function}-{name[:32]}.nbc"
+class VerifiedFiles(IndexDataCacheFile):
+    """Numba's files of one function: one for each entry, and no index that must agree with it."""
 
     def load(self, key: tuple) -> Any:
         """The entry, or None where there is none. ValueError if it is not what was written."""
+        name = self._name(key)
         try:
-            content = self.path(key).read_bytes()
+            content = Path(self._data_path(name)).read_bytes()
         except FileNotFoundError:
             return None
-        digest, pickled = content[:32], content[32:]
-        if sha256(pickled).digest() != digest:
-            raise ValueError(f"{self.path(key).name} is damaged")
-        return loads(pickled)
+        if sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+            raise ValueError(f"{name} is damaged")
+        return self._load_data(name)
 
     def save(self, key: tuple, data: Any) -> None:
         """Writes the entry whole or not at all, in place of one that may be there."""
-        pickled, path = dumps(data), self.path(key)
-        written = path.with_name(f"{path.name}.{uuid4().hex}")
-        try:
-            written.write_bytes(sha256(pickled).digest() + pickled)
-            os.replace(written, path)
-        finally:
-            with suppress(OSError):
-                written.unlink(missing_ok=True)
+        self._save_data(self._name(key), data)
+
+    def _dump(self, obj: Any) -> bytes:
+        content = super()._dump(obj)  # which says where it ends, so that more may follow
+        return content + sha256(content).digest()
+
+    def _name(self, key: tuple) -> str:
+        """The name of a file. The key says types, processor and bytecode."""
+        name = sha256(repr((key, numba_version, digest_of_sources())).encode()).hexdigest()
+        return self._data_name(int(name[:32], 16))
 
 
 KEEP = "name a folder that can be written in the environment variable NUMBA_CACHE_DIR"
