@@ -15,7 +15,7 @@ from nnaccel.cli.streams import visible
 from nnaccel.tabular.tables import existing_file, import_extra
 
 NOT_IN_CONFIG = ("help", "command", "config", "print_config")
-LARGEST = 2**18  # bytes: a list of some ten thousand columns
+LARGEST = 2**16  # bytes: a list of some thousand columns, which takes a second to read
 EXAMPLE = "write lines such as 'epochs: 20' or 'hidden: [64, 32]'"
 TEXT, NULL, TRUTH = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool"))
 
@@ -28,9 +28,8 @@ def read_config(path: str, actions: Iterable[Any]) -> dict[str, Any]:
     """
     options = {action.dest: action for action in actions if action.dest not in NOT_IN_CONFIG}
     values: dict[str, Any] = {}
-    for name, node in _lines(path, _text(path)):
-        where = f"{path}, line {node.start_mark.line + 1}"
-        key = name.replace("-", "_")
+    for line, name, node in _lines(path, _text(path)):
+        where, key = f"{path}, line {line}", name.replace("-", "_")
         if key not in options:
             raise ValueError(f"{where}: unknown option {name!r}{did_you_mean(key, options)}")
         if key in values:
@@ -54,44 +53,48 @@ def _text(path: str) -> str:
         raise ValueError(f"{path}, line {line}: is not UTF-8 text") from None
 
 
-def _lines(path: str, text: str) -> Iterable[tuple[str, Any]]:
-    """The name and the YAML node of the value, of each line."""
+def _lines(path: str, text: str) -> list[tuple[int, str, Any]]:
+    """Of each line its number, the name, and the YAML node of the value."""
+    root = _composed(path, text)
+    if root is None:
+        return []
+    if root.id != "mapping":
+        _refuse(path, root, "expected the name of an option and a colon")
+    for name, _ in root.value:
+        if name.tag != TEXT:
+            _refuse(path, name, "the name of an option must be a plain word")
+    return [(name.start_mark.line + 1, name.value, node) for name, node in root.value]
+
+
+def _composed(path: str, text: str) -> Any:
+    """The nodes of a YAML document, of which nothing is made, or None if it is empty."""
     yaml = import_extra("yaml")
 
-    def refuse(node: Any, what: str) -> NoReturn:
-        raise ValueError(f"{path}, line {node.start_mark.line + 1}: {what}; {EXAMPLE}")
-
     class Loader(yaml.SafeLoader):
-        """Composes nodes and makes nothing of them."""
-
         depth = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                refuse(self.peek_event(), "an alias (*) stands for nothing here")
+                _refuse(path, self.peek_event(), "an alias (*) stands for nothing here")
             if self.depth == 3:  # the lines, the list, its words
-                refuse(self.peek_event(), "a list must hold words alone")
+                _refuse(path, self.peek_event(), "a list must hold words alone")
             self.depth += 1
             node = super().compose_node(parent, index)
             self.depth -= 1
             return node
 
     try:
-        root = yaml.compose(text, Loader)
+        return yaml.compose(text, Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"{path}, line {line}: {error.problem}; {EXAMPLE}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(f"{path}, line {line}: {in_one_line(error)}") from None
-    if root is None:
-        return []
-    if not isinstance(root, yaml.MappingNode):
-        refuse(root, "expected the name of an option and a colon")
-    for name, _ in root.value:
-        if name.tag != TEXT:
-            refuse(name, "the name of an option must be a plain word")
-    return [(name.value, node) for name, node in root.value]
+
+
+def _refuse(path: str, node: Any, what: str) -> NoReturn:
+    raise ValueError(f"{path}, line {node.start_mark.line + 1}: {what}; {EXAMPLE}")
 
 
 def _value(node: Any, option: Any, where: str) -> Any:
@@ -123,7 +126,7 @@ def _word(text: str, option: Any, where: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        expected = {int: "a whole number", float: "a number"}[kind]
+        expected = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise ValueError(f"{where} must be {expected}, got {text!r}") from None
     if option.choices is not None and value not in option.choices:
         close = did_you_mean(value, option.choices)
