@@ -110,7 +110,7 @@ def test_what_a_configuration_may_say(run, here, text, name, value):
         ("a: &a [x]\nb: *a", "2: an alias (*) stands for nothing here; write lines such as"),
         ("a: &a [x]\n" + "".join(f"{c}: &{c} [*a, *a]\n" for c in "bcdefghi"), "2: an alias"),
         ("hidden: " + "[" * 60_000, "1: a list must hold words alone; write lines such as"),
-        ("hidden:\n" + "".join(" " * n + "-\n" for n in range(500)), "4: a list must hold words"),
+        ("hidden:\n" + "".join(" " * n + "-\n" for n in range(300)), "4: a list must hold words"),
         ("{" * 60_000, "1: a list must hold words alone; write lines such as"),
     ],
 )
