@@ -30,17 +30,7 @@ NUMBERS = (
 )
 WORDS = (
     *("", " ", "x", "-", "--", "---", "=", "a=b", "None", "null", "iris", "moons", "cpu", "cuda"),
-    *(
-        "cuda:99999999999999999999",
-        "torch:",
-        ":",
-        "auto",
-        "label",
-        "price",
-        "x [m]",
-        "[bold]",
-        "...",
-    ),
+    *("cuda:99999999999999999999", "torch:", ":", "auto", "label", "price", "x [m]", "[bold]"),
     *("d.csv", "d.csv/", "none.csv", "none/none.csv", "empty.csv", "model", "run.yaml", ".", "/"),
     *("/dev/null/x", "out.csv", "out.safetensors", "out.parquet", "x" * 300, "x/" * 3000),
     *("a\0b", "a\nb", "\x1b]0;x\x07", "\x9b31m", "\u202eabc", "\ud800", "\udcff.csv", "%s%n", "~"),
