@@ -36,7 +36,7 @@ def say(text: str) -> None:
     """Print on standard error. Where that fails, the exit status has to do."""
     if sys.stderr is not None:  # print would take standard output for it
         with suppress(OSError):
-            print(visible(text), file=sys.stderr)
+            print(visible(text, sys.stderr.encoding), file=sys.stderr)
 
 
 class Output:
