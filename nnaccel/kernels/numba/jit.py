@@ -21,7 +21,7 @@ def compiled(function: Callable, **options: Any) -> Any:
         "nogil": True,
         "no_cfunc_wrapper": True,  # an entry for C, which nobody calls
     } | options
-    dispatcher = njit(**options)(function)
+    dispatcher: Any = njit(**options)(function)
     try:
         dispatcher._cache = SourceKeyedCache(function)
     except (RuntimeError, AttributeError) as error:
