@@ -259,8 +259,7 @@ def test_the_command_line_takes_it_by_name(fresh, file, capsys):
     assert main(["train", file, *quick, option, "fresh"]) == 0
     for command in (["inspect", "t.safetensors"], ["evaluate", "t.safetensors", file]):
         assert main(command) == 0
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    assert main(["train", "--help"]) == 0
     assert "fresh" in capsys.readouterr().out
     assert main(["train", file, *quick, option, "frehs"]) != 0
     assert "did you mean 'fresh'?" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
+from nnaccel.cli.streams import in_line, say, visible
 from nnaccel.files import existing_file
 from nnaccel.tabular.tables import import_extra
 
@@ -28,7 +29,7 @@ def train(options: Any) -> None:
         return
     fit, source, output = _prepared(options, settings)
     console = display.console()
-    console.print(f"{source}: {display.plan(fit, fit.device.name)}", soft_wrap=True)
+    console.print(f"{in_line(source)}: {display.plan(fit, fit.device.name)}", soft_wrap=True)
     for _ in display.follow(fit, fit.settings.epochs or 1, fit.metric.name, console):
         pass
     model = fit.model()
@@ -40,8 +41,8 @@ def train(options: Any) -> None:
         title = f"test on {fit.rows['test']:,} rows"
         console.print(display.scores(scores, title, fit.target.classes))
     _save(model, output)
-    use = shlex.join(["nnaccel", "predict", str(output), options.source])
-    console.print(f"\nmodel written to {output}; use it: {use}", soft_wrap=True)
+    use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
+    console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
 
 
 def predict(options: Any) -> None:
@@ -88,6 +89,7 @@ def gradcheck(options: Any) -> int:
     from nnaccel.cli import display
     from nnaccel.training.gradcheck import catalogue
 
+    _settings(options)
     device = _device(options.device, "float64")
     checked = list(catalogue(device, options.seed))
     rows = ((name, f"{max(c.errors):.1e}", "ok" if c.passed else "FAILS") for name, c in checked)
@@ -102,7 +104,7 @@ def bench(options: Any) -> None:
     from nnaccel.training.benchmark import run
 
     if not 0 < options.seconds <= 3600:
-        raise ValueError(f"seconds must be above 0 and at most 3600, got {options.seconds}")
+        raise ValueError(f"--seconds must be above 0 and at most 3600, got {options.seconds}")
     rows = run(options.device, seconds=options.seconds)
     console = display.console()
     console.print(f"timing four networks on each device, about {options.seconds:g} s")
@@ -122,7 +124,7 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
         raise ValueError("train needs a SOURCE: a file or a built-in data set such as digits")
     if not 0 <= options.test_fraction < 1:
         raise ValueError(
-            f"test_fraction must be at least 0 and below 1, got {options.test_fraction}"
+            f"--test-fraction must be at least 0 and below 1, got {options.test_fraction}"
         )
     device = _device(options.device, settings.dtype)
     examples = read(options.source, options.target)
@@ -150,16 +152,21 @@ def _save(model: "Model", output: Path) -> None:
     if replaced is not None:
         # Not among the results, since equal runs print equal ones.
         written = datetime.fromtimestamp(replaced).strftime("%Y-%m-%d %H:%M")
-        print(f"nnaccel: the model of {written} in {output} is replaced", file=sys.stderr)
+        say(f"nnaccel: the model of {written} in {in_line(output)} is replaced")
 
 
 def _settings(options: Any) -> "Settings":
+    """The settings among the options; ValueError that names the option that is out of range."""
     from nnaccel.tabular.settings import Settings
 
-    def plain(value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    return Settings(**{n: plain(getattr(options, n)) for n in Settings.__dataclass_fields__})
+    given = vars(options)
+    try:
+        return Settings(**{n: given[n] for n in Settings.__dataclass_fields__ if n in given})
+    except ValueError as error:  # it begins with the name of the setting
+        name, _, problem = str(error).partition(" ")
+        if name not in given:
+            raise
+        raise ValueError(f"--{name.replace('_', '-')} {problem}") from None
 
 
 def _device(name: str, dtype: str) -> "Device":
@@ -211,22 +218,23 @@ def _table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]]
 
     suffix = ".csv" if path is None else Path(path).suffix.lower()
     if suffix not in WRITERS:
-        raise ValueError(f"output must end in {', '.join(WRITERS)}, got {path}")
-    if path is None and sys.stdout is None:
-        raise OSError("standard output is closed; name a file with --output")
+        raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
     if path is not None:
         writable(path)
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
             raise FileExistsError(f"{path} is the file to predict; choose another --output")
 
     def write_columns(columns: dict[str, Any]) -> None:
+        output: Any = sys.stdout
         pa = import_extra("pyarrow")
         table, content = pa.table(columns), pa.BufferOutputStream()
         WRITERS[suffix](table, content)
-        if path is None:
-            sys.stdout.buffer.write(content.getvalue())
-        else:
+        if path is not None:
             write(path, content.getvalue())
-            print(f"{table.num_rows:,} predictions written to {path}", file=sys.stderr)
+            say(f"{table.num_rows:,} predictions written to {in_line(path)}")
+        elif output.isatty():  # text for somebody's eyes; in a pipe or a file it is data
+            output.write(visible(content.getvalue().to_pybytes().decode(), output.encoding))
+        else:
+            output.write_bytes(content.getvalue())
 
     return write_columns

@@ -1,6 +1,5 @@
 """What the command line shows: live progress on a terminal, plain lines in a pipe, and tables."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +10,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
+from nnaccel.cli.streams import in_line, visible
 from nnaccel.devices.available import DeviceInfo
 from nnaccel.maths.layers import Param
 from nnaccel.maths.metrics import for_loss
@@ -33,22 +34,26 @@ SHOWN_EPOCHS = 10
 PIPE_WIDTH = 200
 
 
-def console() -> Console:
-    """Standard output, where text from a file is never taken for markup, and a pipe is wide."""
-    width = None if sys.stdout is not None and sys.stdout.isatty() else PIPE_WIDTH
-    return _Output(width=width, markup=False, highlight=False, emoji=False)
+def console() -> "Screen":
+    """Standard output; a pipe is wide."""
+    return Screen(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-class _Output(Console):
+class Screen(Console):
+    """A console on which text from a file is neither markup nor control.
+
+    Every string that is printed, or is in a table, becomes a Text by `render_str`. Nobody else
+    makes a Text of what is not known beforehand.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, self.encoding), **options)
+
     def on_broken_pipe(self) -> None:
-        """Work goes on, unseen, when the reader has seen enough (`nnaccel train ... | head`)."""
-        self.quiet = True
-        mute()
-
-
-def mute() -> None:
-    """Send what is still written to standard output nowhere: its reader has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise  # what it is called for: rich would end the program with a status of its own
 
 
 # ---------------------------------------------------------------------------- training
@@ -94,7 +99,7 @@ def follow(epochs: Iterable[Epoch], total: int, metric: str, console: Console) -
             grid = Table.grid(padding=(0, 2))
             bar = ProgressBar(total=total, completed=epoch.number, width=24)
             grid.add_row(bar, _count_of(epoch, total), _speed(epoch, left(epoch)))
-            live.update(Group(grid, Text(_success(epoch, metric))))
+            live.update(Group(grid, _success(epoch, metric)))
             yield epoch
 
 
@@ -130,11 +135,11 @@ def scores(scores: dict[str, Any], title: str, classes: Sequence[Any]) -> Group:
     if "confusion matrix" not in scores:
         return shown
     if len(classes) > SHOWN_CLASSES:
-        return Group(shown, Text(f"confusion matrix: not shown for {len(classes)} classes"))
+        return Group(shown, f"confusion matrix: not shown for {len(classes)} classes")
     rows = []
     for i, (name, counts) in enumerate(zip(classes, scores["confusion matrix"], strict=True)):
         styles = ("bold green" if i == j else "" if n else "dim" for j, n in enumerate(counts))
-        rows.append((str(name), *map(Text, map(str, counts), styles)))
+        rows.append((name, *map(Text, map(str, counts), styles)))
     title = "confusion matrix: true classes in rows, predicted ones in columns"
     return Group(shown, table(title, ("", *map(str, classes)), rows))
 
@@ -150,11 +155,9 @@ def model(model: Model, name: str) -> Group:
         if target.classes
         else f"mean {number(target.mean)}, scale {number(target.scale)}"
     )
-    parts = [
-        Text(
-            f"{name}: {target.task} of {target.name!r} ({of}), loss {model.loss.name}, "
-            f"{model.params.shape[-1]:,} parameters of {model.params.dtype}"
-        ),
+    parts: list[Any] = [
+        f"{in_line(name)}: {target.task} of {target.name!r} ({of}), loss {model.loss.name}, "
+        f"{model.params.shape[-1]:,} parameters of {model.params.dtype}",
         table("layers", ("layer", "outputs", "parameters", "details"), _layers(model.network)),
         table("columns", ("column", "encoded as"), _columns(model.features)),
         table("settings", ("setting", "value"), _settings(model.settings)),
@@ -242,7 +245,7 @@ def devices(found: Iterable[DeviceInfo]) -> Group:
             if not d.problem
         ),
     )
-    return Group(usable, *(Text(f"{d.name}: {d.problem}") for d in found if d.problem))
+    return Group(usable, *(f"{d.name}: {d.problem}" for d in found if d.problem))
 
 
 def _size(n_bytes: int | None) -> str:
@@ -263,14 +266,14 @@ def _count(n: int, what: str) -> str:
 
 def table(title: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Group:
     """A table under its title; columns of numbers are aligned to the right."""
-    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    cells = [[cell if isinstance(cell, Text) else in_line(cell) for cell in row] for row in rows]
     body = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, name in enumerate(header):
-        numbers = all(_is_number(row[i].plain) for row in cells)
-        body.add_column(Text(name), overflow="fold", justify="right" if numbers else "left")
+        numbers = all(_is_number(str(row[i])) for row in cells)
+        body.add_column(in_line(name), overflow="fold", justify="right" if numbers else "left")
     for row in cells:
         body.add_row(*row)
-    return Group(Text(f"\n{title}", style="bold"), body)
+    return Group("", Styled(in_line(title), "bold"), body)
 
 
 def _is_number(text: str) -> bool:
@@ -284,26 +287,26 @@ def _is_number(text: str) -> bool:
 SPEEDS = "{:<9} {:<23} {:>8} {:>8} {:>11} {:>10}"
 
 
-def speeds(rows: Iterable[Any]) -> Iterator[Text]:
+def speeds(rows: Iterable[Any]) -> Iterator[Any]:
     """Lines for the rows of `nnaccel.training.benchmark.run`, as they come, and their meaning."""
-    yield Text("\ntraining, Adam, softmax cross-entropy, float32", style="bold")
-    yield Text(SPEEDS.format("", "", "", "", "", "times its"))
+    yield Styled("\ntraining, Adam, softmax cross-entropy, float32", "bold")
+    yield SPEEDS.format("", "", "", "", "", "times its")
     head = ("device", "network x batch", "ms/step", "GFLOP/s", "samples/s", "products")
-    yield Text(SPEEDS.format(*head))
-    yield Text("─" * len(SPEEDS.format(*head)))
+    yield SPEEDS.format(*head)
+    yield "-" * len(SPEEDS.format(*head))
     kernels: dict[str, list[str]] = {}
     for row in rows:
         if row.problem:
-            yield Text(f"{row.device:<9} {row.shape:<23} {row.problem}")
+            yield f"{row.device:<9} {row.shape:<23} {row.problem}"
             continue
         numbers = (row.step_ms, row.gflops, row.samples_per_second, 1 / row.share)
-        yield Text(SPEEDS.format(row.device, row.shape, *map(significant, numbers)))
+        yield SPEEDS.format(row.device, row.shape, *map(significant, numbers))
         if row.kernels:
             kernels.setdefault(f"{row.device}: {row.kernels}", []).append(row.shape)
-    yield Text(
+    yield (
         "\ntimes its products: a step takes that many times as long as its matrix\n"
         "products alone, called one by one. At 1.00 all the rest costs nothing. A small\n"
         "network can be below: each call costs time, and fused kernels make fewer."
     )
     for name, shapes in kernels.items():
-        yield Text(f"{name} ({', '.join(shapes)})")
+        yield f"{name} ({', '.join(shapes)})"

@@ -1,20 +1,21 @@
 """The command line: `nnaccel train`, `predict`, `evaluate`, `inspect` and so on.
 
 Results go to standard output, warnings and errors to standard error, one line each. Exit status
-2 means wrong usage or data, 1 a check that failed, 130 an interruption.
+2 means wrong usage or data, 1 a check that failed, 70 a fault of the program, 130 an interruption,
+and 141 a reader that did not take all results.
 """
 
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any, NamedTuple
 
 from nnaccel import __version__
 from nnaccel.cli import commands
-from nnaccel.cli.config_file import as_arguments, read_config
-from nnaccel.cli.messages import EXPECTED, in_one_line, show_warning
+from nnaccel.cli.config_file import read_config
+from nnaccel.cli.messages import report, show_warning
 from nnaccel.cli.options import (
     Parser,
     bench_options,
@@ -24,37 +25,46 @@ from nnaccel.cli.options import (
     predict_options,
     train_options,
 )
+from nnaccel.cli.streams import Output, say
 from nnaccel.tabular.tables import TableWarning, import_extra
+
+INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as shells count: SIGINT, SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    debug = False
+    arguments = sys.argv[1:] if argv is None else [*argv]
+    output = Output(sys.stdout)
     try:
-        options = _parse(sys.argv[1:] if argv is None else [*argv])
-        debug = options.debug
-        import_extra("rich")  # where it is absent, the error says what to install
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", TableWarning)
-            warnings.showwarning = show_warning
-            status = COMMANDS[options.command].run(options) or 0
-        if sys.stdout is not None:  # it may be closed from the start
-            sys.stdout.flush()
+        if sys.stdout is None:
+            raise OSError("standard output is closed; send it to a file, or to /dev/null")
+        with redirect_stdout(output):
+            status = _run(arguments, output)
+            output.flush()
+        if output.failure is not None:
+            raise output.failure
         return status
     except KeyboardInterrupt:
-        print("nnaccel: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        from nnaccel.cli.display import mute
+        say("nnaccel: interrupted; nothing was written")
+        return INTERRUPTED
+    except Exception as error:
+        if error is output.failure and isinstance(error, BrokenPipeError):
+            return 0 if output.goes_on else READER_LEFT
+        return report(error, debug="--debug" in arguments)
 
-        mute()
+
+def _run(arguments: list[str], output: Output) -> int:
+    try:
+        options = _parse(arguments)
+    except SystemExit:  # --help or --version, which is printed
         return 0
-    except EXPECTED as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            print(f"nnaccel: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+    # Training makes a file, which a report that nobody reads must not cost.
+    output.goes_on = options.command == "train" and not options.print_config
+    import_extra("rich")  # where it is absent, the error says what to install
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", TableWarning)
+        warnings.showwarning = show_warning
+        return COMMANDS[options.command].run(options) or 0
 
 
 class Command(NamedTuple):
@@ -129,11 +139,11 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _parse(argv: list[str]) -> Any:
-    """The options; what a configuration says is read like arguments, and becomes the default."""
+    """The options; what a configuration says becomes the default."""
     root, parsers = build_parser()
     options = root.parse_args(argv)
     if getattr(options, "config", None):
-        parser, values = parsers[options.command], read_config(options.config, vars(options))
-        parser.set_defaults(**vars(parser.parse_args(as_arguments(values))))
+        parser = parsers[options.command]
+        parser.set_defaults(**read_config(options.config, parser.actions))
         options = root.parse_args(argv)
     return options

@@ -1,29 +1,48 @@
-"""Errors and warnings, one line each."""
+"""Errors and warnings, one line each, and the exit status of an error."""
 
-import sys
+import traceback
 from typing import Any
 
-EXPECTED = (
-    ValueError,
-    TypeError,
-    OSError,
-    ImportError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-)
+from nnaccel.cli.streams import say
+
+# What is wrong with data, arguments, files, devices or the environment is raised as one of these.
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
+FAULTS = (RecursionError, NotImplementedError)  # of the program, though they are RuntimeErrors
+WRONG_INPUT, INTERNAL = 2, 70  # exit status; 70 is EX_SOFTWARE of sysexits.h
+LONGEST = 2000  # characters of a line
+
+
+def report(error: Exception, *, debug: bool) -> int:
+    """Say what went wrong, with its traceback for `debug`; returns the exit status."""
+    expected = isinstance(error, EXPECTED) and not isinstance(error, FAULTS)
+    if debug:
+        say("".join(traceback.format_exception(error)).rstrip("\n"))
+    elif expected:
+        say(f"nnaccel: error: {in_one_line(error)}")
+    else:
+        say(
+            f"nnaccel: internal error: {type(error).__name__}: {in_one_line(error)}; "
+            "run again with --debug to see where, and report it"
+        )
+    return WRONG_INPUT if expected else INTERNAL
 
 
 def in_one_line(error: BaseException) -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
         if not message.startswith("not enough memory"):
             message = f"not enough memory ({message}); use fewer units (--hidden) or fewer rows"
         message = message.replace("batch_size=", "--batch-size ")
-    return message
+    return _short(" ".join(message.split()))
 
 
 def show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    print(f"nnaccel: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"nnaccel: warning: {_short(' '.join(str(message).split()))}")
+
+
+def _short(line: str) -> str:
+    """The line without its middle where it is very long: it ends with the remedy."""
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"

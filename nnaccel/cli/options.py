@@ -10,10 +10,15 @@ from nnaccel.arguments import did_you_mean
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors like all others, each with a remedy."""
 
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """What is known of each option."""
+        return self._actions
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:  # said here, where the options of the command are known
-            known = [name for action in self._actions for name in action.option_strings]
+            known = [name for action in self.actions for name in action.option_strings]
             close = did_you_mean(unknown[0].partition("=")[0], known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
         return options, unknown

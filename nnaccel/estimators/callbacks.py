@@ -9,6 +9,8 @@ callbacks too, and each epoch is a task of the task "fit".
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nnaccel.estimators.example_weights import Weights
+
 Callback = Callable[[Any], Any]
 
 
@@ -16,7 +18,7 @@ class Watch:
     """Tells the callbacks of an estimator about the epochs of one fit."""
 
     def __init__(
-        self, estimator: Any, epochs: int, X: Any, y: Any, sample_weight: Any = None
+        self, estimator: Any, epochs: int, X: Any, y: Any, weights: Weights | None = None
     ) -> None:
         self.estimator = estimator
         self.functions = as_functions(estimator.callbacks)
@@ -24,7 +26,7 @@ class Watch:
             "estimator": estimator,
             "X": X,
             "y": y,
-            "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
+            "metadata": None if weights is None else {"sample_weight": weights.values},
         }
         self.root = self.task = None
         if hasattr(estimator, "_skl_callbacks") or hasattr(estimator, "_parent_callback_ctx"):

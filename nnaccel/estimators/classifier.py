@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.estimators.array_input import codes_of, is_foreign, on_host
+from nnaccel.estimators.array_input import is_foreign, on_host
 
 # isort: split
 import scipy.sparse
@@ -20,11 +20,12 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from nnaccel.devices.device import device_of
+from nnaccel.estimators.example_weights import Weights, weights_of_classes
+from nnaccel.estimators.labels import beside, codes_of, labels_of
 from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
 from nnaccel.estimators.parameters import is_stochastic
@@ -295,17 +296,15 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Returns
         -------
         y : array of shape (n_samples,) or (n_samples, n_labels)
-            Class labels, or a matrix of 0 and 1; of the library of X, on its device.
+            Class labels, or a matrix of 0 and 1; of the library of X, on its device. NumPy's for
+            labels that this library cannot hold.
         """
-        codes, home = self._outputs(X, self._decode, "predict")
+        codes, home = self._outputs(X, logits, "predict", self._decode)
         if self._has_labels:
             return scipy.sparse.csr_matrix(codes) if self._sparse_labels else codes
         if self.classes_.shape[0] == 1:
             codes = 0 * codes
-        classes = on_host(self.classes_)
-        if classes.dtype.kind in "OSU":
-            return classes[on_host(codes)]
-        return home.xp.take(home.asarray(self.classes_), codes, axis=0)
+        return labels_of(codes, self.classes_, home)
 
     def predict_proba(self, X: Any) -> Any:
         """Predict probabilities.
@@ -323,8 +322,9 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         return self._probabilities(X, "predict_proba")
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        several = getattr(self, "out_activation_", None) == "softmax"
-        return self._outputs(X, softmax if several else self._link, method)[0]
+        if getattr(self, "out_activation_", None) == "softmax":
+            return self._outputs(X, softmax, method)[0]
+        return self._outputs(X, logits, method, self._link)[0]
 
     def _link(self, Z: Array, *, xp: Namespace) -> Array:
         """Probabilities (N, n_classes) of logits of two classes, or of labels."""
@@ -347,22 +347,6 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         P = self._probabilities(X, "predict_log_proba")
         with np.errstate(divide="ignore"):
             return device_of(P).xp.log(P)
-
-    def decision_function(self, X: Any) -> Any:
-        """The logits, which the loss has been minimised on.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        Z : array of shape (n_samples,) or (n_samples, n_classes)
-            One number for two classes, positive for the second of them.
-        """
-        Z, _ = self._outputs(X, logits, "decision_function")
-        return Z[:, 0] if self._is_binary else Z
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of examples predicted right, with several labels those with all of them right.
@@ -399,9 +383,9 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self._y_type, self._sparse_labels = binarizer.y_type_, binarizer.sparse_input_
 
     def _with_classes_beside(self, X: Any) -> "MLPClassifier":
-        """Self, once classes that are numbers are where X is."""
-        if is_foreign(X) and on_host(self.classes_).dtype.kind not in "OSU":
-            self.classes_ = device_of(X).asarray(self.classes_)
+        """Self, once the classes are where X is, if they can be there."""
+        if is_foreign(X):
+            self.classes_ = beside(on_host(self.classes_), device_of(X))
         return self
 
     def _learn_target(self, y: Any, *, incremental: bool) -> None:
@@ -455,11 +439,11 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
         return losses.get("softmax_cross_entropy", **options)
 
-    def _weigh(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+    def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
         if self.class_weight is None:
-            return sample_weight
-        weights = compute_sample_weight(self.class_weight, y)
-        return weights if sample_weight is None else weights * sample_weight
+            return weights
+        by_class = weights_of_classes(self.class_weight, y)
+        return by_class if weights is None else by_class.times(weights)
 
     def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
         return accuracy_score(y, predicted, sample_weight=sample_weight)

@@ -6,6 +6,7 @@ import numpy as np
 
 from nnaccel.devices.device import Device
 from nnaccel.estimators.array_input import take
+from nnaccel.estimators.example_weights import Weights, penalty
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
 from nnaccel.training.data import Data, HostData, put
@@ -25,9 +26,14 @@ class FitPlan(NamedTuple):
     dtype: str
     kernels: bool | str = True
 
-    def put(self, X: Any, Y: Any, weights: Any) -> Data | HostData:
+    def put(self, X: Any, Y: Any, weights: Weights | None) -> Data | HostData:
         """The examples, checked, on the device."""
-        return put(self.network, self.loss, self.where, self.dtype, X, Y, weights)
+        values = None if weights is None else weights.values
+        return put(self.network, self.loss, self.where, self.dtype, X, Y, values)
+
+    def l2(self, alpha: float, examples: int, weights: Weights | None) -> float:
+        """The penalty of a loss over so many examples, as scikit-learn means `alpha`."""
+        return penalty(alpha, examples, 1.0 if weights is None else weights.mean(), self.dtype)
 
 
 class Examples(NamedTuple):
@@ -35,9 +41,9 @@ class Examples(NamedTuple):
 
     X: Any
     codes: np.ndarray  # of the targets, on the host; see `MultilayerPerceptron._encode`
-    weights: np.ndarray | None
+    weights: Weights | None
 
     def rows(self, numbers: np.ndarray) -> "Examples":
         """The examples with those numbers."""
-        weights = None if self.weights is None else self.weights[numbers]
+        weights = None if self.weights is None else self.weights.rows(numbers)
         return Examples(take(self.X, numbers), self.codes[numbers], weights)

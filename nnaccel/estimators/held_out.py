@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.estimators.array_input import check_weights, check_X_y
+from nnaccel.estimators.array_input import check_X_y
 
 # isort: split
 from sklearn import config_context
@@ -13,6 +13,7 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from nnaccel.devices.device import to_host
+from nnaccel.estimators.example_weights import check_weights
 from nnaccel.estimators.fit_plan import Examples, FitPlan
 from nnaccel.training.data import Data, HostData
 from nnaccel.training.prediction import outputs
@@ -36,9 +37,13 @@ def held_out_of(estimator: Any, plan: FitPlan, validation_data: Any) -> HeldOut 
             f"{type(validation_data).__name__} instead of such a tuple"
         )
     X, y, *weights = validation_data
-    X, y = check_X_y(estimator, X, y, reset=False)
-    sample_weight = check_weights(weights[0] if weights else None, X)
-    return hold_out(estimator, plan, Examples(X, estimator._encode(y), sample_weight))
+    try:
+        X, y = check_X_y(estimator, X, y, reset=False)
+        sample_weight = check_weights(weights[0] if weights else None, X)
+        codes = estimator._encode(y)
+    except ValueError as error:
+        raise ValueError(f"validation_data: {error}") from None
+    return hold_out(estimator, plan, Examples(X, codes, sample_weight))
 
 
 def set_aside(
@@ -46,11 +51,13 @@ def set_aside(
 ) -> tuple[Examples, HeldOut]:
     """The examples to train on, and those to validate on, as scikit-learn splits them."""
     codes = examples.codes
+    is_binary = is_classifier(estimator) and estimator.n_outputs_ == 1
     rows, held_rows = train_test_split(
         np.arange(codes.shape[0]),
         random_state=rng,
         test_size=estimator.validation_fraction,
-        stratify=codes if is_classifier(estimator) and estimator.n_outputs_ == 1 else None,
+        # The words are those of scikit-learn's error for a class of one row.
+        stratify=np.array(["False", "True"])[codes] if is_binary else None,
     )
     if len(held_rows) < 2:
         raise ValueError(
@@ -63,8 +70,9 @@ def set_aside(
 
 def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
     """The examples where they are to live."""
-    data = plan.put(examples.X, estimator._targets(examples.codes), examples.weights)
-    return HeldOut(data, examples.codes, examples.weights)
+    X, codes, weights = examples
+    data = plan.put(X, estimator._targets(codes), weights)
+    return HeldOut(data, codes, None if weights is None else weights.values)
 
 
 def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:

@@ -30,13 +30,13 @@ def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldO
     with explain_device_errors(plan.where, plan.network, plan.dtype):
         X, codes, weights = examples
         data = plan.put(X, estimator._targets(codes), weights)
-        total = X.shape[0] if weights is None else float(weights.sum())
-        watch = Watch(estimator, estimator.max_iter + 1, X, codes, weights)
+        l2 = plan.l2(estimator.alpha, X.shape[0], weights)
+        watch = Watch(estimator, estimator.max_iter + 1, *examples)
         watch.begin()
         # Overflow shows in the values, from which the line search steps back.
         with np.errstate(all="ignore"):
             for at in lbfgs.minimize(
-                full_objective(plan, data, estimator.alpha / total),
+                full_objective(plan, data, l2),
                 estimator._params(plan),
                 xp=plan.where.xp,
                 max_iter=estimator.max_iter,

@@ -12,12 +12,11 @@ import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
 from nnaccel.estimators.array_input import (
-    check_weights,
+    check_outputs,
     check_X,
     check_X_y,
     float_dtype,
     is_foreign,
-    moved,
     on_host,
 )
 
@@ -27,7 +26,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _array_api, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from nnaccel.devices.device import Device, device_of, prepare, select, to_host
+from nnaccel.devices.device import Device, device_of, dtype_name, prepare, select
+from nnaccel.estimators.example_weights import Weights, check_weights
 from nnaccel.estimators.fit_plan import NOT_FINITE, Examples, FitPlan
 from nnaccel.estimators.held_out import held_out_of
 from nnaccel.estimators.lbfgs_fit import fit_lbfgs
@@ -37,6 +37,7 @@ from nnaccel.estimators.parameters import (
     layer_sizes,
     network_of,
 )
+from nnaccel.estimators.residence import Residence, moved
 from nnaccel.estimators.stochastic_fit import fit_stochastic, seed_of
 from nnaccel.estimators.weights import (
     check_same_shape,
@@ -60,7 +61,6 @@ except ImportError:  # a scikit-learn without callbacks: those of the parameter 
 
 
 CPU = select("cpu")
-ARRAYS = {"coefs_", "intercepts_", "classes_", "_memory"}  # the attributes that hold arrays
 CURVES = (
     "loss_curve_",
     "best_loss_",
@@ -77,7 +77,7 @@ LINKS = {
 }
 
 
-class MultilayerPerceptron(CallbackSupport, BaseEstimator):
+class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
     """Base of the two estimators; they add what is particular to their targets."""
 
     hidden_layer_sizes: Any
@@ -127,6 +127,9 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
     n_outputs_: int
     out_activation_: str
 
+    _is_placed: bool = False  # whether `fit` or `to` has put the arrays where they are
+    _memory: Any = None  # of the optimizer: the solver's name, and its state
+
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
     def _keep(self, parameters: dict[str, Any]) -> None:
@@ -160,9 +163,9 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         """scikit-learn's name of the inverse link of the loss."""
         return LINKS[self._loss().link]
 
-    def _weigh(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+    def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
         """How much each example counts, everything considered."""
-        return sample_weight
+        return weights
 
     def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
         """scikit-learn's score of this kind of estimator."""
@@ -205,6 +208,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         kernels = self.kernels if isinstance(self.kernels, str) else bool(self.kernels)
         plan = FitPlan(network, self._loss(), where, self._dtype(X, where), kernels)
         check_solver_precision(self.solver, self.precision, plan.dtype)
+        self._is_placed = True
         with where.context():
             if first:
                 self._start(plan, rng)
@@ -226,7 +230,7 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         self.t_ = 0
         self.n_layers_ = len(layer_sizes(self.hidden_layer_sizes)) + 2
         self._rate = self.learning_rate_init
-        self._memory = None  # of the optimizer: the solver's name, and its state
+        self._memory = None
         for name in CURVES:
             self.__dict__.pop(name, None)
         if self.initializer is None:
@@ -250,27 +254,48 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         """The fitted attributes on a device, as the layers of the network take them."""
         arrays = self.coefs_, self.intercepts_
         if device_of(self._first_coef) != where:
-            arrays = moved(arrays, where.asarray)
+            dtype = dtype_name(self._first_coef)
+            dtype = float_dtype(where) if dtype == "float64" else dtype
+            arrays = moved(arrays, lambda array: where.asarray(array, dtype))
         return layer_arrays(network, *arrays)
 
     # ------------------------------------------------------------------ prediction
 
-    def _outputs(self, X: Any, link: Callable[..., Array], method: str) -> tuple[Array, Device]:
-        """link(Z, xp=xp) of the logits of X, on the device where X came from, and that device.
+    def _outputs(
+        self,
+        X: Any,
+        link: Callable[..., Array],
+        method: str,
+        finish: Callable[..., Array] | None = None,
+    ) -> tuple[Array, Device]:
+        """finish(link(Z)) of the logits Z of X, on the device where X came from, and that device.
 
-        method: the name that an error gives."""
+        link: its values must be finite, which those of `finish`, such as class numbers, would hide.
+        method: the name that an error gives.
+        """
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
-        if self.device is None and hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
-            _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
-        X = check_X(self, X, reset=False)
         home = device_of(X) if is_foreign(X) else CPU
-        where = device_of(self._first_coef) if self.device is None else select(self.device)
+        where = self._computes(X, home, method)
         network = network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
         with where.context():
             tree = self._tree(network, where)
+        X = check_X(self, X, tree[-1][0].dtype)
         found = outputs(network, tree, X, where, link)
+        with where.context():
+            check_outputs(found, where.xp, type(self).__name__)
+            found = found if finish is None else finish(found, xp=where.xp)
         return (found if where == home else home.asarray(found)), home
+
+    def _computes(self, X: Any, home: Device, method: str) -> Device:
+        """Where predictions for X, which is on `home`, are computed."""
+        if self.device is not None:
+            return select(self.device)
+        if not self._is_placed:  # but read from a file
+            return home
+        if hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
+            _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
+        return device_of(self._first_coef)
 
     @property
     def _first_coef(self) -> Array:
@@ -281,34 +306,6 @@ class MultilayerPerceptron(CallbackSupport, BaseEstimator):
         predicted = on_host(self.predict(X))  # pyright: ignore
         with config_context(array_api_dispatch=False):
             return self._score(on_host(y), predicted, on_host(sample_weight))
-
-    # ------------------------------------------------------------------ devices and files
-
-    def to(self, device: str) -> Any:
-        """Move the fitted attributes to a device, and compute there from now on.
-
-        Parameters
-        ----------
-        device : str
-            A name for `nnaccel.devices.device.select`, such as "cpu" or "cuda"; it becomes the
-            parameter `device`.
-
-        Returns
-        -------
-        self : estimator
-        """
-        where = select(device)
-        for name in ARRAYS & vars(self).keys():
-            setattr(self, name, moved(getattr(self, name), where.asarray))
-        self.device = device
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What pickle keeps: every array as NumPy's, so that no device is needed to read it."""
-        state = dict(super().__getstate__())  # pyright: ignore
-        for name in ARRAYS & state.keys():
-            state[name] = moved(state[name], to_host)
-        return state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

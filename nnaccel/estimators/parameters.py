@@ -19,6 +19,7 @@ from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.typing import Array, Namespace
 
+SMALLEST = 2.0**-126  # of the normal numbers of float32
 STOCHASTIC = ("sgd", "adam", *optimizers.OPTIMIZERS)
 ACTIVATION = {"logistic": "sigmoid"}  # scikit-learn's name: ours
 SCHEDULES = ("constant", "invscaling", "adaptive")  # scikit-learn's, for solver="sgd"
@@ -83,7 +84,11 @@ def check_solver_precision(solver: str, precision: str, dtype: str) -> None:
 def layer_sizes(hidden_layer_sizes: Any) -> list[int]:
     """The units of each hidden layer."""
     sizes = hidden_layer_sizes
-    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    sizes = [sizes] if isinstance(sizes, Integral) else list(sizes)
+    if not all(isinstance(size, Integral) for size in sizes):
+        raise ValueError(
+            f"hidden_layer_sizes must be whole numbers, one for each hidden layer, got {sizes}"
+        )
     if any(size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return [int(size) for size in sizes]
@@ -147,8 +152,9 @@ def optimizer_of(estimator: Any, N: int, batch_size: int, *, incremental: bool) 
     if name in ("momentum", "nesterov"):
         options["beta"] = estimator.momentum
     elif name in ("adam", "adamw"):
-        adam = {name: getattr(estimator, name) for name in ("beta_1", "beta_2", "epsilon")}
-        options |= adam
+        options |= {"beta_1": estimator.beta_1, "epsilon": estimator.epsilon}
+        # Adam takes the logarithm; to its moments this is the 0 that scikit-learn allows.
+        options["beta_2"] = max(estimator.beta_2, SMALLEST)
     optimizer = optimizers.get(name, rate, **options)
     clip_norm = estimator.clip_norm
     return optimizers.clipped(optimizer, clip_norm) if clip_norm else optimizer

@@ -39,9 +39,8 @@ def fit_stochastic(
     """Train the estimator for `max_iter` epochs at most; incremental: for one, from where it is."""
     if estimator.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
-    if not hasattr(estimator, "loss_curve_") or (
-        estimator.early_stopping == (estimator.validation_scores_ is None)
-    ):
+    scores = getattr(estimator, "validation_scores_", None)
+    if not hasattr(estimator, "loss_curve_") or estimator.early_stopping == (scores is None):
         begin_curves(estimator)
     if estimator.early_stopping and held_out is None:
         examples, held_out = set_aside(estimator, plan, examples, rng)
@@ -141,7 +140,6 @@ class StochasticRun:
     def epochs(self, after: Epoch | None) -> Iterator[Epoch]:
         """The training loop: anew, or after an epoch with the rate that holds by then."""
         estimator, (X, codes, weights) = self.estimator, self.examples
-        mean_weight = 1.0 if weights is None else float(weights.mean())
         return train(
             self.plan.network,
             X,
@@ -150,8 +148,8 @@ class StochasticRun:
             optimizer=self.optimizer(),
             epochs=self.n_before + 1 if self.incremental else self.max_iter,
             batch_size=self.batch_size,
-            l2=estimator.alpha / (self.batch_size * mean_weight),
-            sample_weight=weights,
+            l2=self.plan.l2(estimator.alpha, self.batch_size, weights),
+            sample_weight=None if weights is None else weights.values,
             shuffle=estimator.shuffle,
             seed=self.seed,
             device=self.plan.where,

@@ -70,7 +70,7 @@ def minimize(
     params: (P,), never written to; the objective may return arrays that it overwrites later.
     Ends when no |gradient| is above `tol`, when an iteration lowers the value by less than
     `value_tol` max(1, |value|) (1e7 times the machine epsilon of float64, and of float32 one
-    epsilon), after `max_iter` iterations, or `max_fun` evaluations.
+    epsilon), after `max_iter` iterations, or the iteration in which evaluations exceed `max_fun`.
     """
     epsilon = float(xp.finfo(params.dtype).eps)
     value_tol = max(1e7 * 2.0**-52, epsilon) if value_tol is None else value_tol
@@ -91,7 +91,10 @@ def minimize(
             direction = -grads
             slope = _slope(grads, direction)
         start = Point(0.0, params, grads, value, slope)
-        first = 1.0 if pairs else min(1.0, 1.0 / math.sqrt(-slope))
+        first = 1.0
+        if not pairs:  # along -grads: to begin with a step of length 1, as in L-BFGS-B
+            unit = 1.0 / math.sqrt(-slope)
+            first = unit if number == 0 else min(1.0, unit)
         found, evaluations = line_search(objective, start, direction, first, epsilon, xp)
         n_evaluations += evaluations
         if found is None:
@@ -107,14 +110,15 @@ def minimize(
             pairs.append(pair)
         fall, params, grads = value - found.value, found.params, found.grads
         size, value = max(abs(value), abs(found.value), 1.0), found.value
-        if _largest(grads, xp) <= tol:
+        # The limits first, as in SciPy: a run that they end does not claim to have converged.
+        if number >= max_iter:
+            status, message = LIMIT, "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT"
+        elif n_evaluations > max_fun:
+            status, message = LIMIT, "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT"
+        elif _largest(grads, xp) <= tol:
             status, message = CONVERGED, "CONVERGENCE: NORM OF GRADIENT <= TOL"
         elif fall <= value_tol * size:
             status, message = CONVERGED, "CONVERGENCE: RELATIVE REDUCTION OF VALUE <= VALUE_TOL"
-        elif number >= max_iter:
-            status, message = LIMIT, "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT"
-        elif n_evaluations >= max_fun:
-            status, message = LIMIT, "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT"
         else:
             yield Iterate(number, params, value, n_evaluations)
     yield Iterate(number, params, value, n_evaluations, status, message)

@@ -1,15 +1,12 @@
 """The estimators against scikit-learn's own: its checks, its classes, its other tools."""
 
 import inspect
-import os
 import pickle
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-
-os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before SciPy: its checks of array libraries need it
 
 import joblib
 import numpy as np
@@ -27,17 +24,23 @@ from sklearn.datasets import (
     make_multilabel_classification,
     make_regression,
 )
-from sklearn.ensemble import BaggingClassifier
+from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import d2_pinball_score, mean_absolute_error
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import d2_pinball_score, get_scorer, mean_absolute_error
+from sklearn.model_selection import (
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+    cross_val_predict,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nnaccel import MLPClassifier, MLPRegressor
-from nnaccel.estimators.array_input import codes_of
 from nnaccel.estimators.fit_plan import NOT_FINITE
+from nnaccel.estimators.labels import codes_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -49,20 +52,6 @@ IRIS = load_iris(return_X_y=True)
 TWO = (IRIS[0], (IRIS[1] == 1) * 1)
 LABELS = (IRIS[0], np.stack([IRIS[1] == 1, IRIS[1] > 0], axis=1) * 1)
 DIABETES = tuple(a / a.std(axis=0) for a in load_diabetes(return_X_y=True))
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Its threads would fight for the cores with those of NumPy, which are used beside them."""
-    try:
-        import torch
-    except ImportError:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
@@ -496,16 +485,13 @@ def test_partial_fit_with_several_labels():
 def test_predictions_agree_with_each_other():
     for X, y in (IRIS, TWO, LABELS):
         clf = MLPClassifier(random_state=0, max_iter=50).fit(X, y)
-        P, Z = clf.predict_proba(X), clf.decision_function(X)
+        P, labels = clf.predict_proba(X), clf.predict(X)
         np.testing.assert_allclose(clf.predict_log_proba(X), np.log(P), rtol=1e-9)
         if y.ndim == 2:
-            np.testing.assert_array_equal(clf.predict(X), Z > 0)
-            np.testing.assert_allclose(P, 1 / (1 + np.exp(-Z)))
-        elif Z.ndim == 1:
-            np.testing.assert_array_equal(clf.predict(X), (Z > 0) * 1)
-            np.testing.assert_allclose(P.sum(axis=1), 1.0)
+            np.testing.assert_array_equal(labels, P > 0.5)
         else:
-            np.testing.assert_array_equal(clf.predict(X), clf.classes_[Z.argmax(axis=1)])
+            np.testing.assert_allclose(P.sum(axis=1), 1.0)
+            np.testing.assert_array_equal(labels, clf.classes_[P.argmax(axis=1)])
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csr_array, sp.csc_array])
@@ -604,6 +590,39 @@ def test_pipelines_searches_and_meta_estimators():
     assert cross_val_predict(pipe, X, y, cv=2, method="predict_log_proba").shape == (150, 3)
     copy = clone(net)
     assert copy.get_params() == net.get_params()
+
+
+TOOLS = {
+    "sigmoid": lambda net: CalibratedClassifierCV(net, method="sigmoid", cv=3),
+    "isotonic": lambda net: CalibratedClassifierCV(net, method="isotonic", cv=3),
+    "temperature": lambda net: CalibratedClassifierCV(net, method="temperature", cv=3),
+    "stacking": lambda net: StackingClassifier([("net", net)], LogisticRegression(), cv=3),
+    "threshold": lambda net: TunedThresholdClassifierCV(net, cv=3),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+@pytest.mark.parametrize("data", [IRIS, TWO], ids=["classes", "two"])
+def test_tools_ask_for_probabilities_as_of_scikit_learns_networks(tool, data):
+    """A `decision_function` would be asked first, and calibrated in its place."""
+    X, y = StandardScaler().fit_transform(data[0]), data[1]
+    # 50 divide the rows of all folds, so that both make the same steps.
+    options = {"solver": "sgd", "shuffle": False, "batch_size": 50, "random_state": 0,
+               "learning_rate_init": 0.1, "max_iter": 20}  # fmt: skip
+    found = []
+    for cls in (sk.MLPClassifier, MLPClassifier):
+        try:
+            found.append(tool(cls(**options)).fit(X, y).predict_proba(X))
+        except ValueError as error:  # thresholds are for two classes, and temperatures for 1.8
+            found.append(str(error))
+    if isinstance(found[0], str):
+        assert found[0] == found[1]
+        assert re.search("Only binary classification|'method' parameter", found[0])
+    else:
+        np.testing.assert_allclose(found[1], found[0], atol=1e-9)
+    scorer = get_scorer("roc_auc_ovr")
+    a, b = (scorer(cls(**options).fit(X, y), X, y) for cls in (sk.MLPClassifier, MLPClassifier))
+    assert a == pytest.approx(b, abs=1e-9)
 
 
 def test_frames_of_pandas_and_polars():

@@ -146,3 +146,39 @@ def test_an_objective_may_overwrite_the_gradient_it_returned():
 
     end = last(minimize(objective, np.array([-1.2, 1.0]), xp=np, tol=1e-6, value_tol=0.0))
     np.testing.assert_allclose(end.params, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_first_steps_are_those_of_scipy(scale):
+    """The first trial point of all is at distance 1, whether the gradient is longer or shorter."""
+    b = np.linspace(1.0, 3.0, 5)
+
+    def objective(x):
+        return scale * ((x - b) ** 4).sum(), scale * 4.0 * (x - b) ** 3
+
+    ours, theirs = [], []
+
+    def seen(x, points):
+        points.append(x.copy())
+        return objective(x)
+
+    end = last(minimize(lambda x: seen(x, ours), np.zeros(5), xp=np, tol=1e-9))
+    scipy.optimize.minimize(
+        lambda x: seen(x, theirs), np.zeros(5), jac=True, method="L-BFGS-B", options={"gtol": 1e-9}
+    )
+    np.testing.assert_allclose(np.linalg.norm(ours[1]), 1.0)
+    np.testing.assert_allclose(ours[:2], theirs[:2])
+    assert end.status == CONVERGED
+
+
+def test_limits_end_a_run_that_would_also_have_converged():
+    """As in SciPy: who has set a limit is told that it was reached."""
+
+    def objective(x):
+        return (x * x).sum(), 2.0 * x
+
+    limits = [{"max_iter": 1}, {"max_fun": 1}, {"max_fun": 2}]
+    ends = [last(minimize(objective, np.ones(1), xp=np, **limit)) for limit in limits]
+    assert [end.number for end in ends] == [1, 1, 1]
+    assert [end.n_evaluations for end in ends] == [2, 2, 2]
+    assert [end.status for end in ends] == [LIMIT, LIMIT, CONVERGED]
