@@ -421,7 +421,7 @@ def test_the_network_must_fit_its_table(tmp_path, model):
     params = np.zeros(model.params.size + 8, "float32")
     refused(tmp_path, model, extra, "inputs", network=wide, params=params)
     other = model._replace(loss=checkpoint.losses.get("softmax_cross_entropy"))
-    refused(tmp_path, other, extra, "1 outputs, which does not fit its target")
+    refused(tmp_path, other, extra, "the network has 1 outputs and its target needs 2")
 
 
 def test_a_network_without_a_table_is_said_to_be_one(tmp_path, model):

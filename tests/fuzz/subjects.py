@@ -1,0 +1,6 @@
+"""What is fuzzed, by name: a folder to work in -> what judges the mutant of a seed."""
+
+
+from tests.fuzz.tables import judge_tables
+
+SUBJECTS = {"tables": judge_tables}
