@@ -82,7 +82,12 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """The first line of what an error says; not all say something."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    return printable(str(error).strip().partition("\n")[0][:200]) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """What a file has put into a message, on one line: other characters as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_expansion(path: str | os.PathLike[str], size: int) -> None:

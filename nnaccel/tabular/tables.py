@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.arguments import did_you_mean
-from nnaccel.files import Unreadable, check_expansion, existing_file, reading
+from nnaccel.files import Unreadable, check_expansion, existing_file, printable, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -227,7 +227,7 @@ WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".feather": _write_fe
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
     """Names for a message: the first `limit` of them, and how many there are."""
-    names = [str(name) for name in names]
+    names = [printable(str(name)) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names):,} in all)"
 

@@ -50,7 +50,11 @@ def splice(data: bytearray, other: bytes, rng: Random) -> None:
 
 def graft(data: bytearray, other: bytes, rng: Random) -> None:
     """A block of another file in the place of one's own."""
-    size, at, there = rng.choice([4, 16, 64, 256]), rng.randrange(len(data)), rng.randrange(len(other))
+    size, at, there = (
+        rng.choice([4, 16, 64, 256]),
+        rng.randrange(len(data)),
+        rng.randrange(len(other)),
+    )
     data[at : at + size] = other[there : there + size]
 
 

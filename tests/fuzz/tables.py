@@ -105,7 +105,12 @@ def zipped(member: bytes) -> bytes:
 def originals() -> list[Original]:
     plain, rich = plain_table(), rich_table()
     some = rich.drop_columns(["t", "i", "r", "e"])  # that can be encoded
-    X, sink, packed, member = np.arange(60.0).reshape(20, 3), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    X, sink, packed, member = (
+        np.arange(60.0).reshape(20, 3),
+        io.BytesIO(),
+        io.BytesIO(),
+        io.BytesIO(),
+    )
     np.savez(sink, X=X, y=np.arange(20) % 2, other=np.array(["a"]))
     np.savez_compressed(packed, X_train=X, y_train=X[:, 0], X_test=X, y_test=X[:, 0])
     np.save(member, X)
