@@ -284,7 +284,10 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
     encoded = pa.chunked_array(without_nan(column.data)).combine_chunks().dictionary_encode()
     levels = encoded.dictionary.to_numpy(zero_copy_only=False)
     if column.kind == "string":
-        levels = levels.astype(np.str_)
+        texts = levels.astype(np.str_)
+        if texts.tolist() != levels.tolist():  # where NumPy's text ends
+            raise ValueError(f"target {name!r} has labels that end in a null character; remove it")
+        levels = texts
     codes = encoded.indices.fill_null(-1).to_numpy()
     order = np.argsort(levels)
     rank = np.full(len(levels) + 1, -1)  # its last entry is for the code -1

@@ -24,6 +24,7 @@ from nnaccel.tabular.sources import Examples
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import initialize
+from tests.fuzz.pool import Judge
 
 
 class Original(NamedTuple):
@@ -138,8 +139,10 @@ def use_estimator(path: Path, cls: Any) -> None:
     found = estimator.predict(X)
     if len(found) != 2 or not set(map(type, found.ravel().tolist())) <= {int, float, str}:
         raise NotOfUseError(f"predicts {found!r}")
-    if cls is MLPClassifier and estimator.predict_proba(X).shape != (2, len(estimator.classes_)):
-        raise NotOfUseError("probabilities of another number of classes")
+    if cls is MLPClassifier:
+        P, K = estimator.predict_proba(X), len(estimator.classes_)
+        if P.shape != (2, K if estimator._has_labels else max(K, 2)):
+            raise NotOfUseError(f"probabilities of shape {P.shape} of {K} classes")
     repr(estimator), estimator.get_params()
     estimator.save(path)
     cls.load(path)
@@ -279,7 +282,7 @@ def absurd(outer: dict[str, Any], rng: Random) -> None:
         outer[rng.choice(["params", "__metadata__", "x"])] = rng.choice(VALUES)
 
 
-def judge_headers(folder: Path) -> Callable[[int], tuple[str, str]]:
+def judge_headers(folder: Path) -> Judge:
     """What becomes of the forgery of a seed when it is loaded, used, and saved again."""
     known = originals(folder)
 

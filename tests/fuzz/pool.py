@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,12 @@ SECONDS = 2.0  # for one mutant
 MEMORY = 4 << 30  # bytes of address space that a worker may take beyond what it starts with
 # Other processes may have the processors: the clock of one that is busy with something else is no
 # sign of a hang, so that the time of a worker is that of its processor.
-PATIENCE = 15.0
+PATIENCE = 30.0
+WARM_UP = 20
+
+
+# What becomes of the mutant of a seed: the kind of outcome, and words about it.
+Judge = Callable[[int], tuple[str, str]]
 
 
 class Outcome(NamedTuple):
@@ -41,8 +46,10 @@ class Worker(NamedTuple):
         self.connection.close()
 
 
-def run(subject: str, seeds: Iterable[int], workers: int = 2) -> Iterator[Outcome]:
-    """The outcome of each mutant, as they come."""
+def run(
+    subject: Callable[[Path], Judge], seeds: Iterable[int], workers: int = 1
+) -> Iterator[Outcome]:
+    """The outcome of each mutant, as they come.   subject: a folder to work in -> what judges."""
     context = multiprocessing.get_context("spawn")  # threads of pyarrow do not survive a fork
     remaining, busy = iter(seeds), {}
 
@@ -97,14 +104,13 @@ def _outcome(worker: Worker, seed: int) -> Outcome:
         return Outcome(seed, "death", f"exit code {code}")
 
 
-def work(subject: str, connection: Connection) -> None:
+def work(subject: Callable[[Path], Judge], connection: Connection) -> None:
     """The life of a worker: seeds come, outcomes go."""
-    from tests.fuzz.subjects import SUBJECTS
-
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="nnaccel-fuzz-") as folder:
-        judge = SUBJECTS[subject](Path(folder))
-        judge(0)  # whatever is loaded by the first is loaded now
+        judge = subject(Path(folder))
+        for seed in range(WARM_UP):  # whatever is loaded by the first ones is loaded now
+            outcome_of(judge, -1 - seed)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -112,7 +118,7 @@ def work(subject: str, connection: Connection) -> None:
         while True:
             try:
                 seed = connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the other end is gone
                 return
             # The signal's own action ends the process, be it in whatever loop of C.
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -120,7 +126,7 @@ def work(subject: str, connection: Connection) -> None:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def outcome_of(judge: Any, seed: int) -> tuple[str, str]:
+def outcome_of(judge: Judge, seed: int) -> tuple[str, str]:
     """The kind of outcome and its words."""
     try:
         return judge(seed)

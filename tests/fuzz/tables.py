@@ -18,6 +18,7 @@ from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.sources import Examples, read
 from nnaccel.tabular.targets import fit_target
 from tests.fuzz.mutants import mutant
+from tests.fuzz.pool import Judge
 
 
 class Original(NamedTuple):
@@ -134,7 +135,7 @@ def originals() -> list[Original]:
     ]
 
 
-def judge_tables(folder: Path) -> Callable[[int], tuple[str, str]]:
+def judge_tables(folder: Path) -> Judge:
     """What becomes of the mutant of a seed when it is read, and encoded as for training."""
     known = originals()
 
