@@ -116,17 +116,7 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 
     Tries it with a temporary file beside it, which is removed.
     """
-    target = Path(os.path.realpath(path))  # what a link points to, be it there or not
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        mode = None
-    except OSError as error:
-        raise _unwritable(path, error, error.strerror) from None
-    if mode is not None and stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    if mode is not None and not stat.S_ISREG(mode):
-        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    target, mode = _target(path)
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(f"{path} is write-protected; choose another name")
     with _beside(target) as file:
@@ -141,23 +131,39 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 def write(path: str | os.PathLike[str], content: Any) -> None:
     """Write a file durably and atomically, keeping the mode of the one it replaces.
 
-    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError.
+    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError, also where
+    a folder, a pipe or a device has that name.
     """
-    path = Path(os.path.realpath(path))
+    path, mode = _target(path)
     file = _beside(path)
     try:
         with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(file.name, mode)
+        os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
         os.replace(file.name, path)
     except OSError as error:
         raise _unwritable(path, error, error.strerror) from None
     finally:
         Path(file.name).unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """The file to write, at the end of links, and its mode; None where it is not there yet."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target, None
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    return target, mode
 
 
 def _beside(path: Path) -> Any:

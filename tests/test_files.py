@@ -204,16 +204,22 @@ def test_writable_tries_and_leaves_nothing(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["m"]
 
 
-def test_writable_refuses(tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        writable(tmp_path)
+@pytest.mark.parametrize("refused", [writable, written])
+def test_what_is_no_file_is_not_written_over(tmp_path, refused):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+        refused(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(IsADirectoryError, match="link is a folder"):
-        writable(tmp_path / "link")
+        refused(tmp_path / "link")
     with pytest.raises(FileNotFoundError, match="cannot write .*none/m"):
-        writable(tmp_path / "none" / "m")
-    with pytest.raises(OSError, match="/dev/null is a device or a pipe"):
-        writable("/dev/null")
+        refused(tmp_path / "none" / "m")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="pipe is a device or a pipe; give the name of a file"):
+            refused(tmp_path / "pipe")
+
+
+def test_writable_refuses(tmp_path, monkeypatch):
     path = written(tmp_path / "m")
     with monkeypatch.context() as patch:  # of the mode alone the superuser takes no notice
         patch.setattr(os, "access", lambda *_: False)

@@ -326,9 +326,19 @@ def _collect(columns: list[str], specs: dict[str, Spec]) -> Features:
     if not numeric and not categorical:
         reasons = listing(f"{name}: {reason}" for name, reason in dropped.items())
         raise ValueError(f"no usable feature; {reasons}; add a column that varies")
-    found = Features(tuple(columns), numeric, categorical, dropped)
+    _check_text(columns, categorical)
+    return Features(tuple(columns), numeric, categorical, dropped)
+
+
+def _check_text(columns: list[str], categorical: Iterable[Categorical]) -> None:
+    """ValueError for names and categories that a model file cannot hold, found before training.
+
+    They are of whoever made the table, unlike all the rest of an encoding.
+    """
     try:
-        return Features.from_dict(found.to_dict())
+        schema.check({"columns": columns}, {"columns": FEATURES["columns"]}, "features")
+        for spec in categorical:
+            schema.check({"levels": spec.levels}, LEVELS[spec.kind], f"column {spec.name!r}")
     except ValueError as error:
         raise ValueError(f"a model file cannot hold this encoding: {error}; change it") from None
 

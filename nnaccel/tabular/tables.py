@@ -105,10 +105,9 @@ def _checked(table: "pa.Table", source: str) -> "pa.Table":
 
 def _read_text(path: Path, kind: str) -> "pa.Table":
     pa, csv = import_extra("pyarrow"), import_extra("pyarrow.csv")
-    content = _decompressed(path, kind) if kind.endswith("gz") else path.read_bytes()
-    if content.isspace() or content == b"\xef\xbb\xbf":
+    content = _content(path, kind)
+    if content.removeprefix(b"\xef\xbb\xbf").isspace():
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
-    content += b"" if content.endswith(b"\n") else b"\n"  # a header alone is a table without rows
     advice = f"convert the file, for example: iconv -f latin1 -t utf-8 {path.name}"
     try:
         header = content[: content.index(b"\n")].decode("utf-8")
@@ -130,19 +129,22 @@ def _read_text(path: Path, kind: str) -> "pa.Table":
     return table
 
 
-def _decompressed(path: Path, kind: str) -> bytes:
+def _content(path: Path, kind: str) -> bytes:
+    """The text, decompressed; it ends a line, so that a header alone is a table without rows."""
     parts, size = [], 0
-    with reading(path, kind), gzip.open(path) as file:
+    with reading(path, kind), (gzip.open if kind.endswith("gz") else open)(path, "rb") as file:
         for part in iter(partial(file.read, CHUNK), b""):
             size += len(part)
             check_expansion(path, size)
             parts.append(part)
-        return b"".join(parts)
+        return b"".join(parts if parts and parts[-1].endswith(b"\n") else [*parts, b"\n"])
 
 
 def _read_parquet(path: Path, kind: str) -> "pa.Table":
     parquet = import_extra("pyarrow.parquet")
     with reading(path, kind), parquet.ParquetFile(path) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        check_expansion(path, sum(group.total_byte_size for group in groups))
         return _collected(file.iter_batches(BATCH), file.schema_arrow, path)
 
 
