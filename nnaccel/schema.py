@@ -80,7 +80,10 @@ def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
     if absent := [key for key in fields if key not in data]:
         raise ValueError(f"{where} has no key {absent[0]!r}")
     if unknown := [key for key in data if key not in fields]:
-        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known: {', '.join(fields)}")
+        raise ValueError(
+            f"{where} has an unknown key {str(unknown[0])[:60]!r}; known: "
+            f"{', '.join(fields) or 'none'}"
+        )
     for key, (expected, holds) in fields.items():
         if not holds(data[key]):
             found = repr(data[key])

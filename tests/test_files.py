@@ -132,7 +132,7 @@ def test_what_a_file_may_become(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_while_the_bytes_are_written(tmp_path, monkeypatch):
     full = open("/dev/full", "wb")  # noqa: SIM115 -- `write` closes it
-    monkeypatch.setattr(files, "_beside", lambda path: full)
+    monkeypatch.setattr(files, "_beside", lambda target, path: full)
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
     with pytest.raises(OSError, match=r"cannot write .*m \(No space left on device\)"):
         write(tmp_path / "m", b"x" * 100_000)
@@ -167,7 +167,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_makes_it(tmp_path):
     assert (tmp_path / "folder" / "target").read_bytes() == b"content"
     lost = tmp_path / "lost"
     lost.symlink_to("nowhere/target")
-    with pytest.raises(FileNotFoundError, match="cannot write .*nowhere/target .No such file"):
+    with pytest.raises(FileNotFoundError, match="lost, a link to nowhere/target, .No such"):
         writable(lost)
 
 
@@ -191,7 +191,7 @@ def test_a_name_too_long_is_refused_before_the_work(tmp_path):
         writable(tmp_path / ("m" * 256))
     assert caught.value.errno == errno.ENAMETOOLONG
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(OSError, match=r"cannot write .*loop \(Too many levels of symbolic links\)"):
+    with pytest.raises(OSError, match=r"loop, a link to loop, \(Too many levels of symb"):
         writable(tmp_path / "loop")
 
 

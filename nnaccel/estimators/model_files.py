@@ -17,6 +17,7 @@ from nnaccel.devices.device import select
 from nnaccel.estimators.array_input import on_host
 from nnaccel.estimators.fit_plan import FitPlan
 from nnaccel.estimators.parameters import network_of
+from nnaccel.files import reason
 from nnaccel.maths.layers import Dense
 from nnaccel.schema import Field, check
 from nnaccel.training import checkpoint
@@ -136,7 +137,7 @@ def read(path: str | Path, cls: type) -> Any:
         estimator = _unfitted(cls, extra["parameters"])
         _fill(estimator, found, extra)
     except ValueError as error:
-        raise ValueError(f"{path}: not an estimator that can be used: {error}") from None
+        raise ValueError(f"{path}: not an estimator that can be used: {reason(error)}") from None
     return estimator
 
 
@@ -145,13 +146,13 @@ def _unfitted(cls: Any, data: dict[str, Any]) -> Any:
     parameters = {name: _restored(value) for name, value in data.items()}
     if unknown := parameters.keys() - cls._get_param_names():
         raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}")
-    # The device is one of the machine that wrote the file.
-    estimator = cls(**{**parameters, "device": None})
+    # The device is one of the machine that wrote the file, and callbacks are no data.
+    estimator = cls(**{**parameters, "device": None, "callbacks": None})
     estimator._validate_params()
     layers = {
         "hidden_layer_sizes": Field(
-            "whole numbers above 0",
-            lambda v: all(map(schema.COUNT.holds, v if type(v) is list else [v])),
+            "positive numbers",
+            lambda v: all(map(schema.POSITIVE.holds, v if type(v) is list else [v])),
         ),
         "activation": Field(
             "a name or a list of names", lambda v: type(v) is str or schema.list_of(str, v)

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
+from nnaccel.files import reason
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
@@ -106,7 +107,7 @@ class Model(NamedTuple):
             target = Target.from_dict(extra["target"])
             _check_agreement(saved, features, target)
         except ValueError as error:
-            raise ValueError(f"{path}: not a model of a table: {error}") from None
+            raise ValueError(f"{path}: not a model of a table: {reason(error)}") from None
         return cls(
             saved.network,
             saved.params,

@@ -88,9 +88,9 @@ def test_the_forgery_itself_is_good(tmp_path):
         ),
         (
             {"parameters": {"hidden_layer_sizes": [[1]]}},
-            "'hidden_layer_sizes' must be whole numbers",
+            "'hidden_layer_sizes' must be positive num",
         ),
-        ({"parameters": {"hidden_layer_sizes": [0]}}, "'hidden_layer_sizes' must be whole numbers"),
+        ({"parameters": {"hidden_layer_sizes": [0]}}, "'hidden_layer_sizes' must be positive num"),
         (
             {"parameters": {"activation": [["relu"]]}},
             "'activation' must be a name or a list of nam",

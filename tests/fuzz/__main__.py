@@ -26,6 +26,8 @@ def main() -> int:
     counts, faults, start = Counter(), 0, time.monotonic()
     for outcome in run(SUBJECTS[options.subject], seeds, options.workers):
         counts[outcome.kind] += 1
+        if counts.total() % 10_000 == 0:
+            print(f"{counts.total():,} of {len(seeds):,}", file=sys.stderr)
         faults += outcome.is_fault
         if outcome.is_fault or options.only is not None:
             print(f"seed {outcome.seed}: {outcome.kind}: {outcome.words}", flush=True)

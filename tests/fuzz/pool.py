@@ -1,6 +1,7 @@
 """A few worker processes, each with a limit of time and memory; one that dies is replaced."""
 
 import multiprocessing
+import os
 import resource
 import signal
 import tempfile
@@ -107,7 +108,8 @@ def _outcome(worker: Worker, seed: int) -> Outcome:
 def work(subject: Callable[[Path], Judge], connection: Connection) -> None:
     """The life of a worker: seeds come, outcomes go."""
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="nnaccel-fuzz-") as folder:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # spares the disk
+    with tempfile.TemporaryDirectory(prefix="nnaccel-fuzz-", dir=memory) as folder:
         judge = subject(Path(folder))
         for seed in range(WARM_UP):  # whatever is loaded by the first ones is loaded now
             outcome_of(judge, -1 - seed)
