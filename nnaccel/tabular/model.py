@@ -201,7 +201,7 @@ def n_outputs_of(target: Target, loss: str) -> int:
 
 def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
     """The rows that have a target; the others are left out with a warning."""
-    present = rows_with_target(y)
+    present = rows_with_target(y, name)
     if present.all() or not present.any():  # without any, the fit of the target says so
         return data, y
     warnings.warn(

@@ -5,7 +5,7 @@ Whatever is wrong with a file is said in one line with the path, what was found 
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -165,13 +165,23 @@ def _read_arrow(path: Path, kind: str) -> "pa.Table":
 def _collected(batches: Iterable[Any], schema: Any, path: Path) -> "pa.Table":
     """The table of those batches, each valid: of one that is not, a later use may crash."""
     pa = import_extra("pyarrow")
-    found, size = [], 0
+    found, sizes, size = [], {}, 0
     for batch in batches:
         batch.validate(full=True)
-        size += batch.get_total_buffer_size()
+        for buffer in _buffers(batch, pa.types):
+            if buffer is not None and buffer.address not in sizes:  # dictionaries are shared
+                sizes[buffer.address] = buffer.size
+                size += buffer.size
         check_expansion(path, size)
         found.append(batch)
     return pa.Table.from_batches(found, schema)
+
+
+def _buffers(batch: Any, types: Any) -> Iterator[Any]:
+    for column in batch.columns:
+        yield from column.buffers()
+        if types.is_dictionary(column.type):
+            yield from column.dictionary.buffers()
 
 
 READERS = {

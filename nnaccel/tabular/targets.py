@@ -133,9 +133,9 @@ def check_loss(loss: str, n_classes: int) -> None:
         raise ValueError(f"loss {loss!r} is not for {task}; leave it out, or change the task")
 
 
-def rows_with_target(values: Any) -> np.ndarray:
+def rows_with_target(values: Any, name: str = "y") -> np.ndarray:
     """Boolean mask (N,): the rows where the target is neither null nor NaN."""
-    return _distinct(values, "y").codes >= 0
+    return _distinct(values, name).codes >= 0
 
 
 def _fit_auto(distinct: "Distinct", name: str) -> Target:

@@ -466,16 +466,20 @@ HUGE = np.array([2**63, 2**63 + 1] * 4, "uint64")
         (
             {"x": np.arange(8.0)},
             HUGE,
-            "'y' has integers of more than 64 bits; convert them to text",
+            "'price' has integers of more than 64 bits; convert them to",
         ),
         (np.arange(8.0)[:, None], HUGE, "a model file cannot hold this target: .*64-bit integers"),
-        ({"x": np.arange(8.0)}, ["a", "a\0"] * 4, "'y' has labels that end in a null character"),
+        (
+            {"x": np.arange(8.0)},
+            ["a", "a\0"] * 4,
+            "'price' has labels that end in a null character",
+        ),
     ],
 )
 def test_what_a_file_cannot_hold_is_found_before_training(data, y, message):
     if isinstance(data, dict):
         data, y = pa.table(data), pa.chunked_array([pa.array(y)])
-    given = Examples("t", data, y, "y", ("x",), "auto", None)
+    given = Examples("t", data, y, "price", ("x",), "auto", None)
     with pytest.raises(ValueError, match=message):
         Fit(given, Settings(task="classification", **QUICK), test_fraction=0)
 

@@ -179,6 +179,17 @@ def test_what_a_small_file_becomes_is_limited(tmp_path, monkeypatch, name, write
     assert read_table(tmp_path / name).num_rows == 1_000_000
 
 
+def test_a_dictionary_that_batches_share_counts_once(tmp_path, monkeypatch):
+    levels = pa.array([f"level {i:09}" for i in range(100_000)])
+    column = pa.DictionaryArray.from_arrays(np.arange(10_000, dtype="int32") * 7, levels)
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink:
+        table = pa.table({"c": column})
+        with ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100)
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "1")
+    assert read_table(tmp_path / "t.arrow").num_rows == 10_000  # of 100 batches
+
+
 def test_memory_that_a_file_takes_is_no_damage(tmp_path, monkeypatch):
     def out_of_memory(*args, **options):
         raise pa.ArrowMemoryError("malloc of size 99 failed")
