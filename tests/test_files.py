@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnaccel import files
-from nnaccel.files import check_expansion, existing_file, reading, writable, write
+from nnaccel.files import check_expansion, existing_file, reading, reason, writable, write
 from nnaccel.training.checkpoint import load
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux's file systems")
@@ -108,6 +108,13 @@ def test_what_is_not_the_fault_of_the_content_stays_what_it_is():
         raise ImportError("pyarrow")
     with pytest.raises(KeyboardInterrupt), reading("m.npz", "npz"):
         raise KeyboardInterrupt
+
+
+def test_what_an_error_says_of_a_file_is_one_short_line():
+    assert reason(ValueError("first\nsecond")) == "first"
+    assert reason(KeyError()) == "KeyError"
+    assert reason(ValueError("\x1b[2Jé\u202e")) == r"\x1b[2Jé\u202e"
+    assert len(reason(ValueError("x" * 10_000))) == 501
 
 
 def test_what_a_file_may_become(tmp_path, monkeypatch):
