@@ -189,6 +189,17 @@ def places(data: Any, trail: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*trail, key))
 
 
+def like(value: Any, rng: Random) -> Any:
+    """Another value of the same type, which a look at the type alone does not tell from it."""
+    if type(value) is list and value:
+        return rng.choice([value[::-1], value[1:], value[:-1], value + value[-1:], value[:1]])
+    if type(value) is dict and value:
+        return dict(rng.sample(list(value.items()), rng.randrange(len(value) + 1)))
+    if type(value) in (int, float) and rng.random() < 0.5:
+        return rng.choice([value + 1, value - 1, -value, value * 2, value / 3])
+    return copy.deepcopy(rng.choice([v for v in VALUES if type(v) is type(value)]))
+
+
 def forge(header: Any, others: list[Any], rng: Random) -> str:
     """The text of a header in which something is wrong."""
     header, texts = copy.deepcopy(header), []
@@ -198,8 +209,11 @@ def forge(header: Any, others: list[Any], rng: Random) -> str:
         part = header
         for step in way:
             part = part[step]
-        kind = rng.choice(["value", "value", "value", "text", "drop", "add", "move", "double"])
-        if kind == "value":
+        kinds = ["like", "like", "like", "value", "value", "text", "drop", "add", "move", "double"]
+        kind = rng.choice(kinds)
+        if kind == "like":
+            part[key] = like(part[key], rng)
+        elif kind == "value":
             part[key] = copy.deepcopy(rng.choice(VALUES))
         elif kind == "text":
             part[key] = f"{HERE}{len(texts)}"
