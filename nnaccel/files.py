@@ -70,19 +70,23 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     except (Unreadable, ImportError):
         raise
     except MemoryError as error:
-        reason = _reason(error)
-        raise MemoryError(f"not enough memory to read {path} as {kind} ({reason})") from error
+        words = f"not enough memory to read {path} as {kind} ({reason(error)})"
+        raise MemoryError(words) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in MISLED:
             raise type(error)(error.errno, error.strerror, str(path)) from error
-        raise Unreadable(
-            f"{path} cannot be read as {kind}: {_reason(error)}; {COMPLETE}"
-        ) from error
+        raise Unreadable(f"{path} cannot be read as {kind}: {reason(error)}; {COMPLETE}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what an error says; not all say something."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+def reason(error: Exception) -> str:
+    """What an error says about a file, on one line and not without end; or else its name."""
+    said = str(error).strip().partition("\n")[0]
+    return printable(said[:500]) + "…" * (len(said) > 500) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """What a file has put into a message, on one line: other characters as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_expansion(path: str | os.PathLike[str], size: int) -> None:
@@ -111,20 +115,10 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 
     Tries it with a temporary file beside it, which is removed.
     """
-    target = Path(os.path.realpath(path))  # what a link points to, be it there or not
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        mode = None
-    except OSError as error:
-        raise _unwritable(path, error, error.strerror) from None
-    if mode is not None and stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    if mode is not None and not stat.S_ISREG(mode):
-        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    target, mode = _target(path)
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(f"{path} is write-protected; choose another name")
-    with _beside(target) as file:
+    with _beside(target, path) as file:
         try:
             _reserve(file, size)
         except OSError as error:
@@ -136,33 +130,50 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 def write(path: str | os.PathLike[str], content: Any) -> None:
     """Write a file durably and atomically, keeping the mode of the one it replaces.
 
-    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError.
+    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError, also where
+    a folder, a pipe or a device has that name.
     """
-    path = Path(os.path.realpath(path))
-    file = _beside(path)
+    target, mode = _target(path)
+    file = _beside(target, path)
     try:
         with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(file.name, mode)
-        os.replace(file.name, path)
+        os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
+        os.replace(file.name, target)
     except OSError as error:
         raise _unwritable(path, error, error.strerror) from None
     finally:
         Path(file.name).unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
 
 
-def _beside(path: Path) -> Any:
-    """A new file in the folder of `path`, open for writing, that its user has to remove.
+def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """The file to write, at the end of links, and its mode; None where it is not there yet."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target, None
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    return target, mode
 
-    Its name does not hold that of `path`, with which it might be longer than a name can be.
+
+def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
+    """A new file in the folder of `target`, open for writing, that its user has to remove.
+
+    Its name does not hold that of `target`, with which it might be longer than a name can be.
+    path: what the user calls it.
     """
     try:
         return tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".nnaccel-", suffix=".part", delete=False
+            dir=target.parent, prefix=".nnaccel-", suffix=".part", delete=False
         )
     except OSError as error:
         raise _unwritable(path, error, error.strerror) from None
@@ -197,7 +208,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError, reason: str | None) -> OSError:
-    return type(error)(error.errno, f"cannot write {path} ({reason}); choose another place")
+    link = f", a link to {os.readlink(path)}," if os.path.islink(path) else ""
+    return type(error)(error.errno, f"cannot write {path}{link} ({reason}); choose another place")
 
 
 def _umask() -> int:

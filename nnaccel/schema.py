@@ -6,11 +6,13 @@ Text is read as strictly as it is written, so that what was read can be written 
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 HUGE = 1e300  # statistics beyond it are damage, not data
 DEEPEST = 100  # lists and objects inside of each other
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Field(NamedTuple):
@@ -21,12 +23,13 @@ class Field(NamedTuple):
 
 
 # `type(v) is`, not isinstance: True is an int to isinstance, and a flag is not a number here.
-TEXT = Field("a string", lambda v: type(v) is str)
+# Half of a surrogate pair is no character: no file can hold it.
+TEXT = Field("a string", lambda v: type(v) is str and not SURROGATE.search(v))
 FLAG = Field("a flag", lambda v: type(v) is bool)
-REAL = Field("a finite decimal number", lambda v: type(v) is float and -HUGE < v < HUGE)
-# An integer is no larger than a seed: beyond, arrays would hold objects.
+# Integers are those that floats hold exactly: larger ones are objects to an array.
 FINITE = Field(
-    "a finite number", lambda v: REAL.holds(v) or (type(v) is int and -(2**64) < v < 2**64)
+    "a finite number",
+    lambda v: -HUGE < v < HUGE if type(v) is float else type(v) is int and abs(v) <= 2**53,
 )
 SHARE = Field("a number from 0 to below 1", lambda v: FINITE.holds(v) and 0 <= v < 1)
 COUNT = Field("a positive integer", lambda v: type(v) is int and 0 < v < 2**31)
@@ -36,13 +39,17 @@ POSITIVE = Field("a positive finite number", lambda v: FINITE.holds(v) and v > 0
 RECORDS = Field("a list of objects", lambda v: list_of(dict, v))
 OBJECT = Field("an object", lambda v: type(v) is dict)
 LIST = Field("a list", lambda v: type(v) in (list, tuple))
-NAMES = Field("a list of different strings", lambda v: list_of(str, v) and len({*v}) == len(v))
-NOTES = Field("an object of strings", lambda v: type(v) is dict and list_of(str, [*v, *v.values()]))
+NAMES = Field("a list of different strings", lambda v: _are_texts(v) and len({*v}) == len(v))
+NOTES = Field("an object of strings", lambda v: type(v) is dict and _are_texts([*v, *v.values()]))
 
 
 def list_of(kind: type, value: Any) -> bool:
     """Whether value is a list or tuple whose members are exactly of that type."""
     return type(value) in (list, tuple) and all(type(member) is kind for member in value)
+
+
+def _are_texts(value: Any) -> bool:
+    return LIST.holds(value) and all(map(TEXT.holds, value))
 
 
 def ascending(member: Field) -> Field:
@@ -51,6 +58,11 @@ def ascending(member: Field) -> Field:
         f"a list of {member.expected.partition(' ')[2]}s in ascending order",
         lambda v: LIST.holds(v) and v and all(map(member.holds, v)) and [*v] == sorted({*v}),
     )
+
+
+def optional(member: Field) -> Field:
+    """A field that may also be nothing."""
+    return Field(f"{member.expected}, or nothing", lambda v: v is None or member.holds(v))
 
 
 def one_of(*words: str) -> Field:
@@ -68,7 +80,10 @@ def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
     if absent := [key for key in fields if key not in data]:
         raise ValueError(f"{where} has no key {absent[0]!r}")
     if unknown := [key for key in data if key not in fields]:
-        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known: {', '.join(fields)}")
+        raise ValueError(
+            f"{where} has an unknown key {str(unknown[0])[:60]!r}; known: "
+            f"{', '.join(fields) or 'none'}"
+        )
     for key, (expected, holds) in fields.items():
         if not holds(data[key]):
             found = repr(data[key])

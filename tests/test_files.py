@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnaccel import files
-from nnaccel.files import check_expansion, existing_file, reading, writable, write
+from nnaccel.files import check_expansion, existing_file, reading, reason, writable, write
 from nnaccel.training.checkpoint import load
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux's file systems")
@@ -110,6 +110,13 @@ def test_what_is_not_the_fault_of_the_content_stays_what_it_is():
         raise KeyboardInterrupt
 
 
+def test_what_an_error_says_of_a_file_is_one_short_line():
+    assert reason(ValueError("first\nsecond")) == "first"
+    assert reason(KeyError()) == "KeyError"
+    assert reason(ValueError("\x1b[2Jé\u202e")) == r"\x1b[2Jé\u202e"
+    assert len(reason(ValueError("x" * 10_000))) == 501
+
+
 def test_what_a_file_may_become(tmp_path, monkeypatch):
     path = written(tmp_path / "m", b"x" * 1000)
     check_expansion(path, files.READ_LIMIT)
@@ -132,7 +139,7 @@ def test_what_a_file_may_become(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_while_the_bytes_are_written(tmp_path, monkeypatch):
     full = open("/dev/full", "wb")  # noqa: SIM115 -- `write` closes it
-    monkeypatch.setattr(files, "_beside", lambda path: full)
+    monkeypatch.setattr(files, "_beside", lambda target, path: full)
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
     with pytest.raises(OSError, match=r"cannot write .*m \(No space left on device\)"):
         write(tmp_path / "m", b"x" * 100_000)
@@ -167,7 +174,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_makes_it(tmp_path):
     assert (tmp_path / "folder" / "target").read_bytes() == b"content"
     lost = tmp_path / "lost"
     lost.symlink_to("nowhere/target")
-    with pytest.raises(FileNotFoundError, match="cannot write .*nowhere/target .No such file"):
+    with pytest.raises(FileNotFoundError, match="lost, a link to nowhere/target, .No such"):
         writable(lost)
 
 
@@ -191,7 +198,7 @@ def test_a_name_too_long_is_refused_before_the_work(tmp_path):
         writable(tmp_path / ("m" * 256))
     assert caught.value.errno == errno.ENAMETOOLONG
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(OSError, match=r"cannot write .*loop \(Too many levels of symbolic links\)"):
+    with pytest.raises(OSError, match=r"loop, a link to loop, \(Too many levels of symb"):
         writable(tmp_path / "loop")
 
 
@@ -204,16 +211,22 @@ def test_writable_tries_and_leaves_nothing(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["m"]
 
 
-def test_writable_refuses(tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        writable(tmp_path)
+@pytest.mark.parametrize("refused", [writable, written])
+def test_what_is_no_file_is_not_written_over(tmp_path, refused):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+        refused(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(IsADirectoryError, match="link is a folder"):
-        writable(tmp_path / "link")
+        refused(tmp_path / "link")
     with pytest.raises(FileNotFoundError, match="cannot write .*none/m"):
-        writable(tmp_path / "none" / "m")
-    with pytest.raises(OSError, match="/dev/null is a device or a pipe"):
-        writable("/dev/null")
+        refused(tmp_path / "none" / "m")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="pipe is a device or a pipe; give the name of a file"):
+            refused(tmp_path / "pipe")
+
+
+def test_writable_refuses(tmp_path, monkeypatch):
     path = written(tmp_path / "m")
     with monkeypatch.context() as patch:  # of the mode alone the superuser takes no notice
         patch.setattr(os, "access", lambda *_: False)

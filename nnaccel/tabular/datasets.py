@@ -195,11 +195,12 @@ def load_npz(path: str | Path) -> Dataset:
     are absent, of objects (pickles are never loaded) or of shapes that do not fit.
     """
     path = existing_file(path)
-    if not is_zipfile(path):
-        raise ValueError(
-            f"{path} is no NPZ file, or is damaged; numpy.savez(path, X=X, y=y) writes one"
-        )
-    with reading(path, "npz"), ZipFile(path) as file:
+    with reading(path, "npz"), open(path, "rb") as content:
+        if not is_zipfile(content):
+            raise Unreadable(
+                f"{path} is no NPZ file, or is damaged; numpy.savez(path, X=X, y=y) writes one"
+            )
+        file = ZipFile(content)
         members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
         names = _names(members, path)
         check_expansion(path, sum(members[name].file_size for name in names))

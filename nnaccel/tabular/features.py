@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from nnaccel import schema
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.columns import AS_NUMBERS, Column, categories_of, numbers_of
 from nnaccel.tabular.dates import OF
 from nnaccel.tabular.encoding import (
+    FEATURES,
+    LEVELS,
     Categorical,
     Features,
     Numeric,
@@ -57,7 +60,8 @@ def fit_features(
     tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
 
     ValueError: columns that cannot be used (all are listed, with advice); infinities and numbers
-    beyond 1e150; no usable feature (says why each column was dropped).
+    beyond 1e150; no usable feature (says why each column was dropped); names or categories that a
+    model file cannot hold.
     """
     if isinstance(data, np.ndarray):
         return _fit_matrix(data, tuple(exclude), names)
@@ -126,7 +130,8 @@ def _encoded(number: Numeric, scale: Scale, rows: int) -> Numeric | str:
 
 def _fit_matrix(X: np.ndarray, exclude: tuple[str, ...], names: Sequence[str] | None) -> Features:
     check_matrix(X)
-    columns = [f"x{i}" for i in range(X.shape[1])] if names is None else [*names]
+    given = [f"x{i}" for i in range(X.shape[1])] if names is None else names
+    columns = [str(name) for name in given]  # also those that are NumPy's
     if len(set(columns)) != X.shape[1]:
         raise ValueError(
             f"names must be {X.shape[1]} different names, one for each column of X, "
@@ -164,6 +169,7 @@ def _collect(
     if not numeric and not categorical:
         reasons = listing(f"{name}: {reason}" for name, reason in dropped.items())
         raise ValueError(f"no usable feature; {reasons}; add a column that varies")
+    _check_text(columns, categorical)
     features = Features(tuple(columns), numeric, categorical, dropped)
     said = {
         column.name: readings[column.name]
@@ -171,6 +177,19 @@ def _collect(
         if column.name in readings and readings[column.name] != features.reading(column)
     }
     return Features(tuple(columns), numeric, categorical, dropped, said)
+
+
+def _check_text(columns: Sequence[str], categorical: Iterable[Categorical]) -> None:
+    """ValueError for names and categories that a model file cannot hold, found before training.
+
+    They are of whoever made the table, unlike all the rest of an encoding.
+    """
+    try:
+        schema.check({"columns": [*columns]}, {"columns": FEATURES["columns"]}, "features")
+        for spec in categorical:
+            schema.check({"levels": spec.levels}, LEVELS[spec.kind], f"column {spec.name!r}")
+    except ValueError as error:
+        raise ValueError(f"a model file cannot hold this encoding: {error}; change it") from None
 
 
 def _fit_categories(name: str, data: Any, kind: str) -> Spec:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
+from nnaccel.files import reason
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
 from nnaccel.tabular.encoding import Features
@@ -22,7 +23,7 @@ from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.several_targets import Targets, rows_with_targets, target_of
 from nnaccel.tabular.sources import Rows
 from nnaccel.tabular.tables import TableWarning
-from nnaccel.tabular.targets import Target, rows_with_target
+from nnaccel.tabular.targets import Target, check_loss, rows_with_target
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
@@ -100,7 +101,10 @@ class Model(NamedTuple):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
-        """Read a model file. OSError, or ValueError that says what is wrong with it."""
+        """Read a model file. OSError, MemoryError, or ValueError that says what is wrong with it.
+
+        All its parts have been checked by themselves and against each other: it predicts.
+        """
         saved = checkpoint.load(path)
         if "estimator" in saved.extra:
             raise ValueError(
@@ -111,18 +115,9 @@ class Model(NamedTuple):
             extra = schema.check(saved.extra, EXTRA, "model")
             features = Features.from_dict(extra["features"])
             target = target_of(extra["target"])
+            _check_agreement(saved, features, target)
         except ValueError as error:
-            raise ValueError(f"{path}: not a model of a table: {error}") from None
-        if saved.network.n_inputs != len(features.names):
-            raise ValueError(
-                f"{path}: not a model that can be used: the network has {saved.network.n_inputs} "
-                f"inputs and the table's encoding {len(features.names)} columns"
-            )
-        if saved.network.n_outputs != target.n_outputs(saved.loss.targets.kind):
-            raise ValueError(
-                f"{path}: not a model that can be used: the network has "
-                f"{saved.network.n_outputs} outputs, which does not fit its target"
-            )
+            raise ValueError(f"{path}: not a model of a table: {reason(error)}") from None
         return cls(
             saved.network,
             saved.params,
@@ -135,8 +130,25 @@ class Model(NamedTuple):
         )
 
 
+def _check_agreement(
+    saved: checkpoint.Checkpoint, features: Features, target: Target | Targets
+) -> None:
+    """ValueError where the network, its loss, the encoding and the target are not of one model."""
+    network, params = saved.network, saved.params
+    if params.ndim != 1:
+        raise ValueError(f"it holds {len(params)} networks, and a table has one")
+    if network.n_inputs != len(features.names):
+        raise ValueError(
+            f"the network has {network.n_inputs} inputs and the table's encoding "
+            f"{len(features.names)} columns"
+        )
+    check_loss(saved.loss.name, 2 if target.task == "labels" else len(target.classes))
+    if network.n_outputs != (n := target.n_outputs(saved.loss.targets.kind)):
+        raise ValueError(f"the network has {network.n_outputs} outputs and its target needs {n}")
+
+
 def _numbers(value: Any) -> bool:
-    return all(type(k) is str and schema.FINITE.holds(v) for k, v in value.items())
+    return all(schema.TEXT.holds(k) and schema.FINITE.holds(v) for k, v in value.items())
 
 
 def _is_history(value: Any) -> bool:
@@ -145,32 +157,30 @@ def _is_history(value: Any) -> bool:
     )
 
 
-def _is_setting(value: Any) -> bool:
-    members = value if type(value) is list else [value]
-    return all(type(v) in (str, bool, type(None)) or schema.FINITE.holds(v) for v in members)
+def _are_settings(value: Any) -> bool:
+    try:
+        Settings(**value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
-OBJECT = checkpoint.OBJECT
 EXTRA = {
-    "features": OBJECT,
-    "target": OBJECT,
+    "features": schema.OBJECT,
+    "target": schema.OBJECT,
     "history": schema.Field(f"a list of objects of {', '.join(HISTORY)}", _is_history),
-    "settings": schema.Field(
-        "an object of settings",
-        lambda v: (
-            type(v) is dict
-            and {*v} <= {*Settings.__dataclass_fields__}
-            and all(map(_is_setting, v.values()))
-        ),
+    "settings": schema.Field("an object of settings", _are_settings),
+    "scores": schema.Field(
+        "an object of numbers",
+        lambda v: type(v) is dict and _numbers(v) and "confusion matrix" not in v,
     ),
-    "scores": schema.Field("an object of numbers", lambda v: type(v) is dict and _numbers(v)),
 }
 
 
 def labelled(rows: Rows, name: str) -> Rows:
     """The rows that have a target; the others are left out with a warning."""
     several = hasattr(rows.y, "column_names")
-    present = rows_with_targets(rows.y) if several else rows_with_target(rows.y)
+    present = rows_with_targets(rows.y) if several else rows_with_target(rows.y, name)
     if present.all() or not present.any():  # without any, the fit of the target says so
         return rows
     warnings.warn(

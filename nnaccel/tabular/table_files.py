@@ -1,6 +1,6 @@
 """Files of tables: read by their extension, and written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def suffix_of(path: Path) -> str:
 
 
 def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", Structure]:
-    content = _decompressed(path, kind) if kind.endswith(("gz", "zst")) else path.read_bytes()
+    content = _content(path, kind)
     if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
         raise Unreadable(f"{path} is empty; expected a table with column names and rows")
     with reading(path, kind):
@@ -77,13 +77,12 @@ def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", 
             raise Unreadable(f"{path}: {error}") from None
 
 
-def _decompressed(path: Path, kind: str) -> bytes:
-    pa = import_extra("pyarrow")
+def _content(path: Path, kind: str) -> bytes:
+    """The bytes of a file, decompressed."""
+    compression = COMPRESSED.get(path.suffix.lower())
     parts, size = [], 0
-    with (
-        reading(path, kind),
-        pa.input_stream(str(path), compression=COMPRESSED[path.suffix]) as file,
-    ):
+    opened = import_extra("pyarrow").input_stream(str(path), compression=compression)
+    with reading(path, kind), opened as file:
         for part in iter(partial(file.read, CHUNK), b""):
             size += len(part)
             check_expansion(path, size)
@@ -94,6 +93,8 @@ def _decompressed(path: Path, kind: str) -> bytes:
 def _read_parquet(path: Path, kind: str) -> "pa.Table":
     parquet = import_extra("pyarrow.parquet")
     with reading(path, kind), parquet.ParquetFile(path) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        check_expansion(path, sum(group.total_byte_size for group in groups))
         return _collected(file.iter_batches(BATCH), file.schema_arrow, path)
 
 
@@ -114,13 +115,23 @@ def _read_arrow(path: Path, kind: str) -> "pa.Table":
 def _collected(batches: Iterable[Any], schema: Any, path: Path) -> "pa.Table":
     """The table of those batches, each valid: of one that is not, a later use may crash."""
     pa = import_extra("pyarrow")
-    found, size = [], 0
+    found, sizes, size = [], {}, 0
     for batch in batches:
         batch.validate(full=True)
-        size += batch.get_total_buffer_size()
+        for buffer in _buffers(batch, pa.types):
+            if buffer is not None and buffer.address not in sizes:  # dictionaries are shared
+                sizes[buffer.address] = buffer.size
+                size += buffer.size
         check_expansion(path, size)
         found.append(batch)
     return pa.Table.from_batches(found, schema)
+
+
+def _buffers(batch: Any, types: Any) -> Iterator[Any]:
+    for column in batch.columns:
+        yield from column.buffers()
+        if types.is_dictionary(column.type):
+            yield from column.dictionary.buffers()
 
 
 READERS = {".parquet": _read_parquet, ".feather": _read_arrow, ".arrow": _read_arrow}

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.arguments import did_you_mean
-from nnaccel.files import Unreadable
+from nnaccel.files import Unreadable, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +98,7 @@ def pop_target(table: "pa.Table", targets: Sequence[str]) -> tuple["pa.Table", A
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
     """Names for a message: the first `limit` of them, and how many there are."""
-    names = [str(name) for name in names]
+    names = [printable(str(name)) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names):,} in all)"
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.arguments import find
+from nnaccel.maths import losses
 from nnaccel.tabular import labels
 from nnaccel.tabular.columns import KINDS, Column, without_nan
 from nnaccel.tabular.kinds import Reading
@@ -150,6 +151,8 @@ class Target:
             schema.check({"classes": classes}, {"classes": schema.ascending(member)}, "target")
             if len(classes) < 2:
                 raise ValueError(f"target: 'classes' must be two or more, got {classes}")
+            if np.array(classes).tolist() != [*classes]:  # where its strings end
+                raise ValueError("target: no class may end in a null character")
         return cls(**{**data, "classes": tuple(classes)})
 
 
@@ -165,19 +168,31 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
 
     ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
     says where), infinities, a single class, a constant number, classification of numbers with
-    fractions, regression on text or booleans.
+    fractions, regression on text or booleans, and classes that a model file cannot hold.
     """
     fit = find("task", task, TASKS)
     distinct = _distinct(values, name)
     _refuse_missing(distinct.codes, name)
     if _kind(distinct.levels) == "number":
         _refuse_infinite(distinct.levels, distinct.codes, name)
-    return fit(distinct, name)
+    target = fit(distinct, name)
+    try:
+        return Target.from_dict(target.to_dict())
+    except ValueError as error:
+        raise ValueError(f"a model file cannot hold this target: {error}; change it") from None
 
 
-def rows_with_target(values: Any) -> np.ndarray:
+def check_loss(loss: str, n_classes: int) -> None:
+    """ValueError for a loss that is not for so many classes, 0 where the target is a number."""
+    kind = losses.get(loss).targets.kind
+    if (kind == "numbers") != (not n_classes) or (kind == "labels" and n_classes != 2):
+        task = f"classification with {n_classes} classes" if n_classes else "regression"
+        raise ValueError(f"loss {loss!r} is not for {task}; leave it out, or change the task")
+
+
+def rows_with_target(values: Any, name: str = "y") -> np.ndarray:
     """Boolean mask (N,): the rows where the target is neither null nor NaN."""
-    return _distinct(values, "y").codes >= 0
+    return _distinct(values, name).codes >= 0
 
 
 def _fit_auto(distinct: "Distinct", name: str) -> Target:
@@ -407,6 +422,6 @@ TARGET = {
 LABELS = {
     str: schema.TEXT,
     bool: schema.FLAG,
-    int: schema.FINITE,
+    int: schema.INT64,
     float: schema.FINITE,
 }

@@ -126,7 +126,7 @@ def listed(options: Options) -> dict[str, Any]:
 def named(row: Any, options: dict[str, Any], where: str) -> Any:
     """The activation or loss with those options; ValueError for unknown or unfit ones."""
     known = option_fields(row.forward if isinstance(row, Activation) else row.function)
-    check(options, {name: known[name] for name in known if name in options}, where)
+    check(dict.fromkeys(known, 0.0) | options, known, where)  # what is absent has its default
     return row.with_options(**options) if options else row
 
 

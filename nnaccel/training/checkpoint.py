@@ -12,13 +12,13 @@ import os
 import re
 from collections.abc import Mapping
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
-from nnaccel.files import existing_file, reading, write
+from nnaccel.files import Unreadable, existing_file, reading, reason, write
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout
@@ -84,17 +84,14 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     what is wrong with a file that is truncated, altered, of another kind or of a later version.
     """
     path = existing_file(path)
-    with reading(path, "a model"):
-        content = path.read_bytes()
     try:
-        text, claimed, tensors = _parse(content)
+        with reading(path, "a model"), open(path, "rb") as file:
+            text, claimed, tensors = _parse(file)
         if claimed != digest(text, tensors):
             raise ValueError("its content has been altered since it was written (SHA-256)")
         return _rebuild(schema.from_json(text, "header"), tensors)
     except ValueError as error:
-        raise ValueError(f"{path}: not a model that can be used: {error}") from None
-    except MemoryError:
-        raise MemoryError(f"not enough memory to read {path} as a model") from None
+        raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
@@ -103,7 +100,8 @@ def is_model(path: str | os.PathLike[str]) -> bool:
         with open(existing_file(path), "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             entries = _entries(file.read(length)) if length <= LONGEST_HEADER else {}
-        return json.loads(_entry(entries)["text"])["format"] == FORMAT
+        entry = _entry(entries)
+        return entry is not None and json.loads(entry["text"])["format"] == FORMAT
     except (KeyError, TypeError, ValueError, RecursionError):
         return False
 
@@ -167,25 +165,30 @@ def _check_params(network: Network, params: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} must be one or two-dimensional, not empty, and finite")
 
 
-def _parse(content: bytes) -> tuple[str, str, dict[str, np.ndarray]]:
+def _parse(file: BinaryIO) -> tuple[str, str, dict[str, np.ndarray]]:
     """The header's text, the digest that it claims, and the tensors of a safetensors file.
 
-    ValueError if it is not a whole one, before a single tensor is built, or is not ours.
+    Unreadable if it is not a whole one, before a single tensor is built, or is not ours, before
+    the rest of it is read.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
+    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    length = int.from_bytes(start, "little")
     try:
-        length = int.from_bytes(content[:8], "little")
-        if length > min(LONGEST_HEADER, len(content) - 8):
+        if length > min(LONGEST_HEADER, size - 8):
             raise ValueError(f"a header of {length:,} bytes")
-        entries = _entries(content[8 : 8 + length])
-        tensors = from_bytes(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        kind = "is empty" if not content else f"is truncated or no safetensors file ({error})"
-        raise ValueError(f"the file {kind}") from None
-    text, claimed = _entry(entries).groups()
-    return text, claimed, tensors
+        header = file.read(length)
+        entry = _entry(_entries(header))
+        tensors = from_bytes(start + header + file.read()) if entry else {}
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # safetensors raises errors of several kinds
+        kind = f"is truncated or no safetensors file ({reason(error)})" if size else "is empty"
+        raise Unreadable(f"the file {kind}") from None
+    if entry is None:
+        raise Unreadable(FOREIGN)
+    return entry["text"], entry["digest"], tensors
 
 
 def _entries(header: bytes) -> dict[str, Any]:
@@ -201,13 +204,10 @@ def _entries(header: bytes) -> dict[str, Any]:
     return found.get("__metadata__", {}) if type(found) is dict else {}
 
 
-def _entry(entries: Any) -> re.Match[str]:
-    """The one entry of our files; ValueError where it is not the only one."""
+def _entry(entries: Any) -> re.Match[str] | None:
+    """The one entry of our files, its text and digest; None where there is another or none."""
     entry = entries.get("nnaccel") if type(entries) is dict and len(entries) == 1 else None
-    found = ENTRY.fullmatch(entry) if type(entry) is str else None
-    if found is None:
-        raise ValueError(FOREIGN)
-    return found
+    return ENTRY.fullmatch(entry) if type(entry) is str else None
 
 
 FOREIGN = "a safetensors file that nnaccel has not written"
