@@ -41,7 +41,7 @@ class Run(NamedTuple):
     dtype: Any
     l2: float = 0.0
     metric: Metric | None = None
-    seed: Any = 0  # an int, or a traced array ()
+    seed: Any = 0  # an int, or its words as a traced array (2,)
     precision: str = "float32"
 
 

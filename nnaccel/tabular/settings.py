@@ -96,7 +96,7 @@ SHARE: Range = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 AMOUNT: Range = ("a finite number of at least 0", lambda v: 0 <= v < 1e300)
 POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)
 RANGES: dict[str, Range] = {
-    "seed": ("a whole number from 0 to below 2^63", lambda v: 0 <= v < 2**63),
+    "seed": ("a whole number from 0 to 2^64 - 1", lambda v: 0 <= v < 2**64),
     "dropout": SHARE,
     "validation_fraction": SHARE,
     "label_smoothing": SHARE,

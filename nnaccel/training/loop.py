@@ -27,6 +27,7 @@ from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import Network, leaves
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.precision import check_precision
+from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, copy_state
@@ -99,7 +100,7 @@ def train(
     shuffle : bool
         Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
     seed : int
-        Of initial weights, order and dropout; at least 0.
+        Of initial weights, order and dropout; from 0 to 2^64 - 1.
     device : str, optional
         Where to train; None is where the arrays are. See `nnaccel.devices.device.select`.
     dtype : "float32" or "float64", optional
@@ -130,7 +131,8 @@ def train(
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
     metric = metrics.get(metric, loss) if isinstance(metric, str | Metric) else metric
-    at_least(0, seed=seed, epochs=epochs)
+    seed = check_seed(seed)
+    at_least(0, epochs=epochs)
     at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
