@@ -88,7 +88,8 @@ def train(
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
     epochs, batch_size : int
-        The last batch of an epoch may be shorter; no example is left out.
+        The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
+        than there are means all of them.
     l2 : float
         Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
     sample_weight : array (N,), optional
@@ -183,7 +184,8 @@ def _begin(
     N = data.X.shape[0]
     with where.context():
         params, state = given.start(run, where)
-        run = run._replace(dtype=params.dtype)
+        # A batch of more rows than there are would only take memory: what follows knows neither.
+        run = run._replace(dtype=params.dtype, batch_size=min(run.batch_size, N))
         compiled = compile_run(backend, run)
         epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
         held_out = None if held_out is None else in_order(held_out, where)
@@ -194,7 +196,7 @@ def _begin(
         where,
         network,
         dtype,
-        batch_size=min(run.batch_size, N),
+        batch_size=run.batch_size,
         data=bytes_on_device(data, run.batch_size, dtype),
         members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
     )
