@@ -7,7 +7,7 @@ from nnaccel import schema
 from nnaccel.arguments import at_least, find
 from nnaccel.maths import activations, initializers
 from nnaccel.maths.activations import ACTIVATIONS, Activation
-from nnaccel.maths.layers.layer import Param
+from nnaccel.maths.layers.layer import Param, check_numbers
 from nnaccel.maths.precision import rounded
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -85,9 +85,9 @@ class Dense:
 
     def __post_init__(self) -> None:
         at_least(1, units=self.units)
+        check_numbers(self)
         if self.initializer != "auto":
             find("initializer", self.initializer, initializers.INITIALIZERS)
-        object.__setattr__(self, "units", int(self.units))
         object.__setattr__(self, "activation", activations.get(self.activation))
 
     def width(self, D: int) -> int:
