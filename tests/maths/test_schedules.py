@@ -178,25 +178,25 @@ def test_torch_gives_the_same_rates(twin):
 # Ranges
 
 
-AMOUNT, STEPS = "at least 0 and finite", "at least 1 and finite"
+IS_AMOUNT, IS_COUNT = "at least 0 and finite", "at least 1 and finite"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schedules.constant(math.nan), f"rate must be {AMOUNT}, got nan"),
-        (lambda: schedules.constant(-0.1), f"rate must be {AMOUNT}, got -0.1"),
-        (lambda: schedules.step(0.1, 0), f"every must be {STEPS}, got 0"),
+        (lambda: schedules.constant(math.nan), f"rate must be {IS_AMOUNT}, got nan"),
+        (lambda: schedules.constant(-0.1), f"rate must be {IS_AMOUNT}, got -0.1"),
+        (lambda: schedules.step(0.1, 0), f"every must be {IS_COUNT}, got 0"),
         (lambda: schedules.step(0.1, 5, 0.0), "factor must be above 0 and finite, got 0.0"),
-        (lambda: schedules.exponential(0.1, -2), f"every must be {STEPS}, got -2"),
+        (lambda: schedules.exponential(0.1, -2), f"every must be {IS_COUNT}, got -2"),
         (lambda: schedules.exponential(0.1, 2, -1), "factor must be above 0 and finite, got -1"),
-        (lambda: schedules.inverse_scaling(0.1, math.inf), f"power must be {AMOUNT}, got inf"),
-        (lambda: schedules.cosine(0.1, 0), f"steps must be {STEPS}, got 0"),
-        (lambda: schedules.cosine(0.1, 9, -1), f"final must be {AMOUNT}, got -1"),
-        (lambda: schedules.warm_up(lambda step, xp: step, 0), f"steps must be {STEPS}, got 0"),
+        (lambda: schedules.inverse_scaling(0.1, math.inf), f"power must be {IS_AMOUNT}, got inf"),
+        (lambda: schedules.cosine(0.1, 0), f"steps must be {IS_COUNT}, got 0"),
+        (lambda: schedules.cosine(0.1, 9, -1), f"final must be {IS_AMOUNT}, got -1"),
+        (lambda: schedules.warm_up(lambda step, xp: step, 0), f"steps must be {IS_COUNT}, got 0"),
         (lambda: schedules.one_cycle(0.1, 9, rise=1.5), "rise must be from 0 to 1, got 1.5"),
-        (lambda: schedules.one_cycle(0.1, 9, start=-1), f"start must be {AMOUNT}, got -1"),
-        *((partial(get, name, 0.1, 0), f"steps must be {STEPS}, got 0") for name in SCHEDULES),
+        (lambda: schedules.one_cycle(0.1, 9, start=-1), f"start must be {IS_AMOUNT}, got -1"),
+        *((partial(get, name, 0.1, 0), f"steps must be {IS_COUNT}, got 0") for name in SCHEDULES),
     ],
 )
 def test_numbers_out_of_range_are_refused(make, message):
