@@ -89,6 +89,8 @@ class Definition:
 
     # Rows of a block in predictions, where less than memory bounds is faster.
     prediction_rows: ClassVar[int] = sys.maxsize
+    # Whether epochs may write over the parameters and the state that they are given.
+    overwrites: ClassVar[bool] = False
 
     xp: Namespace
     library: "Definition | None" = None

@@ -30,7 +30,7 @@ from nnaccel.maths.precision import check_precision
 from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
-from nnaccel.training.epoch import Epoch, copy_state
+from nnaccel.training.epoch import Epoch, Origin, copy_state
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     check_finite,
@@ -113,7 +113,11 @@ def train(
     params : array (P,) or (K, P), optional
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
-        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
+        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`. Network,
+        loss, kind of optimizer, batch size, seed, shuffle, dtype and number of examples must be the
+        same. The rest may change, such as the learning rate; with another l2, precision, device or
+        set of kernels it is the same run no more. RuntimeError for an epoch whose vectors the next
+        one has written over: keep ``epoch.copy()``.
     kernels : True, False or "numpy"
         Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs these
         as they stand, one step after the other: a breakpoint in `dense` stops there. "numpy" leaves
@@ -164,9 +168,17 @@ class Given(NamedTuple):
         params = params if self.after is None else self.after.params
         params = where.asarray(params, run.dtype, copy=True)
         check_params(run.network, params)
-        if self.after is not None:
-            return params, copy_state(self.after.state)
-        return params, run.optimizer.init(params, xp=where.xp)
+        if self.after is None:
+            return params, run.optimizer.init(params, xp=where.xp)
+        state = copy_state(self.after.state)
+        like = run.optimizer.init(params[..., :1], xp=where.xp)
+        if [slot.shape for slot in state.slots] != [params.shape] * len(like.slots):
+            raise ValueError(
+                f"after.state must hold {len(like.slots)} vectors like params, "
+                f"{tuple(params.shape)}, for this optimizer, got "
+                f"{[tuple(slot.shape) for slot in state.slots]}"
+            )
+        return params, state
 
 
 def _begin(
@@ -182,15 +194,19 @@ def _begin(
     if given.validation_data is not None:
         held_out = put(network, loss, where, dtype, *given.validation_data)
     N = data.X.shape[0]
+    # A batch of more rows than there are would only take memory: what follows knows neither.
+    run = run._replace(batch_size=min(run.batch_size, N))
+    origin = Origin(_settings(run, N, shuffle))
+    if given.after is not None and given.after._origin is not None:
+        given.after._origin.check_same(given.after.number, origin.settings)
     with where.context():
         params, state = given.start(run, where)
-        # A batch of more rows than there are would only take memory: what follows knows neither.
-        run = run._replace(dtype=params.dtype, batch_size=min(run.batch_size, N))
+        run = run._replace(dtype=params.dtype)
         compiled = compile_run(backend, run)
         epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
         held_out = None if held_out is None else in_order(held_out, where)
         params, state = map(compiled.split_params, (params, state))
-    begun = Begun(run, epoch, compiled.evaluate, params, state, held_out)
+    begun = Begun(run, origin, epoch, compiled.evaluate, params, state, held_out)
     orders = partial(order_of, N, run.seed, shuffle=shuffle)
     guard = explain_device_errors(
         where,
@@ -201,6 +217,20 @@ def _begin(
         members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
     )
     return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
+
+
+def _settings(run: Run, N: int, shuffle: bool) -> dict[str, Any]:
+    """What is the same in all of a run, however often it is left and resumed."""
+    return {
+        "network": run.network,
+        "loss": run.loss,
+        "optimizer": run.optimizer.name,
+        "batch_size": run.batch_size,
+        "seed": run.seed,
+        "shuffle": bool(shuffle),
+        "dtype": run.dtype,
+        "n_samples": N,
+    }
 
 
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
@@ -238,6 +268,7 @@ class Begun(NamedTuple):
     validation data."""
 
     run: Run
+    origin: Origin
     epoch: Callable[..., Any]  # (params, state, order) -> (params, state, records)
     evaluate: Callable[..., Array]
     params: Any
@@ -254,7 +285,7 @@ def _epochs(
     backend: Backend,
 ) -> Iterator[Epoch]:
     """The epochs of `train` with these numbers.   orders: the order (N,) of each."""
-    (run, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
+    (run, origin, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
     del begun  # which would keep the first parameters
     sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
     for number in numbers:
@@ -262,6 +293,7 @@ def _epochs(
         context = backend.context(run.network, run.batch_size, run.precision)
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), context, np.errstate(all="ignore"):
+            origin.overwritten = number - 1 if backend.overwrites else 0
             params, state, records = epoch(params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
@@ -271,7 +303,8 @@ def _epochs(
             if held_out is not None:
                 held = evaluate(evaluation, params, held_out, metric)
                 check_validation(held[0], number)
-        yield Epoch(number, params, state, *trained, *held, seconds, N / max(seconds, 1e-9))
+        speed = N / max(seconds, 1e-9)
+        yield Epoch(number, params, state, *trained, *held, seconds, speed, origin)
 
 
 def _epoch_on(
