@@ -212,7 +212,7 @@ class Parts:
         )
 
     def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
     ) -> tuple[Array, Array]:
         """Twin of `network.l2_penalty`."""
         done = []

@@ -35,7 +35,7 @@ def check_gradients(
     *,
     ops: Ops,
     rng: Any,
-    l2: float = 0.0,
+    l2: float | tuple[float, ...] = 0.0,
     key: Key | None = None,
     tolerance: float = 1e-6,
     spacing: float = 1e-5,

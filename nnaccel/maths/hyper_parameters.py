@@ -11,6 +11,8 @@ from inspect import signature
 from numbers import Real
 from typing import Any, NamedTuple
 
+from nnaccel.typing import Array, Namespace, handle_of
+
 
 class Range(NamedTuple):
     """What a number must be, in words, and whether it is; of an array, whether each element is."""
@@ -82,12 +84,12 @@ def members_of(values: Mapping[str, Any]) -> int | None:
     return next(iter(found), None)
 
 
-class Given(NamedTuple):
-    """Arguments of a function that are in their ranges and `plain`, and for how many networks."""
-
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-    members: int | None
+def beside(value: Any, like: Array, *, xp: Namespace) -> Any:
+    """An array of hyper-parameters, of any library, as one beside `like` and of its dtype; a number
+    as it is."""
+    if not getattr(value, "ndim", 0):
+        return value
+    return xp.asarray(value, dtype=like.dtype, device=handle_of(like))
 
 
 def given(
@@ -95,9 +97,12 @@ def given(
     ranges: Mapping[str, Range],
     args: tuple[Any, ...],
     options: Mapping[str, Any],
-) -> Given:
-    """Checked arguments of a function. What does not fit its signature is left to its call."""
-    args, options = tuple(map(plain, args)), {name: plain(v) for name, v in options.items()}
-    by_name = dict(zip(signature(function).parameters, args, strict=False)) | options
-    check_ranges(ranges, by_name)
-    return Given(args, options, members_of(by_name))
+) -> dict[str, Any]:
+    """The arguments of a call by their names, in their ranges and `plain`; TypeError where they do
+    not fit the function's signature."""
+    try:
+        values = signature(function).bind(*args, **options).arguments
+    except TypeError as error:
+        raise TypeError(f"{function.__name__}: {error}") from None
+    check_ranges(ranges, values)
+    return {name: plain(value) for name, value in values.items()}

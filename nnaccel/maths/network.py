@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from nnaccel.arguments import at_least
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
+from nnaccel.maths.hyper_parameters import plain
 from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, Param, check_layers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
-from nnaccel.typing import Array, Namespace
+from nnaccel.typing import Array, Namespace, handle_of
 
 
 class _Parts(NamedTuple):
@@ -242,12 +243,13 @@ def value_and_grad(
     weights: Array | None = None,
     *,
     ops: Ops,
-    l2: float = 0.0,
+    l2: float | tuple[float, ...] = 0.0,
     key: Key | None = None,
 ) -> tuple[Array, Array, Array]:
     """The loss (...) on a batch, its gradient (..., P) in the flat parameters, and the logits Z.
 
-    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out.
+    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out; for
+    params (K, P) it may be K numbers.
     Backpropagation: the loss gives dZ of the last layer, and each layer turns the gradient in its
     output into those in its parameters and its input. Parameters that are not trained have their
     next values in the place of gradients: see `take_state`.
@@ -264,12 +266,24 @@ def value_and_grad(
 
 
 def l2_penalty(
-    value: Array, grads: Array, params: Array, l2: float, n_weights: int, *, xp: Namespace
+    value: Array,
+    grads: Array,
+    params: Array,
+    l2: float | tuple[float, ...],
+    n_weights: int,
+    *,
+    xp: Namespace,
 ) -> tuple[Array, Array]:
-    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters."""
+    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters.
+
+    l2: one for each of K networks where it is a tuple.
+    """
     W = params[..., :n_weights]
-    value = value + (0.5 * l2) * xp.sum(W * W, axis=-1)
-    dW = grads[..., :n_weights] + l2 * W
+    each: Any = l2
+    if isinstance(l2, tuple):
+        each = xp.asarray(l2, dtype=params.dtype, device=handle_of(params))
+    value = value + (0.5 * each) * xp.sum(W * W, axis=-1)
+    dW = grads[..., :n_weights] + plain(each) * W
     return value, xp.concat([dW, grads[..., n_weights:]], axis=-1)
 
 

@@ -16,7 +16,7 @@ Hutter, arXiv:1711.05101, algorithm 2). An L2 penalty is part of the objective i
 import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, cast
 
 from nnaccel.arguments import check_options, find
 from nnaccel.maths import schedules
@@ -27,7 +27,9 @@ from nnaccel.maths.hyper_parameters import (
     SHARE,
     UP_TO_ONE,
     Range,
+    beside,
     given,
+    members_of,
 )
 from nnaccel.maths.schedules import Rate, Schedule
 from nnaccel.maths.updates import (
@@ -89,9 +91,9 @@ def once(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
     ranges = RANGES | NARROWER.get(factory.__name__, {})
 
     def build(*args: Any, **options: Any) -> Optimizer:
-        args, options, members = given(factory, ranges, args, options)
-        made = factory(*args, **options)
-        return made._replace(name=made.name or factory.__name__, members=members)
+        values = given(factory, ranges, args, options)
+        made = cast(Any, factory)(**values)
+        return made._replace(name=made.name or factory.__name__, members=members_of(values))
 
     kept = lru_cache(maxsize=64, typed=True)(build)
 
@@ -124,7 +126,8 @@ def momentum(
     """Gradient descent with classical momentum (Sutskever et al. 2013)."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[momentum_update](params, grads, *state.slots, rate, beta)
+        b = beside(beta, params, xp=ops.xp)
+        params, *slots = ops[momentum_update](params, grads, *state.slots, rate, b)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -137,7 +140,8 @@ def nesterov(
     """Gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[nesterov_update](params, grads, *state.slots, rate, beta)
+        b = beside(beta, params, xp=ops.xp)
+        params, *slots = ops[nesterov_update](params, grads, *state.slots, rate, b)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -154,7 +158,8 @@ def rmsprop(
     """RMSProp without momentum (Tieleman, Hinton 2012), in PyTorch's variant."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[rmsprop_update](params, grads, *state.slots, rate, beta, epsilon)
+        b, e = (beside(x, params, xp=ops.xp) for x in (beta, epsilon))
+        params, *slots = ops[rmsprop_update](params, grads, *state.slots, rate, b, e)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -170,14 +175,18 @@ def adam(
     weight_decay: Rate = 0.0,
 ) -> Optimizer:
     """Adam (Kingma, Ba 2014, algorithm 1); with `weight_decay`, AdamW."""
+    for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+        if getattr(beta, "ndim", 0):
+            raise ValueError(f"{name} of adam must be one number for all networks, got {beta}")
     log_1, log_2 = math.log(beta_1) if beta_1 else -math.inf, math.log(beta_2)
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
         # 1 - beta^t as -expm1(t log beta): exact in float32 too, where 1 - 0.999 is not.
         t = ops.xp.astype(state.step + 1, params.dtype)
+        e = beside(epsilon, params, xp=ops.xp)
         corrections = -ops.xp.expm1(t * log_1), -ops.xp.expm1(t * log_2)
         params, *slots = ops[adam_update](
-            params, grads, *state.slots, rate, beta_1, beta_2, *corrections, epsilon
+            params, grads, *state.slots, rate, beta_1, beta_2, *corrections, e
         )
         return params, slots
 
@@ -212,7 +221,8 @@ def lion(
     """
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[lion_update](params, grads, *state.slots, rate, beta_1, beta_2)
+        betas = (beside(b, params, xp=ops.xp) for b in (beta_1, beta_2))
+        params, *slots = ops[lion_update](params, grads, *state.slots, rate, *betas)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -225,7 +235,8 @@ def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
     def update(
         grads: Array, state: State, params: Array, *, ops: Ops, n_weights: int
     ) -> tuple[Array, State]:
-        grads = ops[clip_by_global_norm](grads, max_norm)
+        norm = beside(max_norm, params, xp=ops.xp)
+        grads = ops[clip_by_global_norm](grads, norm)
         return optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
 
     return Optimizer(optimizer.init, update, optimizer.name)
@@ -249,7 +260,8 @@ def _optimizer(
     ) -> tuple[Array, State]:
         rate = schedule(ops.xp.astype(state.step, params.dtype), xp=ops.xp)
         if decays:
-            params = ops[shrink_weights](params, rate * weight_decay, n_weights)
+            decay = beside(weight_decay, params, xp=ops.xp)
+            params = ops[shrink_weights](params, rate * decay, n_weights)
         params, slots = rule(params, grads, state, rate, ops)
         return params, State(state.step + 1, tuple(slots))
 

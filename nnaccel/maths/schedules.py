@@ -9,7 +9,7 @@ range that `RANGES` has of their name are refused when a schedule is made.
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, cast
 
 from nnaccel.arguments import find
 from nnaccel.maths.hyper_parameters import (
@@ -18,8 +18,10 @@ from nnaccel.maths.hyper_parameters import (
     STEPS,
     UP_TO_ONE,
     Range,
+    beside,
     check_ranges,
     given,
+    members_of,
     plain,
 )
 from nnaccel.typing import Array, Namespace
@@ -42,16 +44,28 @@ RANGES: dict[str, Range] = {
 
 
 def ranged(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
-    """The factory, with arguments in their ranges. A schedule whose rates are those of K networks
-    has K as its `members`."""
+    """The factory, with arguments in their ranges.
+
+    A schedule is proportional to its rate: that of K networks is one of rate 1 times their rates
+    (K, 1), of whichever library, and has K as its `members`.
+    """
 
     @wraps(factory)
     def make(*args: P.args, **options: P.kwargs) -> Schedule:
-        args, options, members = given(factory, RANGES, args, options)  # pyright: ignore
-        schedule: Any = factory(*args, **options)
+        values = given(factory, RANGES, args, options)
+        members, schedule = members_of(values), cast(Any, factory)
+        rates = values.get("rate")
+        if getattr(rates, "ndim", 0):
+            unit = schedule(**values | {"rate": 1.0})
+
+            def made(step: Array, *, xp: Namespace) -> Array:
+                return beside(rates, step, xp=xp) * unit(step, xp=xp)
+
+        else:
+            made = schedule(**values)
         if members is not None:
-            schedule.members = members
-        return schedule
+            made.members = members
+        return made
 
     return make
 

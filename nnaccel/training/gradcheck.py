@@ -17,6 +17,7 @@ from nnaccel.maths.losses import LOSSES, Loss, Targets, softmax
 from nnaccel.maths.network import Network, Slot, initial_params, layout, leaves
 from nnaccel.maths.random import Key, check_seed
 from nnaccel.training.data import put
+from nnaccel.training.members import check_members, l2_of
 from nnaccel.training.prediction import check_params
 
 
@@ -70,6 +71,8 @@ def check_gradients(
         data = put(network, loss, where, "float64", where.asarray(X), Y, sample_weight)
         start = where.asarray(random_point(network, rng) if params is None else params, "float64")
         check_params(network, start)
+        penalty = l2_of(l2)
+        check_members(start, l2=penalty)
         return gradient_check.check_gradients(
             network,
             loss,
@@ -79,7 +82,7 @@ def check_gradients(
             data.weights,
             ops=backend_of(where.xp).operations(),
             rng=rng,
-            l2=l2,
+            l2=penalty,
             key=Key(seed, where.asarray(0, "int32")),
             tolerance=tolerance,
         )

@@ -7,7 +7,6 @@ Between two epochs nothing waits for the device: losses stay there and are read 
 The same seed gives the same initial weights, minibatches and dropout masks on every device.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, Origin, copy_state
+from nnaccel.training.members import check_members, l2_of
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     check_finite,
@@ -60,7 +60,7 @@ def train(
     optimizer: str | Optimizer = "adam",
     epochs: int = 20,
     batch_size: int = 128,
-    l2: float = 0.0,
+    l2: Any = 0.0,
     sample_weight: Any = None,
     validation_data: tuple[Any, ...] | None = None,
     metric: str | Metric | None = None,
@@ -90,8 +90,9 @@ def train(
     epochs, batch_size : int
         The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
         than there are means all of them.
-    l2 : float
-        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
+    l2 : float or array (K,)
+        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
+        it may have a value for each of the K networks, and so may numbers of the optimizer.
     sample_weight : array (N,), optional
         How much each example counts; brought to mean 1.
     validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
@@ -143,9 +144,9 @@ def train(
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
-    _check_options(l2, validation_data, metric, after, shuffle=shuffle)
+    _check_options(validation_data, metric, after, shuffle=shuffle)
     backend = backend_of(where.xp, kernels)
-    run = Run(network, loss, optimizer, batch_size, dtype, float(l2), metric, seed, precision)
+    run = Run(network, loss, optimizer, batch_size, dtype, l2_of(l2), metric, seed, precision)
     given = Given(X, Y, sample_weight, validation_data, params, after)
     numbers = range(1 if after is None else after.number + 1, epochs + 1)
     with explain_device_errors(where, network, dtype):
@@ -168,6 +169,7 @@ class Given(NamedTuple):
         params = params if self.after is None else self.after.params
         params = where.asarray(params, run.dtype, copy=True)
         check_params(run.network, params)
+        check_members(params, l2=run.l2, optimizer=run.optimizer)
         if self.after is None:
             return params, run.optimizer.init(params, xp=where.xp)
         state = copy_state(self.after.state)
@@ -236,10 +238,8 @@ def _settings(run: Run, N: int, shuffle: bool) -> dict[str, Any]:
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
 
 
-def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: Any) -> None:
+def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:
     """ValueError or TypeError for what would fail later in other words, or not at all."""
-    if not 0 <= l2 < math.inf:
-        raise ValueError(f"l2 must be a finite number of at least 0, got {l2}")
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):
         found = f"{len(validation)} of these" if listed else type(validation).__name__

@@ -137,7 +137,7 @@ class ElementwiseKernels:
         return value, dZ
 
     def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
     ) -> tuple[Array, Array]:
         """Twin of `network.l2_penalty`: added to the arrays that are given."""
         value = cupy.asarray(value)
