@@ -125,6 +125,7 @@ def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
     Activations and losses with parameters are checked with others than the defaults too, among
     which are zeros, ones and halves: terms that look right there alone.
     """
+    seed = check_seed(seed)
     for name, cases in cases_of(np.random.default_rng(seed)):
         rng = np.random.default_rng(seed)
         checks = [_check(case, rng, seed, device) for case in cases]

@@ -254,6 +254,12 @@ def test_parameters_that_are_given_are_where_it_checks():
         check_gradients(network, X, Y, params=np.zeros(3), **options)
 
 
+def test_a_seed_out_of_range_is_refused():
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match="seed must be"):
+            next(catalogue(CPU, seed))
+
+
 def test_losses_are_checked_with_other_options_than_the_defaults():
     cases = dict(gradcheck.cases_of(np.random.default_rng(0)))
     assert {case.loss.options for case in cases["loss huber"]} == {(), (("delta", 1.3),)}
