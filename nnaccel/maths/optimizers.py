@@ -58,13 +58,14 @@ class State(NamedTuple):
 class Optimizer(NamedTuple):
     """An optimizer as two pure functions; see the module's text for their signatures.
 
-    name: of its equation; what is clipped has that of what it clips.   members: K where its
-    hyper-parameters are those of K networks.
+    name: of its equation; what is clipped has that of what it clips.   n_slots: of its state.
+    members: K where its hyper-parameters are those of K networks.   None: not known, or any.
     """
 
     init: Callable[..., State]
     update: Callable[..., tuple[Array, State]]
     name: str = ""
+    n_slots: int | None = None
     members: int | None = None
 
 
@@ -239,7 +240,7 @@ def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
         grads = ops[clip_by_global_norm](grads, norm)
         return optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
 
-    return Optimizer(optimizer.init, update, optimizer.name)
+    return optimizer._replace(update=update)
 
 
 def _optimizer(
@@ -265,7 +266,7 @@ def _optimizer(
         params, slots = rule(params, grads, state, rate, ops)
         return params, State(state.step + 1, tuple(slots))
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, n_slots=n_slots)
 
 
 class Row(NamedTuple):

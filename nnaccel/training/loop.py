@@ -172,13 +172,12 @@ class Given(NamedTuple):
         check_members(params, l2=run.l2, optimizer=run.optimizer)
         if self.after is None:
             return params, run.optimizer.init(params, xp=where.xp)
-        state = copy_state(self.after.state)
-        like = run.optimizer.init(params[..., :1], xp=where.xp)
-        if [slot.shape for slot in state.slots] != [params.shape] * len(like.slots):
+        state, n = copy_state(self.after.state), run.optimizer.n_slots
+        shapes = [tuple(slot.shape) for slot in state.slots]
+        if n is not None and shapes != [tuple(params.shape)] * n:
             raise ValueError(
-                f"after.state must hold {len(like.slots)} vectors like params, "
-                f"{tuple(params.shape)}, for this optimizer, got "
-                f"{[tuple(slot.shape) for slot in state.slots]}"
+                f"after.state must hold {n} vectors like params, {tuple(params.shape)}, for this "
+                f"optimizer, got {shapes}"
             )
         return params, state
 

@@ -1,5 +1,6 @@
 """Several networks at once, params (K, P): hyper-parameters with a value for each of them."""
 
+import math
 from typing import Any
 
 from nnaccel.devices.device import to_host
@@ -10,6 +11,8 @@ from nnaccel.typing import Array
 def l2_of(l2: Any) -> float | tuple[float, ...]:
     """The penalty as plain data: a number, or one for each of K networks from an array (K,) or
     (K, 1). TypeError or ValueError for anything else and out of range."""
+    if type(l2) is float and 0.0 <= l2 < math.inf:  # as it mostly is
+        return l2
     check_ranges({"l2": AMOUNT}, {"l2": tuple(l2) if isinstance(l2, list) else l2})
     values = to_host(l2)
     if values.ndim > 2 or values.shape[1:] not in ((), (1,)):
