@@ -30,7 +30,8 @@ UP_TO_ONE = Range("from 0 to 1", lambda v: (v >= 0) & (v <= 1))
 
 
 def check_ranges(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:
-    """ValueError that names the first value out of its range, TypeError one that is no number.
+    """ValueError that names the first value out of its range or shape, TypeError one that is no
+    number.
 
     A value is a number, an array or a tuple of them, all in range. Functions, such as schedules,
     have been checked where they were made, and names without a range are not looked at.
@@ -43,6 +44,11 @@ def check_ranges(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None
             is_number = isinstance(number, Real) and not isinstance(number, bool)
             if not is_number and not hasattr(number, "shape"):
                 raise TypeError(f"{name} must be a number {expected}, got {number!r}")
+            shape = tuple(getattr(number, "shape", ()))
+            if len(shape) > 1 and shape[-1] != 1:
+                raise ValueError(
+                    f"{name} must be a number, or (K,) for K networks, got shape {shape}"
+                )
             if not _all(holds(number)):
                 raise ValueError(f"{name} must be {expected}, got {number}")
 

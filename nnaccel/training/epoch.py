@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nnaccel.kernels.definition import Run
 from nnaccel.kernels.params import join_params
 from nnaccel.maths.network import leaves
-from nnaccel.maths.optimizers import State
+from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.typing import Array
 
 SCORES = ("loss", "metric", "validation_loss", "validation_metric")
@@ -19,15 +20,30 @@ class Origin:
     settings: dict[str, Any]
     overwritten: int = 0
 
-    def check_same(self, epoch: int, settings: dict[str, Any]) -> None:
-        """ValueError that names the first setting that a run after this epoch has otherwise."""
-        for name, value in settings.items():
-            if value != self.settings[name]:
-                before, now = _in_words(self.settings[name]), _in_words(value)
+    @classmethod
+    def of(cls, run: Run, N: int, shuffle: bool) -> "Origin":
+        """The origin of the epochs of a run on N examples."""
+        settings = {
+            "network": run.network,
+            "loss": run.loss,
+            "optimizer": run.optimizer.name,
+            "batch_size": run.batch_size,
+            "seed": run.seed,
+            "shuffle": bool(shuffle),
+            "dtype": run.dtype,
+            "n_samples": N,
+        }
+        return cls(settings)
+
+    def check_same(self, after: "Epoch") -> None:
+        """ValueError that names the first setting in which the run of an epoch differs from this
+        one. An epoch that was made by hand is of any run."""
+        for name, before in after._origin.settings.items() if after._origin else ():
+            if before != (now := self.settings[name]):
                 raise ValueError(
-                    f"after must be an epoch of the same run: that of epoch {epoch} has {name} "
-                    f"{before}, and this one {now}; give the same {name}, or begin a new run with "
-                    "params=epoch.params"
+                    f"after must be an epoch of the same run: that of epoch {after.number} has "
+                    f"{name} {_in_words(before)}, and this one {_in_words(now)}; give the same "
+                    f"{name}, or begin a new run with params=epoch.params"
                 )
 
 
@@ -93,6 +109,19 @@ class Epoch:
     def scores(self) -> dict[str, Any]:
         """The losses and metrics that there are, by name: a row of the training history."""
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
+
+
+def state_after(epoch: Epoch, params: Array, optimizer: Optimizer) -> State:
+    """The optimizer's memory after an epoch, in memory of its own; ValueError for vectors that are
+    not those of this optimizer, as far as it says how many it keeps."""
+    state, n = copy_state(epoch.state), optimizer.n_slots
+    shapes = [tuple(slot.shape) for slot in state.slots]
+    if n is not None and shapes != [tuple(params.shape)] * n:
+        raise ValueError(
+            f"after.state must hold {n} vectors like params, {tuple(params.shape)}, for this "
+            f"optimizer, got {shapes}"
+        )
+    return state
 
 
 def copy_state(state: State) -> State:

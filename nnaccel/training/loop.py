@@ -29,7 +29,7 @@ from nnaccel.maths.precision import check_precision
 from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put
 from nnaccel.training.device_errors import explain_device_errors
-from nnaccel.training.epoch import Epoch, Origin, copy_state
+from nnaccel.training.epoch import Epoch, Origin, state_after
 from nnaccel.training.members import check_members, l2_of
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
@@ -172,14 +172,7 @@ class Given(NamedTuple):
         check_members(params, l2=run.l2, optimizer=run.optimizer)
         if self.after is None:
             return params, run.optimizer.init(params, xp=where.xp)
-        state, n = copy_state(self.after.state), run.optimizer.n_slots
-        shapes = [tuple(slot.shape) for slot in state.slots]
-        if n is not None and shapes != [tuple(params.shape)] * n:
-            raise ValueError(
-                f"after.state must hold {n} vectors like params, {tuple(params.shape)}, for this "
-                f"optimizer, got {shapes}"
-            )
-        return params, state
+        return params, state_after(self.after, params, run.optimizer)
 
 
 def _begin(
@@ -197,9 +190,9 @@ def _begin(
     N = data.X.shape[0]
     # A batch of more rows than there are would only take memory: what follows knows neither.
     run = run._replace(batch_size=min(run.batch_size, N))
-    origin = Origin(_settings(run, N, shuffle))
-    if given.after is not None and given.after._origin is not None:
-        given.after._origin.check_same(given.after.number, origin.settings)
+    origin = Origin.of(run, N, shuffle)
+    if given.after is not None:
+        origin.check_same(given.after)
     with where.context():
         params, state = given.start(run, where)
         run = run._replace(dtype=params.dtype)
@@ -218,20 +211,6 @@ def _begin(
         members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
     )
     return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
-
-
-def _settings(run: Run, N: int, shuffle: bool) -> dict[str, Any]:
-    """What is the same in all of a run, however often it is left and resumed."""
-    return {
-        "network": run.network,
-        "loss": run.loss,
-        "optimizer": run.optimizer.name,
-        "batch_size": run.batch_size,
-        "seed": run.seed,
-        "shuffle": bool(shuffle),
-        "dtype": run.dtype,
-        "n_samples": N,
-    }
 
 
 FLOATING: dict[str, None] = {"float32": None, "float64": None}

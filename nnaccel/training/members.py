@@ -14,12 +14,7 @@ def l2_of(l2: Any) -> float | tuple[float, ...]:
     if type(l2) is float and 0.0 <= l2 < math.inf:  # as it mostly is
         return l2
     check_ranges({"l2": AMOUNT}, {"l2": tuple(l2) if isinstance(l2, list) else l2})
-    values = to_host(l2)
-    if values.ndim > 2 or values.shape[1:] not in ((), (1,)):
-        raise ValueError(
-            f"l2 must be a number, or (K,) for K networks, got shape {tuple(values.shape)}"
-        )
-    values = values.reshape(-1).tolist()
+    values = to_host(l2).reshape(-1).tolist()
     return float(values[0]) if len(values) == 1 else tuple(map(float, values))
 
 

@@ -103,6 +103,11 @@ def test_a_sweep_keeps_float32(xp_device):
         assert after.shape == state.slots[0].shape == starts.shape
 
 
+def test_arrays_of_other_shapes_are_named():
+    with pytest.raises(ValueError, match=r"learning_rate must be a number, or \(K,\).* \(3, 2\)"):
+        optimizers.adam(np.ones((3, 2)))
+
+
 def test_adams_averages_are_those_of_all_networks():
     with pytest.raises(ValueError, match="beta_2 of adam must be one number for all networks, got"):
         optimizers.adam(0.1, beta_2=np.asarray([0.9, 0.99]))

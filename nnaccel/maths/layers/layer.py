@@ -121,7 +121,7 @@ def check_layers(layers: Any, level: int = 0) -> tuple[Layer, ...]:
         raise ValueError("layers must hold at least one layer, got none")
     for i, layer in enumerate(layers):
         _check_layer(f"layers[{i}]", layer)
-    check_depth(layers, level)
+    _check_depth(layers, level)
     for i, layer in enumerate(layers):
         try:
             hash(layer)
@@ -147,10 +147,10 @@ def _check_layer(where: str, layer: Any) -> None:
             )
 
 
-def check_depth(layers: Iterable[Any], level: int) -> None:
+def _check_depth(layers: Iterable[Any], level: int) -> None:
     """ValueError for layers that are inside of too many others."""
     if level > MAX_DEPTH:
         raise ValueError(f"layers may be nested at most {MAX_DEPTH} deep")
     for layer in layers:
         if inner := getattr(layer, "layers", ()):
-            check_depth(inner, level + 1)
+            _check_depth(inner, level + 1)
