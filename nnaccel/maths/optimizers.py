@@ -176,18 +176,17 @@ def adam(
     weight_decay: Rate = 0.0,
 ) -> Optimizer:
     """Adam (Kingma, Ba 2014, algorithm 1); with `weight_decay`, AdamW."""
-    for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-        if getattr(beta, "ndim", 0):
-            raise ValueError(f"{name} of adam must be one number for all networks, got {beta}")
+    for name, number in (("beta_1", beta_1), ("beta_2", beta_2), ("epsilon", epsilon)):
+        if getattr(number, "ndim", 0):
+            raise ValueError(f"{name} of adam must be one number for all networks, got {number}")
     log_1, log_2 = math.log(beta_1) if beta_1 else -math.inf, math.log(beta_2)
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
         # 1 - beta^t as -expm1(t log beta): exact in float32 too, where 1 - 0.999 is not.
         t = ops.xp.astype(state.step + 1, params.dtype)
-        e = beside(epsilon, params, xp=ops.xp)
         corrections = -ops.xp.expm1(t * log_1), -ops.xp.expm1(t * log_2)
         params, *slots = ops[adam_update](
-            params, grads, *state.slots, rate, beta_1, beta_2, *corrections, e
+            params, grads, *state.slots, rate, beta_1, beta_2, *corrections, epsilon
         )
         return params, slots
 
@@ -251,6 +250,7 @@ def _optimizer(
         learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
     )
     decays = not isinstance(weight_decay, float | int) or weight_decay != 0
+    several = getattr(weight_decay, "ndim", 0) > 0
 
     def init(params: Array, *, xp: Namespace) -> State:
         step = xp.zeros((), dtype=xp.int32, device=handle_of(params))
@@ -261,7 +261,7 @@ def _optimizer(
     ) -> tuple[Array, State]:
         rate = schedule(ops.xp.astype(state.step, params.dtype), xp=ops.xp)
         if decays:
-            decay = beside(weight_decay, params, xp=ops.xp)
+            decay = beside(weight_decay, params, xp=ops.xp) if several else weight_decay
             params = ops[shrink_weights](params, rate * decay, n_weights)
         params, slots = rule(params, grads, state, rate, ops)
         return params, State(state.step + 1, tuple(slots))

@@ -94,7 +94,7 @@ def test_a_sweep_keeps_float32(xp_device):
         clipped(optimizers.rmsprop(RATES, beta=NORMS / 10, weight_decay=DECAYS), NORMS),
         optimizers.lion(schedules.one_cycle(RATES, 9), beta_1=DECAYS, beta_2=DECAYS),
         optimizers.nesterov(RATES, beta=NORMS / 10),
-        optimizers.adam(RATES, epsilon=NORMS),
+        optimizers.adam(RATES, weight_decay=DECAYS),
     ):
         state = optimizer.init(starts, xp=xp_device.xp)
         ops = Ops(xp_device.xp)
@@ -109,8 +109,9 @@ def test_arrays_of_other_shapes_are_named():
 
 
 def test_adams_averages_are_those_of_all_networks():
-    with pytest.raises(ValueError, match="beta_2 of adam must be one number for all networks, got"):
-        optimizers.adam(0.1, beta_2=np.asarray([0.9, 0.99]))
+    for name in ("beta_1", "beta_2", "epsilon"):
+        with pytest.raises(ValueError, match=f"{name} of adam must be one number for all networks"):
+            optimizers.adam(0.1, **{name: np.asarray([0.9, 0.99])})
 
 
 def test_the_gradient_of_a_sweep_is_that_of_each(xp_device):
