@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 from nnaccel.typing import Namespace
 
@@ -21,7 +22,7 @@ class Ops(dict[Callable, Callable]):
         name: str = "the definition",
     ) -> None:
         super().__init__(kernels or {})
-        self.xp = xp
+        self.xp = standard(xp)
         self.name = name  # of the set of kernels
         self._kernels = [function.__name__ for function in self]
 
@@ -34,3 +35,22 @@ class Ops(dict[Callable, Callable]):
         library = self.xp.__name__.removeprefix("array_api_compat.")
         kernels = f": {', '.join(self._kernels)}" if self._kernels else ""
         return f"Ops({library}, {self.name}{kernels})"
+
+
+# Libraries whose own functions have other names or signatures than the standard's.
+WRAPPED = ("torch", "cupy")
+
+
+def standard(xp: Namespace) -> Namespace:
+    """The functions of a library as the Array API standard has them: of `torch` and `cupy`, those
+    of array_api_compat. TypeError for what has no such functions."""
+    name = getattr(xp, "__name__", "")
+    if name in WRAPPED:
+        return import_module(f"array_api_compat.{name}")
+    if not hasattr(xp, "matmul"):
+        found = f"the module {name}" if name else repr(xp)
+        raise TypeError(
+            "xp must be the functions of an array library, such as numpy, torch or jax.numpy, got "
+            + found
+        )
+    return xp

@@ -98,7 +98,7 @@ def training_options(group: Any) -> None:
     option(group, "clip_norm", type=float, metavar="NORM",
            help="the largest global norm of the gradient")  # fmt: skip
     option(group, "seed", type=int, metavar="N",
-           help="of the split, the weights, the batches and dropout")  # fmt: skip
+           help="of the split, weights, batches and dropout; from 0 to 2^64 - 1")  # fmt: skip
 
 
 def option(group: Any, name: str, *, help: str, **how: Any) -> None:
@@ -156,7 +156,11 @@ def predict_options(parser: Any) -> None:
 def gradcheck_options(parser: Any) -> None:
     device_option(parser)
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the networks and directions"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the networks and directions, from 0 to 2^64 - 1",
     )
 
 

@@ -80,7 +80,7 @@ def begin_curves(estimator: Any) -> None:
 def seed_of(random_state: Any, rng: Any) -> int:
     """The seed of the order of examples and of dropout."""
     if isinstance(random_state, Integral):
-        return int(random_state) % 2**31
+        return int(random_state)
     return rng.randint(2**31 - 1)
 
 
@@ -103,7 +103,7 @@ class StochasticRun:
         self.max_iter = 1 if incremental else estimator.max_iter
         self.n_before = len(estimator.loss_curve_)
         # A warm start is a new run, but not one in the same order again.
-        self.seed = seed if incremental else (seed + self.n_before) % 2**31
+        self.seed = seed if incremental else (seed + self.n_before) % 2**64
         self.batch_size = batch_size_of(estimator.batch_size, examples.X.shape[0])
         self.best: Array | None = None  # weights, with early stopping
         memory = estimator._memory

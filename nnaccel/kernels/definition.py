@@ -39,14 +39,20 @@ class Run(NamedTuple):
     optimizer: Optimizer
     batch_size: int
     dtype: Any
-    l2: float = 0.0
+    l2: float | tuple[float, ...] = 0.0  # a tuple: one for each of K networks
     metric: Metric | None = None
-    seed: Any = 0  # an int, or a traced array ()
+    seed: Any = 0  # an int, or its words as a traced array (2,)
     precision: str = "float32"
 
 
 class NotSupported(Exception):  # an answer, not an error
     """Why a fused epoch cannot run a network or arrays. It has done nothing by then."""
+
+
+def check_one_l2(l2: float | tuple[float, ...]) -> None:
+    """NotSupported for an L2 penalty of each network, by what trains them one by one."""
+    if isinstance(l2, tuple):
+        raise NotSupported("its l2 differs from network to network")
 
 
 class FusedEpoch(NamedTuple):
@@ -89,6 +95,8 @@ class Definition:
 
     # Rows of a block in predictions, where less than memory bounds is faster.
     prediction_rows: ClassVar[int] = sys.maxsize
+    # Whether epochs may write over the parameters and the state that they are given.
+    overwrites: ClassVar[bool] = False
 
     xp: Namespace
     library: "Definition | None" = None

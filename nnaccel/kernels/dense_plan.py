@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnaccel.kernels.definition import NotSupported, Run
+from nnaccel.kernels.definition import NotSupported, Run, check_one_l2
 from nnaccel.kernels.optimizer_trace import Rules
 from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
@@ -45,6 +45,7 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
     """
     if run.precision != "float32":
         raise NotSupported(f"its products are float32, not {run.precision}")
+    check_one_l2(run.l2)
     if run.loss.function not in LOSSES or run.loss.options:
         raise NotSupported(f"it has no loss {run.loss.name} of these options")
     sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []

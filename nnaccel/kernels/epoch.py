@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import numpy as host
 
-from nnaccel.kernels.definition import Epoch, FusedEpoch, NotSupported, Run
+from nnaccel.kernels.definition import Epoch, FusedEpoch, NotSupported, Run, check_one_l2
 from nnaccel.kernels.optimizer_trace import Count, each_step, updates_of
 from nnaccel.maths import optimizers
 from nnaccel.maths.losses import Loss
@@ -62,14 +62,16 @@ def network_by_network(epoch: Epoch, network: Network) -> Epoch:
 
 
 def step_of(
-    network: Network, loss: Loss, *, ops: Ops, l2: float
+    network: Network, loss: Loss, *, ops: Ops, l2: Any
 ) -> Callable[..., tuple[Array, Any, Array, tuple[Array, Array, Array | None]]]:
     """The step (params, slots, data, index, key, updates) -> (params, slots, value, (Z, Y,
     weights)): what the loss and the metric of its minibatch are computed from.
 
     updates: functions as of `updates_of`, each with an iterator over the numbers of the steps.
+    NotSupported for an l2 of each network.
     """
 
+    check_one_l2(l2)
     n_trained = layout(network).n_trained
     has_state = n_trained < layout(network).size
 

@@ -32,6 +32,7 @@ from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import Layout, Slot, l2_penalty, layout, leaves, views
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.precision import PRECISIONS
+from nnaccel.maths.random import words
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
 
@@ -82,8 +83,7 @@ class JAXBackend(Definition):
 
         compiled = jax.jit(program, donate_argnums=(0, 1))
         log.debug("epoch: %s", self.explain(run))
-        # No more than 31 bits of a seed count; see `maths.random.bernoulli`.
-        return lambda seed: partial(compiled, seed=jnp.asarray(seed % 2**31, dtype=jnp.int32))
+        return lambda seed: partial(compiled, seed=jnp.asarray(words(seed), dtype=jnp.int32))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(function)
@@ -212,7 +212,7 @@ class Parts:
         )
 
     def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
     ) -> tuple[Array, Array]:
         """Twin of `network.l2_penalty`."""
         done = []

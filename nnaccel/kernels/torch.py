@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,6 +31,8 @@ LARGE = 2**15  # parameters, from which on its threads pay: it starts them for a
 
 class TorchBackend(Definition):
     """PyTorch's backend. It runs steps one by one, on its own threads."""
+
+    overwrites: ClassVar[bool] = True
 
     def ieee_products(self, precision: str = "float32") -> AbstractContextManager[None]:
         return products_in(precision)

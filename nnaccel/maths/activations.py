@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from nnaccel.arguments import check_options, find
+from nnaccel.maths.hyper_parameters import AMOUNT, UP_TO_ONE, Range, check_ranges
 from nnaccel.typing import Array, Namespace, Options, freeze
 
 
@@ -36,9 +37,11 @@ class Activation(NamedTuple):
     def with_options(self, **options: float) -> "Activation":
         """The same activation with other parameters: ``leaky_relu.with_options(slope=0.2)``.
 
-        Raises TypeError when the activation has no parameter of that name.
+        Raises TypeError when the activation has no parameter of that name, ValueError for a value
+        out of its range.
         """
         check_options(f"activation {self.name!r}", self.forward, options)
+        check_ranges(RANGES, dict(freeze(options)))
         return _bind(self.plain(), freeze(dict(self.options) | options))
 
     def plain(self) -> "Activation":
@@ -95,7 +98,7 @@ def relu_vjp(dA: Array, Z: Array, A: Array, *, xp: Namespace) -> Array:
 
 
 def leaky_relu(Z: Array, *, xp: Namespace, slope: float = 0.01) -> Array:
-    """g(Z) = max(slope Z, Z), 0 < slope < 1.
+    """g(Z) = max(slope Z, Z), 0 <= slope <= 1.
 
     Source: Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network acoustic
     models" (2013), eq. 2.
@@ -253,6 +256,9 @@ def mish_vjp(dA: Array, Z: Array, A: Array, *, xp: Namespace) -> Array:
     return dA * (t + Z * (1.0 - t * t) * sigmoid(Z, xp=xp))
 
 
+# What the parameters of these activations may be: A has the sign of Z, which derivatives read.
+RANGES: dict[str, Range] = {"slope": UP_TO_ONE, "alpha": AMOUNT}
+
 HE = "he_uniform"
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -277,8 +283,8 @@ ACTIVATIONS: dict[str, Activation] = {
 def get(activation: str | Activation, **options: Any) -> Activation:
     """The activation of that name, or the one given, with its parameters set.
 
-    Raises ValueError for an unknown name, with the closest known one, and TypeError for an
-    unknown parameter.
+    Raises ValueError for an unknown name, with the closest known one, and for a parameter out of
+    its range, TypeError for an unknown parameter.
     """
     if not isinstance(activation, Activation):
         activation = find("activation", activation, ACTIVATIONS)

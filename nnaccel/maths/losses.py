@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from nnaccel.arguments import check_options, find
 from nnaccel.maths.activations import identity, sigmoid
+from nnaccel.maths.hyper_parameters import INNER_SHARE, SHARE, Range, check_ranges
 from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
@@ -74,11 +75,7 @@ class Loss(NamedTuple):
         its range.
         """
         check_options(f"loss {self.name!r}", self.function, options)
-        for name, value in freeze(options):
-            expected, holds = RANGES.get(name, ("", lambda v: True))  # of losses of others: any
-            for number in value if isinstance(value, tuple) else (value,):
-                if not holds(number):
-                    raise ValueError(f"{name} must be {expected}, got {number}")
+        check_ranges(RANGES, dict(freeze(options)))
         return self._replace(options=freeze(dict(self.options) | options))
 
 
@@ -238,10 +235,10 @@ LOSSES: dict[str, Loss] = {
 
 
 # What the parameters of these losses may be: in words, and whether a number is.
-RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "delta": ("above 0", lambda v: v > 0),
-    "quantile": ("between 0 and 1", lambda v: 0 < v < 1),
-    "label_smoothing": ("at least 0 and below 1", lambda v: 0 <= v < 1),
+RANGES: dict[str, Range] = {
+    "delta": Range("above 0", lambda v: v > 0),
+    "quantile": Range("between 0 and 1", INNER_SHARE.holds),
+    "label_smoothing": SHARE,
 }
 
 

@@ -7,13 +7,15 @@ from math import prod
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from nnaccel.arguments import at_least
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
-from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, Param
+from nnaccel.maths.hyper_parameters import plain
+from nnaccel.maths.layers import Chain, Dense, Dropout, Layer, Param, check_layers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
-from nnaccel.typing import Array, Namespace
+from nnaccel.typing import Array, Namespace, handle_of
 
 
 class _Parts(NamedTuple):
@@ -22,12 +24,21 @@ class _Parts(NamedTuple):
 
 
 class Network(_Parts):
-    """Layers applied to `n_inputs` numbers; the last one gives the logits Z that a loss takes."""
+    """Layers applied to `n_inputs` numbers; the last one gives the logits Z that a loss takes.
+
+    TypeError or ValueError for n_inputs that is no whole number of at least 1, for no layers, and
+    for what `check_layers` refuses.
+    """
 
     __slots__ = ()
 
     def __new__(cls, n_inputs: int, layers: Iterable[Layer]) -> "Network":
-        return super().__new__(cls, n_inputs, tuple(layers))
+        [n_inputs] = at_least(1, n_inputs=n_inputs)
+        return super().__new__(cls, n_inputs, check_layers(layers))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> "Network":
+        return cls(*iterable)  # so that `_replace` checks too
 
     def __repr__(self) -> str:
         """`Network(64-128-64-10, relu, dropout 0.1, 17,226 parameters)`."""
@@ -97,16 +108,9 @@ def mlp(
             f"hidden must list the units of each hidden layer, got {hidden}; for one layer: "
             f"[{hidden}]"
         )
-    sizes = [
-        ("n_inputs", n_inputs),
-        *(("hidden", units) for units in hidden),
-        ("n_outputs", n_outputs),
-    ]
-    for name, size in sizes:
-        if not isinstance(size, Integral):
-            raise TypeError(f"{name} must be a whole number of at least 1, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    at_least(1, n_inputs=n_inputs, n_outputs=n_outputs)
+    for units in hidden:
+        at_least(1, hidden=units)
     if isinstance(activation, str | Activation):
         activation = [activation] * len(hidden)
     if len(activation) != len(hidden):
@@ -116,10 +120,10 @@ def mlp(
         )
     layers: list[Layer] = []
     for units, g in zip(hidden, activation, strict=True):
-        layers.append(Dense(int(units), activations.get(g), initializer))
+        layers.append(Dense(units, activations.get(g), initializer))
         if dropout:
             layers.append(Dropout(dropout))
-    return Network(int(n_inputs), (*layers, Dense(int(n_outputs), initializer=initializer)))
+    return Network(n_inputs, (*layers, Dense(n_outputs, initializer=initializer)))
 
 
 def has_random_layers(network: Network) -> bool:
@@ -238,12 +242,13 @@ def value_and_grad(
     weights: Array | None = None,
     *,
     ops: Ops,
-    l2: float = 0.0,
+    l2: float | tuple[float, ...] = 0.0,
     key: Key | None = None,
 ) -> tuple[Array, Array, Array]:
     """The loss (...) on a batch, its gradient (..., P) in the flat parameters, and the logits Z.
 
-    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out.
+    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out; for
+    params (K, P) it may be K numbers.
     Backpropagation: the loss gives dZ of the last layer, and each layer turns the gradient in its
     output into those in its parameters and its input. Parameters that are not trained have their
     next values in the place of gradients: see `take_state`.
@@ -260,12 +265,24 @@ def value_and_grad(
 
 
 def l2_penalty(
-    value: Array, grads: Array, params: Array, l2: float, n_weights: int, *, xp: Namespace
+    value: Array,
+    grads: Array,
+    params: Array,
+    l2: float | tuple[float, ...],
+    n_weights: int,
+    *,
+    xp: Namespace,
 ) -> tuple[Array, Array]:
-    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters."""
+    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters.
+
+    l2: one for each of K networks where it is a tuple.
+    """
     W = params[..., :n_weights]
-    value = value + (0.5 * l2) * xp.sum(W * W, axis=-1)
-    dW = grads[..., :n_weights] + l2 * W
+    each: Any = l2
+    if isinstance(l2, tuple):
+        each = xp.asarray(l2, dtype=params.dtype, device=handle_of(params))
+    value = value + (0.5 * each) * xp.sum(W * W, axis=-1)
+    dW = grads[..., :n_weights] + plain(each) * W
     return value, xp.concat([dW, grads[..., n_weights:]], axis=-1)
 
 

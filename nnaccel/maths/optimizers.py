@@ -2,9 +2,10 @@
 
 `init(params, xp=...) -> State` and `update(grads, state, params, ops=..., n_weights=...) ->
 (params, state)`. params and grads are (..., P); leading axes are independent networks, and any
-hyper-parameter may be an array (K, 1), one value for each of K networks. Every piece of state is
-an array, so a step can be traced by `jit` or captured in a CUDA graph. `update` may destroy the
-arrays it is given; keep only what it returns.
+hyper-parameter may be an array (K,) or (K, 1), one value for each of K networks. Numbers out of
+the range that `RANGES` has for their name are refused when an optimizer is made. Every piece of
+state is an array, so a step can be traced by `jit` or captured in a CUDA graph. `update` may
+destroy the arrays it is given; keep only what it returns.
 
 The first `n_weights` parameters are weights, the rest biases and gains: `weight_decay` shrinks
 the weights alone, by rate * weight_decay at each step, apart from the gradient (Loshchilov,
@@ -15,10 +16,21 @@ Hutter, arXiv:1711.05101, algorithm 2). An L2 penalty is part of the objective i
 import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, cast
 
 from nnaccel.arguments import check_options, find
 from nnaccel.maths import schedules
+from nnaccel.maths.hyper_parameters import (
+    AMOUNT,
+    INNER_SHARE,
+    POSITIVE,
+    SHARE,
+    UP_TO_ONE,
+    Range,
+    beside,
+    given,
+    members_of,
+)
 from nnaccel.maths.schedules import Rate, Schedule
 from nnaccel.maths.updates import (
     adam_update,
@@ -44,23 +56,54 @@ class State(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """An optimizer as two pure functions; see the module's text for their signatures."""
+    """An optimizer as two pure functions; see the module's text for their signatures.
+
+    name: of its equation; what is clipped has that of what it clips.   n_slots: of its state.
+    members: K where its hyper-parameters are those of K networks.   None: not known, or any.
+    """
 
     init: Callable[..., State]
     update: Callable[..., tuple[Array, State]]
+    name: str = ""
+    n_slots: int | None = None
+    members: int | None = None
+
+
+RANGES: dict[str, Range] = {
+    "learning_rate": AMOUNT,
+    "beta": UP_TO_ONE,
+    "beta_1": SHARE,
+    "beta_2": SHARE,
+    "epsilon": AMOUNT,
+    "weight_decay": AMOUNT,
+    "max_norm": POSITIVE,
+}
+# Where an equation asks for more: these would divide by 0.
+NARROWER: dict[str, dict[str, Range]] = {
+    "adam": {"beta_2": INNER_SHARE},
+    "rmsprop": {"beta": SHARE},
+}
 
 
 def once(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
     """The factory, giving the same object for the same numbers: what JAX has compiled for one run
-    then serves the next. Hyper-parameters that are arrays make a new one each time."""
-    kept = lru_cache(maxsize=64, typed=True)(factory)
+    then serves the next. Hyper-parameters that are arrays make a new one each time. They are
+    checked, and so is what a caller's own factory names alike."""
+    ranges = RANGES | NARROWER.get(factory.__name__, {})
+
+    def build(*args: Any, **options: Any) -> Optimizer:
+        values = given(factory, ranges, args, options)
+        made = cast(Any, factory)(**values)
+        return made._replace(name=made.name or factory.__name__, members=members_of(values))
+
+    kept = lru_cache(maxsize=64, typed=True)(build)
 
     @wraps(factory)
     def get(*args: P.args, **options: P.kwargs) -> Optimizer:
         try:
-            return kept(*args, **options)  # pyright: ignore[reportArgumentType]
+            return kept(*args, **options)
         except TypeError:  # arrays cannot be hashed
-            return factory(*args, **options)
+            return build(*args, **options)
 
     return get
 
@@ -84,7 +127,8 @@ def momentum(
     """Gradient descent with classical momentum (Sutskever et al. 2013)."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[momentum_update](params, grads, *state.slots, rate, beta)
+        b = beside(beta, params, xp=ops.xp)
+        params, *slots = ops[momentum_update](params, grads, *state.slots, rate, b)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -97,7 +141,8 @@ def nesterov(
     """Gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[nesterov_update](params, grads, *state.slots, rate, beta)
+        b = beside(beta, params, xp=ops.xp)
+        params, *slots = ops[nesterov_update](params, grads, *state.slots, rate, b)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -114,7 +159,8 @@ def rmsprop(
     """RMSProp without momentum (Tieleman, Hinton 2012), in PyTorch's variant."""
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[rmsprop_update](params, grads, *state.slots, rate, beta, epsilon)
+        b, e = (beside(x, params, xp=ops.xp) for x in (beta, epsilon))
+        params, *slots = ops[rmsprop_update](params, grads, *state.slots, rate, b, e)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -130,6 +176,9 @@ def adam(
     weight_decay: Rate = 0.0,
 ) -> Optimizer:
     """Adam (Kingma, Ba 2014, algorithm 1); with `weight_decay`, AdamW."""
+    for name, number in (("beta_1", beta_1), ("beta_2", beta_2), ("epsilon", epsilon)):
+        if getattr(number, "ndim", 0):
+            raise ValueError(f"{name} of adam must be one number for all networks, got {number}")
     log_1, log_2 = math.log(beta_1) if beta_1 else -math.inf, math.log(beta_2)
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
@@ -172,7 +221,8 @@ def lion(
     """
 
     def rule(params: Array, grads: Array, state: State, rate: Rate, ops: Ops) -> Any:
-        params, *slots = ops[lion_update](params, grads, *state.slots, rate, beta_1, beta_2)
+        betas = (beside(b, params, xp=ops.xp) for b in (beta_1, beta_2))
+        params, *slots = ops[lion_update](params, grads, *state.slots, rate, *betas)
         return params, slots
 
     return _optimizer(rule, 1, learning_rate, weight_decay)
@@ -181,27 +231,26 @@ def lion(
 @once
 def clipped(optimizer: Optimizer, max_norm: Rate) -> Optimizer:
     """The optimizer, its gradient first scaled down to a global norm of at most max_norm."""
-    _check_range("above 0", lambda v: v > 0, max_norm=max_norm)
 
     def update(
         grads: Array, state: State, params: Array, *, ops: Ops, n_weights: int
     ) -> tuple[Array, State]:
-        grads = ops[clip_by_global_norm](grads, max_norm)
+        norm = beside(max_norm, params, xp=ops.xp)
+        grads = ops[clip_by_global_norm](grads, norm)
         return optimizer.update(grads, state, params, ops=ops, n_weights=n_weights)
 
-    return Optimizer(optimizer.init, update)
+    return optimizer._replace(update=update)
 
 
 def _optimizer(
     rule: Callable[..., Any], n_slots: int, learning_rate: Rate | Schedule, weight_decay: Rate
 ) -> Optimizer:
     """What all optimizers share: the step counter, the schedule, decay, and slots of zeros."""
-    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
-    _check_range("at least 0", lambda v: v >= 0, **rates)
     schedule: Schedule = (
         learning_rate if callable(learning_rate) else schedules.constant(learning_rate)
     )
     decays = not isinstance(weight_decay, float | int) or weight_decay != 0
+    several = getattr(weight_decay, "ndim", 0) > 0
 
     def init(params: Array, *, xp: Namespace) -> State:
         step = xp.zeros((), dtype=xp.int32, device=handle_of(params))
@@ -212,18 +261,12 @@ def _optimizer(
     ) -> tuple[Array, State]:
         rate = schedule(ops.xp.astype(state.step, params.dtype), xp=ops.xp)
         if decays:
-            params = ops[shrink_weights](params, rate * weight_decay, n_weights)
+            decay = beside(weight_decay, params, xp=ops.xp) if several else weight_decay
+            params = ops[shrink_weights](params, rate * decay, n_weights)
         params, slots = rule(params, grads, state, rate, ops)
         return params, State(state.step + 1, tuple(slots))
 
-    return Optimizer(init, update)
-
-
-def _check_range(expected: str, holds: Callable[[float], bool], **values: Any) -> None:
-    """ValueError that names the first number out of range; arrays and schedules are not read."""
-    for name, value in values.items():
-        if isinstance(value, int | float) and not holds(value):
-            raise ValueError(f"{name} must be {expected}, got {value}")
+    return Optimizer(init, update, n_slots=n_slots)
 
 
 class Row(NamedTuple):
@@ -261,12 +304,12 @@ def get(optimizer: str | Optimizer, learning_rate: Rate | Schedule, **options: A
     """The optimizer of that name with its rate and options, or the one given, as it is.
 
     "sgd" is "gd": what makes gradient descent stochastic is the minibatches.
-    ValueError for an unknown name, with the closest known one, TypeError for an unknown option.
+    ValueError for an unknown name, with the closest known one, and for a number out of its range,
+    TypeError for an unknown option.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
     optimizer = canonical(optimizer)
     make = find("optimizer", optimizer, OPTIMIZERS).make
     check_options(f"optimizer {optimizer!r}", make, options)
-    options = {name: schedules.plain(value) for name, value in options.items()}
     return make(learning_rate, **options)

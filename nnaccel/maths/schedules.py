@@ -2,46 +2,99 @@
 
 A schedule maps `step`, an array of the dtype of the parameters, to an array that broadcasts with
 it; it is called in every step, under `jit` and graph capture too, so it holds no Python branch
-on `step`. A rate may be an array (K, 1): one for each of K networks.
+on `step`. A rate may be an array (K,) or (K, 1): one for each of K networks. Numbers out of the
+range that `RANGES` has of their name are refused when a schedule is made.
 """
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, cast
 
 from nnaccel.arguments import find
+from nnaccel.maths.hyper_parameters import (
+    AMOUNT,
+    POSITIVE,
+    STEPS,
+    UP_TO_ONE,
+    Range,
+    beside,
+    check_ranges,
+    given,
+    members_of,
+    plain,
+)
 from nnaccel.typing import Array, Namespace
 
 Rate: TypeAlias = float | Array
 Schedule: TypeAlias = Callable[..., Array]
 
 
-def plain(rate: Rate) -> Rate:
-    """A number as Python's own float, which keeps float32 as NumPy's does not; else as it is."""
-    return float(rate) if isinstance(rate, float) else rate
+P = ParamSpec("P")
+RANGES: dict[str, Range] = {
+    "rate": AMOUNT,
+    "every": STEPS,
+    "steps": STEPS,
+    "factor": POSITIVE,
+    "power": AMOUNT,
+    "rise": UP_TO_ONE,
+    "start": AMOUNT,
+    "final": AMOUNT,
+}
 
 
+def ranged(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """The factory, with arguments in their ranges.
+
+    A schedule is proportional to its rate: that of K networks is one of rate 1 times their rates
+    (K, 1), of whichever library, and has K as its `members`.
+    """
+
+    @wraps(factory)
+    def make(*args: P.args, **options: P.kwargs) -> Schedule:
+        values = given(factory, RANGES, args, options)
+        members, schedule = members_of(values), cast(Any, factory)
+        rates = values.get("rate")
+        if getattr(rates, "ndim", 0):
+            unit = schedule(**values | {"rate": 1.0})
+
+            def made(step: Array, *, xp: Namespace) -> Array:
+                return beside(rates, step, xp=xp) * unit(step, xp=xp)
+
+        else:
+            made = schedule(**values)
+        if members is not None:
+            made.members = members
+        return made
+
+    return make
+
+
+@ranged
 def constant(rate: Rate) -> Schedule:
     """rate, at every step."""
-    rate = plain(rate)
     return lambda step, *, xp: rate + 0.0 * step
 
 
+@ranged
 def step(rate: Rate, every: int, factor: float = 0.1) -> Schedule:
     """rate factor^floor(step / every)."""
     return lambda step, *, xp: rate * xp.exp(math.log(factor) * xp.floor(step / every))
 
 
+@ranged
 def exponential(rate: Rate, every: int, factor: float = 0.1) -> Schedule:
     """rate factor^(step / every): reaches `factor` times the rate after `every` steps."""
     return lambda step, *, xp: rate * xp.exp((math.log(factor) / every) * step)
 
 
+@ranged
 def inverse_scaling(rate: Rate, power: float = 0.5) -> Schedule:
     """rate / (step + 1)^power, scikit-learn's 'invscaling' with one step for an example."""
     return lambda step, *, xp: rate * xp.exp(-power * xp.log1p(step))
 
 
+@ranged
 def cosine(rate: Rate, steps: int, final: float = 0.0) -> Schedule:
     """From rate to final * rate along half a cosine over `steps` steps, then constant.
 
@@ -55,6 +108,7 @@ def cosine(rate: Rate, steps: int, final: float = 0.0) -> Schedule:
     return schedule
 
 
+@ranged
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
     """Linear growth to the schedule's first rate over `steps` steps, then the schedule."""
 
@@ -65,6 +119,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
     return warmed
 
 
+@ranged
 def one_cycle(
     rate: Rate, steps: int, rise: float = 0.3, start: float = 0.04, final: float = 4e-6
 ) -> Schedule:
@@ -106,6 +161,8 @@ def get(name: str, rate: Rate, steps: int) -> Schedule:
     """The schedule of that name over a run of `steps` steps, with its customary shape.
 
     "step" divides by ten twice, "exponential" by a hundred in all, "warm_up" grows for a tenth
-    of the run and then follows a cosine. ValueError for an unknown name.
+    of the run and then follows a cosine. ValueError for an unknown name and for numbers out of
+    range.
     """
+    check_ranges(RANGES, {"steps": steps})  # before a share of them is taken
     return find("schedule", name, SCHEDULES)(plain(rate), steps)

@@ -236,7 +236,7 @@ class Fit:
             self.network,
             self.loss,
             optimizer,
-            settings.batch_size or 1,
+            min(settings.batch_size or 1, self.rows["train"]),
             settings.dtype,
             settings.l2,
             self.metric,

@@ -107,8 +107,8 @@ POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)
 LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0}  # whole numbers
 RANGES: dict[str, Range] = {
     "seed": (
-        "a whole number from 0 to below 2^63",
-        lambda v: 0 <= v < 2**63 and isinstance(v, Integral),
+        "a whole number from 0 to 2^64 - 1",
+        lambda v: isinstance(v, Integral) and 0 <= v < 2**64,
     ),
     "dropout": SHARE,
     "validation_fraction": SHARE,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from nnaccel import schema
 from nnaccel.maths import activations
 from nnaccel.maths.activations import Activation
-from nnaccel.maths.layers import LAYERS, Layer
+from nnaccel.maths.layers import LAYERS, MAX_DEPTH, Layer
 from nnaccel.maths.layers.dense import ACTIVATION
 from nnaccel.maths.network import Network
 from nnaccel.schema import Field, check
@@ -100,7 +100,10 @@ def _plain(value: Any, field: Field) -> Any:
     return {"name": value.name, "options": listed(value.options)}
 
 
-def _rebuild_layer(data: dict[str, Any], where: str) -> Layer:
+def _rebuild_layer(data: dict[str, Any], where: str, level: int = 0) -> Layer:
+    """level: of so many layers it is inside."""
+    if level > MAX_DEPTH:
+        raise ValueError(f"{where}: layers may be nested at most {MAX_DEPTH} deep")
     kind = data.get("type")
     if type(kind) is not str or kind not in LAYERS:
         raise ValueError(f"{where}: type must be one of {', '.join(LAYERS)}, got {kind!r}")
@@ -114,7 +117,9 @@ def _rebuild_layer(data: dict[str, Any], where: str) -> Layer:
             values[name] = named(activations.get(data["name"]), data["options"], where)
         elif field is schema.RECORDS:
             inner = enumerate(values[name])
-            values[name] = tuple(_rebuild_layer(part, f"{where}.{i}") for i, part in inner)
+            values[name] = tuple(
+                _rebuild_layer(part, f"{where}.{i}", level + 1) for i, part in inner
+            )
     return LAYERS[kind](**values)
 
 

@@ -1,25 +1,67 @@
 """What `train` yields: one epoch, its parameters, optimizer state and scores."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
+from nnaccel.kernels.definition import Run
 from nnaccel.kernels.params import join_params
 from nnaccel.maths.network import leaves
-from nnaccel.maths.optimizers import State
+from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.typing import Array
 
 SCORES = ("loss", "metric", "validation_loss", "validation_metric")
+
+
+@dataclass(eq=False)
+class Origin:
+    """The run that an epoch is of: what must be the same to continue it, by the names of arguments,
+    and the number of the last epoch whose vectors it has written over."""
+
+    settings: dict[str, Any]
+    overwritten: int = 0
+
+    @classmethod
+    def of(cls, run: Run, N: int, shuffle: bool) -> "Origin":
+        """The origin of the epochs of a run on N examples."""
+        settings = {
+            "network": run.network,
+            "loss": run.loss,
+            "optimizer": run.optimizer.name,
+            "batch_size": run.batch_size,
+            "seed": run.seed,
+            "shuffle": bool(shuffle),
+            "dtype": run.dtype,
+            "n_samples": N,
+        }
+        return cls(settings)
+
+    def check_same(self, after: "Epoch") -> None:
+        """ValueError that names the first setting in which the run of an epoch differs from this
+        one. An epoch that was made by hand is of any run."""
+        for name, before in after._origin.settings.items() if after._origin else ():
+            if before != (now := self.settings[name]):
+                raise ValueError(
+                    f"after must be an epoch of the same run: that of epoch {after.number} has "
+                    f"{name} {_in_words(before)}, and this one {_in_words(now)}; give the same "
+                    f"{name}, or begin a new run with params=epoch.params"
+                )
+
+
+def _in_words(value: Any) -> str:
+    """A setting for an error message: a loss by its name and options."""
+    options = "".join(f", {name}={v}" for name, v in getattr(value, "options", ()))
+    return f"{getattr(value, 'name', value)}{options}"
 
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
     """One pass over the training data.
 
-    `params` and `state` are alive: the next epoch may overwrite them, so keep a `copy` of what is
-    to stay (`EarlyStopping` does). Losses and metrics are means over examples, arrays (K,) when K
-    networks are trained at once; those of the training data are means over the epoch, in which
-    the network has been changing. None where there is no metric or no validation data.
+    `params` and `state` are alive: the next epoch may overwrite them, and once it has begun they
+    raise RuntimeError. So keep a `copy` of what is to stay (`EarlyStopping` does).
+    Losses and metrics are means over examples, arrays (K,) when K networks are trained at once;
+    those of the training data are means over the epoch, in which the network has been changing.
+    None where there is no metric or no validation data.
     """
 
     number: int  # the first one is 1
@@ -32,33 +74,55 @@ class Epoch:
     seconds: float = 0.0  # without validation
     samples_per_second: float = 0.0
     greater_is_better: bool | None = None  # of the metrics; None where their Metric does not say
+    _origin: Origin | None = field(default=None, repr=False)  # None: made by hand
 
-    @cached_property
+    @property
     def params(self) -> Array:
         """The parameters, a flat vector (P,), or (K, P) for K networks."""
-        return self._whole(self._params)
+        return self._whole("_params")
 
-    @cached_property
+    @property
     def state(self) -> State:
         """The memory of the optimizer."""
-        return self._whole(self._state)
+        return self._whole("_state")
 
-    def _whole(self, kept: Any) -> Any:
+    def _whole(self, name: str) -> Any:
+        """The parameters or the state, joined once if they are split."""
+        kept = getattr(self, name)
+        overwritten = self._origin is not None and self.number <= self._origin.overwritten
         # JAX takes the memory away, and others write into it.
-        if any(x.is_deleted() for x in leaves(kept) if hasattr(x, "is_deleted")):
+        if overwritten or any(x.is_deleted() for x in leaves(kept) if hasattr(x, "is_deleted")):
             raise RuntimeError(
                 f"the vectors of epoch {self.number} are gone: the next epoch has taken their "
                 "memory; keep epoch.copy() before it begins"
             )
-        return join_params(kept)
+        kept = join_params(kept)
+        object.__setattr__(self, name, kept)
+        return kept
 
     def copy(self) -> "Epoch":
         """The same epoch with vectors of its own, which no other epoch overwrites."""
-        return replace(self, _params=self.params + 0.0, _state=copy_state(self.state))
+        origin = self._origin and Origin(self._origin.settings)
+        return replace(
+            self, _params=self.params + 0.0, _state=copy_state(self.state), _origin=origin
+        )
 
     def scores(self) -> dict[str, Any]:
         """The losses and metrics that there are, by name: a row of the training history."""
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
+
+
+def state_after(epoch: Epoch, params: Array, optimizer: Optimizer) -> State:
+    """The optimizer's memory after an epoch, in memory of its own; ValueError for vectors that are
+    not those of this optimizer, as far as it says how many it keeps."""
+    state, n = copy_state(epoch.state), optimizer.n_slots
+    shapes = [tuple(slot.shape) for slot in state.slots]
+    if n is not None and shapes != [tuple(params.shape)] * n:
+        raise ValueError(
+            f"after.state must hold {n} vectors like params, {tuple(params.shape)}, for this "
+            f"optimizer, got {shapes}"
+        )
+    return state
 
 
 def copy_state(state: State) -> State:

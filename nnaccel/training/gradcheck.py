@@ -1,21 +1,24 @@
 """Checking derivatives of networks, and of everything in the tables of activations and losses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.devices.device import Device, prepare, select
 from nnaccel.kernels.backend import backend_of
-from nnaccel.maths import gradient_check, losses
+from nnaccel.maths import activations, gradient_check, losses
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.gradient_check import GradientCheck
-from nnaccel.maths.layers import LAYERS, Dense, example
-from nnaccel.maths.losses import LOSSES, Loss, Targets
-from nnaccel.maths.network import Network
-from nnaccel.maths.random import Key
+from nnaccel.maths.hyper_parameters import Range
+from nnaccel.maths.layers import LAYERS, Dense, Layer, example
+from nnaccel.maths.losses import LOSSES, Loss, Targets, softmax
+from nnaccel.maths.network import Network, Slot, initial_params, layout, leaves
+from nnaccel.maths.random import Key, check_seed
 from nnaccel.training.data import put
-from nnaccel.training.step import initialize
+from nnaccel.training.members import check_members, l2_of
+from nnaccel.training.prediction import check_params
 
 
 def check_gradients(
@@ -38,9 +41,11 @@ def check_gradients(
     network, X, Y, loss, sample_weight, l2, device
         As for `nnaccel.train`; everything is computed in float64.
     params : array (P,), optional
-        Where to check; None is a draw by `initialize`.
+        Where to check; None is a random point, away from where training begins: with gains of 1
+        and biases of 0 a derivative that forgets them looks right.
     seed : int
-        Of that draw, of the dropout masks, which are held fixed, and of the directions.
+        Of that point, of the dropout masks, which are held fixed, and of the directions; from 0 to
+        2^64 - 1.
     tolerance : float
         The largest relative error that passes.
 
@@ -60,23 +65,39 @@ def check_gradients(
     """
     where = select(device, X, Y) if device is None else select(device)
     prepare(where, "float64")
-    loss = losses.get(loss)
+    loss, seed = losses.get(loss), check_seed(seed)
+    rng = np.random.default_rng(seed)
     with where.context():
         data = put(network, loss, where, "float64", where.asarray(X), Y, sample_weight)
-        start = initialize(network, seed) if params is None else params
+        start = where.asarray(random_point(network, rng) if params is None else params, "float64")
+        check_params(network, start)
+        penalty = l2_of(l2)
+        check_members(start, l2=penalty)
         return gradient_check.check_gradients(
             network,
             loss,
-            where.asarray(start, "float64"),
+            start,
             where.xp.astype(data.X, where.xp.float64),
             data.Y,
             data.weights,
             ops=backend_of(where.xp).operations(),
-            rng=np.random.default_rng(seed),
-            l2=l2,
+            rng=rng,
+            l2=penalty,
             key=Key(seed, where.asarray(0, "int32")),
             tolerance=tolerance,
         )
+
+
+def random_point(network: Network, rng: np.random.Generator) -> np.ndarray:
+    """Parameters (P,) to check at, float64: the first ones, and a normal draw added to each array.
+
+    Where training begins gains are 1 and biases 0, which hides derivatives that forget them.
+    """
+    params = initial_params(network, rng, xp=np)
+    for start, stop, param in leaves(layout(network).slots, Slot):
+        if param.trained:
+            params[start:stop] += 0.5 / param.shape[0] ** 0.5 * rng.standard_normal(stop - start)
+    return params
 
 
 class Checked(NamedTuple):
@@ -86,33 +107,91 @@ class Checked(NamedTuple):
     check: GradientCheck
 
 
+class Case(NamedTuple):
+    """A network that shows whether a row of a table is right, and on what it is checked."""
+
+    network: Network
+    loss: Loss
+    Y: np.ndarray
+    weighted: bool = True  # by samples, and with an L2 penalty
+
+
+N, D, H, K = 20, 5, 6, 3  # examples, inputs, hidden units and outputs of a case
+
+
 def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
-    """Check every activation, loss and layer on small random networks."""
-    g, K = ACTIVATIONS["tanh"], 3
-    cases = [
-        (f"activation {activation.name}", (Dense(6, activation), Dense(K)), "squared_error")
-        for activation in ACTIVATIONS.values()
-    ]
-    cases += [(f"loss {name}", (Dense(6, g), Dense(K)), name) for name in LOSSES]
-    cases += [
-        (f"layer {name}", (Dense(6, g), example(name, 6), Dense(K)), "huber") for name in LAYERS
-    ]
-    rng = np.random.default_rng(seed)
-    for name, layers, loss in cases:
-        Y = _random_targets(losses.get(loss).targets, 20, K, rng)
-        X, weights = rng.standard_normal((20, 5)), rng.uniform(0.5, 1.5, 20)
-        options = {"loss": loss, "sample_weight": weights, "l2": 0.1, "seed": seed}
-        network = Network(5, layers)
-        yield Checked(name, check_gradients(network, X, Y, **options, device=device))
+    """Check every activation, loss and layer on small random networks.
+
+    Activations and losses with parameters are checked with others than the defaults too, among
+    which are zeros, ones and halves: terms that look right there alone.
+    """
+    seed = check_seed(seed)
+    for name, cases in cases_of(np.random.default_rng(seed)):
+        rng = np.random.default_rng(seed)
+        checks = [_check(case, rng, seed, device) for case in cases]
+        errors = tuple(error for check in checks for error in check.errors)
+        shapes = tuple(shape for check in checks for shape in check.shapes)
+        yield Checked(name, GradientCheck(errors, shapes, checks[0].tolerance))
 
 
-def _random_targets(targets: Targets, N: int, K: int, rng: np.random.Generator) -> np.ndarray:
-    """Targets of that kind within their range: (N,) classes, else (N, K)."""
-    if targets.kind == "classes":
-        return rng.integers(0, K, N)
+def _check(case: Case, rng: np.random.Generator, seed: int, device: Device) -> GradientCheck:
+    options = {"sample_weight": rng.uniform(0.5, 1.5, N), "l2": 0.1} if case.weighted else {}
+    X = rng.standard_normal((N, D))
+    return check_gradients(
+        case.network, X, case.Y, loss=case.loss, seed=seed, device=device, **options
+    )
+
+
+def cases_of(rng: np.random.Generator) -> Iterator[tuple[str, list[Case]]]:
+    """The cases of every row, by name."""
+
+    def case(loss: Loss, *layers: Layer) -> Case:
+        return Case(Network(D, (*layers, Dense(K))), loss, _random_targets(loss.targets, rng)[0])
+
+    tanh, last = ACTIVATIONS["tanh"], LOSSES["squared_error"]
+    for name, row in ACTIVATIONS.items():
+        both = with_other_options(row, row.forward, activations.RANGES)
+        yield f"activation {name}", [case(last, Dense(H, g), Dense(H, g)) for g in both]
+    hidden = Network(D, (Dense(H, tanh), Dense(K)))
+    for name, row in LOSSES.items():
+        both = with_other_options(row, row.function, losses.RANGES)
+        yield (
+            f"loss {name}",
+            [
+                Case(hidden, loss, Y, weighted)
+                for loss in both
+                for Y in _random_targets(loss.targets, rng)
+                for weighted in (False, True)
+            ],
+        )
+    for name in LAYERS:
+        first, inner = (example(name, width) for width in (D, H))
+        yield f"layer {name}", [case(LOSSES["huber"], first, Dense(H, tanh), inner)]
+
+
+def with_other_options(
+    row: Any, function: Callable[..., Any], ranges: Mapping[str, Range]
+) -> list[Any]:
+    """The row of a table, and the same with each parameter away from its default, as far as its
+    range is known."""
+    moved = {
+        name: parameter.default + 0.3
+        for name, parameter in signature(function).parameters.items()
+        if name in ranges and ranges[name].holds(parameter.default + 0.3)
+    }
+    return [row, row.with_options(**moved)] if moved else [row]
+
+
+def _random_targets(targets: Targets, rng: np.random.Generator) -> list[np.ndarray]:
+    """Targets of each form that the loss takes, within their range: (N,) classes, else (N, K), and
+    (N, 1) where one column may serve all outputs."""
     Y = rng.standard_normal((N, K))
+    if targets.kind == "classes":
+        return [rng.integers(0, K, N), softmax(Y, xp=np)]
     if targets.low > -np.inf and targets.high < np.inf:
-        return targets.low + (targets.high - targets.low) / (1.0 + np.exp(-Y))
-    if targets.low > -np.inf:
-        return targets.low + np.abs(Y)
-    return targets.high - np.abs(Y) if targets.high < np.inf else Y
+        Y = targets.low + (targets.high - targets.low) / (1.0 + np.exp(-Y))
+    elif targets.low > -np.inf:
+        Y = targets.low + np.abs(Y)
+    elif targets.high < np.inf:
+        Y = targets.high - np.abs(Y)
+    return [Y, Y[:, :1]] if targets.broadcast else [Y]

@@ -10,6 +10,7 @@ from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout, take_state
 from nnaccel.ops import Ops
 from nnaccel.training.data import put, rows_of
+from nnaccel.training.members import check_members, l2_of
 from nnaccel.training.prediction import check_params
 from nnaccel.typing import Array
 
@@ -22,14 +23,14 @@ def value_and_grad(
     Y: Any,
     sample_weight: Any = None,
     *,
-    l2: float = 0.0,
+    l2: Any = 0.0,
 ) -> tuple[Array, Array, Array]:
     """The loss (...), its gradient (..., P) in the parameters, and the logits Z (..., N, K).
 
     As `nnaccel.maths.network.value_and_grad`, on the device of params and in their dtype, whatever
     library X and Y are of. sample_weight (N,) is brought to mean 1. Layers are in training, without
-    dropout; what no optimizer trains has gradient 0. The arrays are the caller's to keep.
-    ValueError for arrays that do not fit together.
+    dropout; what no optimizer trains has gradient 0. The arrays are the caller's to keep. l2 may be
+    (K,) with params (K, P). ValueError for arrays that do not fit together.
 
     Examples
     --------
@@ -43,6 +44,8 @@ def value_and_grad(
     True
     """
     check_params(network, params)
+    l2 = l2_of(l2)
+    check_members(params, l2=l2)
     loss, where = losses.get(loss), device_of(params)
     with where.context(), backend_of(where.xp).ieee_products("float32"):
         data = put(network, loss, where, dtype_name(params), X, Y, sample_weight)

@@ -7,7 +7,6 @@ Between two epochs nothing waits for the device: losses stay there and are read 
 The same seed gives the same initial weights, minibatches and dropout masks on every device.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,9 +26,11 @@ from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import Network, leaves
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.precision import check_precision
+from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put, put_held_out
 from nnaccel.training.device_errors import explain_device_errors
-from nnaccel.training.epoch import Epoch, copy_state
+from nnaccel.training.epoch import Epoch, Origin, state_after
+from nnaccel.training.members import check_members, l2_of
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     check_finite,
@@ -59,7 +60,7 @@ def train(
     optimizer: str | Optimizer = "adam",
     epochs: int = 20,
     batch_size: int = 128,
-    l2: float = 0.0,
+    l2: Any = 0.0,
     sample_weight: Any = None,
     validation_data: tuple[Any, ...] | None = None,
     metric: str | Metric | None = None,
@@ -87,9 +88,11 @@ def train(
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
     epochs, batch_size : int
-        The last batch of an epoch may be shorter; no example is left out.
-    l2 : float
-        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers.
+        The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
+        than there are means all of them.
+    l2 : float or array (K,)
+        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
+        it may have a value for each of the K networks, and so may numbers of the optimizer.
     sample_weight : array (N,), optional
         How much each example counts; brought to mean 1.
     validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
@@ -99,7 +102,7 @@ def train(
     shuffle : bool
         Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
     seed : int
-        Of initial weights, order and dropout; at least 0.
+        Of initial weights, order and dropout; from 0 to 2^64 - 1.
     device : str, optional
         Where to train; None is where the arrays are. See `nnaccel.devices.device.select`.
     dtype : "float32" or "float64", optional
@@ -111,7 +114,11 @@ def train(
     params : array (P,) or (K, P), optional
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
-        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`.
+        Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`. Network,
+        loss, kind of optimizer, batch size, seed, shuffle, dtype and number of examples must be the
+        same. The rest may change, such as the learning rate; with another l2, precision, device or
+        set of kernels it is the same run no more. RuntimeError for an epoch whose vectors the next
+        one has written over: keep ``epoch.copy()``.
     kernels : True, False or "numpy"
         Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs these
         as they stand, one step after the other: a breakpoint in `dense` stops there. "numpy" leaves
@@ -131,15 +138,16 @@ def train(
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
     metric = metrics.get(metric, loss) if isinstance(metric, str | Metric) else metric
-    seed, epochs = at_least(0, seed=seed, epochs=epochs)
+    seed = check_seed(seed)
+    [epochs] = at_least(0, epochs=epochs)
     [batch_size] = at_least(1, batch_size=batch_size)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
     check_precision(precision, dtype)
-    _check_options(l2, validation_data, metric, after, shuffle=shuffle)
+    _check_options(validation_data, metric, after, shuffle=shuffle)
     backend = backend_of(where.xp, kernels)
-    run = Run(network, loss, optimizer, batch_size, dtype, float(l2), metric, seed, precision)
+    run = Run(network, loss, optimizer, batch_size, dtype, l2_of(l2), metric, seed, precision)
     given = Given(X, Y, sample_weight, validation_data, params, after)
     numbers = range(1 if after is None else after.number + 1, epochs + 1)
     with explain_device_errors(where, network, dtype):
@@ -162,9 +170,10 @@ class Given(NamedTuple):
         params = params if self.after is None else self.after.params
         params = where.asarray(params, run.dtype, copy=True)
         check_params(run.network, params)
-        if self.after is not None:
-            return params, copy_state(self.after.state)
-        return params, run.optimizer.init(params, xp=where.xp)
+        check_members(params, l2=run.l2, optimizer=run.optimizer)
+        if self.after is None:
+            return params, run.optimizer.init(params, xp=where.xp)
+        return params, state_after(self.after, params, run.optimizer)
 
 
 def _begin(
@@ -178,6 +187,11 @@ def _begin(
     data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
     held_out = put_held_out(network, loss, where, dtype, given.validation_data)
     N = data.X.shape[0]
+    # A batch of more rows than there are would only take memory: what follows knows neither.
+    run = run._replace(batch_size=min(run.batch_size, N))
+    origin = Origin.of(run, N, shuffle)
+    if given.after is not None:
+        origin.check_same(given.after)
     with where.context():
         params, state = given.start(run, where)
         run = run._replace(dtype=params.dtype)
@@ -185,13 +199,13 @@ def _begin(
         epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
         held_out = None if held_out is None else in_order(held_out, where)
         params, state = map(compiled.split_params, (params, state))
-    begun = Begun(run, epoch, compiled.evaluate, params, state, held_out)
+    begun = Begun(run, origin, epoch, compiled.evaluate, params, state, held_out)
     orders = partial(order_of, N, run.seed, shuffle=shuffle)
     guard = explain_device_errors(
         where,
         network,
         dtype,
-        batch_size=min(run.batch_size, N),
+        batch_size=run.batch_size,
         data=bytes_on_device(data, run.batch_size, dtype),
         members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
     )
@@ -201,10 +215,8 @@ def _begin(
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
 
 
-def _check_options(l2: Any, validation: Any, metric: Any, after: Any, **flags: Any) -> None:
+def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:
     """ValueError or TypeError for what would fail later in other words, or not at all."""
-    if not 0 <= l2 < math.inf:
-        raise ValueError(f"l2 must be a finite number of at least 0, got {l2}")
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):
         found = f"{len(validation)} of these" if listed else type(validation).__name__
@@ -233,6 +245,7 @@ class Begun(NamedTuple):
     validation data."""
 
     run: Run
+    origin: Origin
     epoch: Callable[..., Any]  # (params, state, order) -> (params, state, records)
     evaluate: Callable[..., Array]
     params: Any
@@ -249,7 +262,7 @@ def _epochs(
     backend: Backend,
 ) -> Iterator[Epoch]:
     """The epochs of `train` with these numbers.   orders: the order (N,) of each."""
-    (run, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
+    (run, origin, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
     del begun  # which would keep the first parameters
     sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
     for number in numbers:
@@ -257,6 +270,7 @@ def _epochs(
         context = backend.context(run.network, run.batch_size, run.precision)
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), context, np.errstate(all="ignore"):
+            origin.overwritten = number - 1 if backend.overwrites else 0
             params, state, records = epoch(params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
@@ -268,7 +282,7 @@ def _epochs(
                 check_validation(held[0], number)
         greater = metric and metric.greater_is_better
         speed = N / max(seconds, 1e-9)
-        yield Epoch(number, params, state, *trained, *held, seconds, speed, greater)
+        yield Epoch(number, params, state, *trained, *held, seconds, speed, greater, origin)
 
 
 def _epoch_on(

@@ -24,7 +24,7 @@ from nnaccel.maths.network import (
     value_and_grad,
 )
 from nnaccel.maths.optimizers import State
-from nnaccel.maths.random import Key
+from nnaccel.maths.random import Key, check_seed
 from nnaccel.ops import Ops
 from nnaccel.training.data import Data
 from nnaccel.training.streaming import Chunks
@@ -129,12 +129,13 @@ def _plain(value: np.ndarray) -> Any:
 
 def generator(seed: int, stream: int) -> np.random.Generator:
     """Host random numbers for (seed, stream): stream 0 draws weights, stream n orders epoch n."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream]))
+    key = np.asarray([seed, stream], dtype=np.uint64)  # a list would become floats from 2^63 on
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def initialize(network: Network, seed: int = 0, *, members: int | None = None) -> np.ndarray:
     """Initial parameters (P,), or (members, P) for independent networks, float64 on the host."""
-    [seed] = at_least(0, seed=seed)
+    seed = check_seed(seed)
     if members is not None:
         [members] = at_least(1, members=members)
     rng = generator(seed, 0)

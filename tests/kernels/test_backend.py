@@ -18,7 +18,7 @@ from nnaccel.kernels.backend import BACKENDS, backend_of
 from nnaccel.kernels.definition import Definition, Run
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.layers.dense import dense, dense_vjp
-from nnaccel.maths.network import Network, l2_penalty, mlp, value_and_grad
+from nnaccel.maths.network import l2_penalty, mlp, value_and_grad
 from nnaccel.maths.optimizers import adam_update
 from nnaccel.training.loop import train
 from tests.conftest import named
@@ -167,7 +167,6 @@ OTHER = nnaccel.Activation("other", unknown, unknown_vjp)
         (mlp(4, [5], 3), {"precision": "bf16"}, "calls: its products are float32, not bf16"),
         (mlp(800, [90], 3), {}, "not a list of calls: the network or its minibatch is too large"),
         (mlp(800, [900], 3), {"optimizer": "adam"}, "large enough for several threads"),
-        (Network(4, ()), {}, "not a list of calls: the network does not end with a dense layer"),
     ],
 )
 def test_a_run_says_why_a_faster_epoch_does_not_run_it(network, options, said):

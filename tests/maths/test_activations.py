@@ -221,3 +221,17 @@ def test_a_name_is_looked_up_and_an_activation_is_taken_as_it_is():
 
 def test_the_table_is_keyed_by_the_names():
     assert all(name == g.name for name, g in ACTIVATIONS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("leaky_relu", {"slope": -0.1}, "slope must be from 0 to 1, got -0.1"),
+        ("leaky_relu", {"slope": 1.5}, "slope must be from 0 to 1, got 1.5"),
+        ("elu", {"alpha": -1.0}, "alpha must be at least 0 and finite, got -1.0"),
+        ("elu", {"alpha": math.nan}, "alpha must be at least 0 and finite, got nan"),
+    ],
+)
+def test_parameters_whose_derivative_would_be_wrong_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        get(name, **options)

@@ -321,11 +321,11 @@ def test_a_run_that_diverges_says_so_though_every_unit_is_normalised():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_an_epsilon_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match="epsilon must be above 0, got"):
+    with pytest.raises(ValueError, match="epsilon of BatchNorm must be a positive finite"):
         BatchNorm(value)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
 def test_a_momentum_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match="momentum must be from 0 to 1, got"):
+    with pytest.raises(ValueError, match="momentum of BatchNorm must be a number from 0 to 1, got"):
         BatchNorm(momentum=value)

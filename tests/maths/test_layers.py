@@ -1,16 +1,30 @@
 """Layers: values, gradients and the protocol, for every row of the name table."""
 
 import math
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 
 import numpy as np
 import pytest
 
+from nnaccel.maths import losses
 from nnaccel.maths.activations import ACTIVATIONS, get
-from nnaccel.maths.layers import LAYERS, Chain, Dense, Dropout, LayerNorm, Param, Residual, example
-from nnaccel.maths.network import leaves, transform
+from nnaccel.maths.layers import (
+    LAYERS,
+    MAX_DEPTH,
+    BatchNorm,
+    Chain,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Param,
+    Residual,
+    example,
+)
+from nnaccel.maths.network import Network, leaves, transform, value_and_grad
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
+from nnaccel.training.architecture import describe, rebuild
+from nnaccel.training.step import initialize
 
 D = 4  # inputs of every layer below
 
@@ -295,7 +309,7 @@ def test_there_is_no_dropout_in_prediction_nor_at_rate_zero():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, math.nan])
 def test_a_rate_out_of_range_is_refused(rate):
-    with pytest.raises(ValueError, match="dropout rate must be at least 0 and below 1, got"):
+    with pytest.raises(ValueError, match="rate of Dropout must be a number from 0 to below 1, got"):
         Dropout(rate)
 
 
@@ -310,15 +324,15 @@ def test_a_rate_that_is_a_numpy_scalar_keeps_float32():
 
 def test_layer_norm_brings_each_example_to_mean_zero_and_variance_one():
     X = np.random.default_rng(0).normal(5.0, 3.0, (6, 40))
-    A, _ = LayerNorm(0.0).forward((np.ones((1, 40)), np.zeros((1, 40))), X, ops=OPS, key=None)
+    A, _ = LayerNorm(1e-30).forward((np.ones((1, 40)), np.zeros((1, 40))), X, ops=OPS, key=None)
     np.testing.assert_allclose(A.mean(axis=1), 0.0, atol=1e-14)
     np.testing.assert_allclose(A.var(axis=1), 1.0, rtol=1e-13)
 
 
 def test_layer_norm_does_not_see_scale_and_shift_of_its_input():
     params, X = draw(LayerNorm())
-    A, _ = LayerNorm(0.0).forward(params, X, ops=OPS, key=None)
-    moved, _ = LayerNorm(0.0).forward(params, 7.0 * X - 3.0, ops=OPS, key=None)
+    A, _ = LayerNorm(1e-30).forward(params, X, ops=OPS, key=None)
+    moved, _ = LayerNorm(1e-30).forward(params, 7.0 * X - 3.0, ops=OPS, key=None)
     np.testing.assert_allclose(moved, A, rtol=1e-12, atol=1e-13)
 
 
@@ -400,3 +414,114 @@ def test_backpropagation_stops_at_the_first_layer_that_learns():
     assert dX is None
     assert ops.needs == (True, False)  # from the last layer to the first
     assert [len(g) for g in grads] == [0, 2, 0, 2]
+
+
+# What a layer may be
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Dense(0), ValueError, "units must be at least 1, got 0"),
+        (lambda: Dense(2.5), TypeError, "units must be a whole number of at least 1, got 2.5"),
+        (lambda: Dense(True), TypeError, "units .*must be .*, got True"),
+        (lambda: Dense(2**31), ValueError, "units of Dense must be a positive integer, got"),
+        (lambda: Dropout("0.1"), TypeError, "rate of Dropout must be a number .*, got '0.1'"),
+        (lambda: Dropout(None), TypeError, "rate of Dropout must be a number .*, got None"),
+        (lambda: LayerNorm(-1), ValueError, "epsilon of LayerNorm must be a positive .*, got -1"),
+        (lambda: LayerNorm(math.nan), ValueError, "epsilon of LayerNorm must be .*, got nan"),
+        (lambda: BatchNorm(math.inf), ValueError, "epsilon of BatchNorm must be .*, got inf"),
+    ],
+)
+def test_a_field_out_of_range_is_refused_when_the_layer_is_made(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_numbers_of_numpy_become_pythons():
+    assert type(Dense(np.int64(3)).units) is int
+    assert type(LayerNorm(np.float32(0.5)).epsilon) is float
+    assert type(BatchNorm(momentum=np.float64(0.5)).momentum) is float
+    assert Dropout(0) == Dropout(np.asarray(0.0)) == Dropout(0.0)
+
+
+def network(layers):
+    return Network(3, layers)
+
+
+@dataclass(frozen=True)
+class Listed(Residual):
+    """A layer that keeps its list, so that no table can hold it."""
+
+    def __post_init__(self):
+        pass
+
+
+@pytest.mark.parametrize("make", [network, Residual], ids=["network", "residual"])
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ((), ValueError, "layers must hold at least one layer, got none"),
+        ([Dense], TypeError, r"layers\[0\] must be a layer, got the class Dense; make one: Dense"),
+        ([Dense(3), "relu"], TypeError, r"layers\[1\] must be a layer, .*, got 'relu', which has"),
+        ([None], TypeError, r"layers\[0\] must be a layer, .*, got None, which has no method"),
+        ("relu", TypeError, "layers must be a list or tuple of layers, got 'relu'"),
+        (Dense(3), TypeError, r"layers must be a list or tuple of .*; for one: \[layer\]"),
+        (
+            [Dense(3), Listed([Dense(3)])],
+            TypeError,
+            r"layers\[1\] must be hashable, .* got a Listed: unhashable type: 'list'",
+        ),
+    ],
+)
+def test_what_is_no_layer_is_refused_where_layers_are_given(make, layers, error, message):
+    with pytest.raises(error, match=message):
+        make(layers)
+
+
+@pytest.mark.parametrize("make", [tuple, list, iter])
+def test_layers_come_in_any_sequence(make):
+    layers = (Dense(3), Residual(make([Dense(4), Dense(3)])))
+    assert Network(3, make(layers)) == Network(3, layers)
+    assert hash(Network(3, make(layers))) == hash(Network(3, layers))
+
+
+def nested(depth, kind=Residual):
+    layer = Dense(3)
+    for _ in range(depth):
+        layer = kind((layer,))
+    return layer
+
+
+def test_layers_are_nested_only_so_deep():
+    deepest = Network(3, (nested(MAX_DEPTH), Dense(2)))
+    params, X, Y = initialize(deepest), np.ones((4, 3)), np.ones((4, 2))
+    value, _, _ = value_and_grad(deepest, losses.get("huber"), params, X, Y, ops=OPS)
+    assert math.isfinite(value)
+    assert rebuild(describe(deepest)) == deepest
+    for make in (lambda: nested(MAX_DEPTH + 1), lambda: nested(400)):
+        with pytest.raises(ValueError, match="layers may be nested at most 32 deep"):
+            make()
+    with pytest.raises(ValueError, match="layers may be nested at most 32 deep"):
+        network((nested(400, Listed),))
+
+
+def test_a_file_nests_layers_only_so_deep():
+    data = describe(Network(3, (Dense(3),)))
+    for _ in range(400):
+        data["layers"] = [{"type": "residual", "layers": data["layers"]}]
+    with pytest.raises(ValueError, match="layers may be nested at most 32 deep"):
+        rebuild(data)
+
+
+def test_a_network_is_checked_when_it_is_made_and_when_it_is_replaced():
+    made = network([Dense(2)])
+    for make in (lambda n: Network(n, made.layers), lambda n: made._replace(n_inputs=n)):
+        with pytest.raises(ValueError, match="n_inputs must be at least 1, got 0"):
+            make(0)
+        with pytest.raises(TypeError, match="n_inputs must be a whole number .*, got 2.0"):
+            make(2.0)
+        assert type(make(np.int64(4)).n_inputs) is int
+    with pytest.raises(ValueError, match="layers must hold at least one layer"):
+        made._replace(layers=[])
+    assert made._replace(layers=[Dense(4)]) == network((Dense(4),))

@@ -334,19 +334,102 @@ def test_a_name_is_looked_up_and_an_optimizer_is_taken_as_it_is():
         get("gd", 0.1, beta=0.9)
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan])
+BAD_AMOUNTS = [-1.0, math.nan, math.inf]
+BAD_SHARES = [-0.1, 1, 2.0, math.nan]
+
+
+@pytest.mark.parametrize("wrong", BAD_AMOUNTS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_rates_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match="learning_rate must be at least 0, got"):
-        get(name, value)
-    with pytest.raises(ValueError, match="weight_decay must be at least 0, got"):
-        get(name, 1e-3, weight_decay=value)
+def test_rates_and_decays_out_of_range_are_refused(name, wrong):
+    with pytest.raises(
+        ValueError, match=f"learning_rate must be at least 0 and finite, got {wrong}"
+    ):
+        get(name, wrong)
+    with pytest.raises(
+        ValueError, match=f"weight_decay must be at least 0 and finite, got {wrong}"
+    ):
+        get(name, 1e-3, weight_decay=wrong)
 
 
-@pytest.mark.parametrize("value", [-1.0, 0, math.nan])
+@pytest.mark.parametrize(
+    ("make", "option", "expected", "wrong"),
+    [
+        (momentum, "beta", "from 0 to 1", [-0.1, 2, math.nan]),
+        (nesterov, "beta", "from 0 to 1", [-0.1, 2, math.nan]),
+        (rmsprop, "beta", "at least 0 and below 1", BAD_SHARES),
+        (rmsprop, "epsilon", "at least 0 and finite", BAD_AMOUNTS),
+        (adam, "beta_1", "at least 0 and below 1", BAD_SHARES),
+        (adam, "beta_2", "above 0 and below 1", [0, *BAD_SHARES]),
+        (adamw, "beta_2", "above 0 and below 1", [0, *BAD_SHARES]),
+        (adam, "epsilon", "at least 0 and finite", BAD_AMOUNTS),
+        (lion, "beta_1", "at least 0 and below 1", BAD_SHARES),
+        (lion, "beta_2", "at least 0 and below 1", BAD_SHARES),
+    ],
+)
+def test_options_out_of_range_are_refused(make, option, expected, wrong):
+    for value in (*wrong, np.asarray([0.5, wrong[-1]]), np.asarray([[wrong[0]], [0.5]])):
+        with pytest.raises(ValueError, match=f"^{option} must be {expected}, got "):
+            make(0.1, **{option: value})
+
+
+@pytest.mark.parametrize("value", [-1.0, 0, math.nan, math.inf])
 def test_norms_out_of_range_are_refused(value):
-    with pytest.raises(ValueError, match="max_norm must be above 0, got"):
+    with pytest.raises(ValueError, match=f"max_norm must be above 0 and finite, got {value}"):
         clipped(adam(0.1), value)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1]])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(
+        TypeError, match="learning_rate must be a number at least 0 and finite, got"
+    ):
+        adam(value)
+
+
+def test_the_ends_of_the_ranges_are_in_them():
+    for optimizer in (
+        adam(0.0, beta_1=0.0, epsilon=0.0),
+        momentum(0.1, beta=1.0),
+        lion(0.1, beta_1=0, beta_2=0),
+    ):
+        params = run(optimizer, start(), 2)
+        assert np.isfinite(params).all()
+
+
+def test_an_optimizer_says_what_it_is():
+    assert [get(name, 0.1).name for name in OPTIMIZERS] == [
+        "gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adam", "lion"
+    ]  # fmt: skip
+    assert clipped(lion(0.1), 1.0).name == "lion"
+
+
+def test_an_optimizer_says_for_how_many_networks_it_is():
+    rates = np.asarray([0.1, 0.2, 0.3])
+    for several in (
+        adam(rates),
+        adam(rates[:, None]),
+        adam(schedules.cosine(rates, 10)),
+        momentum(0.1, beta=rates),
+        clipped(adam(0.1), rates),
+        clipped(adam(rates), 1.0),
+        adam(schedules.warm_up(schedules.constant(rates), 3)),
+    ):
+        assert several.members == 3
+    assert adam(0.1).members is adam(np.asarray([[0.1]])).members is None
+    with pytest.raises(ValueError, match="learning_rate is for 3 networks, but weight_decay for 2"):
+        adam(rates, weight_decay=rates[:2])
+    with pytest.raises(ValueError, match="optimizer is for 3 networks, but max_norm for 2"):
+        clipped(adam(rates), rates[:2])
+
+
+@EVERY
+def test_values_in_a_row_are_values_in_a_column(name):
+    rates, decays, norms = (np.asarray(x) for x in ([0.1, 0.03], [0.1, 0.5], [1.0, 2.0]))
+    row = clipped(get(name, schedules.cosine(rates, 9), weight_decay=decays), norms)
+    columns = (x[:, None] for x in (rates, decays, norms))
+    rates, decays, norms = columns
+    column = clipped(get(name, schedules.cosine(rates, 9), weight_decay=decays), norms)
+    np.testing.assert_array_equal(run(row, start((2,)), 5), run(column, start((2,)), 5))
 
 
 def test_the_table_holds_the_functions():

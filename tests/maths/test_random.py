@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nnaccel.maths.random import Key, bernoulli, mix
+from nnaccel.maths.random import Key, bernoulli, check_seed, mix, words
 
 N = 1 << 16
 
@@ -57,7 +57,10 @@ def test_the_number_behind_each_element_is_uniform():
     assert chi_square < 63 + 4 * (2 * 63) ** 0.5
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3, 2**31 - 1, 2**40 + 5])
+SEEDS = [0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_one_program_of_jax_draws_for_every_seed(seed):
     jax = pytest.importorskip("jax")
 
@@ -65,7 +68,7 @@ def test_one_program_of_jax_draws_for_every_seed(seed):
     def program(seed):
         return bernoulli(Key(seed, jax.numpy.asarray(7, "int32"), 2), 0.3, (50,), xp=jax.numpy)
 
-    found = program(jax.numpy.asarray(seed % 2**31, "int32"))
+    found = program(jax.numpy.asarray(words(seed), "int32"))
     np.testing.assert_array_equal(np.asarray(found), draw(seed, 7, 2, p=0.3, shape=(50,)))
 
 
@@ -99,6 +102,41 @@ def test_elements_of_one_draw_are_independent(lag):
     assert chi_square_of_independence(numbers[:-lag], numbers[lag:]) < LIMIT
 
 
+@pytest.mark.parametrize(("seed", "other"), [*itertools.combinations(SEEDS, 2)])
+def test_draws_of_different_seeds_are_independent(seed, other):
+    for path, p in ((0, 0.5), (2, 0.9)):
+        assert chi_square_of_independence(draw(seed, 3, path, p=p), draw(other, 3, path, p=p)) < 20
+
+
+def test_no_two_seeds_have_the_same_words():
+    seeds = {s ^ (1 << bit) for s in SEEDS for bit in range(64)} | {*range(1000)}
+    found = {words(seed) for seed in seeds}
+    assert len(found) == len(seeds)
+    assert all(-(2**31) <= word < 2**31 for pair in found for word in pair)
+
+
+def test_seeds_below_two_to_the_31_draw_what_they_always_drew():
+    for seed in (0, 1, 12345, 2**31 - 1):
+        number = (5 + (seed * 0x9E3779B9) % 2**31) * 0x9E3779B9 % 2**32
+        number = lowbias32((lowbias32(number) + 7) % 2**32)
+        bits = [lowbias32((i ^ number) * 0x9E3779B9 % 2**32) % 2**24 for i in range(64)]
+        assert draw(seed, 5, 7, shape=(64,)).tolist() == [b < 2**23 for b in bits]
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (-1, ValueError, "seed must be at least 0, got -1"),
+        (2**64, ValueError, r"seed must be from 0 to 2\^64 - 1, got 18446744073709551616"),
+        (0.5, TypeError, "seed must be a whole number of at least 0, got 0.5"),
+    ],
+)
+def test_a_seed_out_of_range_is_refused(seed, error, message):
+    with pytest.raises(error, match=message):
+        check_seed(seed)
+    assert type(check_seed(np.uint64(2**64 - 1))) is int
+
+
 def test_a_seed_is_not_another_one_some_steps_later():
     for seed, step in ((1, 0), (0, 1), (2, 5), (7, 0)):
         for later in range(1, 4):
@@ -125,7 +163,7 @@ def test_the_bits_are_the_same_on_every_library(shape, xp_device):
     for seed, step, path, p in (
         (0, 0, 0, 0.5),
         (7, 123456, 33, 0.8),
-        (2**40 + 5, 2**31 - 1, 2, 0.1),
+        *((seed, 2**31 - 1, 2, 0.1) for seed in SEEDS),
     ):
         there = xp_device.asarray(np.asarray(step, dtype=np.int32))
         mask = bernoulli(Key(seed, there, path), p, shape, xp=xp_device.xp)

@@ -1,6 +1,7 @@
 """Learning-rate schedules: their shapes, on every array library, and PyTorch's as oracle."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -172,3 +173,39 @@ def test_torch_gives_the_same_rates(twin):
         scheduler.step()
     assert rates(schedule, STEPS) == pytest.approx(expected, rel=1e-10)
     assert not math.isclose(expected[0], expected[-1])
+
+
+# Ranges
+
+
+IS_AMOUNT, IS_COUNT = "at least 0 and finite", "at least 1 and finite"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.constant(math.nan), f"rate must be {IS_AMOUNT}, got nan"),
+        (lambda: schedules.constant(-0.1), f"rate must be {IS_AMOUNT}, got -0.1"),
+        (lambda: schedules.step(0.1, 0), f"every must be {IS_COUNT}, got 0"),
+        (lambda: schedules.step(0.1, 5, 0.0), "factor must be above 0 and finite, got 0.0"),
+        (lambda: schedules.exponential(0.1, -2), f"every must be {IS_COUNT}, got -2"),
+        (lambda: schedules.exponential(0.1, 2, -1), "factor must be above 0 and finite, got -1"),
+        (lambda: schedules.inverse_scaling(0.1, math.inf), f"power must be {IS_AMOUNT}, got inf"),
+        (lambda: schedules.cosine(0.1, 0), f"steps must be {IS_COUNT}, got 0"),
+        (lambda: schedules.cosine(0.1, 9, -1), f"final must be {IS_AMOUNT}, got -1"),
+        (lambda: schedules.warm_up(lambda step, xp: step, 0), f"steps must be {IS_COUNT}, got 0"),
+        (lambda: schedules.one_cycle(0.1, 9, rise=1.5), "rise must be from 0 to 1, got 1.5"),
+        (lambda: schedules.one_cycle(0.1, 9, start=-1), f"start must be {IS_AMOUNT}, got -1"),
+        *((partial(get, name, 0.1, 0), f"steps must be {IS_COUNT}, got 0") for name in SCHEDULES),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()
+
+
+def test_a_schedule_of_other_rates_for_each_network_says_of_how_many():
+    rates = np.asarray([0.1, 0.2])
+    assert schedules.cosine(rates, 5).members == 2
+    assert schedules.warm_up(schedules.cosine(rates, 5), 3).members == 2
+    assert not hasattr(schedules.cosine(0.1, 5), "members")

@@ -80,7 +80,7 @@ def test_what_is_given_stays(name, N):
         ("batch_size", 0),
         ("early_stopping", -1),
         ("seed", -1),
-        ("seed", 2**63),
+        ("seed", 2**64),
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),

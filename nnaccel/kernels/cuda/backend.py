@@ -1,6 +1,7 @@
 """CuPy's backend: an epoch in one launch, CUDA graphs, or the kernels one after the other."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nnaccel.kernels import epoch
 from nnaccel.kernels.definition import (
@@ -22,6 +23,8 @@ class CuPyBackend(Definition):
 
     graphs: replay CUDA graphs, rather than launch each kernel.
     """
+
+    overwrites: ClassVar[bool] = True
 
     graphs: bool = True
 

@@ -23,7 +23,7 @@ from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import l2_penalty
-from nnaccel.maths.random import BITS, GOLDEN, Key
+from nnaccel.maths.random import BITS, Key, words
 from nnaccel.typing import Array, Namespace
 
 FEW_BLOCKS = 128  # of a launch whose results one block adds up one by one
@@ -89,10 +89,10 @@ class ElementwiseKernels:
         keep, on_device = 1.0 - rate, isinstance(key.step, cupy.ndarray)
         step_at, step = (key.step, 0) if on_device else (0, int(key.step))
         A, M = (self._buffers.empty(X.shape, X.dtype) for _ in range(2))
-        seed, threshold = key.seed * GOLDEN % 2**31, round(keep * 2**BITS)
+        (spread, salt), threshold = words(key.seed), round(keep * 2**BITS)
         args = (
             X, A, M, pointer(self._copies.beside(A)), X.size,
-            seed, step_at, step, key.path, threshold, keep,
+            spread, step_at, step, key.path + salt, threshold, keep,
         )  # fmt: skip
         kernel("dropout", TYPES[X.dtype.name])(*vector_grid(X.size, X.itemsize), args)
         return A, M
@@ -137,7 +137,7 @@ class ElementwiseKernels:
         return value, dZ
 
     def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: float, n_weights: int
+        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
     ) -> tuple[Array, Array]:
         """Twin of `network.l2_penalty`: added to the arrays that are given."""
         value = cupy.asarray(value)

@@ -197,7 +197,7 @@ def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
 
 
 def l2_penalty_fast(
-    value: Array, grads: Array, params: Array, l2: float, n_weights: int
+    value: Array, grads: Array, params: Array, l2: Any, n_weights: int
 ) -> tuple[Array, Array]:
     """Twin of `network.l2_penalty`, in one pass."""
     if params.ndim > 1:

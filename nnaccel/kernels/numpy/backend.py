@@ -37,6 +37,7 @@ class NumPyBackend(Definition):
 
     # Temporaries of a block stay in the cache, and its products keep all threads of the BLAS busy.
     prediction_rows: ClassVar[int] = 4096
+    overwrites: ClassVar[bool] = True
 
     numba: bool = True
 

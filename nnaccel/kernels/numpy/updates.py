@@ -142,7 +142,7 @@ def blocks(length: int, width: int = 1) -> tuple[slice, ...]:
 
 
 def l2_penalty_in_place(
-    value: Array, grads: Array, params: Array, l2: float, n_weights: int
+    value: Array, grads: Array, params: Array, l2: Any, n_weights: int
 ) -> tuple[Array, Array]:
     """Twin of `network.l2_penalty`: the penalty's gradient is added to grads."""
     if params.ndim > 1:

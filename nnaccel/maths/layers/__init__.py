@@ -6,7 +6,7 @@ from nnaccel.maths.layers.batch_norm import BatchNorm
 from nnaccel.maths.layers.chain import Chain
 from nnaccel.maths.layers.dense import Dense
 from nnaccel.maths.layers.dropout import Dropout
-from nnaccel.maths.layers.layer import Layer, Param
+from nnaccel.maths.layers.layer import MAX_DEPTH, Layer, Param, check_layers
 from nnaccel.maths.layers.layer_norm import LayerNorm
 from nnaccel.maths.layers.residual import Residual
 
@@ -27,6 +27,7 @@ def example(name: str, D: int) -> Layer:
 
 __all__ = [
     "LAYERS",
+    "MAX_DEPTH",
     "BatchNorm",
     "Chain",
     "Dense",
@@ -35,5 +36,6 @@ __all__ = [
     "LayerNorm",
     "Param",
     "Residual",
+    "check_layers",
     "example",
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from nnaccel import schema
 from nnaccel.maths import initializers
-from nnaccel.maths.layers.layer import Param
+from nnaccel.maths.layers.layer import Param, check_numbers
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
@@ -76,13 +76,7 @@ class BatchNorm:
     momentum: Annotated[float, MOMENTUM] = 0.1
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0.0:
-            raise ValueError(f"epsilon must be above 0, got {self.epsilon!r}")
-        if not 0.0 <= self.momentum <= 1.0:
-            raise ValueError(f"momentum must be from 0 to 1, got {self.momentum!r}")
-        # Python's own floats keep float32 arrays float32, NumPy's float64 does not.
-        for name in ("epsilon", "momentum"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+        check_numbers(self)
 
     def width(self, D: int) -> int:
         return D

@@ -7,7 +7,7 @@ from nnaccel import schema
 from nnaccel.arguments import at_least, find
 from nnaccel.maths import activations, initializers
 from nnaccel.maths.activations import ACTIVATIONS, Activation
-from nnaccel.maths.layers.layer import Param
+from nnaccel.maths.layers.layer import Param, check_numbers
 from nnaccel.maths.precision import rounded
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -86,6 +86,7 @@ class Dense:
     def __post_init__(self) -> None:
         [units] = at_least(1, units=self.units)
         object.__setattr__(self, "units", units)
+        check_numbers(self)
         if self.initializer != "auto":
             find("initializer", self.initializer, initializers.INITIALIZERS)
         object.__setattr__(self, "activation", activations.get(self.activation))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from nnaccel import schema
+from nnaccel.maths.layers.layer import check_numbers
 from nnaccel.maths.random import Key, bernoulli
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
@@ -37,10 +38,7 @@ class Dropout:
         return Dropout(0.4)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.rate < 1.0:
-            raise ValueError(f"dropout rate must be at least 0 and below 1, got {self.rate!r}")
-        # Python's own float keeps float32 arrays float32, NumPy's float64 does not.
-        object.__setattr__(self, "rate", float(self.rate))
+        check_numbers(self)
 
     def width(self, D: int) -> int:
         return D

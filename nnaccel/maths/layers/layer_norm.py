@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from nnaccel import schema
 from nnaccel.maths import initializers
-from nnaccel.maths.layers.layer import Param
+from nnaccel.maths.layers.layer import Param, check_numbers
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
@@ -47,6 +47,9 @@ class LayerNorm:
 
     is_random: ClassVar[bool] = False
     epsilon: Annotated[float, schema.POSITIVE] = 1e-5
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def width(self, D: int) -> int:
         return D

@@ -6,7 +6,7 @@ from typing import Any
 from nnaccel.maths.activations import ACTIVATIONS
 from nnaccel.maths.layers.chain import Chain
 from nnaccel.maths.layers.dense import Dense
-from nnaccel.maths.layers.layer import Layer
+from nnaccel.maths.layers.layer import Layer, check_layers
 from nnaccel.maths.layers.layer_norm import LayerNorm
 from nnaccel.maths.random import Key
 from nnaccel.ops import Ops
@@ -23,7 +23,7 @@ class Residual:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "layers", check_layers(self.layers, level=1))
 
     @staticmethod
     def example(D: int) -> "Residual":

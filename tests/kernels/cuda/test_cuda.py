@@ -236,12 +236,15 @@ def test_what_is_not_finite_shows(name, value, H):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+SEEDS = (0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)
+
+
 @HOST
 @pytest.mark.parametrize("step", [7, np.array(7, np.int32)], ids=["host", "device"])
 @DTYPES
 def test_dropout_has_the_bits_of_its_definition(step, dtype):
     X = np.ones((50, 33), dtype)
-    keys = [Key(seed, np.array(7, np.int32), path) for seed in (0, 1, 2**31) for path in (0, 12345)]
+    keys = [Key(seed, np.array(7, np.int32), path) for seed in SEEDS for path in (0, 12345)]
     for key in keys:
         for rate in (0.1, 0.5, 0.9):
             A, M = kernels()[dropout](X, key._replace(step=step), rate)

@@ -1,0 +1,31 @@
+"""Several networks at once, params (K, P): hyper-parameters with a value for each of them."""
+
+import math
+from typing import Any
+
+from nnaccel.devices.device import to_host
+from nnaccel.maths.hyper_parameters import AMOUNT, check_ranges
+from nnaccel.typing import Array
+
+
+def l2_of(l2: Any) -> float | tuple[float, ...]:
+    """The penalty as plain data: a number, or one for each of K networks from an array (K,) or
+    (K, 1). TypeError or ValueError for anything else and out of range."""
+    if type(l2) is float and 0.0 <= l2 < math.inf:  # as it mostly is
+        return l2
+    check_ranges({"l2": AMOUNT}, {"l2": tuple(l2) if isinstance(l2, list) else l2})
+    values = to_host(l2).reshape(-1).tolist()
+    return float(values[0]) if len(values) == 1 else tuple(map(float, values))
+
+
+def check_members(params: Array, **values: Any) -> None:
+    """ValueError that names the first of the values that is for another number of networks than
+    params (P,) or (K, P).   values: as `l2_of` gives them, or optimizers."""
+    for name, value in values.items():
+        K = len(value) if type(value) is tuple else getattr(value, "members", None)
+        if K is not None and tuple(params.shape[:-1]) != (K,):
+            raise ValueError(
+                f"params must be ({K}, {params.shape[-1]}), since {name} has values for {K} "
+                f"networks, got shape {tuple(params.shape)}; nnaccel.initialize(network, "
+                f"members={K}) draws them"
+            )
