@@ -125,7 +125,7 @@ def _success(epoch: Epoch, metric: str) -> str:
 
 def plain(scores: dict[str, Any]) -> dict[str, float]:
     """The scores that are one number each."""
-    return {name: value for name, value in scores.items() if name != "confusion matrix"}
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
 def scores(scores: dict[str, Any], title: str, classes: Sequence[Any]) -> Group:

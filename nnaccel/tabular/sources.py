@@ -101,8 +101,11 @@ def read(
         return _from_dataset(load_npz(path), target if need_target else None)
     named = (target,) if isinstance(target, str) else tuple(target or ())
     table, structure = read_table(path, layout._replace(names=layout.names or named))
-    where = source if structure is None else f"{source} ({structure})"
-    return _from_table(path.name[: -len(suffix_of(path))], where, table, target, need_target)
+    try:
+        name = path.name[: -len(suffix_of(path))]
+        return _from_table(name, source, table, target, need_target)
+    except ValueError as error:
+        raise ValueError(f"{error}; {structure}" if structure else str(error)) from None
 
 
 def _from_table(
