@@ -34,7 +34,7 @@ def _is_apart(values: np.ndarray, code: float) -> bool:
 
 def _far_off(values: np.ndarray) -> dict[float, int]:
     found: dict[float, int] = {}
-    known = values[~np.isnan(values)]
+    known = values[np.isfinite(values)]
     while len(found) < MOST and len(known) > DIFFERENT:
         for code in (known.min(), known.max()):
             n = np.count_nonzero(known == code)
