@@ -222,6 +222,8 @@ MANY_ARGUMENTS = {
     "check_gradients": "what `value_and_grad` takes, and how to compare",
     "__init__ of MLPClassifier": "scikit-learn's parameters",
     "__init__ of MLPRegressor": "scikit-learn's parameters",
+    "__init__ of TableClassifier": "the settings, as scikit-learn wants them",
+    "__init__ of TableRegressor": "the settings, as scikit-learn wants them",
     # The equation of Adam has ten quantities, and a kernel has the parameters of its definition.
     "adam_update": "Adam's equation",
     "adam": "Adam's equation",

@@ -188,13 +188,13 @@ class Features:
             schema.check(categorical, CATEGORICAL, "features: 'categorical'")
             schema.check({"levels": categorical["levels"]}, LEVELS[categorical["kind"]], "features")
         used = {column["name"] for group in ("numeric", "categorical") for column in data[group]}
-        if unknown := [name for name in data["readings"] if name not in used]:
-            raise ValueError(f"features: 'readings' has {unknown[0]!r}, which is no column in use")
         if not used or sorted([*used, *data["dropped"]]) != sorted(data["columns"]):
             raise ValueError(
                 "features: 'columns' must be the names in 'numeric', 'categorical' and 'dropped', "
                 f"each once and one in use, got {listing(data['columns'])}"
             )
+        if unknown := [name for name in data["readings"] if name not in used]:
+            raise ValueError(f"features: 'readings' has {unknown[0]!r}, which is no column in use")
         return cls(
             tuple(data["columns"]),
             tuple(Numeric(**column) for column in data["numeric"]),

@@ -73,7 +73,7 @@ def numbers_as_written(text: Text, reading: Reading) -> Any:
             continue
     values, _ = kinds.read(text, reading)
     known = values[~np.isnan(values)]
-    if len(known) and not (known % 1).any() and np.abs(known).max() < kinds.EXACT:
+    if len(known) and np.abs(known).max() < kinds.EXACT and not (known % 1).any():
         return pa.array(values, from_pandas=True).cast(pa.int64())
     return pa.array(values, from_pandas=True)
 

@@ -151,14 +151,14 @@ BOMB = pa.table({"a": np.zeros(1_000_000), "b": np.zeros(1_000_000)})
 def test_what_a_small_file_becomes_is_limited(tmp_path, monkeypatch, name, write):
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size < 100_000
-    assert read_table(tmp_path / name).num_rows == 1_000_000
+    assert read_table(tmp_path / name)[0].num_rows == 1_000_000
     monkeypatch.setenv("NNACCEL_READ_LIMIT", "2000000")
     with pytest.raises(
         ValueError, match=rf"{name} becomes more than 2,000,000 bytes .*_READ_LIMIT"
     ):
         read_table(tmp_path / name)
     monkeypatch.setenv("NNACCEL_READ_LIMIT", "50000000")
-    assert read_table(tmp_path / name).num_rows == 1_000_000
+    assert read_table(tmp_path / name)[0].num_rows == 1_000_000
 
 
 def test_a_dictionary_that_batches_share_counts_once(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_dictionary_that_batches_share_counts_once(tmp_path, monkeypatch):
         with ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=100)
     monkeypatch.setenv("NNACCEL_READ_LIMIT", "1")
-    assert read_table(tmp_path / "t.arrow").num_rows == 10_000  # of 100 batches
+    assert read_table(tmp_path / "t.arrow")[0].num_rows == 10_000  # of 100 batches
 
 
 def test_memory_that_a_file_takes_is_no_damage(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_what_pandas_noted_may_be_anything(tmp_path, notes):
     feather.write_feather(table, str(tmp_path / "t.feather"))
     kept = [] if b'{"a"' in notes else ["a"]
     if kept:
-        assert read_table(tmp_path / "t.feather").column_names == kept
+        assert read_table(tmp_path / "t.feather")[0].column_names == kept
     else:
         with pytest.raises(ValueError, match="has no columns"):
             read_table(tmp_path / "t.feather")

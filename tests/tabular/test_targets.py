@@ -146,12 +146,6 @@ NAN, INF = math.nan, math.inf
         (["a", None, "b"], "auto", r"target 'y' is missing in 1 of 3 rows"),
         (["a", "a"], "auto", "target 'y' has a single class, 'a'; there is nothing to tell apart"),
         ([5, 5, 5], "auto", "target 'y' has a single class, 5;"),
-        (
-            ["a", "a", "b", "c"],
-            "auto",
-            "target 'y' has 2 of 3 classes with a single row: 'b', 'c'; merge .* or drop its row$",
-        ),
-        ([0, 0, 1], "auto", "1 of 2 classes with a single row: 1; .*or use --task regression$"),
         ([1.0, INF, -INF], "auto", r"target 'y' is infinite or too large in 2 of 3 rows, .* row 1"),
         ([0.1, 1e200], "auto", r"target 'y' is infinite or too large in 1 of 2 rows"),
         ([0.1, 0.1], "auto", "target 'y' is constant .0.1.; there is nothing to predict"),
@@ -166,6 +160,24 @@ def test_targets_that_are_refused(make, values, task, message):
     with pytest.raises(ValueError, match=message) as error:
         fit_target(make(values), task)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ["a", "a", "b", "c"],
+            "target 'y' has 2 of 3 classes with a single row: 'b', 'c'; merge .* or drop its row$",
+        ),
+        ([0, 0, 1], "1 of 2 classes with a single row: 1; .*or use --task regression$"),
+    ],
+)
+@pytest.mark.parametrize("make", [np.array, arrow])
+def test_a_class_with_a_single_row_cannot_be_in_two_parts(make, values, message):
+    target = fit_target(make(values))
+    with pytest.raises(ValueError, match=message):
+        target.check_split(target.encode(make(values)))
+    target.check_split(np.repeat(np.arange(len(target.classes)), 2))
 
 
 def test_names_are_in_the_message():
