@@ -1,81 +1,109 @@
 """What each command does."""
 
-import os
 import shlex
-import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
-from nnaccel.cli.streams import in_line, say, visible
+from nnaccel.cli.outputs import STDOUT, check_model_file, json_writer, save_model, table_writer
+from nnaccel.cli.reading import (
+    STDIN,
+    copied,
+    examples_for,
+    labelled_rows,
+    rules_of,
+    training_examples,
+)
+from nnaccel.cli.streams import in_line
 from nnaccel.files import existing_file
-from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
     from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.model import Model
     from nnaccel.tabular.settings import Settings
+    from nnaccel.tabular.sources import Examples
 
 
 def train(options: Any) -> None:
-    from nnaccel.cli import display
+    from nnaccel.cli import display, plan, score_tables
 
     settings = _settings(options)
     if options.print_config:
         print_config(options)
         return
-    fit, source, output = _prepared(options, settings)
+    write_json = _json_of_training(options)
+    fit, examples, output = _prepared(options, settings)
     console = display.console()
-    console.print(f"{in_line(source)}: {display.plan(fit, fit.device.name)}", soft_wrap=True)
+    lines = plan.plan(fit, examples.structure, fit.device.name)
+    console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
     for _ in display.follow(fit, fit.settings.epochs or 1, fit.metric.name, console):
         pass
-    model = fit.model()
+    model, scores = fit.model(), {}
     if fit.rows["validation"]:
         console.print(f"the weights are those of epoch {fit.best}, the best on validation")
     if fit.rows["test"]:
         scores = fit.evaluate(model)
-        model = model._replace(scores=display.plain(scores))
+        model = model._replace(scores=score_tables.single(scores))
         title = f"test on {fit.rows['test']:,} rows"
-        console.print(display.scores(scores, title, fit.target.classes))
-    _save(model, output)
+        console.print(score_tables.scores(scores, title, fit.target))
+    save_model(model, output)
+    if write_json:
+        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
     use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
     console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
 
 
 def predict(options: Any) -> None:
     model = _load(options.model)
-    write = _table_writer(options.output, source=options.file)
-    data, _ = _rows(options.file, model, need_target=False)
+    write = table_writer(options.output, source=options.file)
+    _check_threshold(model, options.threshold)
     if options.proba and model.target.task == "regression":
         raise ValueError("--proba is for classification, and this model predicts numbers")
+    examples = examples_for(model, options.file, options, need_target=False)
+    columns = copied(examples, options.copied)
     device = _device(options.device, str(model.params.dtype))
-    outputs = model.outputs(data, device)
-    labels = model.target.task == "classification"
-    name = model.target.name
-    table = {name: model.target.decode(outputs.argmax(axis=1)) if labels else outputs}
-    if options.proba:
-        table |= {f"{name}={c}": outputs[:, k] for k, c in enumerate(model.target.classes)}
-    write(table)
+    outputs = model.outputs(examples.data, device)
+    predicted = _predicted(model, outputs, options)
+    if both := columns.keys() & predicted.keys():
+        raise ValueError(f"--with: {min(both)!r} is also the name of a prediction; leave it out")
+    write(columns | predicted)
 
 
 def evaluate(options: Any) -> None:
-    from nnaccel.cli import display
+    from nnaccel.cli import display, score_tables
 
-    model = _load(options.model)
-    data, y = _rows(options.file, model, need_target=True)
-    device = _device(options.device, str(model.params.dtype))
-    scores = model.evaluate(data, y, device)
-    title = f"{options.model} on {len(y):,} rows of {options.file}"
-    display.console().print(display.scores(scores, title, model.target.classes))
+    if options.file == STDIN and len(options.model) > 1:
+        raise ValueError("standard input can be read once; name a FILE to compare models on")
+    models = {path: _load(path) for path in options.model}
+    for model in models.values():
+        _check_threshold(model, options.threshold)
+    write_json = options.json and json_writer(options.json, sources=[*models, options.file])
+    found, n = {}, 0
+    for path, model in models.items():
+        rows = labelled_rows(model, options.file, options)
+        device = _device(options.device, str(model.params.dtype))
+        how = {"weights": rows.weights, "threshold": options.threshold}
+        found[path], n = model.evaluate(rows.data, rows.y, device, **how), rows.n_rows
+    if write_json:
+        each = [{**_described(models[path], path), "scores": s} for path, s in found.items()]
+        write_json({"file": options.file, "rows": n, "models": each})
+    if options.json == STDOUT:
+        return
+    title = f"on {n:,} rows of {options.file}"
+    if len(models) > 1:
+        shown = score_tables.comparison(found, title)
+    else:
+        ((path, scores),) = found.items()
+        shown = score_tables.scores(scores, f"{path} {title}", models[path].target)
+    display.console().print(shown)
 
 
 def inspect(options: Any) -> None:
-    from nnaccel.cli import display
+    from nnaccel.cli import display, model_tables
 
-    display.console().print(display.model(_load(options.model), options.model))
+    display.console().print(model_tables.model(_load(options.model), options.model))
 
 
 def devices(options: Any) -> None:
@@ -112,47 +140,74 @@ def bench(options: Any) -> None:
         console.print(line)
 
 
-def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
-    """A training run that has not begun, the name of its source, and the file for its model."""
+def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Path]:
+    """A training run that has not begun, its examples, and the file for its model."""
     from nnaccel.files import writable
     from nnaccel.maths.network import layout
     from nnaccel.tabular.fit import Fit
-    from nnaccel.tabular.sources import read
-    from nnaccel.tabular.survey import Rules
 
     if options.source is None:
-        raise ValueError("train needs a SOURCE: a file or a built-in data set such as digits")
+        raise ValueError(
+            "train needs a SOURCE: a file or a built-in data set such as digits; it comes before "
+            "options that take several words, such as --target"
+        )
     if not 0 <= options.test_fraction < 1:
         raise ValueError(
             f"--test-fraction must be at least 0 and below 1, got {options.test_fraction}"
         )
+    rules = rules_of(options)
     device = _device(options.device, settings.dtype)
-    examples = read(options.source, options.target)
-    if options.test is not None:
-        test = read(options.test, examples.target)
-        examples = examples._replace(test=test.rows)
+    examples = training_examples(options)
     output = Path(options.output or f"{examples.source}.safetensors")
-    _check_output(output)
+    check_model_file(output, replace=options.force or options.output is not None)
     fit = Fit(
         examples,
         settings,
         device=device,
-        rules=Rules(drop=tuple(options.drop or ())),
+        rules=rules,
         test_fraction=options.test_fraction,
         kernels=not options.no_kernels,
     )
     writable(output, 8 * layout(fit.network).size)
-    return fit, examples.source, output
+    return fit, examples, output
 
 
-def _save(model: "Model", output: Path) -> None:
-    """Write the model file, and say which one it replaces."""
-    replaced = output.stat().st_mtime if output.exists() else None
-    model.save(output)
-    if replaced is not None:
-        # Not among the results, since equal runs print equal ones.
-        written = datetime.fromtimestamp(replaced).strftime("%Y-%m-%d %H:%M")
-        say(f"nnaccel: the model of {written} in {in_line(output)} is replaced")
+def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
+    """What writes the scores of a run, if that is wanted."""
+    if options.json is None:
+        return None
+    if options.json == STDOUT:
+        raise ValueError("train prints its plan on standard output; give --json the name of a file")
+    return json_writer(options.json, sources=[s for s in (options.source, options.test) if s])
+
+
+def _described(model: "Model", path: str) -> dict[str, Any]:
+    """What a model is, beside its scores."""
+    from nnaccel.tabular.several_targets import columns_of
+
+    target = model.target
+    classes = {one.name: one.classes for one in columns_of(target) if one.classes}
+    known = {"model": path, "task": target.task, "target": target.names, "classes": classes}
+    return known | {"epochs": len(model.history)}
+
+
+def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
+    """The columns of predictions by name, with the probability of each class for --proba."""
+    from nnaccel.tabular.several_targets import probabilities
+
+    found = model.target.predicted(outputs, options.threshold)
+    columns = found if isinstance(found, dict) else {model.target.name: found}
+    if options.proba:
+        for one, P in probabilities(model.target, outputs):
+            columns |= {f"{one.name}={c}": P[:, k] for k, c in enumerate(one.classes)}
+    return columns
+
+
+def _check_threshold(model: "Model", threshold: float | None) -> None:
+    try:
+        model.target.check_threshold(threshold)
+    except ValueError as error:  # it begins with the name of the option
+        raise ValueError(f"--{error}") from None
 
 
 def _settings(options: Any) -> "Settings":
@@ -182,59 +237,3 @@ def _load(path: str) -> "Model":
     from nnaccel.tabular.model import Model
 
     return Model.load(existing_file(path))
-
-
-def _rows(file: str, model: "Model", *, need_target: bool) -> tuple[Any, Any]:
-    from nnaccel.tabular.model import labelled
-    from nnaccel.tabular.sources import Rows, read
-
-    examples = read(file, model.target.name, need_target=need_target)
-    data, y = examples.data, examples.y
-    if examples.test is not None:
-        data, y, _ = examples.test
-    if not need_target:
-        return data, y
-    rows = labelled(Rows(data, model.target.parse(y)), model.target.name)
-    return rows.data, rows.y
-
-
-def _check_output(path: Path) -> None:
-    """Refuse to write over a file that is no model, before anything else is done."""
-    from nnaccel.files import writable
-    from nnaccel.training.checkpoint import is_model
-
-    writable(path)
-    if path.exists() and not is_model(path):
-        raise FileExistsError(f"{path} exists and is no model file; choose another --output")
-
-
-def _table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]], None]:
-    """What writes columns as a file of the kind that its name says, or as CSV to standard output.
-
-    Refuses, before anything else is done, what cannot be written, and to write over the source.
-    """
-    from nnaccel.files import writable, write
-    from nnaccel.tabular.table_files import WRITERS
-
-    suffix = ".csv" if path is None else Path(path).suffix.lower()
-    if suffix not in WRITERS:
-        raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
-    if path is not None:
-        writable(path)
-        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-            raise FileExistsError(f"{path} is the file to predict; choose another --output")
-
-    def write_columns(columns: dict[str, Any]) -> None:
-        output: Any = sys.stdout
-        pa = import_extra("pyarrow")
-        table, content = pa.table(columns), pa.BufferOutputStream()
-        WRITERS[suffix](table, content)
-        if path is not None:
-            write(path, content.getvalue())
-            say(f"{table.num_rows:,} predictions written to {in_line(path)}")
-        elif output.isatty():  # text for somebody's eyes; in a pipe or a file it is data
-            output.write(visible(content.getvalue().to_pybytes().decode(), output.encoding))
-        else:
-            output.write_bytes(content.getvalue())
-
-    return write_columns

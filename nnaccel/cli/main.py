@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from functools import partial
 from typing import Any, NamedTuple
 
 from nnaccel import __version__
@@ -19,9 +18,9 @@ from nnaccel.cli.messages import report, show_warning
 from nnaccel.cli.options import (
     Parser,
     bench_options,
+    evaluate_options,
     gradcheck_options,
     model_option,
-    model_options,
     predict_options,
     train_options,
 )
@@ -91,9 +90,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         commands.evaluate,
-        partial(model_options, file="rows with their target"),
-        "MODEL FILE [options]",
-        "Score a model on the rows of a file.",
+        evaluate_options,
+        "MODEL [MODEL ...] FILE [options]",
+        "Score a model on the rows of a file, or compare several.",
     ),
     "inspect": Command(commands.inspect, model_option, "MODEL", "Show what a model file holds."),
     "devices": Command(

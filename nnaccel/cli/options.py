@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 from nnaccel.arguments import did_you_mean
 
+READ = "By default as the content of the file suggests; docs/tables.md has the rules."
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors like all others, each with a remedy."""
@@ -14,6 +16,10 @@ class Parser(argparse.ArgumentParser):
     def actions(self) -> list[argparse.Action]:
         """What is known of each option."""
         return self._actions
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is no option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)
@@ -35,6 +41,9 @@ class Parser(argparse.ArgumentParser):
 
 def train_options(parser: Any) -> None:
     data_options(parser.add_argument_group("data"))
+    group = parser.add_argument_group("how a table is read", READ)
+    reading_options(group)
+    column_options(group)
     network_options(parser.add_argument_group("network"))
     training_options(parser.add_argument_group("training"))
     group = parser.add_argument_group("configuration")
@@ -50,18 +59,40 @@ def data_options(group: Any) -> None:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help="a file (.csv, .tsv, .parquet, .feather, .npz) or a built-in data set: "
+        help="a file (.csv, .tsv, .parquet, .feather, .npz), shop.duckdb:TABLE, shop.sqlite:TABLE, "
+        "a query such as \"from 'sales/*.csv' where year > 2020\", or a built-in data set: "
         + ", ".join(NAMES),
     )
-    option(group, "target", metavar="COLUMN", help="the column to predict")
+    option(group, "target", nargs="+", metavar="COLUMN",
+           help="the column to predict; several: numbers, or labels of two classes each")  # fmt: skip
     named_option(group, "task", help="what to learn, by default by the target")
-    option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
-    option(group, "test", metavar="FILE", help="a file with the rows to test on")
+    option(group, "weights", metavar="COLUMN", help="how much each row counts")
+    option(group, "test", metavar="SOURCE", help="the rows to test on")
     option(group, "test_fraction", type=float, default=0.2, metavar="SHARE",
            help="of the rows, held out for the test")  # fmt: skip
     option(group, "validation_fraction", type=float, metavar="SHARE",
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
+    group.add_argument("--force", action="store_true",
+                       help="replace a model file that --output does not name")  # fmt: skip
+    option(group, "json", metavar="FILE", help="write the scores there, as JSON")
+
+
+def reading_options(group: Any) -> None:
+    """How delimited text is laid out, where its content does not tell."""
+    option(group, "delimiter", metavar="CHARACTER",
+           help="between the cells of a text file: a character, tab or space")  # fmt: skip
+    option(group, "header", choices=("yes", "no"), help="whether its first line has the names")
+    option(group, "encoding", metavar="NAME", help="of its text, such as latin-1")
+
+
+def column_options(group: Any) -> None:
+    option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
+    option(group, "keep", nargs="+", metavar="COLUMN",
+           help="columns to use whatever they look like")  # fmt: skip
+    option(group, "decimal", choices=(".", ","), help="the decimal mark")
+    option(group, "missing", nargs="+", metavar="CODE",
+           help="numbers that stand for no value, or none (default: those that are far off)")  # fmt: skip
 
 
 def network_options(group: Any) -> None:
@@ -135,22 +166,44 @@ def model_option(parser: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
 
 
-def model_options(parser: Any, *, file: str) -> None:
-    model_option(parser)
-    parser.add_argument("file", metavar="FILE", help=file)
+def evaluate_options(parser: Any) -> None:
+    parser.add_argument("model", nargs="+", metavar="MODEL",
+                        help="a file that nnaccel train wrote; several are compared")  # fmt: skip
+    parser.add_argument("file", metavar="FILE", help="rows with their target; - is standard input")
+    option(parser, "weights", metavar="COLUMN", help="how much each row counts")
+    threshold_option(parser)
+    option(parser, "json", metavar="FILE",
+           help="write the scores there, as JSON; -: on standard output, instead of tables")  # fmt: skip
     device_option(parser)
+    reading_options(parser.add_argument_group("how a table is read", READ))
 
 
 def predict_options(parser: Any) -> None:
-    model_options(parser, file="the rows to predict: a table, an .npz or a built-in data set")
+    model_option(parser)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="the rows to predict: a table, a query, an .npz, a built-in data set; - is CSV on "
+        "standard input",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
         help="a .csv, .parquet or .feather file (default: CSV to standard output)",
     )
+    parser.add_argument("--with", dest="copied", nargs="+", default=[], metavar="COLUMN",
+                        help="columns of FILE to copy, in front of the predictions")  # fmt: skip
     parser.add_argument(
         "--proba", action="store_true", help="the probability of each class beside the label"
     )
+    threshold_option(parser)
+    device_option(parser)
+    reading_options(parser.add_argument_group("how a table is read", READ))
+
+
+def threshold_option(parser: Any) -> None:
+    option(parser, "threshold", type=float, metavar="SHARE",
+           help="the probability from which the second of two classes is predicted")  # fmt: skip
 
 
 def gradcheck_options(parser: Any) -> None:

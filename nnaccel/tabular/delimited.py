@@ -27,7 +27,8 @@ class Layout(NamedTuple):
     """How a delimited file is to be read; None: as its content suggests.
 
     delimiter: between the cells.   header: whether the first line has the names.
-    encoding: a name for `codecs.lookup`.   names: columns that are there, which tell a header.
+    encoding: a name for `codecs.lookup`.   names: columns that are expected, by which a header is
+    told from a row.
     """
 
     delimiter: str | None = None
@@ -99,16 +100,22 @@ def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
         if layout.delimiter is None and (first is None or len(first["Columns"]) == 1):
             found += [_sniff(path, s, layout.header, pad=True) for s in _separators(sample)]
         best = max(filter(None, found), key=lambda s: len(s["Columns"]), default=None)
-        if best is not None and not best["HasHeader"] and layout.header is None and layout.names:
-            headed = _sniff(path, best["Delimiter"], True)
-            if headed is not None and {*layout.names} <= {*_located(sample, headed).names}:
-                best = headed
+        if best is not None and layout.header is None and not _has(layout.names, sample, best):
+            other = _sniff(path, best["Delimiter"], not best["HasHeader"])
+            if other is not None and _has(layout.names, sample, other):
+                best = other
     if best is None:
         raise Malformed(
             "its lines have no structure in common; name the separator with --delimiter, and say "
             "with --header yes or no whether the first line has the names"
         )
     return _located(sample, best)
+
+
+def _has(names: tuple[str, ...], sample: bytes, found: dict[str, Any]) -> bool:
+    """Whether most of the names are there, if a structure is as found."""
+    there = {*names} & {*_located(sample, found).names}
+    return 2 * len(there) > len({*names}) or not names
 
 
 def _separators(sample: bytes) -> list[str]:
@@ -150,7 +157,7 @@ def _located(sample: bytes, found: dict[str, Any]) -> Structure:
     text = io.StringIO(sample.decode("utf-8", "replace"), newline="")
     for _ in range(found["SkipRows"]):
         text.readline()
-    names = tuple(column["name"] for column in found["Columns"])
+    names = tuple(f"column{i}" for i in range(len(found["Columns"])))
     if found["HasHeader"]:
         quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
         lines = csv.reader(text, delimiter=delimiter, quotechar=quote or '"', quoting=quoting)

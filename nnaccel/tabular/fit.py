@@ -23,7 +23,7 @@ from nnaccel.tabular.several_targets import Targets, fit_targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
 from nnaccel.tabular.tables import as_table, import_extra
-from nnaccel.tabular.targets import Target, fit_target, is_text_column
+from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
 from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
@@ -166,6 +166,8 @@ class Fit:
         What it trains.
     rows : dict of int
         How many rows train, validate and test.
+    hint : str
+        Why whole numbers are classes or quantities where that was guessed, and what changes it.
     """
 
     def __init__(
@@ -183,6 +185,8 @@ class Fit:
         self.device = device or select("cpu")
         examples, found, forms = surveyed(examples, rules)
         parts, self.target, self.settings = split_examples(examples, settings, test_fraction, forms)
+        guessed = isinstance(self.target, Target) and "auto" == examples.task == settings.task
+        self.hint = explain_task(examples.y, self.target) if guessed else ""
         self.rows = {name: part.n_rows if part else 0 for name, part in parts._asdict().items()}
         rows, held, test = parts
         self.features = fit_features(

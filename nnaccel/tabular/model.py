@@ -72,9 +72,19 @@ class Model(NamedTuple):
         """
         return self.target.predicted(self.outputs(data, device), threshold)
 
-    def evaluate(self, data: Any, y: Any, device: Device | None = None) -> dict[str, Any]:
+    def evaluate(
+        self,
+        data: Any,
+        y: Any,
+        device: Device | None = None,
+        *,
+        weights: np.ndarray | None = None,
+        threshold: float | None = None,
+    ) -> dict[str, Any]:
         """Scores on labelled rows; see `scores_of`."""
-        return scores_of(self.target, self.outputs(data, device), y, **self.scoring())
+        self.target.check_threshold(threshold)
+        options = {"weights": weights, "threshold": threshold, **self.scoring()}
+        return scores_of(self.target, self.outputs(data, device), y, **options)
 
     def scoring(self) -> dict[str, Any]:
         """What scores need to know beside the target: the quantile that is predicted, if one is."""

@@ -33,6 +33,7 @@ def scores_of(
     Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
     quantile, and coverage, the share of rows that are not above theirs.
     """
+    target.check_threshold(threshold)
     if isinstance(target, Targets):
         return _of_several(
             target, outputs, y, weights=weights, quantile=quantile, threshold=threshold
@@ -57,7 +58,8 @@ def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -
     """The scores of each target, under its name; of labels also how often all are right."""
     scores: dict[str, Any] = {}
     if targets.task == "labels":
-        right = (outputs >= 0.5) == (targets.encode(y) > 0.5)
+        threshold = options["threshold"]
+        right = (outputs >= (0.5 if threshold is None else threshold)) == (targets.encode(y) > 0.5)
         weights = options["weights"]
         scores["accuracy of all"] = float(np.average(right.all(axis=1), weights=weights))
     for k, target in enumerate(targets.columns):

@@ -1,6 +1,6 @@
 """Several targets at once: numbers side by side, or labels of which each is yes or no."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,12 @@ class Targets:
     @property
     def name(self) -> str:
         """The names of the columns, as a person lists them."""
-        return ", ".join(target.name for target in self.columns)
+        return ", ".join(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(target.name for target in self.columns)
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -70,10 +75,16 @@ class Targets:
 
         threshold: the probability from which a label is its second class; None: one half.
         """
+        self.check_threshold(threshold)
         if self.task == "regression":
             return {t.name: outputs[:, k] for k, t in enumerate(self.columns)}
         above = outputs >= (0.5 if threshold is None else threshold)
         return {t.name: t.decode(above[:, k].astype(int)) for k, t in enumerate(self.columns)}
+
+    def check_threshold(self, threshold: float | None) -> None:
+        """ValueError for a threshold that is no share, or where the targets are numbers."""
+        for target in self.columns:
+            target.check_threshold(threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """The targets as data for JSON."""
@@ -88,6 +99,22 @@ class Targets:
         if len(columns) < 2 or len({*names}) < len(names):
             raise ValueError(f"targets: 'columns' must be two or more different ones, got {names}")
         return _checked(columns)
+
+
+def columns_of(target: Target | Targets) -> tuple[Target, ...]:
+    """The target of each column."""
+    return target.columns if isinstance(target, Targets) else (target,)
+
+
+def probabilities(
+    target: Target | Targets, outputs: np.ndarray
+) -> Iterator[tuple[Target, np.ndarray]]:
+    """The target of each column with the probability of its classes (N, K), from `outputs`."""
+    if isinstance(target, Target):
+        yield target, outputs
+        return
+    for k, one in enumerate(target.columns):
+        yield one, np.stack([1 - outputs[:, k], outputs[:, k]], axis=1)
 
 
 def target_of(data: Any) -> Target | Targets:

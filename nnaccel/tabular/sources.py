@@ -1,5 +1,6 @@
 """Where examples come from: a built-in data set or a file, as features and a target."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,13 @@ from nnaccel.arguments import did_you_mean
 from nnaccel.files import existing_file
 from nnaccel.tabular.columns import Column, numbers_of
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
-from nnaccel.tabular.delimited import AS_IT_IS, Layout
+from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
+from nnaccel.tabular.kinds import Reading, decimal_mark
 from nnaccel.tabular.queries import database_of, is_query, read_database, run_query
-from nnaccel.tabular.table_files import read_table, suffix_of
+from nnaccel.tabular.table_files import read_stream, read_table, suffix_of
 from nnaccel.tabular.tables import checked, listing, pop_target
+
+STDIN = "-"
 
 
 class Rows(NamedTuple):
@@ -41,6 +45,7 @@ class Examples(NamedTuple):
     names: of the columns of a matrix.   test: rows that are for the test.
     written: whether text of a target may be numbers, as in files; given by hand, it is labels.
     weights: how much each row counts (N,); None: all alike.
+    structure: of delimited text, as it was found.
     """
 
     source: str
@@ -52,6 +57,7 @@ class Examples(NamedTuple):
     test: Rows | None
     written: bool = False
     weights: np.ndarray | None = None
+    structure: Structure | None = None
 
     @property
     def rows(self) -> Rows:
@@ -75,7 +81,8 @@ def read(
 
     source: the name of a data set; a file (see `table_files.read_table`, and .npz); a table of a
     DuckDB or SQLite file, "shop.duckdb:orders"; one SELECT that DuckDB answers, "from
-    'sales/*.parquet' where year > 2020". Nothing is written to any of them.
+    'sales/*.parquet' where year > 2020"; "-", delimited text on standard input. Nothing is written
+    to any of them.
     target: the column of a table, or several; data sets and .npz have theirs. Without
     `need_target` a table may lack it, or not be told, and y is then None.
     layout: of delimited text, where it is not as its content suggests.
@@ -91,6 +98,11 @@ def read(
     if (database := database_of(source)) is not None:
         name, table = read_database(existing_file(database[0]), database[1])
         return _from_table(name, source, checked(table, source), target, need_target)
+    named = (target,) if isinstance(target, str) else tuple(target or ())
+    layout = layout._replace(names=layout.names or named)
+    if source == STDIN:
+        table, structure = read_stream(sys.stdin.buffer, "standard input", layout)
+        return _of_text("stdin", source, table, structure, target, need_target)
     path = Path(source)
     if not path.suffix and not path.exists():
         raise FileNotFoundError(
@@ -99,13 +111,25 @@ def read(
         )
     if existing_file(path).suffix.lower() == ".npz":
         return _from_dataset(load_npz(path), target if need_target else None)
-    named = (target,) if isinstance(target, str) else tuple(target or ())
-    table, structure = read_table(path, layout._replace(names=layout.names or named))
+    table, structure = read_table(path, layout)
+    name = path.name[: -len(suffix_of(path))]
+    return _of_text(name, source, table, structure, target, need_target)
+
+
+def _of_text(
+    name: str,
+    where: str,
+    table: Any,
+    structure: Structure | None,
+    target: str | Sequence[str] | None,
+    need_target: bool,
+) -> Examples:
+    """The examples of a file; what is wrong with its target may be how the file was read."""
     try:
-        name = path.name[: -len(suffix_of(path))]
-        return _from_table(name, source, table, target, need_target)
+        examples = _from_table(name, where, table, target, need_target)
     except ValueError as error:
         raise ValueError(f"{error}; {structure}" if structure else str(error)) from None
+    return examples._replace(structure=structure)
 
 
 def _from_table(
@@ -134,7 +158,8 @@ def pop_weights(examples: Examples, name: str) -> Examples:
             f"no column named {name!r} for weights; columns: {listing(columns)}{guess}"
         )
     column = Column(examples.data[name])
-    values, _ = numbers_of(name, column, column.decide(".").reading)
+    decimal = "." if column.text is None else decimal_mark([column.text])
+    values, _ = numbers_of(name, column, Reading("number", decimal))
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(np.argmax(bad))

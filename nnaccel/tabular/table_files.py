@@ -51,6 +51,15 @@ def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table",
         return checked(table, str(path)), structure
 
 
+def read_stream(file: Any, name: str, layout: Layout = AS_IT_IS) -> tuple["pa.Table", Structure]:
+    """The table of delimited text that a binary stream gives, and the structure that was found.
+
+    name: what an error calls it.   ValueError as of `read_table`.
+    """
+    table, structure = _from_text(file.read(), name, layout)
+    return checked(table, name), structure
+
+
 def is_delimited(path: str | Path) -> bool:
     """Whether a file's name says that it is delimited text."""
     suffix = suffix_of(Path(path))
@@ -68,13 +77,17 @@ def suffix_of(path: Path) -> str:
 
 def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", Structure]:
     content = _content(path, kind)
-    if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
-        raise Unreadable(f"{path} is empty; expected a table with column names and rows")
     with reading(path, kind):
-        try:
-            return read_text(content, layout)
-        except Malformed as error:
-            raise Unreadable(f"{path}: {error}") from None
+        return _from_text(content, str(path), layout)
+
+
+def _from_text(content: bytes, name: str, layout: Layout) -> tuple["pa.Table", Structure]:
+    if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
+        raise Unreadable(f"{name} is empty; expected a table with column names and rows")
+    try:
+        return read_text(content, layout)
+    except Malformed as error:
+        raise Unreadable(f"{name}: {error}") from None
 
 
 def _content(path: Path, kind: str) -> bytes:

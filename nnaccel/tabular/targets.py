@@ -23,6 +23,7 @@ from nnaccel.tabular.tables import import_extra, listing
 MAX_CLASSES = 20  # more different integers than this are taken as quantities, not as labels
 MIN_ROWS = 5  # and so are integers that have fewer rows each than this, on average
 LARGEST = 1e150  # its square is still finite in float64
+FEW_NUMBERS = 50  # different whole numbers up to which a person may have meant classes
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Target:
     mean: float = 0.0
     scale: float = 1.0
     form: str = "."
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column's name, alone."""
+        return (self.name,)
 
     def parse(self, values: Any) -> Any:
         """Text as the numbers or booleans that the target holds; all else as it came.
@@ -107,15 +113,22 @@ class Target:
         threshold: the probability from which it is the second of two classes; None: the more
         probable one.
         """
+        self.check_threshold(threshold)
         if self.task == "regression":
             return outputs
         if threshold is None:
             return self.decode(outputs.argmax(axis=1))
-        if len(self.classes) != 2:
-            raise ValueError(
-                f"threshold is for two classes, and target {self.name!r} has {len(self.classes)}"
-            )
         return self.decode((outputs[:, 1] >= threshold).astype(np.int64))
+
+    def check_threshold(self, threshold: float | None) -> None:
+        """ValueError for a threshold that is no share, or where there are not two classes."""
+        if threshold is None:
+            return
+        if len(self.classes) != 2:
+            holds = f"{len(self.classes)} classes" if self.classes else "numbers"
+            raise ValueError(f"threshold is for two classes, and target {self.name!r} has {holds}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, got {threshold}")
 
     def check_split(self, codes: np.ndarray) -> None:
         """ValueError for a class with a single row, which cannot be in two parts of a split.
@@ -180,6 +193,22 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
         return Target.from_dict(target.to_dict())
     except ValueError as error:
         raise ValueError(f"a model file cannot hold this target: {error}; change it") from None
+
+
+def explain_task(values: Any, target: Target) -> str:
+    """What whole numbers are taken for, and what changes it; "" for a target that is no guess.
+
+    values: what the target was fitted on.
+    """
+    if target.task == "classification":
+        if _kind(np.array(target.classes)) != "number":
+            return ""
+        return f"{len(target.classes)} whole numbers; --task regression for quantities"
+    for some in (values[:1000], values):  # the first of them settle most
+        levels = _distinct(some, target.name).levels
+        if len(levels) > FEW_NUMBERS or not _are_whole(levels):
+            return ""
+    return f"{len(levels)} different whole numbers; --task classification for classes"
 
 
 def check_loss(loss: str, n_classes: int) -> None:

@@ -39,9 +39,7 @@ def test_a_table(tmp_path, name, write):
     examples = read(str(tmp_path / name), "y")
     assert examples.source == "t"
     assert examples.data.column_names == ["a", "b"]
-    assert examples.y.to_pylist() == (
-        ["0.5", "1.5", "2.5"] if name == "t.csv" else [0.5, 1.5, 2.5]
-    )
+    assert examples.y.to_pylist() == (["0.5", "1.5", "2.5"] if name == "t.csv" else [0.5, 1.5, 2.5])
     assert examples.written
     assert (examples.target, examples.names, examples.test) == ("y", None, None)
     assert not examples.pixels

@@ -1,0 +1,124 @@
+"""What commands write: model files, tables of predictions, and scores as JSON.
+
+Whether a file can be written is found out before the work is done.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnaccel.cli.streams import in_line, say, visible
+from nnaccel.files import writable, write
+from nnaccel.tabular.tables import import_extra
+
+if TYPE_CHECKING:
+    from nnaccel.tabular.model import Model
+
+STDOUT = "-"
+
+
+def check_model_file(path: Path, *, replace: bool) -> None:
+    """Refuse to write over a file that is no model, or over a model unless that is wanted."""
+    from nnaccel.training.checkpoint import is_model
+
+    writable(path)
+    if not path.exists():
+        return
+    if not is_model(path):
+        raise FileExistsError(f"{path} exists and is no model file; choose another --output")
+    if not replace:
+        raise FileExistsError(
+            f"{path} exists, a model of {_time_of(path)}; name another file with --output, or "
+            "replace it with --force"
+        )
+
+
+def save_model(model: "Model", path: Path) -> None:
+    """Write the model file, and say which one it replaces."""
+    replaced = _time_of(path) if path.exists() else None
+    model.save(path)
+    if replaced is not None:  # not among the results, since equal runs print equal ones
+        say(f"nnaccel: the model of {replaced} in {in_line(path)} is replaced")
+
+
+def _time_of(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+
+
+def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]], None]:
+    """What writes columns as a file of the kind that its name says, or as CSV to standard output.
+
+    ValueError or OSError for what cannot be written, and for the source itself.
+    """
+    from nnaccel.tabular.table_files import WRITERS
+
+    suffix = ".csv" if path is None else Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
+    if path is not None:
+        _check_apart(path, [source], "the file to predict; choose another --output")
+
+    def write_columns(columns: dict[str, Any]) -> None:
+        pa = import_extra("pyarrow")
+        table, content = pa.table(columns), pa.BufferOutputStream()
+        WRITERS[suffix](table, content)
+        if path is None:
+            print_bytes(content.getvalue().to_pybytes())
+        else:
+            write(path, content.getvalue())
+            say(f"{table.num_rows:,} predictions written to {in_line(path)}")
+
+    return write_columns
+
+
+def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], None]:
+    """What writes an object as JSON to a file, or to standard output for "-".
+
+    OSError for what cannot be written, and for one of the sources.
+    """
+    if path != STDOUT:
+        _check_apart(path, sources, "read by this command; choose another --json")
+
+    def write_object(data: dict[str, Any]) -> None:
+        text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        content = text.encode("utf-8", "backslashreplace")
+        if path == STDOUT:
+            print_bytes(content)
+        else:
+            write(path, content)
+
+    return write_object
+
+
+def plain(value: Any) -> Any:
+    """The same of what JSON knows: no arrays, and null for what is no finite number."""
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(inner) for inner in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_bytes(content: bytes) -> None:
+    """Data on standard output: as it is in a pipe or a file, made visible on a terminal."""
+    output: Any = sys.stdout
+    if output.isatty():
+        output.write(visible(content.decode(), output.encoding))
+    else:
+        output.write_bytes(content)
+
+
+def _check_apart(path: str, sources: list[str], what: str) -> None:
+    """OSError for a file that cannot be written, or is one of the sources: what, says the error."""
+    writable(path)
+    for source in sources:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise FileExistsError(f"{path} is {what}")

@@ -1,0 +1,97 @@
+"""What `nnaccel train` says before it begins: what is learnt, from which columns, and how."""
+
+from collections.abc import Iterator
+
+from nnaccel.cli.streams import in_line
+from nnaccel.maths.minibatch import n_steps
+from nnaccel.maths.network import layout
+from nnaccel.tabular.delimited import Structure
+from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.several_targets import Targets
+from nnaccel.tabular.tables import listing
+from nnaccel.tabular.targets import Target
+
+SHOWN_NAMES = 6
+
+
+def plan(fit: Fit, structure: Structure | None, device: str) -> str:
+    """What is about to be trained, on what and how, in a few lines.
+
+    structure: of delimited text, as it was found.
+    """
+    chosen, network = fit.settings, fit.network
+    assert chosen.hidden is not None
+    assert chosen.batch_size
+    assert chosen.epochs
+    hint = f" ({fit.hint})" if fit.hint else ""
+    rows = ", ".join(f"{n:,} {name}" for name, n in fit.rows.items() if n)
+    sizes = "-".join(map(str, (network.n_inputs, *chosen.hidden, network.n_outputs)))
+    kind = f"{' '.join(chosen.activation)}, dropout {chosen.dropout:g}"
+    steps = n_steps(fit.rows["train"], chosen.batch_size, chosen.epochs)
+    precision = "" if chosen.precision == "float32" else f", products in {chosen.precision}"
+    lines = [
+        f"{task_of(fit.target)}{hint}, rows: {rows}",
+        *_columns(fit.features, structure),
+        f"network {sizes}, {kind if chosen.hidden else 'linear'}, "
+        f"{layout(network).size:,} parameters, on {device}{precision}",
+        f"{chosen.optimizer}, {chosen.schedule} schedule up to {chosen.learning_rate:g}, weight "
+        f"decay {chosen.weight_decay:g}, {count(chosen.epochs, 'epoch')} in batches of "
+        f"{chosen.batch_size}, {count(steps, 'step')}",
+    ]
+    if chosen.class_weight:
+        border = "; --threshold of predict moves the border" * (len(fit.target.classes) == 2)
+        lines.append(f"class weights: probabilities are those of balanced classes{border}")
+    return "\n".join([*lines, f"kernels: {fit.kernels}"])
+
+
+def task_of(target: Target | Targets) -> str:
+    """`regression of 'price'`, `classification of 'a', 'b', each by itself`."""
+    names = ", ".join(map(repr, target.names))
+    if target.task == "labels":
+        return f"classification of {names}, each by itself"
+    return f"{target.task} of {names}"
+
+
+def count(n: int, what: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    if n != 1:
+        what = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{n:,} {what}"
+
+
+def _columns(features: Features, structure: Structure | None) -> Iterator[str]:
+    """How the table is read: kinds, structure where it is not the usual one, what is not used."""
+    kinds = {c.name: features.reading(c).kind for c in features.numeric}
+    kinds |= {column.name: "category" for column in features.categorical}
+    found = [*kinds.values()]
+    words = [count(found.count(kind), kind) for kind in KINDS if kind in found]
+    yield "; ".join([f"columns: {', '.join(words)}", *_layout(features, structure)])
+    if dropped := features.dropped:
+        yield "not used: " + _short(f"{in_line(n)} ({why})" for n, why in dropped.items())
+    codes: dict[float, list[str]] = {}
+    for name, reading in features.readings.items():
+        for code in reading.codes:
+            codes.setdefault(code, []).append(name)
+    if codes:
+        where = (f"{code:.15g} in {_short(map(in_line, n))}" for code, n in codes.items())
+        yield "taken as missing: " + "; ".join(where)
+
+
+KINDS = ("number", "category", "date", "time", "duration")
+
+
+def _layout(features: Features, structure: Structure | None) -> Iterator[str]:
+    if any(reading.form == "," for reading in features.readings.values()):
+        yield "decimal comma"
+    usual = structure is None or (structure.delimiter, structure.header, structure.line) == (
+        ",",
+        True,
+        1,
+    )
+    if not usual:
+        yield str(structure)
+
+
+def _short(names: Iterator[str]) -> str:
+    return listing(names, SHOWN_NAMES)

@@ -1,0 +1,82 @@
+"""Scores as tables: beside the best constant prediction, of each class, and of several models."""
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from nnaccel.cli.display import number, table
+from nnaccel.tabular.scores import SHOWN_CLASSES
+from nnaccel.tabular.several_targets import Targets, columns_of
+from nnaccel.tabular.targets import Target
+
+ALWAYS = " of always "  # between a score and the constant prediction that has it
+
+
+def single(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores that are one finite number each, which a model file holds."""
+    return {name: v for name, v in scores.items() if isinstance(v, float) and isfinite(v)}
+
+
+def scores(scores: dict[str, Any], title: str, target: Target | Targets) -> Group:
+    """The scores as a table, each class in another, and the confusion matrix."""
+    rows, header = [*_rows(single(scores))], ("score", "value", "constant prediction")
+    if not any(baseline for _, _, baseline in rows):
+        rows, header = [row[:2] for row in rows], header[:2]
+    parts: list[Any] = [table(title, header, rows)]
+    for one in columns_of(target):
+        several = isinstance(target, Targets)
+        prefix = f"{one.name}: " if several else ""
+        if f"{prefix}confusion matrix" in scores:
+            parts += _of_classes(one, scores, prefix)
+    return Group(*parts)
+
+
+def comparison(scores: dict[str, dict[str, Any]], title: str) -> Group:
+    """The scores of several models on the same rows, a column for each model."""
+    found = {model: single(each) for model, each in scores.items()}
+    names = dict.fromkeys(name for each in found.values() for name in each)
+    rows = [
+        (name, *(number(each[name]) if name in each else "" for each in found.values()))
+        for name in names
+    ]
+    return table(title, ("score", *found), rows)
+
+
+def _rows(scores: dict[str, float]) -> Iterator[tuple[str, str, str]]:
+    """Each score, with that of a constant prediction beside it."""
+    constant = {}
+    for name, value in scores.items():
+        what, always, which = name.partition(ALWAYS)
+        if always:
+            constant[what] = f"{number(value)} always {which}"
+    for name, value in scores.items():
+        if ALWAYS not in name:
+            yield name, number(value), constant.get(name, "")
+
+
+def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator[Any]:
+    names = [*map(str, target.classes)]
+    if len(names) > SHOWN_CLASSES:
+        yield f"{prefix}confusion matrix: not shown for {len(names)} classes"
+        return
+    if each := scores.get(f"{prefix}classes"):
+        columns = [map(_amount, each["rows"])]
+        columns += [map(number, each[name]) for name in ("precision", "recall", "F1")]
+        rows = zip(names, *columns, strict=True)
+        yield table(f"{prefix}each class", ("class", "rows", "precision", "recall", "F1"), rows)
+    rows = []
+    for i, (name, counts) in enumerate(
+        zip(names, scores[f"{prefix}confusion matrix"], strict=True)
+    ):
+        styles = ("bold green" if i == j else "" if n else "dim" for j, n in enumerate(counts))
+        rows.append((name, *map(Text, map(_amount, counts), styles)))
+    title = f"{prefix}confusion matrix: true classes in rows, predicted ones in columns"
+    yield table(title, ("", *names), rows)
+
+
+def _amount(rows: float) -> str:
+    """How many rows, or how much they weigh."""
+    return f"{rows:.6g}"
