@@ -114,7 +114,9 @@ def _size(n_bytes: int | None) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals, or as many significant digits where that would say nothing."""
+    """Four decimals; none of large numbers, and four digits where that would say nothing."""
+    if 1e4 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
 
 

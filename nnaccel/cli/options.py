@@ -64,7 +64,7 @@ def data_options(group: Any) -> None:
         + ", ".join(NAMES),
     )
     option(group, "target", nargs="+", metavar="COLUMN",
-           help="the column to predict; several: numbers, or labels of two classes each")  # fmt: skip
+           help="the column to predict; several: numbers, or two classes each")  # fmt: skip
     named_option(group, "task", help="what to learn, by default by the target")
     option(group, "weights", metavar="COLUMN", help="how much each row counts")
     option(group, "test", metavar="SOURCE", help="the rows to test on")
@@ -74,7 +74,7 @@ def data_options(group: Any) -> None:
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
     group.add_argument("--force", action="store_true",
-                       help="replace a model file that --output does not name")  # fmt: skip
+                       help="replace an older model file without --output")  # fmt: skip
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
 
 
@@ -82,7 +82,8 @@ def reading_options(group: Any) -> None:
     """How delimited text is laid out, where its content does not tell."""
     option(group, "delimiter", metavar="CHARACTER",
            help="between the cells of a text file: a character, tab or space")  # fmt: skip
-    option(group, "header", choices=("yes", "no"), help="whether its first line has the names")
+    option(group, "header", choices=("yes", "no"), metavar="yes|no",
+           help="whether its first line has the names")  # fmt: skip
     option(group, "encoding", metavar="NAME", help="of its text, such as latin-1")
 
 
@@ -90,9 +91,10 @@ def column_options(group: Any) -> None:
     option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
     option(group, "keep", nargs="+", metavar="COLUMN",
            help="columns to use whatever they look like")  # fmt: skip
-    option(group, "decimal", choices=(".", ","), help="the decimal mark")
+    option(group, "decimal", choices=(".", ","), metavar="MARK",
+           help="the decimal mark of numbers in text: . or ,")  # fmt: skip
     option(group, "missing", nargs="+", metavar="CODE",
-           help="numbers that stand for no value, or none (default: those that are far off)")  # fmt: skip
+           help="numbers that stand for no value, or none (default: what is far off)")  # fmt: skip
 
 
 def network_options(group: Any) -> None:
@@ -137,7 +139,7 @@ def option(group: Any, name: str, *, help: str, **how: Any) -> None:
     from nnaccel.tabular.settings import Settings
 
     how = {"default": getattr(Settings(), name, None), **how}
-    if "choices" in how:
+    if "choices" in how and "metavar" not in how:
         how["metavar"] = "NAME"
         help += ": " + ", ".join(how["choices"])
     if how["default"] not in (None, "auto", ("auto",)):
@@ -173,7 +175,7 @@ def evaluate_options(parser: Any) -> None:
     option(parser, "weights", metavar="COLUMN", help="how much each row counts")
     threshold_option(parser)
     option(parser, "json", metavar="FILE",
-           help="write the scores there, as JSON; -: on standard output, instead of tables")  # fmt: skip
+           help="write the scores there, as JSON; - is standard output")  # fmt: skip
     device_option(parser)
     reading_options(parser.add_argument_group("how a table is read", READ))
 

@@ -58,7 +58,7 @@ def _rows(scores: dict[str, float]) -> Iterator[tuple[str, str, str]]:
 
 
 def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator[Any]:
-    names = [*map(str, target.classes)]
+    names = [*map(_named, target.classes)]
     if len(names) > SHOWN_CLASSES:
         yield f"{prefix}confusion matrix: not shown for {len(names)} classes"
         return
@@ -75,6 +75,11 @@ def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator
         rows.append((name, *map(Text, map(_amount, counts), styles)))
     title = f"{prefix}confusion matrix: true classes in rows, predicted ones in columns"
     yield table(title, ("", *names), rows)
+
+
+def _named(label: Any) -> str:
+    """A label as it is; in quotes where one would not see where it begins and ends."""
+    return repr(label) if str(label) != str(label).strip() or label == "" else str(label)
 
 
 def _amount(rows: float) -> str:

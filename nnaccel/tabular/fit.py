@@ -58,7 +58,7 @@ def _read_targets(name: str, y: Any, decimal: str) -> tuple[Any, Forms]:
     """The columns of a target as what their text means."""
     forms: Forms = {}
     several = hasattr(y, "column_names")
-    table = y if several else {name: y}
+    table: Any = y if several else {name: y}
     columns = {}
     for column in table.column_names if several else table:
         columns[column] = table[column]
@@ -185,8 +185,9 @@ class Fit:
         self.device = device or select("cpu")
         examples, found, forms = surveyed(examples, rules)
         parts, self.target, self.settings = split_examples(examples, settings, test_fraction, forms)
-        guessed = isinstance(self.target, Target) and "auto" == examples.task == settings.task
-        self.hint = explain_task(examples.y, self.target) if guessed else ""
+        guessed = "auto" == examples.task == settings.task
+        one = self.target if isinstance(self.target, Target) else None
+        self.hint = explain_task(examples.y, one) if one and guessed else ""
         self.rows = {name: part.n_rows if part else 0 for name, part in parts._asdict().items()}
         rows, held, test = parts
         self.features = fit_features(
@@ -199,8 +200,9 @@ class Fit:
         n_outputs = self.target.n_outputs(losses.get(settings.loss).targets.kind)
         self.network, self.loss, optimizer = build(settings, X.shape[1], n_outputs, rows.n_rows)
         self.metric: Metric = for_loss(self.loss)
-        one = isinstance(self.target, Target) and self.target.task == "regression"
-        self.unit = self.target.scale if one else 1.0  # of several: in standard deviations
+        self.unit = (
+            one.scale if one and one.task == "regression" else 1.0
+        )  # of several: in standard deviations
         self.history: list[dict[str, float]] = []
         self._last: Epoch | None = None
         self._stopping = EarlyStopping(

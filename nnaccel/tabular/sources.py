@@ -9,7 +9,8 @@ import numpy as np
 
 from nnaccel.arguments import did_you_mean
 from nnaccel.files import existing_file
-from nnaccel.tabular.columns import Column, numbers_of
+from nnaccel.tabular import kinds
+from nnaccel.tabular.columns import Column
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
 from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
 from nnaccel.tabular.kinds import Reading, decimal_mark
@@ -158,8 +159,12 @@ def pop_weights(examples: Examples, name: str) -> Examples:
             f"no column named {name!r} for weights; columns: {listing(columns)}{guess}"
         )
     column = Column(examples.data[name])
-    decimal = "." if column.text is None else decimal_mark([column.text])
-    values, _ = numbers_of(name, column, Reading("number", decimal))
+    if column.text is not None:
+        values, _ = kinds.read(column.text, Reading("number", decimal_mark([column.text])))
+    elif column.kind == "number":
+        values = column.data.to_numpy()
+    else:
+        raise ValueError(f"weights {name!r} must be numbers, got {column.source.type}")
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(np.argmax(bad))

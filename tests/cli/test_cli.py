@@ -54,7 +54,7 @@ def test_version(run):
 
 def test_the_precision_of_products(run, error, here):
     def trained(*options):
-        run("train", "iris", *QUICK, *options)
+        run("train", "iris", *QUICK, *options, "--force")
         return Model.load(here / "iris.safetensors")
 
     whole = trained()
@@ -211,7 +211,8 @@ def test_the_plan_says_what_was_chosen(run, here):
 
 
 def test_the_same_seed_prints_the_same_scores(run, here):
-    once, again = (run("train", "wine", *QUICK).partition("test on")[2] for _ in range(2))
+    again = ("train", "wine", *QUICK, "--force")
+    once, again = (run(*again).partition("test on")[2] for _ in range(2))
     assert once == again
 
 
@@ -380,15 +381,25 @@ def test_a_gpu_that_cannot_be_used_is_one_line(here, capsys, monkeypatch):
     assert "is a GPU that this build does not serve" in line
 
 
-def test_a_model_is_replaced_and_nothing_else(run, error, here):
+def test_a_model_is_replaced_where_that_is_wanted_and_nothing_else(run, error, here, monkeypatch):
     run("train", "iris", *QUICK)
     assert not run.err
     before = (here / "iris.safetensors").read_bytes()
     noon = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
     os.utime("iris.safetensors", (noon, noon))
-    run("train", "iris", *QUICK, "--seed", "1")
-    assert run.err == "nnaccel: the model of 2026-11-24 12:00 in iris.safetensors is replaced\n"
-    assert (here / "iris.safetensors").read_bytes() != before
+    monkeypatch.setattr(display, "follow", lambda *_: pytest.fail("training has started"))
+    assert error("train", "iris", *QUICK) == (
+        "iris.safetensors exists, a model of 2026-11-24 12:00; name another file with --output, "
+        "or replace it with --force"
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    for seed, *wanted in (("1", "--force"), ("2", "--output", "iris.safetensors")):
+        run("train", "iris", *QUICK, "--seed", seed, *wanted)
+        assert run.err == "nnaccel: the model of 2026-11-24 12:00 in iris.safetensors is replaced\n"
+        assert (here / "iris.safetensors").read_bytes() != before
+        before = (here / "iris.safetensors").read_bytes()
+        os.utime("iris.safetensors", (noon, noon))
     (here / "notes.txt").write_text("mine")
     assert "is no model file" in error("train", "iris", "--output", "notes.txt")
     assert (here / "notes.txt").read_text() == "mine"
@@ -538,10 +549,10 @@ def test_inspect_shows_layers_columns_settings_and_history(run, trained):
     ]
     assert ["dense", "32", "320", "activation tanh"] in rows
     assert ["dropout", "32", "0", "rate 0.1"] in rows
-    assert ["c=c", "one-hot: blau ü, green, red, (missing)"] in rows
+    assert ["c=c", "text", "one-hot: blau ü, green, red, (missing)"] in rows
     assert ["name", "not used: excluded"] in rows
     assert ["same", "not used: constant"] in rows
-    assert any(row[:1] == ["[bold]ünï[/]"] and row[1].startswith("(x ") for row in rows)
+    assert any(row[:2] == ["[bold]ünï[/]", "numbers"] and row[2].startswith("(x ") for row in rows)
     assert ["hidden", "32"] in rows
     assert "epoch" in out
     assert any(row[:1] == ["12"] for row in rows)
@@ -550,7 +561,7 @@ def test_inspect_shows_layers_columns_settings_and_history(run, trained):
 
 def test_inspect_of_a_regression_shows_the_scale(run, trained):
     out = run("inspect", trained / "price")
-    assert "regression of 'price' (mean 5." in out
+    assert "regression of 'price' (mean 51,930, scale 9880.0705)" in out
     assert ["epoch", "loss", "RMSE"] in [line.split() for line in out.splitlines()]
 
 

@@ -127,7 +127,7 @@ def test_words_are_text_whatever_yaml_makes_of_them(run, here):
     )
     config = yaml.safe_load(run("train", "--config", "run.yaml", "--print-config"))
     assert config["source"] == "2021-01-01"
-    assert config["target"] == "no"
+    assert config["target"] == ["no"]
     assert config["drop"] == ["012", "1e3", "~", "yes", "", "-x", "--debug"]
     assert (config["test"], config["no_kernels"], config["output"]) == (None, False, "='a b'")
     (here / "again.yaml").write_text(run.out)
@@ -146,9 +146,9 @@ def test_what_is_printed_is_read_again_in_any_encoding(run, here, monkeypatch):
     (here / "run.yaml").write_text(run(*given, "--print-config"))
     assert run.out.isascii()
     config = yaml.safe_load(run("train", "--config", "run.yaml", "--print-config"))
-    assert (config["source"], config["target"]) == (given[1], given[3])
+    assert (config["source"], config["target"]) == (given[1], [given[3]])
     assert config["drop"] == given[-2:]
-    assert "target: blau ü\n" in run("train", "iris", "--target", "blau ü", "--print-config")
+    assert "target:\n- blau ü\n" in run("train", "iris", "--target", "blau ü", "--print-config")
 
 
 def test_what_is_no_list_of_options(error, here):

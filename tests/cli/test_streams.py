@@ -15,10 +15,11 @@ pa = pytest.importorskip("pyarrow", reason="the command line needs the extra [cl
 pytest.importorskip("rich", reason="the command line needs the extra [cli]")
 yaml = pytest.importorskip("yaml", reason="the command line needs the extra [cli]")
 
-from nnaccel.cli import display
+from nnaccel.cli import display, score_tables
 from nnaccel.cli.main import COMMANDS, main
 from nnaccel.cli.streams import in_line, visible
 from nnaccel.tabular.model import Model
+from nnaccel.tabular.targets import Target
 from tests.cli.examples import QUICK, columns, process, write
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs pipes and signals of POSIX")
@@ -97,14 +98,17 @@ def test_no_name_steers_the_terminal(hostile, capsys):
         everything += out
     assert f"d{SHOWN}: classification of 'y" in everything
     assert f"nnaccel predict 'm{SHOWN}'" in everything
-    assert re.search(rf"^c{re.escape(SHOWN)} +one-hot: a{re.escape(SHOWN)}, b", everything, re.M)
+    assert re.search(
+        rf"^c{re.escape(SHOWN)} +text +one-hot: a{re.escape(SHOWN)}, b", everything, re.M
+    )
 
 
 def test_colours_are_those_of_the_program():
     screen = io.StringIO()
     terminal = display.Screen(file=screen, force_terminal=True, width=100, color_system="standard")
+    target = Target("classification", "y", (f"b{STEER}", "[red]c[/]"))
     scores = {"accuracy": 1.0, "confusion matrix": np.eye(2, dtype=int)}
-    terminal.print(display.scores(scores, f"a{STEER}", [f"b{STEER}", "[red]c[/]"]))
+    terminal.print(score_tables.scores(scores, f"a{STEER}", target))
     text = screen.getvalue()
     assert f"\x1b[1ma{SHOWN}\x1b[0m" in text
     assert re.search("\x1b\\[1;32m *1\x1b", text)
@@ -155,7 +159,7 @@ def test_every_encoding_of_the_output_will_do(trained, encoding):
     assert "accuracy" in output("evaluate", trained / "label", trained / "d.csv")
     assert shown("error: '€ ü' is neither a file") in output("train", "€ ü", status=2)
     config = yaml.safe_load(output("train", "--target", "€ ü", "--print-config"))
-    assert config["target"] == "€ ü"
+    assert config["target"] == ["€ ü"]
     assert output("train", "--help").isascii()
 
 

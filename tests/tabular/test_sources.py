@@ -94,7 +94,7 @@ def test_rows_of_an_array_a_table_and_a_column():
             "t.csv",
             None,
             ValueError,
-            "t.csv: no target column named; pass --target .* y; columns: .*; read with separator ','",
+            "t.csv: no target column named; pass --target .* y; .*; read with separator ','",
         ),
         (
             "t.csv",
