@@ -114,8 +114,8 @@ def decimal_mark(columns: Iterable[Text]) -> str:
         if column.floats is not None:
             continue
         cells = column.cells
-        only_point, only_comma = numbers.decimal_evidence(cells.texts)
-        if 2 * (only_point + only_comma) >= np.count_nonzero(~cells.blank):  # else it is prose
+        only_point, only_comma, all_numbers = numbers.decimal_evidence(cells.texts)
+        if 2 * all_numbers >= np.count_nonzero(~cells.blank):  # else it is prose
             point, comma = point + only_point, comma + only_comma
     return "," if comma > point else "."
 

@@ -41,7 +41,7 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
     point = rf"\{decimal}"
     other = MARKS[decimal == "."]
     grouped = (
-        rf"^{SIGN}\d{{1,3}}(?:[{other}{GAPS}]\d{{2,3}})*[{other}{GAPS}]\d{{3}}(?:{point}\d*)?$"
+        rf"^{SIGN}[1-9]\d{{0,2}}(?:[{other}{GAPS}]\d{{2,3}})*[{other}{GAPS}]\d{{3}}(?:{point}\d*)?$"
     )
     is_grouped = pc.match_substring_regex(text, grouped)
     joined = pc.replace_substring_regex(text, rf"[{other}{GAPS}]", "")
@@ -57,15 +57,16 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
     )
 
 
-def decimal_evidence(cells: Any) -> tuple[int, int]:
-    """How many texts are numbers only with a decimal point, and only with a decimal comma.
+def decimal_evidence(cells: Any) -> tuple[int, int, int]:
+    """How many texts are numbers only with a decimal point, only with a decimal comma, and at all.
 
-    "1,234" may be either, "1,5" and "1.234,5" only the second.
+    "1,234" may be either, "1,5", "0,123" and "1.234,5" only the second.
     """
     read = {mark: ~np.isnan(to_float64(cells, mark)) for mark in MARKS}
     return (
         int(np.count_nonzero(read["."] & ~read[","])),
         int(np.count_nonzero(read[","] & ~read["."])),
+        int(np.count_nonzero(read["."] | read[","])),
     )
 
 

@@ -67,11 +67,16 @@ def test_what_programs_write_is_read_exactly(value):
 
 
 def test_evidence_of_a_decimal_mark():
-    assert decimal_evidence(pa.array(["1,5", "2,25", "1,234", "7"])) == (0, 2)
-    assert decimal_evidence(pa.array(["1.5", "1.234", "1,234.5"])) == (2, 0)
+    assert decimal_evidence(pa.array(["1,5", "2,25", "1,234", "7"])) == (0, 2, 4)
+    assert decimal_evidence(pa.array(["1.5", "1.234", "1,234.5"])) == (2, 0, 3)
     columns = [Text(pa.array(["1,5", "2,5"])), Text(pa.array(["a, b", "1.5"]))]
     assert kinds.decimal_mark(columns) == ","
     assert kinds.decimal_mark([Text(pa.array(["1,234", "5,678"]))]) == "."
+    # No group of digits begins with a zero; and one cell that tells is enough.
+    assert decimal_evidence(pa.array(["0,123", "-0,250", "a"])) == (0, 2, 2)
+    assert np.isnan(to_float64(pa.array(["0,123"]))).all()
+    assert kinds.decimal_mark([Text(pa.array(["1,234", "5,678", "7,901", "0,125"]))]) == ","
+    assert kinds.decimal_mark([Text(pa.array(["-9999", "5,678", "7,901", "3,25"]))]) == ","
 
 
 # ---------------------------------------------------------------------------- decisions
