@@ -155,6 +155,8 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
         raise ValueError(
             f"--test-fraction must be at least 0 and below 1, got {options.test_fraction}"
         )
+    if options.json is not None and options.json == options.output:
+        raise ValueError(f"--output and --json both name {options.output}; choose another --json")
     rules = rules_of(options)
     device = _device(options.device, settings.dtype)
     examples = training_examples(options)

@@ -81,10 +81,14 @@ def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]],
 def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], None]:
     """What writes an object as JSON to a file, or to standard output for "-".
 
-    OSError for what cannot be written, and for one of the sources.
+    OSError for what cannot be written, and for one of the sources or a model.
     """
+    from nnaccel.training.checkpoint import is_model
+
     if path != STDOUT:
         _check_apart(path, sources, "read by this command; choose another --json")
+        if os.path.exists(path) and is_model(Path(path)):
+            raise FileExistsError(f"{path} is a model file; choose another --json")
 
     def write_object(data: dict[str, Any]) -> None:
         text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -79,17 +79,13 @@ def _columns(features: Features, structure: Structure | None) -> Iterator[str]:
 
 
 KINDS = ("number", "category", "date", "time", "duration")
+USUAL = (",", True, 1)  # separator, whether there is a header, and its line
 
 
 def _layout(features: Features, structure: Structure | None) -> Iterator[str]:
     if any(reading.form == "," for reading in features.readings.values()):
         yield "decimal comma"
-    usual = structure is None or (structure.delimiter, structure.header, structure.line) == (
-        ",",
-        True,
-        1,
-    )
-    if not usual:
+    if structure and (structure.delimiter, structure.header, structure.line) != USUAL:
         yield str(structure)
 
 

@@ -92,7 +92,11 @@ def split_examples(
     held, fraction = None, settings.validation_fraction
     if fraction:
         rows, held = split_rows(rows, "validation", target, fraction, settings.seed)
-    return Parts(rows, held, test), target, settings
+    parts = Parts(rows, held, test)
+    for name, part in parts._asdict().items():
+        if part is not None and part.weights is not None and not part.weights.any():
+            raise ValueError(f"all rows of the {name} part have weight 0; another --seed may help")
+    return parts, target, settings
 
 
 def split_rows(

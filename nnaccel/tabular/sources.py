@@ -102,6 +102,8 @@ def read(
     named = (target,) if isinstance(target, str) else tuple(target or ())
     layout = layout._replace(names=layout.names or named)
     if source == STDIN:
+        if sys.stdin is None:
+            raise OSError("standard input is closed; give it a file, or name the file")
         table, structure = read_stream(sys.stdin.buffer, "standard input", layout)
         return _of_text("stdin", source, table, structure, target, need_target)
     path = Path(source)
@@ -150,7 +152,8 @@ def _from_table(
 def pop_weights(examples: Examples, name: str) -> Examples:
     """The examples with a column of the table as the weights of its rows.
 
-    ValueError for a matrix, a column that is not there, and what is no finite number of at least 0.
+    ValueError for a matrix, a column that is not there, what is no finite number of at least 0, and
+    where all are 0.
     """
     if isinstance(examples.data, np.ndarray) or name not in examples.data.column_names:
         columns = examples.names or getattr(examples.data, "column_names", ())
@@ -172,6 +175,8 @@ def pop_weights(examples: Examples, name: str) -> Examples:
             f"weights {name!r} must be finite numbers of at least 0, got "
             f"{examples.data[name][row].as_py()!r} in row {row} (from 0); correct or remove it"
         )
+    if not values.any():
+        raise ValueError(f"weights {name!r} are all 0; some rows must count")
     return examples._replace(data=examples.data.drop_columns([name]), weights=values)
 
 

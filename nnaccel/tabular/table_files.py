@@ -56,8 +56,10 @@ def read_stream(file: Any, name: str, layout: Layout = AS_IT_IS) -> tuple["pa.Ta
 
     name: what an error calls it.   ValueError as of `read_table`.
     """
-    table, structure = _from_text(file.read(), name, layout)
-    return checked(table, name), structure
+    content = file.read()
+    with reading(name, "text"):
+        table, structure = _from_text(content, name, layout)
+        return checked(table, name), structure
 
 
 def is_delimited(path: str | Path) -> bool:

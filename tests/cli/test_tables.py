@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sqlite3
 import sys
 from contextlib import closing
@@ -112,6 +113,15 @@ def test_rows_of_no_weight_teach_nothing_and_do_not_score(run, error, here):
     )
     assert error("train", "d.csv", "--target", "w", "--weights", "y").startswith(
         "weights 'y' must be finite numbers of at least 0, got '-"
+    )
+    write("zero.csv", {"x": x.tolist(), "w": [0] * 2 * N, "y": y.tolist()})
+    assert error("train", "zero.csv", "--target", "y", "--weights", "w") == (
+        "weights 'w' are all 0; some rows must count"
+    )
+    write("one.csv", {"x": x.tolist(), "w": [1] + [0] * (2 * N - 1), "y": y.tolist()})
+    assert re.fullmatch(
+        "all rows of the (train|test) part have weight 0; another --seed may help",
+        error("train", "one.csv", "--target", "y", "--weights", "w"),
     )
     write("t.csv", {"x": x.tolist(), "w": ["many"] * 2 * N, "y": y.tolist()})
     assert error("train", "t.csv", "--target", "y", "--weights", "w") == (
@@ -238,6 +248,8 @@ def test_a_query_and_a_database(run, error, here):
     run("train", "shop.sqlite:orders", "--target", "y", *QUICK)
     assert "model written to orders.safetensors" in run.out
     assert len(run("predict", "orders.safetensors", "shop.sqlite").splitlines()) == 1 + N
+    long = query + f" and '{'a' * 400}' <> ''"
+    assert len(run("predict", "query.safetensors", long).splitlines()) == n
     line = error("train", "drop table d", "--target", "y")
     assert line.startswith("a source must be a single SELECT, which writes nothing; got DROP")
 
@@ -253,6 +265,11 @@ def test_standard_input(run, error, models, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stream(b""))
     line = error("predict", models / "up", "-")
     assert line == "standard input is empty; expected a table with column names and rows"
+    monkeypatch.setattr(sys, "stdin", Stream(b"x,k\n1,2\n3,4,5,6\n7,8\n"))
+    line = error("predict", models / "up", "-", "--header", "yes", "--delimiter", ",")
+    assert line.startswith("standard input: ")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert error("predict", models / "up", "-").startswith("standard input is closed; ")
     line = error("evaluate", models / "up", models / "labels", "-")
     assert line == "standard input can be read once; name a FILE to compare models on"
 
@@ -368,6 +385,10 @@ def test_scores_as_json(run, error, here, models):
     line = error("train", "d.csv", "--target", "label", "--json", "link.csv")
     assert line == "link.csv is read by this command; choose another --json"
     assert "give --json the name of a file" in error("train", "iris", "--json", "-")
+    line = error("evaluate", model, data, "--json", "d.safetensors")
+    assert line == "d.safetensors is a model file; choose another --json"
+    line = error("train", "iris", "--output", "m", "--json", "m")
+    assert line == "--output and --json both name m; choose another --json"
 
 
 def test_json_knows_no_nan():
