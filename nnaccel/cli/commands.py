@@ -61,14 +61,12 @@ def predict(options: Any) -> None:
     _check_threshold(model, options.threshold)
     if options.proba and model.target.task == "regression":
         raise ValueError("--proba is for classification, and this model predicts numbers")
+    _check_copies(model, options)
     examples = examples_for(model, options.file, options, need_target=False)
     columns = copied(examples, options.copied)
     device = _device(options.device, str(model.params.dtype))
     outputs = model.outputs(examples.data, device)
-    predicted = _predicted(model, outputs, options)
-    if both := columns.keys() & predicted.keys():
-        raise ValueError(f"--with: {min(both)!r} is also the name of a prediction; leave it out")
-    write(columns | predicted)
+    write(columns | _predicted(model, outputs, options))
 
 
 def evaluate(options: Any) -> None:
@@ -203,6 +201,17 @@ def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
         for one, P in probabilities(model.target, outputs):
             columns |= {f"{one.name}={c}": P[:, k] for k, c in enumerate(one.classes)}
     return columns
+
+
+def _check_copies(model: "Model", options: Any) -> None:
+    """ValueError for columns to copy that have the name of a prediction."""
+    from nnaccel.tabular.several_targets import columns_of
+
+    predicted = [*model.target.names]
+    if options.proba:
+        predicted += [f"{one.name}={c}" for one in columns_of(model.target) for c in one.classes]
+    if both := [name for name in options.copied if name in predicted]:
+        raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
 
 
 def _check_threshold(model: "Model", threshold: float | None) -> None:

@@ -427,10 +427,12 @@ def test_columns_that_are_copied(run, error, models):
     assert rows[0] == '"up","a","b"'
 
 
-def test_a_copied_column_may_not_pass_for_a_prediction(error, here, models):
+def test_a_copied_column_may_not_pass_for_a_prediction(run, error, here, models):
     write("d.csv", {"x": X.tolist(), "up=no": [1] * N})
-    line = error("predict", models / "up", "d.csv", "--with", "up=no", "--proba")
-    assert line == "--with: 'up=no' is also the name of a prediction; leave it out"
+    for name, *options in (("up=no", "--proba"), ("up",)):
+        line = error("predict", models / "up", "d.csv", "--with", name, *options)
+        assert line == f"--with: {name!r} is also the name of a prediction; leave it out"
+    assert run("predict", models / "up", "d.csv", "--with", "up=no").startswith('"up=no","up"')
 
 
 def test_a_threshold(run, error, models, here):
