@@ -12,14 +12,14 @@ READ = "By default as the content of the file suggests; docs/tables.md has the r
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors like all others, each with a remedy."""
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is no option
+
     @property
     def actions(self) -> list[argparse.Action]:
         """What is known of each option."""
         return self._actions
-
-    def __init__(self, **how: Any) -> None:
-        super().__init__(**how)
-        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is no option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)

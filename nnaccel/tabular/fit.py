@@ -204,9 +204,8 @@ class Fit:
         n_outputs = self.target.n_outputs(losses.get(settings.loss).targets.kind)
         self.network, self.loss, optimizer = build(settings, X.shape[1], n_outputs, rows.n_rows)
         self.metric: Metric = for_loss(self.loss)
-        self.unit = (
-            one.scale if one and one.task == "regression" else 1.0
-        )  # of several: in standard deviations
+        # The metric of several targets is in standard deviations.
+        self.unit = one.scale if one and one.task == "regression" else 1.0
         self.history: list[dict[str, float]] = []
         self._last: Epoch | None = None
         self._stopping = EarlyStopping(
