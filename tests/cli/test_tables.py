@@ -114,6 +114,10 @@ def test_rows_of_no_weight_teach_nothing_and_do_not_score(run, error, here):
     assert error("train", "d.csv", "--target", "w", "--weights", "y").startswith(
         "weights 'y' must be finite numbers of at least 0, got '-"
     )
+    write("two.csv", {"w": [1] * 2 * N, "y": y.tolist()})
+    assert error("train", "two.csv", "--target", "y", "--weights", "w") == (
+        "weights 'w' are the only column beside the target; add others"
+    )
     write("zero.csv", {"x": x.tolist(), "w": [0] * 2 * N, "y": y.tolist()})
     assert error("train", "zero.csv", "--target", "y", "--weights", "w") == (
         "weights 'w' are all 0; some rows must count"
