@@ -2,12 +2,17 @@
 
 A field is described by what it must be, in words, and the function that says whether it is. The
 words are part of the error message. Nothing is imported, evaluated or converted on the way.
+Text is read as strictly as it is written, so that what was read can be written again.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 HUGE = 1e300  # statistics beyond it are damage, not data
+DEEPEST = 100  # lists and objects inside of each other
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Field(NamedTuple):
@@ -18,17 +23,24 @@ class Field(NamedTuple):
 
 
 # `type(v) is`, not isinstance: True is an int to isinstance, and a flag is not a number here.
-TEXT = Field("a string", lambda v: type(v) is str)
+# Half of a surrogate pair is no character: no file can hold it.
+TEXT = Field("a string", lambda v: type(v) is str and not SURROGATE.search(v))
 FLAG = Field("a flag", lambda v: type(v) is bool)
-FINITE = Field("a finite number", lambda v: type(v) in (int, float) and -HUGE < v < HUGE)
+# Integers are those that floats hold exactly: larger ones are objects to an array.
+FINITE = Field(
+    "a finite number",
+    lambda v: -HUGE < v < HUGE if type(v) is float else type(v) is int and abs(v) <= 2**53,
+)
 SHARE = Field("a number from 0 to below 1", lambda v: FINITE.holds(v) and 0 <= v < 1)
 COUNT = Field("a positive integer", lambda v: type(v) is int and 0 < v < 2**31)
 WHOLE = Field("an integer below 2^31", lambda v: type(v) is int and -(2**31) < v < 2**31)
+INT64 = Field("a 64-bit integer", lambda v: type(v) is int and -(2**63) <= v < 2**63)
 POSITIVE = Field("a positive finite number", lambda v: FINITE.holds(v) and v > 0)
 RECORDS = Field("a list of objects", lambda v: list_of(dict, v))
+OBJECT = Field("an object", lambda v: type(v) is dict)
 LIST = Field("a list", lambda v: type(v) in (list, tuple))
-NAMES = Field("a list of different strings", lambda v: list_of(str, v) and len({*v}) == len(v))
-NOTES = Field("an object of strings", lambda v: type(v) is dict and list_of(str, [*v, *v.values()]))
+NAMES = Field("a list of different strings", lambda v: _are_texts(v) and len({*v}) == len(v))
+NOTES = Field("an object of strings", lambda v: type(v) is dict and _are_texts([*v, *v.values()]))
 
 
 def list_of(kind: type, value: Any) -> bool:
@@ -36,12 +48,21 @@ def list_of(kind: type, value: Any) -> bool:
     return type(value) in (list, tuple) and all(type(member) is kind for member in value)
 
 
+def _are_texts(value: Any) -> bool:
+    return LIST.holds(value) and all(map(TEXT.holds, value))
+
+
 def ascending(member: Field) -> Field:
     """A field that is a list, not empty, of different such members in ascending order."""
     return Field(
-        f"a list of {member.expected[2:]}s in ascending order",
+        f"a list of {member.expected.partition(' ')[2]}s in ascending order",
         lambda v: LIST.holds(v) and v and all(map(member.holds, v)) and [*v] == sorted({*v}),
     )
+
+
+def optional(member: Field) -> Field:
+    """A field that may also be nothing."""
+    return Field(f"{member.expected}, or nothing", lambda v: v is None or member.holds(v))
 
 
 def one_of(*words: str) -> Field:
@@ -59,10 +80,61 @@ def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
     if absent := [key for key in fields if key not in data]:
         raise ValueError(f"{where} has no key {absent[0]!r}")
     if unknown := [key for key in data if key not in fields]:
-        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; known: {', '.join(fields)}")
+        raise ValueError(
+            f"{where} has an unknown key {str(unknown[0])[:60]!r}; known: "
+            f"{', '.join(fields) or 'none'}"
+        )
     for key, (expected, holds) in fields.items():
         if not holds(data[key]):
             found = repr(data[key])
             found = found if len(found) <= 60 else found[:60] + "…"
             raise ValueError(f"{where}: {key!r} must be {expected}, got {found}")
     return data
+
+
+def to_json(data: Any, what: str) -> str:
+    """Data as JSON in one line of Unicode; ValueError for what JSON does not hold.
+
+    That are objects of Python, NaN and infinity, half of a surrogate pair, and data nested deeper
+    than `DEEPEST`.
+    """
+    try:
+        text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be JSON-like data: {error}") from None
+    except RecursionError:
+        raise _too_deep(what) from None
+    level = [[data]]
+    for _ in range(DEEPEST + 1):
+        parts = (part.values() if type(part) is dict else part for part in level)
+        level = [value for part in parts for value in part if type(value) in (dict, list, tuple)]
+    if level:
+        raise _too_deep(what)
+    return text
+
+
+def from_json(text: str, what: str) -> Any:
+    """The data of such a text; ValueError for other text, and for an object with a key twice."""
+    try:
+        data = json.loads(text, object_pairs_hook=distinct)
+    except ValueError as error:
+        raise ValueError(f"{what} is no valid JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep(what) from None
+    to_json(data, what)
+    return data
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON from its members; ValueError for a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def _too_deep(what: str) -> ValueError:
+    return ValueError(f"{what} has more than {DEEPEST} lists and objects inside of each other")

@@ -21,7 +21,7 @@ ROOT = Path(nnaccel.__file__).parent
 
 # Folders are floors, and so are the few modules that everything may use.
 FLOORS = [
-    ["typing", "arguments", "schema", "ops"],
+    ["typing", "arguments", "files", "schema", "ops"],
     ["devices"],
     ["maths"],
     ["kernels"],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
 from nnaccel.cli.streams import in_line, say, visible
-from nnaccel.tabular.tables import existing_file, import_extra
+from nnaccel.files import existing_file
+from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
@@ -113,10 +114,10 @@ def bench(options: Any) -> None:
 
 def _prepared(options: Any, settings: "Settings") -> tuple["Fit", str, Path]:
     """A training run that has not begun, the name of its source, and the file for its model."""
+    from nnaccel.files import writable
     from nnaccel.maths.network import layout
     from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.sources import read
-    from nnaccel.training.checkpoint import writable
 
     if options.source is None:
         raise ValueError("train needs a SOURCE: a file or a built-in data set such as digits")
@@ -195,7 +196,8 @@ def _rows(file: str, model: "Model", *, need_target: bool) -> tuple[Any, Any]:
 
 def _check_output(path: Path) -> None:
     """Refuse to write over a file that is no model, before anything else is done."""
-    from nnaccel.training.checkpoint import is_model, writable
+    from nnaccel.files import writable
+    from nnaccel.training.checkpoint import is_model
 
     writable(path)
     if path.exists() and not is_model(path):
@@ -207,8 +209,8 @@ def _table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]]
 
     Refuses, before anything else is done, what cannot be written, and to write over the source.
     """
+    from nnaccel.files import writable, write
     from nnaccel.tabular.tables import WRITERS
-    from nnaccel.training.checkpoint import writable, write
 
     suffix = ".csv" if path is None else Path(path).suffix.lower()
     if suffix not in WRITERS:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from nnaccel.arguments import did_you_mean
 from nnaccel.cli.messages import in_one_line
 from nnaccel.cli.streams import visible
-from nnaccel.tabular.tables import existing_file, import_extra
+from nnaccel.files import existing_file
+from nnaccel.tabular.tables import import_extra
 
 NOT_IN_CONFIG = ("help", "command", "config", "print_config")
 LARGEST = 2**16  # bytes: a list of some thousand columns, which takes a second to read
@@ -39,10 +40,7 @@ def read_config(path: str, actions: Iterable[Any]) -> dict[str, Any]:
 
 
 def _text(path: str) -> str:
-    file = existing_file(path)
-    if not file.is_file():
-        raise OSError(f"{path} is no plain file; write the options to one")
-    with file.open("rb") as opened:
+    with existing_file(path).open("rb") as opened:
         content = opened.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(f"{path} has more than {LARGEST:,} bytes, and is no list of options")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from nnaccel import schema
@@ -16,36 +17,49 @@ from nnaccel.devices.device import select
 from nnaccel.estimators.array_input import on_host
 from nnaccel.estimators.fit_plan import FitPlan
 from nnaccel.estimators.parameters import network_of
+from nnaccel.files import reason
+from nnaccel.maths.layers import Dense
 from nnaccel.schema import Field, check
 from nnaccel.training import checkpoint
 
-CURVES = Field("an object of numbers and lists of them", lambda v: type(v) is dict)
-CLASSES = Field("a list of labels, or nothing", lambda v: v is None or schema.LIST.holds(v))
-NAMES = Field("a list of different strings, or nothing", lambda v: v is None or _is_names(v))
-COUNT = Field("a whole number, not negative", lambda v: type(v) is int and v >= 0)
-
-# Kinds of classes in words, and what each of them is in Python.
-PLAIN = {"bool": bool, "whole number": int, "number": float, "string": str, "string object": str}
-
+# Kinds of classes in words, and what each of them is in a file.
+KINDS: dict[str, Field] = {
+    "bool": schema.FLAG,
+    "whole number": schema.INT64,
+    "number": schema.FINITE,
+    "string": schema.TEXT,
+    "string object": schema.TEXT,
+}
+COUNT = Field("a whole number, not negative", lambda v: type(v) is int and 0 <= v < 2**63)
 FIELDS: dict[str, Field] = {
     "estimator": schema.one_of("MLPClassifier", "MLPRegressor"),
-    "parameters": Field("an object", lambda v: type(v) is dict),
-    "dtype": schema.one_of(*PLAIN, "none"),
-    "classes": CLASSES,
+    "parameters": schema.OBJECT,
+    "dtype": schema.one_of(*KINDS, "none"),
+    "classes": schema.optional(schema.LIST),
     "target": schema.one_of("binary", "multiclass", "multilabel-indicator", "numbers"),
-    "feature_names": NAMES,
+    "feature_names": schema.optional(schema.NAMES),
     "n_iter": COUNT,
     "t": COUNT,
-    "curves": CURVES,
+    "curves": schema.OBJECT,
 }
-SCORES = (
-    "loss_",
-    "best_loss_",
-    "loss_curve_",
-    "validation_loss_curve_",
-    "validation_scores_",
-    "best_validation_score_",
+# What JSON has no number for is written as text.
+NOT_FINITE = Field(
+    "an object of the key 'number'",
+    lambda v: type(v) is dict and [*v] == ["number"] and v["number"] in ("inf", "-inf", "nan"),
 )
+NUMBER = Field("a number", lambda v: schema.FINITE.holds(v) or NOT_FINITE.holds(v))
+SCORE = schema.optional(NUMBER)
+CURVE = schema.optional(
+    Field("a list of numbers", lambda v: type(v) is list and all(map(NUMBER.holds, v)))
+)
+SCORES = {
+    "loss_": SCORE,
+    "best_loss_": SCORE,
+    "loss_curve_": CURVE,
+    "validation_loss_curve_": CURVE,
+    "validation_scores_": CURVE,
+    "best_validation_score_": SCORE,
+}
 
 
 class ModelFiles:
@@ -109,7 +123,10 @@ def write(path: str | Path, estimator: Any) -> None:
 
 
 def read(path: str | Path, cls: type) -> Any:
-    """The estimator in a model file; ValueError for a file of another kind or class."""
+    """The estimator in a model file; ValueError for a file of another kind or class.
+
+    Its parts have been checked by themselves and against each other: it predicts.
+    """
     found = checkpoint.load(path)
     try:
         if "features" in found.extra:
@@ -117,50 +134,81 @@ def read(path: str | Path, cls: type) -> Any:
         extra = check(found.extra, FIELDS, "the estimator")
         if extra["estimator"] != cls.__name__:
             raise ValueError(f"it holds an {extra['estimator']}, not an {cls.__name__}")
-        parameters = {name: _restored(value) for name, value in extra["parameters"].items()}
-        unknown = parameters.keys() - cls._get_param_names()  # pyright: ignore
-        if unknown:
-            raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}")
-        # The device is one of the machine that wrote the file.
-        estimator = cls(**{**parameters, "device": None})
-        estimator._validate_params()
+        estimator = _unfitted(cls, extra["parameters"])
         _fill(estimator, found, extra)
     except ValueError as error:
-        raise ValueError(f"{path}: not an estimator that can be used: {error}") from None
+        raise ValueError(f"{path}: not an estimator that can be used: {reason(error)}") from None
+    return estimator
+
+
+def _unfitted(cls: Any, data: dict[str, Any]) -> Any:
+    """An estimator with those parameters."""
+    parameters = {name: _restored(value) for name, value in data.items()}
+    if unknown := parameters.keys() - cls._get_param_names():
+        raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}")
+    # The device is one of the machine that wrote the file, and callbacks are no data.
+    estimator = cls(**{**parameters, "device": None, "callbacks": None})
+    estimator._validate_params()
+    layers = {
+        "hidden_layer_sizes": Field(
+            "positive numbers",
+            lambda v: all(map(schema.POSITIVE.holds, v if type(v) is list else [v])),
+        ),
+        "activation": Field(
+            "a name or a list of names", lambda v: type(v) is str or schema.list_of(str, v)
+        ),
+    }
+    check({name: getattr(estimator, name) for name in layers}, layers, "parameters")
     return estimator
 
 
 def _fill(estimator: Any, found: checkpoint.Checkpoint, extra: dict[str, Any]) -> None:
-    """The fitted attributes."""
+    """The fitted attributes, once all parts of the file have been found to agree."""
     if found.params.ndim != 1:
         raise ValueError("it holds several networks")
-    n_outputs = found.network.n_outputs
-    estimator.n_features_in_ = found.network.n_inputs
-    estimator.n_outputs_ = n_outputs
+    network = found.network
+    estimator.n_features_in_, estimator.n_outputs_ = network.n_inputs, network.n_outputs
     estimator.n_iter_, estimator.t_ = extra["n_iter"], extra["t"]
     estimator._rate, estimator._memory = estimator.learning_rate_init, None
     if extra["feature_names"] is not None:
-        if len(extra["feature_names"]) != found.network.n_inputs:
+        if len(extra["feature_names"]) != network.n_inputs:
             raise ValueError("as many feature names as inputs are needed")
         estimator.feature_names_in_ = np.array(extra["feature_names"], dtype=object)
-    if extra["classes"] is not None:
-        estimator.classes_ = _labels(extra["dtype"], extra["classes"])
-        estimator._y_type, estimator._sparse_labels = extra["target"], False
-        K = len(estimator.classes_)
-        if n_outputs != (K if extra["target"] == "multilabel-indicator" or K > 2 else 1):
-            raise ValueError(f"{K} classes do not fit {n_outputs} outputs")
-    elif hasattr(estimator, "predict_proba"):
-        raise ValueError("it has no classes")
+    _fill_classes(estimator, extra)
+    sizes = [layer.units for layer in network.layers if isinstance(layer, Dense)][:-1]
+    if network_of(estimator, network.n_inputs, sizes) != network:
+        raise ValueError("its network is not the one that its parameters describe")
+    if (loss := estimator._loss()) != found.loss:
+        raise ValueError(f"its parameters describe the loss {loss.name!r}, not {found.loss.name!r}")
     estimator.out_activation_ = estimator._out_activation()
-    plan = FitPlan(found.network, found.loss, select("cpu"), str(found.params.dtype))
+    plan = FitPlan(network, found.loss, select("cpu"), str(found.params.dtype))
     estimator._show(plan, found.params)
     estimator.n_layers_ = len(estimator.coefs_) + 1
-    for name, value in extra["curves"].items():
-        if name not in SCORES:
-            raise ValueError(f"unknown score {name!r}")
+    curves = extra["curves"]
+    check(curves, {n: field for n, field in SCORES.items() if n in curves}, "curves")
+    for name, value in curves.items():
         setattr(estimator, name, _restored(value))
     if hasattr(estimator, "loss_curve_"):
         estimator._no_improvement_count = 0
+
+
+def _fill_classes(estimator: Any, extra: dict[str, Any]) -> None:
+    """The classes, of the number and kind that the outputs and the target have."""
+    kind, classes, target = extra["dtype"], extra["classes"], extra["target"]
+    if not is_classifier(estimator):
+        if (kind, classes, target) != ("none", None, "numbers"):
+            raise ValueError("a regressor has no classes, and numbers as its target")
+        return
+    if kind == "none" or target == "numbers":
+        raise ValueError("it has no classes")
+    check({"classes": classes}, {"classes": schema.ascending(KINDS[kind])}, "the estimator")
+    estimator.classes_ = np.array(classes, dtype=object if kind == "string object" else None)
+    estimator._y_type, estimator._sparse_labels = target, False
+    K, several = len(classes), target == "multilabel-indicator"
+    if estimator.classes_.tolist() != classes or (not several and (target == "binary") != (K <= 2)):
+        raise ValueError(f"{K} classes {classes[:3]} are not those of a {target} target")
+    if estimator.n_outputs_ != (K if several or K > 2 else 1):
+        raise ValueError(f"{K} classes do not fit {estimator.n_outputs_} outputs")
 
 
 def _classes(classes: Any) -> tuple[str, list[Any] | None]:
@@ -169,15 +217,12 @@ def _classes(classes: Any) -> tuple[str, list[Any] | None]:
     host = on_host(classes)
     kinds = {"b": "bool", "i": "whole number", "u": "whole number", "f": "number", "U": "string"}
     kind, members = kinds.get(host.dtype.kind, "string object"), host.tolist()
-    if not all(type(member) is PLAIN[kind] for member in members):
-        raise ValueError("a model file can hold classes that are text, numbers or booleans only")
+    if not all(map(KINDS[kind].holds, members)):
+        raise ValueError(
+            "a model file can hold classes that are text, finite numbers, integers of 64 bits or "
+            f"booleans only, got {members[:3]}"
+        )
     return kind, members
-
-
-def _labels(kind: str, members: list[Any]) -> np.ndarray:
-    if kind not in PLAIN or any(type(member) is not PLAIN[kind] for member in members):
-        raise ValueError(f"classes must be a list of {kind}s, got {members[:3]}")
-    return np.array(members, dtype=object if kind == "string object" else None)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -209,16 +254,25 @@ def _number(value: Any) -> Any:
 
 
 def _restored(value: Any) -> Any:
+    """What `_plain` and `_number` have written; ValueError for anything else."""
     if isinstance(value, list):
         return [_restored(member) for member in value]
-    if isinstance(value, dict) and value.keys() == {"number"}:
+    if not isinstance(value, dict):
+        return value
+    if NOT_FINITE.holds(value):
         return float(value["number"])
-    if isinstance(value, dict) and value.keys() == {"pairs"}:
-        return {_restored(key): _restored(member) for key, member in value["pairs"]}
-    if isinstance(value, dict):
-        raise ValueError(f"unknown object with the keys {', '.join(value)}")
-    return value
+    check(value, {"pairs": PAIRS}, "an object in it")
+    return {_restored(key): _restored(member) for key, member in value["pairs"]}
 
 
-def _is_names(value: Any) -> bool:
-    return schema.NAMES.holds(value)
+# A key is a class.
+PAIRS = Field(
+    "a list of pairs of a class and a number",
+    lambda v: (
+        schema.list_of(list, v)
+        and all(
+            len(pair) == 2 and type(pair[0]) in (bool, int, float, str) and NUMBER.holds(pair[1])
+            for pair in v
+        )
+    ),
+)

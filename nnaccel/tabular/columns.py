@@ -9,7 +9,7 @@ KINDS = {"number": "numbers", "string": "text", "boolean": "true or false"}  # t
 
 
 class Column(NamedTuple):
-    """A column as plain numbers (float64), booleans or text (large_string), or as it came.
+    """A column as numbers (float64, or int64), booleans or text (large_string), or as it came.
 
     kind: "number", "boolean", "string", "null" (no value at all), or what cannot be used:
     "date", "binary", "nested", "other".   coded: it was dictionary-encoded, a list of categories.
@@ -22,10 +22,11 @@ class Column(NamedTuple):
     data: Any
 
 
-def open_column(data: Any) -> Column:
+def open_column(data: Any, *, exact: bool = False) -> Column:
     """What a pyarrow Array or ChunkedArray holds, with dictionaries decoded.
 
-    Decimals and integers beyond 2^53 are rounded to float64.
+    Decimals and integers beyond 2^53 are rounded to float64, unless integers are to stay `exact`,
+    as int64; `pyarrow.ArrowInvalid` for those beyond it.
     """
     pa = import_extra("pyarrow")
     data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
@@ -33,12 +34,14 @@ def open_column(data: Any) -> Column:
     source = data.type.value_type if coded else data.type
     kind = next((kind for kind, holds in _kinds(pa.types) if holds(source)), "other")
     plain = {"number": pa.float64(), "string": pa.large_string()}.get(kind, source)
+    integer = pa.types.is_integer(source)
+    plain, safe = (pa.int64(), True) if integer and exact else (plain, False)
     if coded:  # chunk by chunk: their dictionaries may differ, and string views cannot be taken
-        parts = [part.dictionary.cast(plain, safe=False).take(part.indices) for part in data.chunks]
+        parts = [part.dictionary.cast(plain, safe=safe).take(part.indices) for part in data.chunks]
         data = pa.chunked_array(parts, type=plain)
     elif kind in ("number", "string"):
-        data = data.cast(plain, safe=False)
-    return Column(kind, coded, pa.types.is_integer(source), data)
+        data = data.cast(plain, safe=safe)
+    return Column(kind, coded, integer, data)
 
 
 def _kinds(types: Any) -> tuple[tuple[str, Any], ...]:

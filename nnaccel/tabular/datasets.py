@@ -3,16 +3,18 @@
 The real ones are scikit-learn's bundled copies; moons, circles and the flower are generated.
 """
 
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile, is_zipfile
+from typing import NamedTuple
+from zipfile import ZipFile, ZipInfo, is_zipfile
 
 import numpy as np
+from numpy.lib import format as npy
 
 from nnaccel.arguments import find
-from nnaccel.tabular.tables import COMPLETE, existing_file, import_extra, listing
+from nnaccel.files import Unreadable, check_expansion, existing_file, reading
+from nnaccel.tabular.tables import import_extra, listing
 
 
 class Dataset(NamedTuple):
@@ -101,7 +103,9 @@ def _bundled(loader: str) -> Callable:
     """One of scikit-learn's data sets, its classes by name where they have one."""
 
     def make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        bunch = getattr(import_extra("sklearn.datasets"), loader)()
+        load = getattr(import_extra("sklearn.datasets"), loader)
+        with reading(f"the file of scikit-learn's {loader}", "a data set"):
+            bunch = load()
         names = np.asarray(bunch.get("target_names", ()))
         y = names[bunch.target] if names.dtype.kind == "U" else bunch.target
         X = bunch.data.astype(np.uint8) if "images" in bunch else bunch.data  # pixels are bytes
@@ -186,25 +190,21 @@ def load_npz(path: str | Path) -> Dataset:
     """The arrays X, y or X_train, y_train, X_test, y_test of an NPZ file; others are ignored.
 
     X: (N, ...), further axes (images) are flattened to (N, D).   y: (N,) or (N, 1).
-    FileNotFoundError or IsADirectoryError with the closest name; ValueError for a file that is no
-    NPZ, arrays that are absent, of objects (pickles are never loaded) or of shapes that do not fit.
+    FileNotFoundError or IsADirectoryError with the closest name; OSError for a pipe or a device;
+    MemoryError; ValueError for a file that is no NPZ, is damaged or becomes too large, arrays that
+    are absent, of objects (pickles are never loaded) or of shapes that do not fit.
     """
     path = existing_file(path)
-    if not is_zipfile(path):
-        raise ValueError(
-            f"{path} is no NPZ file, or is damaged; numpy.savez(path, X=X, y=y) writes one"
-        )
-    with np.load(path, allow_pickle=False) as file:
-        found = [*file.keys()]
-        names = ["X_train", "y_train"] if "X_train" in found else ["X", "y"]
-        if names[0] == "X_train" and ("X_test" in found or "y_test" in found):
-            names += ["X_test", "y_test"]
-        if absent := [name for name in names if name not in found]:
-            raise ValueError(
-                f"{path} has no array {listing(absent)}; expected X, y or X_train, y_train and "
-                f"perhaps X_test, y_test, found {listing(found) or 'none'}"
+    with reading(path, "npz"), open(path, "rb") as content:
+        if not is_zipfile(content):
+            raise Unreadable(
+                f"{path} is no NPZ file, or is damaged; numpy.savez(path, X=X, y=y) writes one"
             )
-        arrays = [_read_array(file, name, path) for name in names]
+        file = ZipFile(content)
+        members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+        names = _names(members, path)
+        check_expansion(path, sum(members[name].file_size for name in names))
+        arrays = [_read_array(file, members[name], name, path) for name in names]
     X, y = _pair(names[:2], arrays[:2], path)
     X_test, y_test = _pair(names[2:], arrays[2:], path) if len(names) > 2 else (None, None)
     if X_test is not None and X.shape[1] != X_test.shape[1]:
@@ -216,16 +216,38 @@ def load_npz(path: str | Path) -> Dataset:
     return Dataset(path.stem, X, y, X_test, y_test, columns, "y", "auto", str(path))
 
 
-def _read_array(file: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        return file[name]
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(
+def _names(found: Iterable[str], path: Path) -> list[str]:
+    """The names of the arrays to read, of those that there are."""
+    names = ["X_train", "y_train"] if "X_train" in found else ["X", "y"]
+    if names[0] == "X_train" and ("X_test" in found or "y_test" in found):
+        names += ["X_test", "y_test"]
+    if absent := [name for name in names if name not in found]:
+        raise Unreadable(
+            f"{path} has no array {listing(absent)}; expected X, y or X_train, y_train and "
+            f"perhaps X_test, y_test, found {listing(found) or 'none'}"
+        )
+    return names
+
+
+def _read_array(file: ZipFile, member: ZipInfo, name: str, path: Path) -> np.ndarray:
+    """The array of that name; its header is read first, which may promise more than there is."""
+    with reading(f"{path}: {name}", "npy"):
+        with file.open(member) as content:
+            version = npy.read_magic(content)
+            read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+            if version not in read_header:
+                raise ValueError(f"an array of version {version}, of records or unknown")
+            shape, _, dtype = read_header[version](content)
+            length = member.file_size - content.tell()
+        if dtype.hasobject:
+            raise Unreadable(
                 f"{path}: {name} is an array of objects, which is not loaded because it could run "
                 f"code; save it as numbers or text, for example {name}.astype(float)"
-            ) from None
-        raise ValueError(f"{path}: {name} cannot be read: {error}; {COMPLETE}") from error
+            )
+        if prod(shape) * dtype.itemsize != length:
+            raise ValueError(f"{dtype} of shape {shape} is not what {length:,} bytes hold")
+        with file.open(member) as content:
+            return npy.read_array(content, allow_pickle=False)
 
 
 def _pair(names: list[str], arrays: list[np.ndarray], path: Path) -> tuple[np.ndarray, np.ndarray]:

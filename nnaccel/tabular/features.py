@@ -255,11 +255,13 @@ def fit_features(
     tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
 
     ValueError: dates, nested and binary columns (all are listed, with advice); infinities and
-    numbers beyond 1e150; no usable feature (says why each column was dropped).
+    numbers beyond 1e150; no usable feature (says why each column was dropped); names or categories
+    that a model file cannot hold.
     """
     if isinstance(data, np.ndarray):
         _check_matrix(data)
-        columns = [f"x{i}" for i in range(data.shape[1])] if names is None else [*names]
+        given = [f"x{i}" for i in range(data.shape[1])] if names is None else names
+        columns = [str(name) for name in given]  # also those that are NumPy's
         if len(set(columns)) != data.shape[1]:
             raise ValueError(
                 f"names must be {data.shape[1]} different names, one for each column of X, "
@@ -324,7 +326,21 @@ def _collect(columns: list[str], specs: dict[str, Spec]) -> Features:
     if not numeric and not categorical:
         reasons = listing(f"{name}: {reason}" for name, reason in dropped.items())
         raise ValueError(f"no usable feature; {reasons}; add a column that varies")
+    _check_text(columns, categorical)
     return Features(tuple(columns), numeric, categorical, dropped)
+
+
+def _check_text(columns: list[str], categorical: Iterable[Categorical]) -> None:
+    """ValueError for names and categories that a model file cannot hold, found before training.
+
+    They are of whoever made the table, unlike all the rest of an encoding.
+    """
+    try:
+        schema.check({"columns": columns}, {"columns": FEATURES["columns"]}, "features")
+        for spec in categorical:
+            schema.check({"levels": spec.levels}, LEVELS[spec.kind], f"column {spec.name!r}")
+    except ValueError as error:
+        raise ValueError(f"a model file cannot hold this encoding: {error}; change it") from None
 
 
 def _fit_numbers(names: list[str], rows: int, read: Read) -> dict[str, Spec]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import Device, dtype_name, select, to_host
+from nnaccel.files import reason
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
@@ -21,7 +22,7 @@ from nnaccel.tabular.features import Features
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import take
 from nnaccel.tabular.tables import TableWarning, import_extra
-from nnaccel.tabular.targets import Target, rows_with_target
+from nnaccel.tabular.targets import Target, check_loss, rows_with_target
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
@@ -90,7 +91,10 @@ class Model(NamedTuple):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
-        """Read a model file. OSError, or ValueError that says what is wrong with it."""
+        """Read a model file. OSError, MemoryError, or ValueError that says what is wrong with it.
+
+        All its parts have been checked by themselves and against each other: it predicts.
+        """
         saved = checkpoint.load(path)
         if "estimator" in saved.extra:
             raise ValueError(
@@ -101,18 +105,9 @@ class Model(NamedTuple):
             extra = schema.check(saved.extra, EXTRA, "model")
             features = Features.from_dict(extra["features"])
             target = Target.from_dict(extra["target"])
+            _check_agreement(saved, features, target)
         except ValueError as error:
-            raise ValueError(f"{path}: not a model of a table: {error}") from None
-        if saved.network.n_inputs != len(features.names):
-            raise ValueError(
-                f"{path}: not a model that can be used: the network has {saved.network.n_inputs} "
-                f"inputs and the table's encoding {len(features.names)} columns"
-            )
-        if saved.network.n_outputs != n_outputs_of(target, saved.loss.name):
-            raise ValueError(
-                f"{path}: not a model that can be used: the network has "
-                f"{saved.network.n_outputs} outputs, which does not fit its target"
-            )
+            raise ValueError(f"{path}: not a model of a table: {reason(error)}") from None
         return cls(
             saved.network,
             saved.params,
@@ -125,8 +120,23 @@ class Model(NamedTuple):
         )
 
 
+def _check_agreement(saved: checkpoint.Checkpoint, features: Features, target: Target) -> None:
+    """ValueError where the network, its loss, the encoding and the target are not of one model."""
+    network, params = saved.network, saved.params
+    if params.ndim != 1:
+        raise ValueError(f"it holds {len(params)} networks, and a table has one")
+    if network.n_inputs != len(features.names):
+        raise ValueError(
+            f"the network has {network.n_inputs} inputs and the table's encoding "
+            f"{len(features.names)} columns"
+        )
+    check_loss(saved.loss.name, len(target.classes))
+    if network.n_outputs != (n := n_outputs_of(target, saved.loss.name)):
+        raise ValueError(f"the network has {network.n_outputs} outputs and its target needs {n}")
+
+
 def _numbers(value: Any) -> bool:
-    return all(type(k) is str and schema.FINITE.holds(v) for k, v in value.items())
+    return all(schema.TEXT.holds(k) and schema.FINITE.holds(v) for k, v in value.items())
 
 
 def _is_history(value: Any) -> bool:
@@ -135,25 +145,23 @@ def _is_history(value: Any) -> bool:
     )
 
 
-def _is_setting(value: Any) -> bool:
-    members = value if type(value) is list else [value]
-    return all(type(v) in (str, bool, type(None)) or schema.FINITE.holds(v) for v in members)
+def _are_settings(value: Any) -> bool:
+    try:
+        Settings(**value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
-OBJECT = checkpoint.OBJECT
 EXTRA = {
-    "features": OBJECT,
-    "target": OBJECT,
+    "features": schema.OBJECT,
+    "target": schema.OBJECT,
     "history": schema.Field(f"a list of objects of {', '.join(HISTORY)}", _is_history),
-    "settings": schema.Field(
-        "an object of settings",
-        lambda v: (
-            type(v) is dict
-            and {*v} <= {*Settings.__dataclass_fields__}
-            and all(map(_is_setting, v.values()))
-        ),
+    "settings": schema.Field("an object of settings", _are_settings),
+    "scores": schema.Field(
+        "an object of numbers",
+        lambda v: type(v) is dict and _numbers(v) and "confusion matrix" not in v,
     ),
-    "scores": schema.Field("an object of numbers", lambda v: type(v) is dict and _numbers(v)),
 }
 
 
@@ -193,7 +201,7 @@ def n_outputs_of(target: Target, loss: str) -> int:
 
 def labelled(data: Any, y: Any, name: str) -> tuple[Any, Any]:
     """The rows that have a target; the others are left out with a warning."""
-    present = rows_with_target(y)
+    present = rows_with_target(y, name)
     if present.all() or not present.any():  # without any, the fit of the target says so
         return data, y
     warnings.warn(

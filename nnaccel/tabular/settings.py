@@ -20,6 +20,7 @@ from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
+from nnaccel.tabular.targets import check_loss
 
 SMALL = 2000  # rows below which none is set aside for validation: all are needed for training
 TASKS = ("auto", "classification", "regression")
@@ -151,10 +152,7 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     if loss == "auto":
         default = "binary_cross_entropy" if n_classes == 2 else "softmax_cross_entropy"
         loss = default if n_classes else "squared_error"
-    kind = losses.LOSSES[loss].targets.kind
-    if (kind == "numbers") != (task == "regression") or (kind == "labels" and n_classes != 2):
-        kind = f"classification with {n_classes} classes" if n_classes else "regression"
-        raise ValueError(f"loss {loss!r} is not for {kind}; leave it out, or change the task")
+    check_loss(loss, n_classes)
     hidden = settings.hidden
     if hidden is None:
         hidden = (128, 64) if small else (256, 128, 64)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.arguments import did_you_mean
+from nnaccel.files import existing_file
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
-from nnaccel.tabular.tables import existing_file, pop_target, read_table
+from nnaccel.tabular.tables import pop_target, read_table
 
 
 class Examples(NamedTuple):
@@ -35,7 +36,8 @@ def read(source: str, target: str | None = None, *, need_target: bool = True) ->
 
     target: the column of a table; the others have theirs. Without `need_target` a table may lack
     it, or not be told, and y is then None.
-    ValueError or FileNotFoundError that name what is wrong and the closest thing that is right.
+    ValueError or FileNotFoundError that name what is wrong and the closest thing that is right;
+    OSError for a pipe or a device; MemoryError.
     """
     if source in DATASETS:
         return _from_dataset(load(source), target if need_target else None)

@@ -4,19 +4,21 @@ Whatever is wrong with a file is said in one line with the path, what was found 
 """
 
 import gzip
-import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.arguments import did_you_mean
+from nnaccel.files import Unreadable, check_expansion, existing_file, printable, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COMPLETE = "check that the file is complete and is what its name says"
+CHUNK = 1 << 24  # bytes decompressed at once
+BATCH = 1 << 16  # rows of Parquet decoded at once
 # pyarrow's own list, and the two that pandas and Python write.
 MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -38,9 +40,11 @@ def read_table(path: str | Path) -> "pa.Table":
     without a comma in that line is split at semicolons or tabs. Empty cells and the usual
     spellings of missing (`MISSING`) are null in text columns too. A column's type is the
     narrowest that holds all of its rows. The index that pandas stores in Parquet is no column.
+    Content is checked to its last byte, and may become as large as `files.check_expansion` says.
 
-    FileNotFoundError (with the closest name there), IsADirectoryError, and ValueError for an
-    extension that is not known, content that cannot be read, no rows, or a column name used twice.
+    FileNotFoundError (with the closest name there), IsADirectoryError, OSError for a pipe or a
+    device, MemoryError, and ValueError for an extension that is not known, content that cannot be
+    read, no rows, or a column name used twice.
     """
     path = existing_file(path)
     suffix = path.suffix.lower()
@@ -53,28 +57,9 @@ def read_table(path: str | Path) -> "pa.Table":
         )
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
-    pa = import_extra("pyarrow")
-    try:
-        table = READERS[suffix](path)
-    except PermissionError:
-        raise  # says what and where already
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason}; {COMPLETE}") from error
-    return _checked(table, str(path))
-
-
-def existing_file(path: str | Path) -> Path:
-    """`path` if a file is there; else the error says whether it is a folder or what is close."""
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file; name one file inside it")
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: no such file; there is no folder {path.parent}")
-        names = [child.name for child in path.parent.iterdir()]
-        raise FileNotFoundError(f"{path}: no such file{did_you_mean(path.name, names)}")
-    return path
+    table = READERS[suffix](path, suffix[1:])
+    with reading(path, suffix[1:]):  # the names and notes of its columns, which are decoded here
+        return _checked(table, str(path))
 
 
 def as_table(data: Any) -> "pa.Table":
@@ -92,6 +77,8 @@ def as_table(data: Any) -> "pa.Table":
         )
     try:
         table = data if isinstance(data, pa.Table) else pa.table(data)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{kind} has text that is no Unicode: {error}; correct it") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         reason = "; ".join(map(str, error.args))
         raise ValueError(
@@ -101,71 +88,107 @@ def as_table(data: Any) -> "pa.Table":
 
 
 def _checked(table: "pa.Table", source: str) -> "pa.Table":
-    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    index = [name for name in index if isinstance(name, str) and name in table.column_names]
+    notes = table.schema.pandas_metadata
+    index = notes.get("index_columns") if isinstance(notes, dict) else None
+    index = [name for name in index or () if isinstance(name, str) and name in table.column_names]
     table = table.drop_columns(index)
     if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
-        raise ValueError(
+        raise Unreadable(
             f"{source} has more than one column named {listing(twice)}; rename all but one"
         )
     if not table.num_columns:
-        raise ValueError(f"{source} has no columns")
+        raise Unreadable(f"{source} has no columns")
     if not table.num_rows:
-        raise ValueError(f"{source} has column names but no rows: {listing(table.column_names)}")
+        raise Unreadable(f"{source} has column names but no rows: {listing(table.column_names)}")
     return table
 
 
-def _read_text(path: Path, delimiter: str = "") -> "pa.Table":
+def _read_text(path: Path, kind: str) -> "pa.Table":
     pa, csv = import_extra("pyarrow"), import_extra("pyarrow.csv")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if content.isspace() or content == b"\xef\xbb\xbf":
+    content = _content(path, kind)
+    if content.removeprefix(b"\xef\xbb\xbf").isspace():
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
-    content += b"" if content.endswith(b"\n") else b"\n"  # a header alone is a table without rows
     advice = f"convert the file, for example: iconv -f latin1 -t utf-8 {path.name}"
     try:
         header = content[: content.index(b"\n")].decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: the first line is not UTF-8 text; {advice}") from error
-    if not delimiter:
-        delimiter = "," if "," in header else max(";\t,", key=header.count)
-    table = csv.read_csv(
-        pa.BufferReader(content),
-        # One block: types are inferred from all rows, not from those that happen to come first.
-        read_options=csv.ReadOptions(block_size=min(len(content), 2**31 - 1)),
-        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=MISSING),
-    )
+    delimiter = "\t" if kind.startswith("tsv") else ","
+    if delimiter not in header and delimiter == ",":
+        delimiter = max(";\t,", key=header.count)
+    with reading(path, kind):
+        table = csv.read_csv(
+            pa.BufferReader(content),
+            # One block: types are inferred from all rows, not from those that come first.
+            read_options=csv.ReadOptions(block_size=min(len(content), 2**31 - 1)),
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=MISSING),
+        )
     if binary := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
         raise ValueError(f"{path}: column {binary[0]!r} is not UTF-8 text; {advice}")
     return table
 
 
-def _read_csv(path: Path) -> "pa.Table":
-    return _read_text(path)
+def _content(path: Path, kind: str) -> bytes:
+    """The text, decompressed; it ends a line, so that a header alone is a table without rows."""
+    parts, size = [], 0
+    with reading(path, kind), (gzip.open if kind.endswith("gz") else open)(path, "rb") as file:
+        for part in iter(partial(file.read, CHUNK), b""):
+            size += len(part)
+            check_expansion(path, size)
+            parts.append(part)
+        return b"".join(parts if parts and parts[-1].endswith(b"\n") else [*parts, b"\n"])
 
 
-def _read_tsv(path: Path) -> "pa.Table":
-    return _read_text(path, "\t")
+def _read_parquet(path: Path, kind: str) -> "pa.Table":
+    parquet = import_extra("pyarrow.parquet")
+    with reading(path, kind), parquet.ParquetFile(path) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        check_expansion(path, sum(group.total_byte_size for group in groups))
+        return _collected(file.iter_batches(BATCH), file.schema_arrow, path)
 
 
-def _read_parquet(path: Path) -> "pa.Table":
-    return import_extra("pyarrow.parquet").ParquetFile(path).read()
-
-
-def _read_arrow(path: Path) -> "pa.Table":
+def _read_arrow(path: Path, kind: str) -> "pa.Table":
     """Feather is the Arrow file format; .arrow may also be the stream format."""
     pa, ipc = import_extra("pyarrow"), import_extra("pyarrow.ipc")
-    with pa.OSFile(str(path)) as source:
-        kind = ipc.open_file if source.read(6) == b"ARROW1" else ipc.open_stream
+    with reading(path, kind), pa.OSFile(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
         source.seek(0)
-        return kind(source).read_all()
+        if not is_file:
+            stream = ipc.open_stream(source)
+            return _collected(stream, stream.schema, path)
+        file = ipc.open_file(source)
+        batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        return _collected(batches, file.schema, path)
+
+
+def _collected(batches: Iterable[Any], schema: Any, path: Path) -> "pa.Table":
+    """The table of those batches, each valid: of one that is not, a later use may crash."""
+    pa = import_extra("pyarrow")
+    found, sizes, size = [], {}, 0
+    for batch in batches:
+        batch.validate(full=True)
+        for buffer in _buffers(batch, pa.types):
+            if buffer is not None and buffer.address not in sizes:  # dictionaries are shared
+                sizes[buffer.address] = buffer.size
+                size += buffer.size
+        check_expansion(path, size)
+        found.append(batch)
+    return pa.Table.from_batches(found, schema)
+
+
+def _buffers(batch: Any, types: Any) -> Iterator[Any]:
+    for column in batch.columns:
+        yield from column.buffers()
+        if types.is_dictionary(column.type):
+            yield from column.dictionary.buffers()
 
 
 READERS = {
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".tsv": _read_tsv,
-    ".tsv.gz": _read_tsv,
+    ".csv": _read_text,
+    ".csv.gz": _read_text,
+    ".tsv": _read_text,
+    ".tsv.gz": _read_text,
     ".parquet": _read_parquet,
     ".feather": _read_arrow,
     ".arrow": _read_arrow,
@@ -216,7 +239,7 @@ WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".feather": _write_fe
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
     """Names for a message: the first `limit` of them, and how many there are."""
-    names = [str(name) for name in names]
+    names = [printable(str(name)) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names):,} in all)"
 

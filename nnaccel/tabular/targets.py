@@ -13,6 +13,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.arguments import find
+from nnaccel.maths import losses
 from nnaccel.tabular.columns import KINDS, open_column, without_nan
 from nnaccel.tabular.tables import import_extra, listing
 
@@ -92,6 +93,8 @@ class Target:
             schema.check({"classes": classes}, {"classes": schema.ascending(member)}, "target")
             if len(classes) < 2:
                 raise ValueError(f"target: 'classes' must be two or more, got {classes}")
+            if np.array(classes).tolist() != [*classes]:  # where its strings end
+                raise ValueError("target: no class may end in a null character")
         return cls(**{**data, "classes": tuple(classes)})
 
 
@@ -107,19 +110,32 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
 
     ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
     says where), infinities, a single class, a class with a single row, a constant number,
-    classification of numbers with fractions, regression on text or booleans.
+    classification of numbers with fractions, regression on text or booleans, and classes that a
+    model file cannot hold, such as integers of more than 64 bits.
     """
     fit = find("task", task, TASKS)
     distinct = _distinct(values, name)
     _refuse_missing(distinct.codes, name)
     if _kind(distinct.levels) == "number":
         _refuse_infinite(distinct.levels, distinct.codes, name)
-    return fit(distinct, name)
+    target = fit(distinct, name)
+    try:
+        return Target.from_dict(target.to_dict())
+    except ValueError as error:
+        raise ValueError(f"a model file cannot hold this target: {error}; change it") from None
 
 
-def rows_with_target(values: Any) -> np.ndarray:
+def check_loss(loss: str, n_classes: int) -> None:
+    """ValueError for a loss that is not for so many classes, 0 where the target is a number."""
+    kind = losses.get(loss).targets.kind
+    if (kind == "numbers") != (not n_classes) or (kind == "labels" and n_classes != 2):
+        task = f"classification with {n_classes} classes" if n_classes else "regression"
+        raise ValueError(f"loss {loss!r} is not for {task}; leave it out, or change the task")
+
+
+def rows_with_target(values: Any, name: str = "y") -> np.ndarray:
     """Boolean mask (N,): the rows where the target is neither null nor NaN."""
-    return _distinct(values, "y").codes >= 0
+    return _distinct(values, name).codes >= 0
 
 
 def _fit_auto(distinct: "Distinct", name: str) -> Target:
@@ -255,14 +271,23 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
     pa = import_extra("pyarrow")
     if not isinstance(values, pa.Array | pa.ChunkedArray):
         values = pa.chunked_array(values)
-    column = open_column(values)
+    try:
+        column = open_column(values, exact=True)
+    except pa.ArrowInvalid:
+        raise ValueError(
+            f"target {name!r} has integers of more than 64 bits; convert them to text or floats"
+        ) from None
     if column.kind == "null":
         return Distinct(np.zeros(0), np.full(len(values), -1))
     if column.kind not in KINDS:
         raise _unusable(name, column.data.type)
     encoded = pa.chunked_array(without_nan(column.data)).combine_chunks().dictionary_encode()
     levels = encoded.dictionary.to_numpy(zero_copy_only=False)
-    levels = levels.astype(TYPES[column.kind] if not column.integer else np.int64)
+    if column.kind == "string":
+        texts = levels.astype(np.str_)
+        if texts.tolist() != levels.tolist():  # where NumPy's text ends
+            raise ValueError(f"target {name!r} has labels that end in a null character; remove it")
+        levels = texts
     codes = encoded.indices.fill_null(-1).to_numpy()
     order = np.argsort(levels)
     rank = np.full(len(levels) + 1, -1)  # its last entry is for the code -1
@@ -329,6 +354,6 @@ TARGET = {
 LABELS = {
     str: schema.TEXT,
     bool: schema.FLAG,
-    int: schema.FINITE,
+    int: schema.INT64,
     float: schema.FINITE,
 }

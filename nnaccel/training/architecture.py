@@ -4,6 +4,8 @@ A layer is a dataclass, and its fields are what is written of it. The type of a 
 data it may be: a new layer needs no line here. Nothing in the data is imported or evaluated.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -17,12 +19,9 @@ from nnaccel.maths.network import Network
 from nnaccel.schema import Field, check
 from nnaccel.typing import Options
 
-OPTIONS = Field(
-    "an object of numbers or lists of numbers",
-    lambda v: (
-        type(v) is dict
-        and all(schema.FINITE.holds(n) for o in v.values() for n in (o if type(o) is list else [o]))
-    ),
+NUMBERS = Field(
+    "a finite number or a list of them",
+    lambda v: all(map(schema.FINITE.holds, v if type(v) is list else [v])),
 )
 
 # What a field of that type is in the data; `Annotated[type, Field]` takes its place.
@@ -113,9 +112,9 @@ def _rebuild_layer(data: dict[str, Any], where: str, level: int = 0) -> Layer:
     check(values, known, where)
     for name, field in known.items():
         if field is ACTIVATION:
-            content = {"name": schema.TEXT, "options": OPTIONS}
+            content = {"name": schema.TEXT, "options": schema.OBJECT}
             data = check(values[name], content, f"{where}: activation")
-            values[name] = named(activations.get, data, where)
+            values[name] = named(activations.get(data["name"]), data["options"], where)
         elif field is schema.RECORDS:
             inner = enumerate(values[name])
             values[name] = tuple(
@@ -129,9 +128,19 @@ def listed(options: Options) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in options}
 
 
-def named(get: Any, data: dict[str, Any], where: str) -> Any:
-    """What `get` finds for a checked name with its options; ValueError for unknown options."""
-    try:
-        return get(data["name"], **data["options"])
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+def named(row: Any, options: dict[str, Any], where: str) -> Any:
+    """The activation or loss with those options; ValueError for unknown or unfit ones."""
+    known = option_fields(row.forward if isinstance(row, Activation) else row.function)
+    check(dict.fromkeys(known, 0.0) | options, known, where)  # what is absent has its default
+    return row.with_options(**options) if options else row
+
+
+def option_fields(function: Callable[..., Any]) -> dict[str, Field]:
+    """What each option of an activation or a loss must be: a number, or also several of them."""
+    parameters = inspect.signature(function).parameters.values()
+    single = (float, "float")
+    return {
+        p.name: schema.FINITE if p.annotation in single else NUMBERS
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name != "xp"
+    }

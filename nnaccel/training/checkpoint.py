@@ -2,32 +2,35 @@
 
 A file is a safetensors file. Its header holds, as JSON, the architecture as plain data of a
 closed schema, and a SHA-256 over that text and every tensor, since safetensors by itself loads
-a flipped bit without a word. Nothing is unpickled, and no name in a file is ever imported.
+a flipped bit without a word. It is checked before the content is looked at, in every version of
+the format. Nothing is unpickled, and no name in a file is ever imported.
 """
 
 import hashlib
 import json
 import os
-import tempfile
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import count
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
+from nnaccel.files import Unreadable, existing_file, reading, reason, write
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout
-from nnaccel.schema import Field, check
-from nnaccel.training.architecture import OPTIONS, describe, listed, named, rebuild
+from nnaccel.schema import OBJECT, check
+from nnaccel.training.architecture import describe, listed, named, rebuild
 from nnaccel.typing import Array
 
 FORMAT = "nnaccel model"
 VERSION = 1
-
-OBJECT = Field("an object", lambda v: type(v) is dict)
+LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
+MOST_TENSORS = 16  # a file has one: others are named in an error, but not a million of them
+ENTRY = re.compile(r"(?P<text>.*)\n(?P<digest>[0-9a-f]{64})", re.DOTALL)
 
 
 class Checkpoint(NamedTuple):
@@ -64,79 +67,43 @@ def save(
         "loss": _describe_loss(losses.get(loss)),
         "extra": dict(extra or {}),
     }
-    try:
-        text = json.dumps(header, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra must be JSON-like data: {error}") from None
+    text = schema.to_json(header, "extra")
     from safetensors.numpy import save as to_bytes
 
     tensors = {"params": data}
-    write(path, to_bytes(tensors, metadata(text, tensors)))
+    content = to_bytes(tensors, metadata(text, tensors))
+    if (length := len(content) - data.nbytes) > LONGEST_HEADER:
+        raise ValueError(f"a header may have {LONGEST_HEADER:,} bytes, this one has {length:,}")
+    write(path, content)
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a model file.
 
-    Raises FileNotFoundError or another OSError, and ValueError that says in one line what is
-    wrong with a file that is truncated, altered, of another kind or of a later version.
+    Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
+    what is wrong with a file that is truncated, altered, of another kind or of a later version.
     """
-    path = Path(path)
-    content = path.read_bytes()
-    where = f"{path}: not a model that can be used"
+    path = existing_file(path)
     try:
-        header, tensors = _parse(content)
+        with reading(path, "a model"), open(path, "rb") as file:
+            text, claimed, tensors = _parse(file)
+        if claimed != digest(text, tensors):
+            raise ValueError("its content has been altered since it was written (SHA-256)")
+        return _rebuild(schema.from_json(text, "header"), tensors)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    try:
-        text, _, claimed = header["nnaccel"].rpartition("\n")
-        header = json.loads(text)
-        version = header["version"]
-        if header["format"] != FORMAT or type(version) is not int:
-            raise KeyError
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"{where}: a safetensors file that nnaccel has not written") from None
-    if version > VERSION:
-        raise ValueError(f"{where}: written by a later nnaccel (format {version}); upgrade nnaccel")
-    if claimed != digest(text, tensors):
-        raise ValueError(f"{where}: its content has been altered since it was written (SHA-256)")
-    try:
-        return _rebuild(header, tensors)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a file says of itself that nnaccel wrote it; what it holds is not checked."""
     try:
-        with open(path, "rb") as file:
+        with open(existing_file(path), "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = file.read(min(length, os.path.getsize(path)))
-        text, _, _ = json.loads(header)["__metadata__"]["nnaccel"].rpartition("\n")
-        return json.loads(text)["format"] == FORMAT
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            entries = _entries(file.read(length)) if length <= LONGEST_HEADER else {}
+        entry = _entry(entries)
+        return entry is not None and json.loads(entry["text"])["format"] == FORMAT
+    except (KeyError, TypeError, ValueError, RecursionError):
         return False
-
-
-def writable(path: str | os.PathLike[str], size: int = 0) -> None:
-    """OSError if a file of `size` bytes cannot be written there: found before the work, not after.
-
-    Tries it with a temporary file beside it, which is removed.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a device or a pipe; give the name of a file")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(f"{path} is write-protected; choose another name")
-    with _beside(path) as file:
-        try:
-            if size and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise _unwritable(path, error, f"no room for {size:,} bytes") from None
-        finally:
-            os.unlink(file.name)
 
 
 def metadata(text: str, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -167,18 +134,18 @@ def _describe_loss(loss: Loss) -> dict[str, Any]:
     return {"name": loss.name, "options": listed(loss.options)}
 
 
-def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
-    fields = {
-        "format": schema.TEXT,
-        "version": schema.COUNT,
-        "network": OBJECT,
-        "loss": OBJECT,
-        "extra": OBJECT,
-    }
-    check(header, fields, "header")
+def _rebuild(header: Any, tensors: dict[str, np.ndarray]) -> Checkpoint:
+    if type(header) is not dict or header.get("format") != FORMAT:
+        raise ValueError(FOREIGN)
+    check({"version": header.get("version")}, {"version": schema.COUNT}, "header")
+    if header["version"] > VERSION:
+        raise ValueError(
+            f"written by a later nnaccel (format {header['version']}); upgrade nnaccel"
+        )
+    check(header, HEADER, "header")
     network = rebuild(header["network"])
-    check(header["loss"], {"name": schema.TEXT, "options": OPTIONS}, "loss")
-    loss = named(losses.get, header["loss"], "loss")
+    check(header["loss"], {"name": schema.TEXT, "options": OBJECT}, "loss")
+    loss = named(losses.get(header["loss"]["name"]), header["loss"]["options"], "loss")
     if set(tensors) != {"params"}:
         raise ValueError(f"tensors must be 'params' alone, got {', '.join(sorted(tensors))}")
     _check_params(network, tensors["params"], "the tensor 'params'")
@@ -187,73 +154,67 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoi
 
 def _check_params(network: Network, params: np.ndarray, name: str) -> None:
     size = layout(network).size
+    if not size:
+        raise ValueError(f"{network} has no parameters, so there is nothing to keep")
     if params.dtype not in (np.float32, np.float64) or params.shape[-1:] != (size,):
         raise ValueError(
             f"{name} must be float32 or float64 of shape ({size},) or (K, {size}) for this "
             f"network, got {params.dtype} of shape {params.shape}"
         )
-    if params.ndim > 2 or not np.isfinite(params).all():
-        raise ValueError(f"{name} must be one or two-dimensional and finite")
+    if params.ndim > 2 or not params.size or not np.isfinite(params).all():
+        raise ValueError(f"{name} must be one or two-dimensional, not empty, and finite")
 
 
-def _parse(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The metadata and the tensors of a safetensors file; ValueError if it is not a whole one."""
-    from safetensors import SafetensorError
+def _parse(file: BinaryIO) -> tuple[str, str, dict[str, np.ndarray]]:
+    """The header's text, the digest that it claims, and the tensors of a safetensors file.
+
+    Unreadable if it is not a whole one, before a single tensor is built, or is not ours, before
+    the rest of it is read.
+    """
     from safetensors.numpy import load as from_bytes
 
+    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    length = int.from_bytes(start, "little")
     try:
-        tensors = from_bytes(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        kind = "is empty" if not content else f"is truncated or no safetensors file ({error})"
-        raise ValueError(f"the file {kind}") from None
-    return metadata, tensors
+        if length > min(LONGEST_HEADER, size - 8):
+            raise ValueError(f"a header of {length:,} bytes")
+        header = file.read(length)
+        entry = _entry(_entries(header))
+        tensors = from_bytes(start + header + file.read()) if entry else {}
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # safetensors raises errors of several kinds
+        kind = f"is truncated or no safetensors file ({reason(error)})" if size else "is empty"
+        raise Unreadable(f"the file {kind}") from None
+    if entry is None:
+        raise Unreadable(FOREIGN)
+    return entry["text"], entry["digest"], tensors
 
 
-def _beside(path: Path) -> Any:
-    """A new file in the folder of `path`, open for writing, that its user has to remove."""
-    try:
-        return tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        )
-    except OSError as error:
-        raise _unwritable(path, error, error.strerror) from None
+def _entries(header: bytes) -> dict[str, Any]:
+    """What a safetensors header says of the file itself; ValueError unless it is a short one."""
+    objects = count(1)
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if next(objects) > MOST_TENSORS + 1:  # each tensor is one, and what is sought another
+            raise ValueError(f"more than {MOST_TENSORS} tensors")
+        return schema.distinct(pairs)
+
+    found = json.loads(header.decode(), object_pairs_hook=distinct)
+    return found.get("__metadata__", {}) if type(found) is dict else {}
 
 
-def _unwritable(path: Path, error: OSError, reason: str | None) -> OSError:
-    return type(error)(error.errno, f"cannot write {path} ({reason}); choose another place")
+def _entry(entries: Any) -> re.Match[str] | None:
+    """The one entry of our files, its text and digest; None where there is another or none."""
+    entry = entries.get("nnaccel") if type(entries) is dict and len(entries) == 1 else None
+    return ENTRY.fullmatch(entry) if type(entry) is str else None
 
 
-def write(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a file durably and atomically, keeping the mode of the one it replaces.
-
-    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError.
-    """
-    path = Path(os.path.realpath(path))
-    file = _beside(path)
-    try:
-        with file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(file.name, mode)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise _unwritable(path, error, error.strerror) from None
-    finally:
-        Path(file.name).unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the folder holds the name, so it has to reach the disk too
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _umask() -> int:
-    """The process's mask for the modes of new files, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+FOREIGN = "a safetensors file that nnaccel has not written"
+HEADER = {
+    "format": schema.TEXT,
+    "version": schema.COUNT,
+    "network": OBJECT,
+    "loss": OBJECT,
+    "extra": OBJECT,
+}

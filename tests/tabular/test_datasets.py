@@ -163,7 +163,9 @@ def test_files_that_are_no_npz(tmp_path):
     flipped = bytearray(whole)
     flipped[whole.index(X.tobytes()) + 20] ^= 1
     (tmp_path / "bad.npz").write_bytes(flipped)
-    with pytest.raises(ValueError, match=r"bad\.npz: X cannot be read: Bad CRC.*; check that"):
+    with pytest.raises(
+        ValueError, match=r"bad\.npz: X cannot be read as npy: Bad CRC.*; check that"
+    ):
         load_npz(tmp_path / "bad.npz")
     with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -173,6 +175,76 @@ def test_files_that_are_no_npz(tmp_path):
         load_npz(tmp_path / "aa.npz")
     with pytest.raises(IsADirectoryError):
         load_npz(tmp_path)
+
+
+def npz_of(path, member, names=("X.npy", "y.npy")):
+    """An NPZ file whose first array is any bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(names[0], member)
+        with archive.open(names[1], "w") as file:
+            np.save(file, Y)
+    return path
+
+
+def header_of(shape, dtype="'<f8'"):
+    text = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (
+            header_of((10**13, 2)) + bytes(96),
+            r"X cannot be read as npy: float64 of shape .* is not",
+        ),
+        (header_of((2**63, 2**63)) + bytes(96), "float64 of shape .* is not what 96 bytes hold"),
+        (header_of((6, 3)) + bytes(96), r"float64 of shape \(6, 3\) is not what 96 bytes hold"),
+        (header_of((6, -2)) + bytes(96), "X cannot be read as npy"),
+        (header_of("((((", "'<f8'") + bytes(96), "X cannot be read as npy"),
+        (header_of((6, 2), "'O'") + bytes(96), "X is an array of objects, which is not loaded"),
+        (header_of((6, 2), "[[['"), "X cannot be read as npy"),
+        (b"\x93NUMPY\x03\x00" + bytes(200), "an array of version .3, 0., of records or unknown"),
+        (b"hello", "X cannot be read as npy"),
+        (b"", "X cannot be read as npy"),
+    ],
+)
+def test_an_array_that_promises_what_is_not_there(tmp_path, member, message):
+    """Its header is compared with the file before memory is asked for."""
+    with pytest.raises(ValueError, match=message) as error:
+        load_npz(npz_of(tmp_path / "a.npz", member))
+    assert str(error.value).startswith(f"{tmp_path / 'a.npz'}: X ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_npz_bomb(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", X=np.zeros((6, 10**6), "uint8"), y=Y)
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "1000000")
+    with pytest.raises(ValueError, match=r"a\.npz becomes more than 1,000,000 bytes"):
+        load_npz(tmp_path / "a.npz")
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "7000000")
+    assert load_npz(tmp_path / "a.npz").X.shape == (6, 10**6)
+
+
+def test_a_damaged_directory_of_a_zip_file(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X, y=Y)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.rindex(b"PK\x01\x02")] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read as npz: Bad magic number"):
+        load_npz(tmp_path / "a.npz")
+
+
+def test_a_damaged_built_in_data_set(monkeypatch):
+    datasets = pytest.importorskip("sklearn.datasets")
+
+    def damaged():
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+    monkeypatch.setattr(datasets, "load_digits", damaged)
+    with pytest.raises(ValueError, match="the file of scikit-learn's load_digits cannot be read"):
+        load("digits")
 
 
 # ---------------------------------------------------------------------------- splits

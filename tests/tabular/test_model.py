@@ -421,7 +421,91 @@ def test_the_network_must_fit_its_table(tmp_path, model):
     params = np.zeros(model.params.size + 8, "float32")
     refused(tmp_path, model, extra, "inputs", network=wide, params=params)
     other = model._replace(loss=checkpoint.losses.get("softmax_cross_entropy"))
-    refused(tmp_path, other, extra, "1 outputs, which does not fit its target")
+    refused(tmp_path, other, extra, "the network has 1 outputs and its target needs 2")
+
+
+def test_a_table_has_one_network(tmp_path, model):
+    params = np.stack([model.params] * 3)
+    extra = extra_of(model, tmp_path)
+    refused(tmp_path, model, extra, "it holds 3 networks, and a table has one", params=params)
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        ("squared_error", ["no", "yes"]),  # numbers for classes
+        ("binary_cross_entropy", ["a", "b", "c"]),  # one output for three classes
+        ("binary_cross_entropy", []),
+    ],
+)
+def test_the_loss_must_be_for_the_target(tmp_path, model, loss, classes):
+    extra = extra_of(model, tmp_path)
+    task = "classification" if classes else "regression"
+    extra["target"] |= {"classes": classes, "task": task}
+    other = model._replace(loss=checkpoint.losses.get(loss))
+    refused(tmp_path, other, extra, f"loss {loss!r} is not for {task}")
+
+
+def test_classes_and_names_that_cannot_be_used_are_refused(tmp_path, model):
+    extra = extra_of(model, tmp_path)
+    for classes in ([2**63, 2**63 + 1], [1, 2**63], ["a", "a\0"], [0.5, 2**60]):
+        changed = json.loads(json.dumps(extra))
+        changed["target"]["classes"] = classes
+        refused(tmp_path, model, changed, "target: ", "class")
+    changed = json.loads(json.dumps(extra))
+    changed["features"]["categorical"][0] |= {"kind": "number", "levels": [1, 2**60]}
+    refused(tmp_path, model, changed, "'levels' must be a list of finite numbers in ascending")
+
+
+HUGE = np.array([2**63, 2**63 + 1] * 4, "uint64")
+
+
+@pytest.mark.parametrize(
+    ("data", "y", "message"),
+    [
+        (
+            {"x": np.arange(8.0)},
+            HUGE,
+            "'price' has integers of more than 64 bits; convert them to",
+        ),
+        (np.arange(8.0)[:, None], HUGE, "a model file cannot hold this target: .*64-bit integers"),
+        (
+            {"x": np.arange(8.0)},
+            ["a", "a\0"] * 4,
+            "'price' has labels that end in a null character",
+        ),
+    ],
+)
+def test_what_a_file_cannot_hold_is_found_before_training(data, y, message):
+    if isinstance(data, dict):
+        data, y = pa.table(data), pa.chunked_array([pa.array(y)])
+    given = Examples("t", data, y, "price", ("x",), "auto", None)
+    with pytest.raises(ValueError, match=message):
+        Fit(given, Settings(task="classification", **QUICK), test_fraction=0)
+
+
+def test_names_that_a_file_cannot_hold_are_found_before_training():
+    X, y = np.arange(16.0).reshape(8, 2), np.array(["p", "q"] * 4)
+    given = Examples("t", X, y, "y", ("a", "\ud800"), "auto", None)
+    with pytest.raises(
+        ValueError, match="a model file cannot hold this encoding: .*'columns' must"
+    ):
+        Fit(given, Settings(**QUICK), test_fraction=0)
+    with pytest.raises(ValueError, match="a model file cannot hold this target: .*'name' must be"):
+        Fit(given._replace(names=("a", "b"), target="\ud800"), Settings(**QUICK), test_fraction=0)
+
+
+def test_large_integers_stay_different_classes(tmp_path):
+    """As float64 they are one number."""
+    labels = [2**53, 2**53 + 1, -(2**63), 2**63 - 1]
+    columns = {"x": np.tile([0.0, 1, 2, 3], 30), "y": np.tile(np.array(labels), 30)}
+    settings = Settings(task="classification", hidden=(16,), epochs=60)
+    model = trained(Fit(examples(columns), settings, test_fraction=0))
+    assert model.target.classes == tuple(sorted(labels))
+    model.save(tmp_path / "m")
+    guess = Model.load(tmp_path / "m").predict(features(columns))
+    assert set(guess.tolist()) <= set(labels)
+    assert model.evaluate(features(columns), columns["y"])["accuracy"] > 0.9
 
 
 def test_a_network_without_a_table_is_said_to_be_one(tmp_path, model):

@@ -135,6 +135,94 @@ def test_bad_files_are_one_line(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["t.feather", "t.arrow"])
+def test_a_damaged_arrow_file_does_not_reach_the_arithmetic(tmp_path, name):
+    """Offsets beyond the text kill the process when the column is used, and not before."""
+    table = pa.table({"s": ["a", "b", "c", "d"] * 3})
+    write = write_stream if name == "t.arrow" else feather.write_feather
+    options = {} if name == "t.arrow" else {"compression": "uncompressed"}
+    write(table, str(tmp_path / name), **options)
+    content = (tmp_path / name).read_bytes()
+    offsets = np.arange(13, dtype="int32")
+    assert content.count(offsets.tobytes()) == 1
+    offsets[-1] = 2**30
+    damaged = content.replace(np.arange(13, dtype="int32").tobytes(), offsets.tobytes())
+    (tmp_path / name).write_bytes(damaged)
+    kind = name.partition(".")[2]
+    with pytest.raises(
+        ValueError, match=rf"{name} cannot be read as {kind}: .*check that the file"
+    ):
+        read_table(tmp_path / name)
+
+
+BOMB = pa.table({"a": np.zeros(1_000_000), "b": np.zeros(1_000_000)})
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.csv.gz", lambda path: path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10**6))),
+        ("t.parquet", lambda path: parquet.write_table(BOMB, path, compression="zstd")),
+        ("t.feather", lambda path: feather.write_feather(BOMB, str(path), compression="zstd")),
+    ],
+)
+def test_what_a_small_file_becomes_is_limited(tmp_path, monkeypatch, name, write):
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 100_000
+    assert read_table(tmp_path / name).num_rows == 1_000_000
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "2000000")
+    with pytest.raises(
+        ValueError, match=rf"{name} becomes more than 2,000,000 bytes .*_READ_LIMIT"
+    ):
+        read_table(tmp_path / name)
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "50000000")
+    assert read_table(tmp_path / name).num_rows == 1_000_000
+
+
+def test_a_dictionary_that_batches_share_counts_once(tmp_path, monkeypatch):
+    levels = pa.array([f"level {i:09}" for i in range(100_000)])
+    column = pa.DictionaryArray.from_arrays(np.arange(10_000, dtype="int32") * 7, levels)
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink:
+        table = pa.table({"c": column})
+        with ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100)
+    monkeypatch.setenv("NNACCEL_READ_LIMIT", "1")
+    assert read_table(tmp_path / "t.arrow").num_rows == 10_000  # of 100 batches
+
+
+def test_memory_that_a_file_takes_is_no_damage(tmp_path, monkeypatch):
+    def out_of_memory(*args, **options):
+        raise pa.ArrowMemoryError("malloc of size 99 failed")
+
+    monkeypatch.setattr(parquet, "ParquetFile", out_of_memory)
+    with pytest.raises(
+        MemoryError, match="^not enough memory to read .*t.parquet as parquet .mall"
+    ):
+        read_table(save(tmp_path, b"PAR1", "t.parquet"))
+
+
+@pytest.mark.parametrize(
+    "notes", [b"[]", b"3", b'{"index_columns": {"a": 1}}', b'{"index_columns": [3, "b", null]}']
+)
+def test_what_pandas_noted_may_be_anything(tmp_path, notes):
+    table = pa.table({"a": [1, 2]}).replace_schema_metadata({b"pandas": notes})
+    feather.write_feather(table, str(tmp_path / "t.feather"))
+    kept = [] if b'{"a"' in notes else ["a"]
+    if kept:
+        assert read_table(tmp_path / "t.feather").column_names == kept
+    else:
+        with pytest.raises(ValueError, match="has no columns"):
+            read_table(tmp_path / "t.feather")
+
+
+@pytest.mark.parametrize("notes", [b"{", b"\xff", b"[" * 100_000, b'{"index_columns": 3}'])
+def test_notes_of_pandas_that_cannot_be_read(tmp_path, notes):
+    table = pa.table({"a": [1, 2]}).replace_schema_metadata({b"pandas": notes})
+    feather.write_feather(table, str(tmp_path / "t.feather"))
+    with pytest.raises(ValueError, match="t.feather cannot be read as feather: .*; check that"):
+        read_table(tmp_path / "t.feather")
+
+
 def test_no_such_file(tmp_path):
     save(tmp_path, "a\n1\n", "train.csv")
     with pytest.raises(
@@ -202,6 +290,16 @@ def test_pop_target_says_what_there_is():
     wide = pa.table({f"c{i}": [0] for i in range(40)})
     with pytest.raises(ValueError, match=r"c11, … \(40 in all\)"):
         pop_target(wide, None)
+
+
+def test_a_name_is_on_one_line():
+    assert listing(["a\nb", "é ß", "\x1b[1m", "\u202e"]) == r"a\nb, é ß, \x1b[1m, \u202e"
+
+
+def test_a_frame_with_half_a_character():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="DataFrame has text that is no Unicode: .*correct it"):
+        as_table(pandas.DataFrame({"a": pandas.Series(["\ud800", "b"], dtype=object)}))
 
 
 def test_listing_is_short():

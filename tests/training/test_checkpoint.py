@@ -8,7 +8,6 @@ import ast
 import errno
 import json
 import os
-import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from nnaccel.training.checkpoint import (
     load,
     metadata,
     save,
-    writable,
-    write,
 )
 from nnaccel.training.step import initialize
 
@@ -269,7 +266,7 @@ def test_an_entry_that_is_no_text(tmp_path):
     header = json.dumps({"__metadata__": {"nnaccel": 3}}).encode()
     path = tmp_path / "m"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    fails(path, "no safetensors file")
+    fails(path, "a safetensors file that nnaccel has not written")
     assert not is_model(path)
 
 
@@ -360,7 +357,7 @@ def test_every_key_must_be_there_of_its_type_and_no_other(tmp_path):
         (("layers", 0, "units"), -1, "'units' must be a positive integer"),
         (("layers", 0, "initializer"), "eval", "'initializer' must be"),
         (("layers", 0, "activation", "name"), "os.system", "activation must be one of"),
-        (("layers", 0, "activation", "options"), {"slope": "x"}, "an object of numbers"),
+        (("layers", 0, "activation", "options"), {"slope": "x"}, "'slope' must be a finite"),
         (("layers", 1, "rate"), 1.0, "'rate' must be a number from 0 to below 1"),
         (("layers", 2, "layers"), [], ""),
         (("layers", 2, "layers", 1, "units"), 7, ""),
@@ -393,6 +390,142 @@ def test_tensors_must_be_the_parameters_alone_and_finite(tmp_path):
     fails(rebuilt(path, header, {"params": params[:-1]}), "of shape (13,)")
     params[0] = np.nan
     fails(rebuilt(path, header, {"params": params}), "finite")
+
+
+def sealed(path, entry, tensors, body=b""):
+    """A safetensors file, as safetensors would not write it."""
+    header = json.dumps({"__metadata__": entry, **tensors}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + body)
+    return path
+
+
+OURS = {"nnaccel": "{}\n" + "0" * 64}
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+def test_a_header_is_refused_before_its_tensors_are_built(tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    def built(content):
+        raise AssertionError("the tensors were built")
+
+    monkeypatch.setattr(safetensors.numpy, "load", built)
+    path = sealed(tmp_path / "m", OURS, {f"t{i}": EMPTY for i in range(100_000)})
+    fails(path, "no safetensors file (more than 16 tensors)")
+    assert not is_model(path)
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    fails(path, "no safetensors file (a header of 1,099,511,627,776 bytes)")
+    path.write_bytes((200_000_000).to_bytes(8, "little"))
+    os.truncate(path, 300_000_000)
+    fails(path, "no safetensors file (a header of 200,000,000 bytes)")
+    assert not is_model(path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"params": {"dtype": "F32", "shape": [2**63, 4], "data_offsets": [0, 8]}},
+        {"params": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**63]}},
+        {"params": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"params": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+        {"params": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}},
+        {"params": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
+        {"params": {"dtype": "F32"}},
+        {"params": [[[[]]]]},
+    ],
+)
+def test_tensors_that_are_not_where_they_say(tmp_path, tensors):
+    fails(sealed(tmp_path / "m", OURS, tensors, bytes(8)), "no safetensors file")
+
+
+def test_the_digest_is_looked_at_before_the_content(tmp_path, monkeypatch):
+    path = saved(tmp_path / "m")
+    forged = rebuilt(path, header_of(path) | {"network": {}})
+    fails(forged, "network has no key 'n_inputs'")
+
+    def read(text, what):
+        raise AssertionError("the content was used")
+
+    content = forged.read_bytes()
+    forged.write_bytes(content.replace(b"squared_error", b"squared_errox"))
+    monkeypatch.setattr(checkpoint.schema, "from_json", read)
+    fails(forged, "its content has been altered since it was written (SHA-256)")
+
+
+def test_what_no_digest_covers_is_refused(tmp_path):
+    path = saved(tmp_path / "m")
+    params = load(path).params
+    text = json.dumps(header_of(path))
+    entries = metadata(text, {"params": params}) | {"more": "1"}
+    path.write_bytes(to_bytes({"params": params}, entries))
+    fails(path, "a safetensors file that nnaccel has not written")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("NaN", "header must be JSON-like data: Out of range float values"),
+        ("Infinity", "header must be JSON-like data: Out of range float values"),
+        ("1e999", "header must be JSON-like data: Out of range float values"),
+        ('"\\ud800"', "surrogates not allowed"),
+        ('{"a": 1, "b": 2, "a": 3}', "header is no valid JSON: the key 'a' is there twice"),
+        ("[" * 99 + "]" * 99, "header has more than 100 lists and objects inside of each other"),
+        ("[" * 10**6 + "]" * 10**6, "header has more than 100 lists and objects inside of each"),
+        ('{"a":' * 5000 + "1" + "}" * 5000, "more than 100 lists and objects inside of each"),
+        ("9" * 5000, "header is no valid JSON: "),
+    ],
+)
+def test_json_is_read_as_strictly_as_it_is_written(tmp_path, value, words):
+    """Also where nobody looks: in what belongs to others, which is saved again."""
+    path = saved(tmp_path / "m", extra={"mine": "HERE"})
+    text = json.dumps(header_of(path))
+    assert load(rebuilt(path, text.replace('"HERE"', "[" * 98 + "]" * 98))).extra
+    fails(rebuilt(path, text.replace('"HERE"', value)), words)
+
+
+def test_what_is_too_deep_or_too_long_to_be_loaded_is_not_written(tmp_path, monkeypatch):
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(
+        ValueError, match="extra has more than 100 lists and objects inside of each"
+    ):
+        saved(tmp_path / "m", extra={"deep": deep})
+    with pytest.raises(ValueError, match="extra must be JSON-like data: .*surrogates not allowed"):
+        saved(tmp_path / "m", extra={"\ud800": 1})
+    monkeypatch.setattr(checkpoint, "LONGEST_HEADER", 1000)
+    with pytest.raises(ValueError, match="a header may have 1,000 bytes, this one has 2,"):
+        saved(tmp_path / "m", extra={"long": "x" * 1500})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_parameters_is_neither_written_nor_loaded(tmp_path):
+    idle = Network(2, (Dropout(0.5),))
+    with pytest.raises(ValueError, match=r"Network\(2, .*has no parameters"):
+        save(tmp_path / "m", idle, np.zeros(0), loss="squared_error")
+    path = saved(tmp_path / "m")
+    header = header_of(path)
+    header["network"]["layers"] = [{"type": "dropout", "rate": 0.5}]
+    fails(rebuilt(path, header, {"params": np.zeros(0, "float32")}), "has no parameters")
+    fails(rebuilt(path, header_of(path), {"params": np.zeros((0, 13), "float32")}), "not empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"slope": [0.1, 0.2]}, "'slope' must be a finite number, got [0.1, 0.2]"),
+        ({"slope": True}, "'slope' must be a finite number, got True"),
+        ({"slope": 10**30}, "'slope' must be a finite number, got 1000"),
+        ({"xp": 1}, "layer 0 has an unknown key 'xp'; known: slope"),
+        ({"self": 1}, "layer 0 has an unknown key 'self'"),
+        ({"slope": 0.1, "gain": 2.0}, "layer 0 has an unknown key 'gain'"),
+    ],
+)
+def test_options_are_those_of_their_function(tmp_path, options, words):
+    path = saved(tmp_path / "m", EVERYTHING)
+    header = header_of(path)
+    header["network"]["layers"][0]["activation"]["options"] = options
+    fails(rebuilt(path, header), words)
 
 
 def test_the_digest_covers_names_types_and_shapes():
@@ -452,75 +585,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert [child.name for child in tmp_path.iterdir()] == ["m"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_full_disk_while_the_bytes_are_written(tmp_path, monkeypatch):
-    full = open("/dev/full", "wb")  # noqa: SIM115 -- `write` closes it
-    monkeypatch.setattr(checkpoint, "_beside", lambda path: full)
-    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
-    with pytest.raises(OSError, match=r"cannot write .*m \(No space left on device\)"):
-        write(tmp_path / "m", b"x" * 100_000)
-
-
-def test_a_new_file_has_the_mode_of_new_files_and_an_old_one_keeps_its_own(tmp_path):
-    plain = tmp_path / "plain"
-    plain.touch()
-    path = saved(tmp_path / "m")
-    assert path.stat().st_mode == plain.stat().st_mode
-    path.chmod(0o640)
-    saved(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def test_a_link_stays_one(tmp_path):
-    target = saved(tmp_path / "target")
-    link = tmp_path / "link"
-    link.symlink_to(target.name)
-    saved(link, EVERYTHING)
-    assert link.is_symlink()
-    assert load(target).network == EVERYTHING
-
-
-def test_a_name_without_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert load(saved(Path("m"))).network == SMALL
-
-
-def test_writable_tries_and_leaves_nothing(tmp_path):
-    writable(tmp_path / "m", 1000)
-    assert not list(tmp_path.iterdir())
-    path = saved(tmp_path / "m")
-    before = path.read_bytes()
-    writable(path, 1000)
-    assert path.read_bytes() == before
-    assert [child.name for child in tmp_path.iterdir()] == ["m"]
-
-
-def test_writable_refuses(tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        writable(tmp_path)
-    with pytest.raises(FileNotFoundError, match="cannot write .*none/m"):
-        writable(tmp_path / "none" / "m")
-    with pytest.raises(OSError, match="/dev/null is a device or a pipe"):
-        writable("/dev/null")
-    path = saved(tmp_path / "m")
-    with monkeypatch.context() as patch:  # of the mode alone the superuser takes no notice
-        patch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(PermissionError, match="is write-protected"):
-            writable(path)
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
-def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"cannot write .*m \(no room for 5,000 bytes\)") as caught:
-        writable(tmp_path / "m", 5000)
-    assert caught.value.errno == errno.ENOSPC
-    assert not list(tmp_path.iterdir())
 
 
 def test_is_model_looks_at_the_header_alone(tmp_path):

@@ -1,0 +1,219 @@
+"""Files: refused in one line where they cannot be read, and written whole or not at all."""
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nnaccel.arguments import did_you_mean
+
+COMPLETE = "check that the file is complete and is what its name says"
+READ_LIMIT = 2**30  # bytes that a file may become, unless the environment says another number
+EXPANSION = 16  # or so many times its size, if that is more: few tables compress further
+# The errors of the system that damaged content may cause: it leads a reader to places that a file
+# does not have. All others are no fault of the content.
+MISLED = {None, errno.EINVAL, errno.EOVERFLOW}
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+class Unreadable(ValueError):
+    """A file that is refused, in a message that names it and is whole."""
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """`path` if a plain file is there, which can be read to its end.
+
+    FileNotFoundError with the closest name there; IsADirectoryError; OSError for a pipe or a
+    device, which may never end; ValueError for what no file can be called.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file{_what_there_is(path)}") from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no name of a file: {error}") from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder, not a file; name one file inside it")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a pipe or a device, not a file; save what it gives as a file")
+    return path
+
+
+def _what_there_is(path: Path) -> str:
+    if path.is_symlink():
+        return f"; it is a link to {os.readlink(path)}, which is not there"
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent}"
+    with suppress(OSError):
+        return did_you_mean(path.name, os.listdir(path.parent))
+    return ""
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Whatever a library raises about the content of a file as one error that names the file.
+
+    kind: what it was read as.   MemoryError stays one, and so do errors of the system. Only the
+    calls of the library belong inside: a fault of our own would pass for damage.
+    """
+    try:
+        yield
+    except (Unreadable, ImportError):
+        raise
+    except MemoryError as error:
+        words = f"not enough memory to read {path} as {kind} ({reason(error)})"
+        raise MemoryError(words) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in MISLED:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise Unreadable(f"{path} cannot be read as {kind}: {reason(error)}; {COMPLETE}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says about a file, on one line and not without end; or else its name."""
+    said = str(error).strip().partition("\n")[0]
+    return printable(said[:500]) + "…" * (len(said) > 500) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """What a file has put into a message, on one line: other characters as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def check_expansion(path: str | os.PathLike[str], size: int) -> None:
+    """ValueError if `size` bytes in memory are more than may become of a file.
+
+    The limit is `READ_LIMIT`, 1 GiB, or `EXPANSION`, 16, times the size of the file, whichever is
+    more. The environment variable NNACCEL_READ_LIMIT is another number of bytes for the first.
+    """
+    text = os.environ.get("NNACCEL_READ_LIMIT") or str(READ_LIMIT)
+    if not text.isdecimal():
+        raise Unreadable(f"NNACCEL_READ_LIMIT must be a number of bytes, got {text!r}")
+    limit = max(int(text), EXPANSION * os.path.getsize(path))
+    if size > limit:
+        raise Unreadable(
+            f"{path} becomes more than {limit:,} bytes when it is read, from "
+            f"{os.path.getsize(path):,} in the file; if it is no trap, set the environment "
+            "variable NNACCEL_READ_LIMIT to the bytes that it may become"
+        )
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def writable(path: str | os.PathLike[str], size: int = 0) -> None:
+    """OSError if a file of `size` bytes cannot be written there: found before the work, not after.
+
+    Tries it with a temporary file beside it, which is removed.
+    """
+    target, mode = _target(path)
+    if mode is not None and not os.access(target, os.W_OK):
+        raise PermissionError(f"{path} is write-protected; choose another name")
+    with _beside(target, path) as file:
+        try:
+            _reserve(file, size)
+        except OSError as error:
+            raise _unwritable(path, error, f"no room for {size:,} bytes") from None
+        finally:
+            os.unlink(file.name)
+
+
+def write(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a file durably and atomically, keeping the mode of the one it replaces.
+
+    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError, also where
+    a folder, a pipe or a device has that name.
+    """
+    target, mode = _target(path)
+    file = _beside(target, path)
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
+        os.replace(file.name, target)
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """The file to write, at the end of links, and its mode; None where it is not there yet."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target, None
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device or a pipe; give the name of a file")
+    return target, mode
+
+
+def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
+    """A new file in the folder of `target`, open for writing, that its user has to remove.
+
+    Its name does not hold that of `target`, with which it might be longer than a name can be.
+    path: what the user calls it.
+    """
+    try:
+        return tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=".nnaccel-", suffix=".part", delete=False
+        )
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror) from None
+
+
+def _reserve(file: Any, size: int) -> None:
+    """OSError where there is no room for a file of that size."""
+    if not size:
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:  # not every system has it, nor every file system
+        if getattr(error, "errno", None) in FULL:
+            raise
+        if shutil.disk_usage(os.path.dirname(file.name)).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """The folder holds the name of a new file, so it has to reach the disk too.
+
+    Some file systems cannot do that, and a folder may be written to but not read: the file itself
+    is complete in any case.
+    """
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):
+            handle = os.open(folder, os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError, reason: str | None) -> OSError:
+    link = f", a link to {os.readlink(path)}," if os.path.islink(path) else ""
+    return type(error)(error.errno, f"cannot write {path}{link} ({reason}); choose another place")
+
+
+def _umask() -> int:
+    """The process's mask for the modes of new files, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Damaged tables and forged model files in great numbers: refused in words, or of use."""
