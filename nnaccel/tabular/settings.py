@@ -108,7 +108,7 @@ LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0}  # whole numbers
 RANGES: dict[str, Range] = {
     "seed": (
         "a whole number from 0 to 2^64 - 1",
-        lambda v: isinstance(v, Integral) and 0 <= v < 2**64,
+        lambda v: isinstance(v, Integral) and 0 <= int(v) < 2**64,
     ),
     "dropout": SHARE,
     "validation_fraction": SHARE,
