@@ -32,7 +32,7 @@ FINITE = Field(
     lambda v: -HUGE < v < HUGE if type(v) is float else type(v) is int and abs(v) <= 2**53,
 )
 SHARE = Field("a number from 0 to below 1", lambda v: FINITE.holds(v) and 0 <= v < 1)
-COUNT = Field("a positive integer", lambda v: type(v) is int and 0 < v < 2**31)
+COUNT = Field("a positive integer below 2^31", lambda v: type(v) is int and 0 < v < 2**31)
 WHOLE = Field("an integer below 2^31", lambda v: type(v) is int and -(2**31) < v < 2**31)
 INT64 = Field("a 64-bit integer", lambda v: type(v) is int and -(2**63) <= v < 2**63)
 POSITIVE = Field("a positive finite number", lambda v: FINITE.holds(v) and v > 0)

@@ -15,7 +15,7 @@ def beside(labels: np.ndarray, where: Device) -> Any:
     Else as they are: text, dates and objects, whole numbers too large for JAX's 32 bits, and
     unsigned ones for PyTorch, stay with NumPy.
     """
-    if where.library == "numpy" or labels.dtype.kind not in "biuf":
+    if where.holds(labels) or labels.dtype.kind not in "biuf":
         return labels
     try:
         moved = where.asarray(labels)

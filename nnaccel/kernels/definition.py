@@ -49,10 +49,11 @@ class NotSupported(Exception):  # an answer, not an error
     """Why a fused epoch cannot run a network or arrays. It has done nothing by then."""
 
 
-def check_one_l2(l2: float | tuple[float, ...]) -> None:
-    """NotSupported for an L2 penalty of each network, by what trains them one by one."""
+def one_l2(l2: float | tuple[float, ...]) -> float:
+    """The L2 penalty of all networks; NotSupported where each has its own."""
     if isinstance(l2, tuple):
         raise NotSupported("its l2 differs from network to network")
+    return l2
 
 
 class FusedEpoch(NamedTuple):

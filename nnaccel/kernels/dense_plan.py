@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnaccel.kernels.definition import NotSupported, Run, check_one_l2
+from nnaccel.kernels.definition import NotSupported, Run, one_l2
 from nnaccel.kernels.optimizer_trace import Rules
 from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     loss: int
     rates: list[float]  # of the dropout before each layer; 0: there is none
     places: list[int]  # and which layer of the network it is, on which its draws depend
+    l2: float  # of the penalty
 
 
 def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
@@ -45,7 +46,7 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
     """
     if run.precision != "float32":
         raise NotSupported(f"its products are float32, not {run.precision}")
-    check_one_l2(run.l2)
+    l2 = one_l2(run.l2)
     if run.loss.function not in LOSSES or run.loss.options:
         raise NotSupported(f"it has no loss {run.loss.name} of these options")
     sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []
@@ -67,7 +68,7 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
         rate = 0.0
     if not names or rate:
         raise NotSupported("the network does not end with a dense layer")
-    return Plan(sizes, names, parameters, LOSSES[run.loss.function], rates, places)
+    return Plan(sizes, names, parameters, LOSSES[run.loss.function], rates, places, l2)
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:

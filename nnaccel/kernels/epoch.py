@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import numpy as host
 
-from nnaccel.kernels.definition import Epoch, FusedEpoch, NotSupported, Run, check_one_l2
+from nnaccel.kernels.definition import Epoch, FusedEpoch, NotSupported, Run, one_l2
 from nnaccel.kernels.optimizer_trace import Count, each_step, updates_of
 from nnaccel.maths import optimizers
 from nnaccel.maths.losses import Loss
@@ -71,7 +71,7 @@ def step_of(
     NotSupported for an l2 of each network.
     """
 
-    check_one_l2(l2)
+    l2 = one_l2(l2)
     n_trained = layout(network).n_trained
     has_state = n_trained < layout(network).size
 

@@ -44,8 +44,8 @@ def real_array(name: str, x: Any) -> Any:
     if hasattr(x, "tocsr"):
         return _csr(name, x)
     if compat.is_array_api_obj(x) and not compat.is_numpy_array(x):
-        if dtype_name(x) not in REAL:
-            _refuse(name, x.dtype, "c" if "complex" in str(x.dtype) else "")
+        if (kind := dtype_name(x)) not in REAL:
+            _refuse(name, kind, "c" if "complex" in kind else "")
         if "sparse" in str(getattr(x, "layout", "")):  # PyTorch's
             raise TypeError(f"{name} must be dense, got a sparse tensor; use {name}.to_dense()")
         return x

@@ -69,7 +69,8 @@ def test_labels_of_every_kind_are_predicted_as_they_are(xp_device, dispatch, kin
     x = xp_device.asarray(X)
     clf = MLPClassifier(random_state=0, max_iter=60, learning_rate_init=0.02).fit(x, labels[Y])
     found = to_host(clf.predict(x))
-    assert found.dtype == (labels[Y].dtype if kind[0] in "ud" else "U1")  # as scikit-learn has it
+    # As scikit-learn has it, of which older versions leave text as it is.
+    assert found.dtype in ([labels.dtype] if kind[0] in "ud" else [labels.dtype, "U1"])
     assert (found == labels[Y]).mean() > 0.9
     if kind[0] == "u":
         assert clf.score(x, labels[Y]) > 0.9

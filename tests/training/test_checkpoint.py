@@ -348,7 +348,7 @@ def test_every_key_must_be_there_of_its_type_and_no_other(tmp_path):
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
-        ((("n_inputs",)), 0, "'n_inputs' must be a positive integer, got 0"),
+        ((("n_inputs",)), 0, "'n_inputs' must be a positive integer below 2^31, got 0"),
         ((("n_inputs",)), 2.0, "'n_inputs' must be a positive integer"),
         ((("n_inputs",)), 2**40, "'n_inputs' must be a positive integer"),
         ((("n_inputs",)), 5, "must be float32 or float64 of shape"),

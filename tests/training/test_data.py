@@ -506,7 +506,7 @@ def test_complex_numbers_and_sparse_tensors_of_other_libraries_are_refused():
     torch = pytest.importorskip("torch")
     X = torch.tensor(inputs())
     said = refusal(X + 1j, torch.zeros(N))
-    assert said.startswith("TypeError: X must hold real numbers, got complex numbers (torch.comp")
+    assert said.startswith("TypeError: X must hold real numbers, got complex numbers (complex")
     assert refusal(X.to_sparse(), torch.zeros(N)) == (
         "TypeError: X must be dense, got a sparse tensor; use X.to_dense()"
     )

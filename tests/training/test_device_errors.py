@@ -128,7 +128,7 @@ def test_a_run_that_takes_too_much_says_which_batch_fits_and_leaves_nothing(
 
 
 def test_a_network_that_is_too_large_for_the_machine():
-    network = mlp(4, [2**44], 1)
+    network = mlp(4, [2**26, 2**26], 1)
     with pytest.raises(MemoryError, match="not enough memory on 'cpu' .*use fewer units"):
         train(network, *examples(), loss=SQUARED)
 

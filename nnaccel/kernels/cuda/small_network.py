@@ -258,7 +258,7 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
             scalars=cupy.asarray(scalars_of(rules, n_steps, dtype)),
             beta_1=float(rules.beta_1),
             beta_2=float(rules.beta_2),
-            l2=float(run.l2),
+            l2=plan.l2,
             loss=plan.loss,
             records=values,
             logits=Z,

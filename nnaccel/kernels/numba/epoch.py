@@ -83,7 +83,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
         number = dtype.type
         mu, nu = state.slots
         adam = Adam(params, mu, nu, number(rules.beta_1), number(rules.beta_2), tiny)
-        objective = Objective(known.loss, number(run.l2))
+        objective = Objective(known.loss, number(known.l2))
         examples = examples_of(data, known, dtype)
         scalars = scalars_of(rules, n_steps, dtype)
         keys = keys_of(known, run.seed, state.step, n_steps)

@@ -53,7 +53,7 @@ def call_list_epoch(run: Run) -> FusedEpoch:
 
     @lru_cache(maxsize=2)  # for full batches, and for a last, shorter one
     def steps_of(vectors: Vectors, B: int, *options: Any) -> Steps:
-        return Steps(plan, vectors, B, run.l2, run.metric, *options)
+        return Steps(plan, vectors, B, plan.l2, run.metric, *options)
 
     def epoch_by_call_list(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data

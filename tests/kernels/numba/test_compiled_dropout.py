@@ -37,7 +37,7 @@ def network_of(activation="relu", K=3, *, D=3, on_inputs=None, hidden=None, unit
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9, 1.0 - 2**-26])
 def test_the_bits_are_those_of_bernoulli(seed, place, rate):
     """Also of steps whose counter wraps."""
-    plan = dense_plan.Plan([4, 3], ["relu"], [0.0], 0, [rate], [place])
+    plan = dense_plan.Plan([4, 3], ["relu"], [0.0], 0, [rate], [place], 0.0)
     threshold = np.uint32(round((1.0 - rate) * dropout_draws.ALL))
     for step in (0, 1000, 2**31 - 2):
         counter = np.array(step, np.int32)
