@@ -220,7 +220,7 @@ def fit(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
         return
     examples = read("digits" if args.rehearse else str(args.mnist.resolve()))
     X, y = examples.data, examples.y
-    test = examples.test or (X, y)
+    test = (X, y) if examples.test is None else (examples.test.data, examples.test.y)
     scale, classes = np.float32(X.max()), np.unique(y)
     train, held = (
         (np.asarray(data, np.float32) / scale, np.searchsorted(classes, labels))

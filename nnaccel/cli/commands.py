@@ -199,8 +199,13 @@ def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
     columns = found if isinstance(found, dict) else {model.target.name: found}
     if options.proba:
         for one, P in probabilities(model.target, outputs):
-            columns |= {f"{one.name}={c}": P[:, k] for k, c in enumerate(one.classes)}
+            columns |= {f"{one.name}={_cell(c)}": P[:, k] for k, c in enumerate(one.classes)}
     return columns
+
+
+def _cell(label: Any) -> str:
+    """A label as it is in a cell beside: Arrow writes true and false in lower case."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def _check_copies(model: "Model", options: Any) -> None:
@@ -209,7 +214,8 @@ def _check_copies(model: "Model", options: Any) -> None:
 
     predicted = [*model.target.names]
     if options.proba:
-        predicted += [f"{one.name}={c}" for one in columns_of(model.target) for c in one.classes]
+        targets = columns_of(model.target)
+        predicted += [f"{one.name}={_cell(c)}" for one in targets for c in one.classes]
     if both := [name for name in options.copied if name in predicted]:
         raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
 

@@ -77,7 +77,7 @@ def test_several_labels(run, here, models):
     run("predict", models / "labels", models / "d.csv", "--proba", "--output", "p.parquet")
     found = read_table("p.parquet")[0]
     assert found.column_names == [
-        "up", "far", "up=no", "up=yes", "far=False", "far=True",
+        "up", "far", "up=no", "up=yes", "far=false", "far=true",
     ]  # fmt: skip
     right = np.mean(np.array(found["up"]) == np.where(X > 0, "yes", "no"))
     assert right > 0.9
