@@ -8,10 +8,13 @@ import csv
 import io
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from nnaccel.tabular.kinds import Text
 from nnaccel.tabular.tables import TableWarning, import_extra
 
 SEPARATORS = (",", ";", "\t", "|", " ")
@@ -45,6 +48,8 @@ class Structure(NamedTuple):
 
     names: of its columns; "" for one without.   start: the byte at which the first row begins.
     header: whether the names are the file's own.   line: that of the header, from 1.
+    quoted: words for no value that a column has in quotes, by its name: there they are meant. Only
+    of columns that were expected.
     """
 
     delimiter: str
@@ -55,6 +60,7 @@ class Structure(NamedTuple):
     start: int
     header: bool
     line: int
+    quoted: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     def __str__(self) -> str:
         delimiter = SPELLED.get(self.delimiter, repr(self.delimiter))
@@ -78,7 +84,13 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
     if structure.delimiter == " " and (packed := _single_spaces(content)) is not None:
         content = packed
         structure = structure_of(content, layout._replace(delimiter=" "))
-    return _named(_rows(content, structure), structure), structure
+    rows = _rows(content, structure)
+    quoted = {
+        name: _quoted_words(content, structure, structure.names.index(name), rows)
+        for name in layout.names
+        if structure.quote and name in structure.names
+    }
+    return _named(rows, structure), structure._replace(quoted=quoted)
 
 
 # ---------------------------------------------------------------------------- structure
@@ -174,8 +186,11 @@ SIGNS = ("Delimiter", "Quote", "Escape", "Comment")
 # ---------------------------------------------------------------------------- rows
 
 
-def _rows(content: Any, structure: Structure) -> Any:
-    """The rows as a table of strings, whose columns are called "0", "1", ..."""
+def _rows(content: Any, structure: Structure, **convert: Any) -> Any:
+    """The rows as a table of strings, whose columns are called "0", "1", ...
+
+    convert: options of Arrow's that differ from the usual ones.
+    """
     pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
     names = [str(i) for i in range(len(structure.names))]
     rows = content.slice(structure.start)
@@ -201,7 +216,7 @@ def _rows(content: Any, structure: Structure) -> Any:
         convert_options=reader.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             strings_can_be_null=True,
-            null_values=[""],
+            **{"null_values": [""], **convert},
         ),
     )
     if uneven:
@@ -212,6 +227,20 @@ def _rows(content: Any, structure: Structure) -> Any:
             f"{row.text[:60]!r}; mend them, or name the separator with --delimiter"
         )
     return table
+
+
+def _quoted_words(content: Any, structure: Structure, i: int, rows: Any) -> frozenset[str]:
+    """The words for no value that column i has in quotes: read again, such words are null only
+    where they are not quoted."""
+    pc = import_extra("pyarrow.compute")
+    cells = Text(rows[i]).cells
+    words = cells.texts.to_numpy(False)[cells.blank].tolist()
+    if not any(words):
+        return frozenset()
+    options = {"null_values": words, "quoted_strings_can_be_null": False}
+    again = _rows(content, structure, include_columns=[str(i)], **options)[0]
+    kept = set(pc.utf8_trim_whitespace(again).unique().drop_null().to_pylist())
+    return frozenset(kept.intersection(words))
 
 
 def _named(table: Any, structure: Structure) -> Any:

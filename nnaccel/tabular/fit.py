@@ -1,6 +1,6 @@
 """The training run of a table: its rows split, encoded and weighed, and the epochs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -50,12 +50,15 @@ def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None,
     found, table = survey(as_table(examples.data), rules)
     y, forms = examples.y, {}
     if examples.written:
-        y, forms = _read_targets(examples.target, y, found.decimal)
+        quoted = examples.structure.quoted if examples.structure else {}
+        y, forms = _read_targets(examples.target, y, found.decimal, quoted)
     return examples._replace(data=table, y=y), found, forms
 
 
-def _read_targets(name: str, y: Any, decimal: str) -> tuple[Any, Forms]:
-    """The columns of a target as what their text means."""
+def _read_targets(
+    name: str, y: Any, decimal: str, quoted: Mapping[str, frozenset[str]]
+) -> tuple[Any, Forms]:
+    """The columns of a target as what their text means.   quoted: see `delimited.Structure`."""
     forms: Forms = {}
     several = hasattr(y, "column_names")
     table: Any = y if several else {name: y}
@@ -63,7 +66,8 @@ def _read_targets(name: str, y: Any, decimal: str) -> tuple[Any, Forms]:
     for column in table.column_names if several else table:
         columns[column] = table[column]
         if is_text_column(table[column]):
-            columns[column], reading = read_labels(column, table[column], decimal)
+            words = quoted.get(column, frozenset())
+            columns[column], reading = read_labels(column, table[column], decimal, words)
             forms[column] = reading.form
     return (import_extra("pyarrow").table(columns) if several else columns[name]), forms
 

@@ -19,8 +19,12 @@ from nnaccel.tabular.tables import TableWarning, import_extra, listing
 FEW = 0.02  # of the rows: so few "NA" or "?" among labels are no class
 
 
-def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
+def read_labels(
+    name: str, column: Any, decimal: str, quoted: frozenset[str] = frozenset()
+) -> tuple[Any, Reading]:
     """A column of text as one of int64, uint64, float64, booleans or text, and how it was read.
+
+    quoted: words for no value that are in quotes in the file, and so are labels.
 
     ValueError for dates, times and durations, which nothing predicts.
     TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
@@ -40,7 +44,7 @@ def read_labels(name: str, column: Any, decimal: str) -> tuple[Any, Reading]:
         pa = import_extra("pyarrow")
         values, _ = kinds.read(text, reading)
         return pa.array(values, from_pandas=True).cast(pa.bool_()), reading
-    return _labels(name, text), Reading("string")
+    return _labels(name, text, quoted), Reading("string")
 
 
 def read_as(name: str, column: Any, reading: Reading) -> Any:
@@ -78,15 +82,35 @@ def numbers_as_written(text: Text, reading: Reading) -> Any:
     return pa.array(values, from_pandas=True)
 
 
-def _labels(name: str, text: Text) -> Any:
+def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
+    """Labels as they are, but marks for no value that are no class of the model are missing.
+
+    TableWarning: the marks, with their counts.
+    """
+    pa = import_extra("pyarrow")
+    text = Text(column if hasattr(column, "type") else pa.chunked_array(column))
+    marks = text.cells.blank & ~np.isin(np.array(text.cells.texts), classes)
+    return _without(name, text, marks)
+
+
+def _labels(name: str, text: Text, quoted: frozenset[str]) -> Any:
     """The labels as they are; a few that stand for no value are missing."""
-    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
     cells = text.cells
     stray = cells.blank & (cells.counts < FEW * max(cells.counts.sum(), 1))
+    stray &= ~np.isin(np.array(cells.texts), [*quoted])
     stray |= np.array(cells.texts) == ""
-    _warn_missing(name, cells.listed(stray))
     _warn_alike(name, text.column)
-    words = pa.array(np.array(cells.texts)[stray], cells.texts.type)
+    return _without(name, text, stray)
+
+
+def _without(name: str, text: Text, which: np.ndarray) -> Any:
+    """The column with these of its different texts as null; warns of them."""
+    pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
+    cells = text.cells
+    if not which.any():
+        return text.column
+    _warn_missing(name, cells.listed(which))
+    words = cells.texts.filter(pa.array(which))
     missing = pc.is_in(pc.utf8_trim_whitespace(text.column), value_set=words)
     return pc.if_else(missing, pa.scalar(None, text.column.type), text.column)
 

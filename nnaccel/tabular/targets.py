@@ -55,13 +55,16 @@ class Target:
         return (self.name,)
 
     def parse(self, values: Any) -> Any:
-        """Text as the numbers or booleans that the target holds; all else as it came.
+        """Text as the numbers, booleans or labels that the target holds; all else as it came.
 
-        TableWarning: words that cannot be read, which are missing, with their counts.
+        TableWarning: words that cannot be read, and marks that are no class, which are missing,
+        with their counts.
         """
         kind = _kind(np.array(self.classes)) if self.classes else "number"
-        if kind == "string" or not is_text_column(values):
+        if not is_text_column(values):
             return values
+        if kind == "string":
+            return labels.without_marks(self.name, values, self.classes)
         return labels.read_as(self.name, values, Reading(kind, self.form))
 
     def encode(self, values: Any) -> np.ndarray:

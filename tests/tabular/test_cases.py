@@ -173,11 +173,29 @@ def test_stray_marks_and_spellings_among_labels_are_named(tmp_path):
         fit, _, scores = trained(written(tmp_path / "q.csv", {"age": AGE, "y": y}), "y")
     assert (fit.target.classes, sum(fit.rows.values())) == ((0, 1), N - 6)
     assert scores["accuracy"] > 0.95
+    model = trained(written(tmp_path / "d.csv", {"age": AGE, "y": AGE > 48}), "y", epochs=1)[1]
+    new = read(written(tmp_path / "new.csv", {"age": [20, 70], "y": ["False", "?"]}), "y")
+    assert model.target.parse(new.y).to_pylist() == [False, None]
     y = np.where(AGE > 48, np.where(AGE % 2, "cat ", "cat"), "dog")
     with pytest.warns(
         TableWarning, match="differ in blanks or case only.*'cat ' and 'cat'|'cat' a"
     ):
         trained(written(tmp_path / "s.csv", {"age": AGE, "y": y}), "y", epochs=1)
+
+
+def test_a_few_quoted_marks_are_labels(tmp_path):
+    y = np.where(AGE > 48, '"yes"', '"no"').astype(object)
+    y[:5], y[5:10] = '"NA"', "?"
+    path = written(tmp_path / "q.csv", {"age": AGE, "y": y})
+    with (
+        pytest.warns(TableWarning, match=r"target 'y': '\?' \(5 times\) taken as missing"),
+        pytest.warns(TableWarning, match="5 rows without a 'y' are left out"),
+    ):
+        fit = trained(path, "y", epochs=1)[0]
+    assert fit.target.classes == ("NA", "no", "yes")
+    new = read(written(tmp_path / "new.csv", {"age": [20, 70], "y": ["NA", "?"]}), "y")
+    with pytest.warns(TableWarning, match=r"target 'y': '\?' \(1 time\) taken as missing"):
+        assert fit.target.parse(new.y).to_pylist() == ["NA", None]
 
 
 def test_row_numbers_and_identifiers_are_dropped(tmp_path):
