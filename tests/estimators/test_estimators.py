@@ -733,8 +733,9 @@ def test_as_accurate_as_scikit_learn():
     assert MLPRegressor(solver="lbfgs", random_state=0, max_iter=500).fit(X, y).score(X, y) > 0.99
 
 
-def test_the_page_about_the_estimators():
-    page = Path(__file__).parents[2] / "docs" / "estimators.md"
+def test_the_page_about_the_estimators(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2].resolve() / "docs" / "estimators.md"
+    monkeypatch.chdir(tmp_path)
     text, names = page.read_text(encoding="utf-8"), {}
     for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         exec(compile(block, str(page), "exec"), names)
