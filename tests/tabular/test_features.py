@@ -456,6 +456,7 @@ NUMBERS = st.floats(-1e100, 1e100, allow_subnormal=False) | st.none()
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.none()
 
 
+@pytest.mark.filterwarnings("ignore::nnaccel.tabular.tables.TableWarning")
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(NUMBERS, WORDS, st.booleans() | st.none()), min_size=2, max_size=20))
 def test_round_trip_through_json(rows):
