@@ -25,6 +25,7 @@ KINDS = {
 }
 TIMES = ("date", "time", "duration")
 AS_NUMBERS = ("number", *TIMES)  # those that become columns of numbers
+TYPED = {"number": ".", "date": "ymd"}  # how others write what has a type here, as text
 UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal types, in a second
 
 
@@ -82,7 +83,7 @@ class Column:
         """What it holds; see `kinds.decide`."""
         if self.text is not None:
             return kinds.decide(self.text, decimal)
-        form = "." if self.kind == "number" else ""
+        form = TYPED.get(self.kind, "")
         empty = self.source.null_count == len(self.source)
         return Decision(Reading("null" if empty else self.kind, form))
 

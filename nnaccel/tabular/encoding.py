@@ -18,13 +18,14 @@ import numpy as np
 from nnaccel import schema
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.columns import (
+    AS_NUMBERS,
     Column,
     Unread,
     categories_of,
     numbers_of,
     type_changed,
 )
-from nnaccel.tabular.dates import FORMS, PARTS
+from nnaccel.tabular.dates import FORMS, OF, PARTS
 from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.scaling import bend, blocks
@@ -195,7 +196,7 @@ class Features:
             )
         if unknown := [name for name in data["readings"] if name not in used]:
             raise ValueError(f"features: 'readings' has {unknown[0]!r}, which is no column in use")
-        return cls(
+        features = cls(
             tuple(data["columns"]),
             tuple(Numeric(**column) for column in data["numeric"]),
             tuple(
@@ -205,6 +206,20 @@ class Features:
             dict(data["dropped"]),
             {name: _reading_of(entry, name) for name, entry in data["readings"].items()},
         )
+        features._check_parts()
+        return features
+
+    def _check_parts(self) -> None:
+        """ValueError for a column that is not read as what is made of it."""
+        for column in (*self.numeric, *self.categorical):
+            kind = self.reading(column).kind
+            is_number = isinstance(column, Numeric)
+            if is_number and column.part not in OF.get(kind, ("",)):
+                raise ValueError(f"features: {column.name!r} is a {kind} without {column.part!r}")
+            if not is_number and kind != column.kind:
+                raise ValueError(
+                    f"features: categories of {column.name!r} are {column.kind}, and read as {kind}"
+                )
 
     def _check_matrix(self, X: np.ndarray) -> None:
         check_matrix(X)
@@ -393,12 +408,24 @@ LEVELS = {
     )
 }
 READING = {
-    "kind": schema.one_of("number", "date", "time", "duration"),
-    "form": schema.one_of("", *MARKS, *FORMS),
-    "codes": schema.Field("a list of numbers", lambda v: all(map(schema.FINITE.holds, v))),
+    "kind": schema.one_of(*AS_NUMBERS),
+    "form": schema.TEXT,
+    "codes": schema.Field(
+        "a list of finite numbers",
+        lambda v: schema.LIST.holds(v) and all(map(schema.FINITE.holds, v)),
+    ),
+}
+# The forms of each kind.
+FORM = {
+    "number": schema.one_of(*MARKS),
+    "date": schema.one_of(*FORMS),
+    "time": schema.one_of(""),
+    "duration": schema.one_of(""),
 }
 
 
 def _reading_of(entry: Any, name: str) -> Reading:
-    schema.check(entry, READING, f"features: reading of {name!r}")
+    where = f"features: reading of {name!r}"
+    schema.check(entry, READING, where)
+    schema.check({"form": entry["form"]}, {"form": FORM[entry["kind"]]}, where)
     return Reading(entry["kind"], entry["form"], tuple(entry["codes"]))

@@ -348,6 +348,17 @@ def test_types_that_changed(fitted, now, message):
         features.transform(pa.table({"x": now}))
 
 
+def test_dates_with_a_type_and_dates_as_text_are_the_same():
+    days = [datetime.date(2024, 1, day) for day in range(1, 29)]
+    text = pa.table({"d": [str(day) for day in days]})
+    for typed in (days, [datetime.datetime.combine(day, datetime.time()) for day in days]):
+        features, encoded = fit_transform(pa.table({"d": typed}))
+        np.testing.assert_array_equal(features.transform(text, "float64"), encoded)
+        np.testing.assert_array_equal(
+            fit_features(text).transform(pa.table({"d": typed}), "float64"), encoded
+        )
+
+
 def test_a_column_without_values_is_all_missing():
     table = pa.table({"age": pa.nulls(1), "job": pa.nulls(1), "ok": pa.nulls(1)})
     with pytest.warns(TableWarning, match=r"age \(1 row\), job \(1 row\), ok \(1 row\)"):
@@ -537,6 +548,16 @@ def test_the_schema_as_written():
         (("categorical", 0, "levels"), [], "'levels' must be a list of strings in ascending"),
         (("categorical", 0, "levels"), ["u", 1], "'levels' must be a list of strings in ascending"),
         (("categorical", 0, "levels"), ["u", ["v"]], "'levels' must be a list of strings"),
+        (("readings", "a", "codes"), 1, "'codes' must be a list of finite numbers, got 1"),
+        (("readings", "a", "kind"), "word", "'kind' must be 'number' or 'date'"),
+        (("readings", "a", "form"), "ymd", "'form' must be '.' or ','"),
+        (("readings", "b"), {}, "'readings' has 'b', which is no column in use"),
+        (
+            ("readings", "s"),
+            {"kind": "time", "form": "", "codes": []},
+            "categories of 's' are string, and read as time",
+        ),
+        (("numeric", 0, "part"), "days", "'a' is a number without 'days'"),
         (("dropped",), {"z": 1}, "'dropped' must be an object of strings"),
         (("dropped",), [], "'dropped' must be an object of strings"),
     ],
