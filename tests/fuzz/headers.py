@@ -196,7 +196,7 @@ def like(value: Any, rng: Random) -> Any:
     if type(value) is dict and value:
         return dict(rng.sample(list(value.items()), rng.randrange(len(value) + 1)))
     if type(value) in (int, float) and rng.random() < 0.5:
-        return rng.choice([value + 1, value - 1, -value, value * 2, value / 3])
+        return rng.choice([value + 1, value - 1, -value, value * 2, value // 3])
     return copy.deepcopy(rng.choice([v for v in VALUES if type(v) is type(value)]))
 
 
