@@ -77,6 +77,16 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
     """
     pa = import_extra("pyarrow")
     content = _as_utf8(pa.py_buffer(content), layout.encoding)
+    try:
+        return _read(content, layout)
+    except (Malformed, pa.ArrowInvalid):  # whoever reads it finds out whether it is UTF-8
+        if layout.encoding is not None or (latin := _from_latin_1(content)) is None:
+            raise
+        return _read(latin, layout)
+
+
+def _read(content: Any, layout: Layout) -> tuple[Any, Structure]:
+    """The rows of UTF-8 text, and its structure."""
     structure = structure_of(content, layout)
     if structure.comment:
         content = _without_comments(content, structure.comment)
@@ -271,28 +281,14 @@ def _single_spaces(content: Any) -> Any:
 
 
 def _as_utf8(content: Any, encoding: str | None) -> Any:
-    """A Buffer of text in UTF-8 without byte order mark.
+    """A Buffer of text without byte order mark, in UTF-8 if it is as named or recognised.
 
-    encoding: None tells UTF-8 and UTF-16 apart, and takes what is neither for Latin-1 (in the form
-    that Windows has of it), with a TableWarning.
+    encoding: None tells UTF-8 and UTF-16 apart.
     """
     pa = import_extra("pyarrow")
-    head = bytes(memoryview(content)[:SAMPLE])
+    encoding = encoding or _recognise(bytes(memoryview(content)[:SAMPLE]))
     if encoding is None:
-        encoding = _recognise(head)
-    if encoding is None:
-        try:
-            codecs.decode(memoryview(content), "utf-8")
-            return content
-        except UnicodeDecodeError as error:
-            encoding = "cp1252"
-            line = head.count(b"\n", 0, error.start) + 1
-            warnings.warn(
-                f"line {line} is no UTF-8 text; read as Latin-1 (Windows-1252). If letters come "
-                "out wrong, name the encoding with --encoding",
-                TableWarning,
-                stacklevel=5,
-            )
+        return content
     try:
         text = codecs.decode(memoryview(content), encoding)
     except UnicodeDecodeError as error:
@@ -306,6 +302,23 @@ def _as_utf8(content: Any, encoding: str | None) -> Any:
             "and the others of Python's codecs"
         ) from None
     return pa.py_buffer(text.removeprefix("\ufeff").encode())
+
+
+def _from_latin_1(content: Any) -> Any:
+    """Text that is not UTF-8 as Latin-1, in the form that Windows has of it, with a TableWarning;
+    None for UTF-8."""
+    try:
+        codecs.decode(memoryview(content), "utf-8")
+        return None
+    except UnicodeDecodeError as error:
+        line = bytes(memoryview(content)[: error.start]).count(b"\n") + 1
+    warnings.warn(
+        f"line {line} is no UTF-8 text; read as Latin-1 (Windows-1252). If letters come out wrong, "
+        "name the encoding with --encoding",
+        TableWarning,
+        stacklevel=5,
+    )
+    return _as_utf8(content, "cp1252")
 
 
 def _recognise(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BATCH = 1 << 16  # rows of a Parquet file read at once
 BLANK = b"\xef\xbb\xbf\r\n\t "  # with a byte order mark: a file with no more is empty
-CHUNK = 1 << 24  # bytes decompressed at once
+CHUNK = 1 << 20  # bytes looked at, or decompressed, at once
 DELIMITED = (".csv", ".tsv", ".txt")  # and the same, compressed: ".csv.gz", ".csv.zst"
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
@@ -83,8 +83,10 @@ def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", 
         return _from_text(content, str(path), layout)
 
 
-def _from_text(content: bytes, name: str, layout: Layout) -> tuple["pa.Table", Structure]:
-    if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
+def _from_text(content: Any, name: str, layout: Layout) -> tuple["pa.Table", Structure]:
+    """The table of bytes, or of a pyarrow Buffer."""
+    head = bytes(memoryview(content)[:CHUNK])
+    if not head.strip(BLANK) and not bytes(memoryview(content)).strip(BLANK):
         raise Unreadable(f"{name} is empty; expected a table with column names and rows")
     try:
         return read_text(content, layout)
@@ -92,11 +94,14 @@ def _from_text(content: bytes, name: str, layout: Layout) -> tuple["pa.Table", S
         raise Unreadable(f"{name}: {error}") from None
 
 
-def _content(path: Path, kind: str) -> bytes:
-    """The bytes of a file, decompressed."""
-    compression = COMPRESSED.get(path.suffix.lower())
+def _content(path: Path, kind: str) -> Any:
+    """The bytes of a file, decompressed, or the memory that is mapped to them."""
+    pa, compression = import_extra("pyarrow"), COMPRESSED.get(path.suffix.lower())
+    if compression is None:
+        with reading(path, kind), pa.memory_map(str(path)) as file:
+            return file.read_buffer()
     parts, size = [], 0
-    opened = import_extra("pyarrow").input_stream(str(path), compression=compression)
+    opened = pa.input_stream(str(path), compression=compression)
     with reading(path, kind), opened as file:
         for part in iter(partial(file.read, CHUNK), b""):
             size += len(part)
