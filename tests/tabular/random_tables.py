@@ -26,6 +26,7 @@ from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
+from nnaccel.tabular.tables import TableWarning
 
 NAMES = ["a", "b b", "ü", "ID", "x,y", 'q"q', "день", "a.b", "=1", "1", "target", "NULL", "l\nf"]
 REASON = re.compile(r"'[^']*'|\d[\d,]*|^/\S+|\(.*?\)")  # what differs from table to table
@@ -136,7 +137,9 @@ def main() -> int:
     options = parser.parse_args()
     counts, faults = Counter(), 0
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("error")  # a warning that is none of ours is a fault
+        warnings.simplefilter("ignore", TableWarning)
+        warnings.filterwarnings("ignore", module="sklearn")
         for seed in range(options.first, options.first + options.count):
             try:
                 counts[outcome(seed, Path(folder))] += 1
