@@ -77,16 +77,8 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
     """
     pa = import_extra("pyarrow")
     content = _as_utf8(pa.py_buffer(content), layout.encoding)
-    try:
-        return _read(content, layout)
-    except (Malformed, pa.ArrowInvalid):  # whoever reads it finds out whether it is UTF-8
-        if layout.encoding is not None or (latin := _from_latin_1(content)) is None:
-            raise
-        return _read(latin, layout)
-
-
-def _read(content: Any, layout: Layout) -> tuple[Any, Structure]:
-    """The rows of UTF-8 text, and its structure."""
+    if layout.encoding is None and (latin := _from_latin_1(content)) is not None:
+        content = latin
     structure = structure_of(content, layout)
     if structure.comment:
         content = _without_comments(content, structure.comment)

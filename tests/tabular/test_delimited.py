@@ -58,6 +58,15 @@ def test_latin_1_is_read_with_a_warning_and_others_when_named():
         read_text(greek, Layout(encoding="klingon"))
 
 
+def test_a_bad_line_that_is_no_utf_8_is_shown():
+    text = written().encode() + "ÿ\n".encode("latin-1")
+    with (
+        pytest.warns(TableWarning, match="line 32 is no UTF-8 text"),
+        pytest.raises(ValueError, match="the first has 1: 'ÿ'"),
+    ):
+        read_text(text)
+
+
 def test_a_missing_header_is_recognised_or_said():
     text = written(header=False).encode()
     table, structure = read_text(text)
