@@ -12,6 +12,7 @@ from typing import Any
 
 from nnaccel.arguments import did_you_mean
 
+STREAM = "-"  # as the name of a file: standard input or output
 COMPLETE = "check that the file is complete and is what its name says"
 READ_LIMIT = 2**30  # bytes that a file may become, unless the environment says another number
 EXPANSION = 16  # or so many times its size, if that is more: few tables compress further

@@ -121,6 +121,15 @@ def xp_device(request: pytest.FixtureRequest) -> XpDevice:
 
 
 @pytest.fixture
+def jax_of_32_bits() -> Iterator[Device]:
+    """JAX as it is unless it is asked for float64: its integers too are of 32 bits."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", False)
+    yield select("jax:cpu")
+    jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
 def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes every epoch that is built afterwards one of so many threads, however small."""
     from nnaccel.kernels.numba import epoch as compiled_epoch

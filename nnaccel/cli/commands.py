@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
-from nnaccel.cli.outputs import STDOUT, check_model_file, json_writer, save_model, table_writer
+from nnaccel.cli.outputs import check_model_file, json_writer, save_model, table_writer
 from nnaccel.cli.reading import (
-    STDIN,
     copied,
     examples_for,
     labelled_rows,
@@ -16,7 +15,7 @@ from nnaccel.cli.reading import (
     training_examples,
 )
 from nnaccel.cli.streams import in_line
-from nnaccel.files import existing_file
+from nnaccel.files import STREAM, existing_file
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
     from nnaccel.tabular.settings import Settings
     from nnaccel.tabular.sources import Examples
+    from nnaccel.tabular.targets import Target
 
 
 def train(options: Any) -> None:
@@ -72,7 +72,7 @@ def predict(options: Any) -> None:
 def evaluate(options: Any) -> None:
     from nnaccel.cli import display, score_tables
 
-    if options.file == STDIN and len(options.model) > 1:
+    if options.file == STREAM and len(options.model) > 1:
         raise ValueError("standard input can be read once; name a FILE to compare models on")
     models = {path: _load(path) for path in options.model}
     for model in models.values():
@@ -87,7 +87,7 @@ def evaluate(options: Any) -> None:
     if write_json:
         each = [{**_described(models[path], path), "scores": s} for path, s in found.items()]
         write_json({"file": options.file, "rows": n, "models": each})
-    if options.json == STDOUT:
+    if options.json == STREAM:
         return
     title = f"on {n:,} rows of {options.file}"
     if len(models) > 1:
@@ -176,7 +176,7 @@ def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
     """What writes the scores of a run, if that is wanted."""
     if options.json is None:
         return None
-    if options.json == STDOUT:
+    if options.json == STREAM:
         raise ValueError("train prints its plan on standard output; give --json the name of a file")
     return json_writer(options.json, sources=[s for s in (options.source, options.test) if s])
 
@@ -199,13 +199,15 @@ def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
     columns = found if isinstance(found, dict) else {model.target.name: found}
     if options.proba:
         for one, P in probabilities(model.target, outputs):
-            columns |= {f"{one.name}={_cell(c)}": P[:, k] for k, c in enumerate(one.classes)}
+            columns |= dict(zip(_headings(one), P.T, strict=True))
     return columns
 
 
-def _cell(label: Any) -> str:
-    """A label as it is in a cell beside: Arrow writes true and false in lower case."""
-    return str(label).lower() if isinstance(label, bool) else str(label)
+def _headings(target: "Target") -> list[str]:
+    """The names of the columns of probabilities: `y=no`, a class as it is in a cell beside, where
+    Arrow writes true and false in lower case."""
+    cells = (str(c).lower() if isinstance(c, bool) else str(c) for c in target.classes)
+    return [f"{target.name}={cell}" for cell in cells]
 
 
 def _check_copies(model: "Model", options: Any) -> None:
@@ -214,8 +216,7 @@ def _check_copies(model: "Model", options: Any) -> None:
 
     predicted = [*model.target.names]
     if options.proba:
-        targets = columns_of(model.target)
-        predicted += [f"{one.name}={_cell(c)}" for one in targets for c in one.classes]
+        predicted += [name for one in columns_of(model.target) for name in _headings(one)]
     if both := [name for name in options.copied if name in predicted]:
         raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
 

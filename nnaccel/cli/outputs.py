@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnaccel.cli.streams import in_line, say, visible
-from nnaccel.files import writable, write
+from nnaccel.files import STREAM, writable, write
 from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
-
-STDOUT = "-"
 
 
 def check_model_file(path: Path, *, replace: bool) -> None:
@@ -85,7 +83,7 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
     """
     from nnaccel.training.checkpoint import is_model
 
-    if path != STDOUT:
+    if path != STREAM:
         _check_apart(path, sources, "read by this command; choose another --json")
         if os.path.exists(path) and is_model(Path(path)):
             raise FileExistsError(f"{path} is a model file; choose another --json")
@@ -93,7 +91,7 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
     def write_object(data: dict[str, Any]) -> None:
         text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         content = text.encode("utf-8", "backslashreplace")
-        if path == STDOUT:
+        if path == STREAM:
             print_bytes(content)
         else:
             write(path, content)

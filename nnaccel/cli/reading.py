@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nnaccel.tabular.sources import Examples, Rows
     from nnaccel.tabular.survey import Rules
 
-STDIN = "-"  # as `nnaccel.tabular.sources` has it
 DELIMITERS = {"tab": "\t", r"\t": "\t", "space": " "}
 
 

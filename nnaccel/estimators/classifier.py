@@ -28,7 +28,7 @@ from nnaccel.estimators.example_weights import Weights, weights_of_classes
 from nnaccel.estimators.labels import beside, codes_of, labels_of
 from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
-from nnaccel.estimators.parameters import is_stochastic
+from nnaccel.estimators.parameters import is_stochastic, keep_parameters
 from nnaccel.maths import losses
 from nnaccel.maths.activations import softplus
 from nnaccel.maths.losses import Loss, softmax
@@ -222,7 +222,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         initializer: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._keep(locals())
+        keep_parameters(self, locals())
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(

@@ -15,6 +15,8 @@ from nnaccel.estimators.array_input import check_kind, on_host
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
 
+from nnaccel.training.data import mean_one
+
 
 class Weights(NamedTuple):
     """Weights of examples on the host."""
@@ -25,9 +27,7 @@ class Weights(NamedTuple):
     @classmethod
     def of(cls, given: np.ndarray) -> "Weights":
         """The weights (N,), finite, not negative and not all zero, however large or small."""
-        largest = float(given.max())
-        shares = given / largest  # at most 1, so that neither they nor their sum overflow
-        return cls(shares / shares.mean(), largest * float(shares.mean()))
+        return cls(*mean_one(given))
 
     def times(self, other: "Weights") -> "Weights":
         """Each weight times that of the other."""

@@ -132,12 +132,6 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
-    def _keep(self, parameters: dict[str, Any]) -> None:
-        """The constructor's arguments as attributes, untouched, as scikit-learn wants them."""
-        for name, value in parameters.items():
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
-
     # ------------------------------------------------------------------ what a kind of target adds
 
     def _learn_target(self, y: Any, *, incremental: bool) -> None:

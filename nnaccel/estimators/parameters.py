@@ -60,6 +60,13 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 
+def keep_parameters(estimator: Any, parameters: dict[str, Any]) -> None:
+    """Keep the constructor's arguments, its `locals()`, untouched, as scikit-learn asks."""
+    for name, value in parameters.items():
+        if name not in ("self", "__class__"):
+            setattr(estimator, name, value)
+
+
 def is_stochastic(estimator: Any) -> bool:
     """True for a stochastic solver; AttributeError for another, which has no `partial_fit`."""
     if estimator.solver not in STOCHASTIC:

@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
-from nnaccel.estimators.parameters import is_stochastic
+from nnaccel.estimators.parameters import is_stochastic, keep_parameters
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.typing import Array, Namespace
@@ -211,7 +211,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         initializer: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._keep(locals())
+        keep_parameters(self, locals())
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(

@@ -27,6 +27,7 @@ from sklearn.utils.validation import (
 )
 
 from nnaccel.devices.device import select
+from nnaccel.estimators.parameters import keep_parameters
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.fit import Fit
@@ -34,24 +35,19 @@ from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples
 from nnaccel.tabular.survey import Rules, survey
-from nnaccel.tabular.tables import as_table, import_extra
+from nnaccel.tabular.tables import as_table, import_extra, is_table
 
 
-def table_of(X: Any, names: Any = None) -> Any:
+def table_of(X: Any) -> Any:
     """X as a pyarrow table: a data frame, a dict of columns, a list of dicts, or a matrix, whose
-    columns are x0, x1, ... or `names`. NaN is missing; infinity is not refused here."""
+    columns are x0, x1, ... NaN is missing; infinity is not refused here."""
     X = on_host(X)
-    is_dict = isinstance(X, dict) and not issparse(X)  # one kind of sparse array is a dict
-    is_rows = isinstance(X, list) and bool(X) and all(isinstance(row, dict) for row in X)
-    if hasattr(X, "__arrow_c_stream__") or is_dict or is_rows:
+    if is_table(X) and not issparse(X):  # one kind of sparse array is a dict
         return as_table(X)
     X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=0)
-    names = [f"x{i}" for i in range(X.shape[1])] if names is None else names
-    pa = import_extra("pyarrow")
     if X.dtype.kind in "OUS":
         X = X.astype(object)
-    columns = {name: _column(X[:, i]) for i, name in enumerate(names)}
-    return as_table(pa.table(columns))
+    return as_table({f"x{i}": _column(X[:, i]) for i in range(X.shape[1])})
 
 
 def _column(values: np.ndarray) -> Any:
@@ -159,11 +155,7 @@ class TableEncoder(TransformerMixin, _OfTables):
         missing: Any = "auto",
         dtype: str = "float32",
     ) -> None:
-        self.drop = drop
-        self.keep = keep
-        self.decimal = decimal
-        self.missing = missing
-        self.dtype = dtype
+        keep_parameters(self, locals())
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Decide how the columns of X are read and encoded.   y is ignored."""
@@ -195,12 +187,6 @@ class _TableModel(_OfTables):
     kernels: bool | str
     verbose: Any
     model_: Model
-
-    def _keep(self, parameters: dict[str, Any]) -> None:
-        """The constructor's arguments as attributes, untouched, as scikit-learn wants them."""
-        for name, value in parameters.items():
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
 
     def _fit(self, table: Any, y: Any, sample_weight: Any, task: str) -> Self:
         check_consistent_length(y, range(table.num_rows))
@@ -383,7 +369,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         kernels: bool | str = True,
         verbose: bool | int = False,
     ) -> None:
-        self._keep(locals())
+        keep_parameters(self, locals())
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the encoding and the network.
@@ -546,7 +532,7 @@ class TableRegressor(RegressorMixin, _TableModel):
         kernels: bool | str = True,
         verbose: bool | int = False,
     ) -> None:
-        self._keep(locals())
+        keep_parameters(self, locals())
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the encoding and the network.

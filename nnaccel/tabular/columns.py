@@ -12,7 +12,7 @@ import numpy as np
 
 from nnaccel.tabular import kinds
 from nnaccel.tabular.kinds import Decision, Reading, Text
-from nnaccel.tabular.tables import MISSING, import_extra
+from nnaccel.tabular.tables import MISSING, chunked, import_extra
 
 # The kinds that can be used, in words.
 KINDS = {
@@ -30,7 +30,7 @@ UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal ty
 
 
 class Column:
-    """A column of a table: pyarrow Array or ChunkedArray.
+    """A column of a table, of any library that speaks Arrow.
 
     Attributes
     ----------
@@ -50,8 +50,7 @@ class Column:
 
     def __init__(self, data: Any) -> None:
         pa = import_extra("pyarrow")
-        data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
-        self.source = data
+        self.source = data = chunked(data)
         self.coded = pa.types.is_dictionary(data.type)
         kind = data.type.value_type if self.coded else data.type
         self.kind = next((name for name, holds in _types(pa.types) if holds(kind)), "other")
@@ -171,7 +170,8 @@ def read_as_arrow(name: str, column: Column, reading: Reading) -> Any:
         return pa.array(values, from_pandas=True)
     units = np.round(values * UNIT["us"])
     found = pa.array(np.where(np.isnan(units), 0, units).astype(np.int64), mask=np.isnan(units))
-    return found.cast(STORED[reading.kind]())
+    times = {"date": pa.timestamp("us"), "time": pa.time64("us"), "duration": pa.duration("us")}
+    return found.cast(times[reading.kind])
 
 
 def without_nan(data: Any) -> Any:
@@ -206,7 +206,8 @@ def _recast(name: str, column: Column, kind: str) -> Any:
         return column.data
     pa = import_extra("pyarrow")
     if column.kind == "null":
-        return column.data.cast(TYPES[kind]())
+        types = {"string": pa.large_string(), "boolean": pa.bool_()}
+        return column.data.cast(types.get(kind, pa.float64()))
     if kind not in CASTS or column.kind not in CASTS:
         raise type_changed(name, kind, column, next(iter(column.source.drop_null()), None))
     try:
@@ -246,17 +247,3 @@ def _as_boolean(data: Any) -> Any:
 
 
 CASTS = {"number": _as_number, "string": _as_text, "boolean": _as_boolean}
-# What times become in a typed table.
-STORED: dict[str, Any] = {
-    "date": lambda: import_extra("pyarrow").timestamp("us"),
-    "time": lambda: import_extra("pyarrow").time64("us"),
-    "duration": lambda: import_extra("pyarrow").duration("us"),
-}
-TYPES: dict[str, Any] = {
-    "number": lambda: import_extra("pyarrow").float64(),
-    "date": lambda: import_extra("pyarrow").float64(),
-    "time": lambda: import_extra("pyarrow").float64(),
-    "duration": lambda: import_extra("pyarrow").float64(),
-    "string": lambda: import_extra("pyarrow").large_string(),
-    "boolean": lambda: import_extra("pyarrow").bool_(),
-}

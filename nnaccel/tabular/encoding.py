@@ -277,16 +277,13 @@ class Features:
                 if number.missing:
                     out[:, indicator] = where
                     indicator += 1
-                elif not self._has_indicator(number):
+                elif number.name not in self._indicated:
                     filled[number.name] = np.count_nonzero(where)
         return filled
 
-    def _has_indicator(self, number: Numeric) -> bool:
-        """Whether another part of the same column has the indicator of it."""
-        return bool(number.part) and number.name in self._indicated
-
     @cached_property
     def _indicated(self) -> set[str]:
+        """The columns of numbers with an indicator, which one of their parts has."""
         return {number.name for number in self.numeric if number.missing}
 
 

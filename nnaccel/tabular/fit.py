@@ -22,7 +22,7 @@ from nnaccel.tabular.settings import Settings, build, resolve, to_dict
 from nnaccel.tabular.several_targets import Targets, fit_targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
-from nnaccel.tabular.tables import as_table, import_extra
+from nnaccel.tabular.tables import as_table, by_name, import_extra
 from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
 from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
@@ -60,15 +60,13 @@ def _read_targets(
 ) -> tuple[Any, Forms]:
     """The columns of a target as what their text means.   quoted: see `delimited.Structure`."""
     forms: Forms = {}
-    several = hasattr(y, "column_names")
-    table: Any = y if several else {name: y}
-    columns = {}
-    for column in table.column_names if several else table:
-        columns[column] = table[column]
-        if is_text_column(table[column]):
+    columns = by_name(y, name)
+    for column, cells in columns.items():
+        if is_text_column(cells):
             words = quoted.get(column, frozenset())
-            columns[column], reading = read_labels(column, table[column], decimal, words)
+            columns[column], reading = read_labels(column, cells, decimal, words)
             forms[column] = reading.form
+    several = hasattr(y, "column_names")
     return (import_extra("pyarrow").table(columns) if several else columns[name]), forms
 
 

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.tabular import dates, numbers
-from nnaccel.tabular.tables import import_extra
+from nnaccel.tabular.tables import MISSING, chunked, import_extra
 
-# Words and marks that stand for no value, in lower case.
+# Words and marks that stand for no value, in lower case: those that do so among categories, and
+# those that do so among numbers and labels.
 NO_VALUE = (
-    "", "?", "-", "--", "---", "–", "—", ".", "..", "...", "*", "_",
-    "na", "n/a", "n.a.", "n.a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "+nan",
-    "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "null", "#null!", "(null)", "\\n", "nil", "none",
-    "(none)", "missing", "(missing)", "unknown", "undefined", "not available", "not applicable",
-    "no data", "#value!", "#div/0!", "#ref!", "#num!", "#name?", "tbd", "nat",
+    *map(str.lower, MISSING),
+    "?", "-", "--", "---", "–", "—", ".", "..", "...", "*", "_", "n.a.", "n.a", "+nan", "#null!",
+    "(null)", "\\n", "nil", "(none)", "missing", "(missing)", "unknown", "undefined",
+    "not available", "not applicable", "no data", "#value!", "#div/0!", "#ref!", "#num!", "#name?",
+    "tbd", "nat",
 )  # fmt: skip
 STRAY = 0.1  # the share of other words up to which a column is still one of numbers
 FEW = 20  # different numbers up to which words among them make all of them categories
@@ -55,14 +56,14 @@ class Decision(NamedTuple):
 
 
 class Text:
-    """A column of text: pyarrow Array or ChunkedArray of strings, and what is known of it so far.
+    """A column of text, of any library that speaks Arrow, and what is known of it so far.
 
     Looking costs time and memory, so each thing is computed once, and only when it is needed.
     """
 
     def __init__(self, column: Any) -> None:
-        pa = import_extra("pyarrow")
-        self.column = column if hasattr(column, "chunks") else pa.chunked_array(column)
+        self.column = chunked(column)
+        self._values: dict[tuple[str, str], np.ndarray] = {}
 
     @cached_property
     def floats(self) -> np.ndarray | None:
@@ -83,6 +84,25 @@ class Text:
         lower = pc.utf8_lower(texts)
         blank = pc.is_in(lower, value_set=pa.array(NO_VALUE, lower.type)).to_numpy(False)
         return Cells(texts, counts, codes, blank)
+
+    def values(self, kind: str, form: str) -> np.ndarray:
+        """The different texts read as that kind (n,), NaN where they are something else."""
+        if (kind, form) not in self._values:
+            self._values[kind, form] = _VALUES[kind](self.cells.texts, form)
+        return self._values[kind, form]
+
+    def decimal_evidence(self) -> tuple[int, int, int]:
+        """How many of the different texts are numbers only with a decimal point, only with a
+        decimal comma, and at all.
+
+        "1,234" may be either, "1,5", "0,123" and "1.234,5" only the second.
+        """
+        point, comma = (~np.isnan(self.values("number", mark)) for mark in numbers.MARKS)
+        return (
+            int(np.count_nonzero(point & ~comma)),
+            int(np.count_nonzero(comma & ~point)),
+            int(np.count_nonzero(point | comma)),
+        )
 
 
 class Cells(NamedTuple):
@@ -113,9 +133,8 @@ def decimal_mark(columns: Iterable[Text]) -> str:
     for column in columns:
         if column.floats is not None:
             continue
-        cells = column.cells
-        only_point, only_comma, all_numbers = numbers.decimal_evidence(cells.texts)
-        if 2 * all_numbers >= np.count_nonzero(~cells.blank):  # else it is prose
+        only_point, only_comma, all_numbers = column.decimal_evidence()
+        if 2 * all_numbers >= np.count_nonzero(~column.cells.blank):  # else it is prose
             point, comma = point + only_point, comma + only_comma
     return "," if comma > point else "."
 
@@ -136,7 +155,8 @@ def decide(column: Text, decimal: str = ".") -> Decision:
     present = ~cells.blank
     if not present.any():
         return Decision(Reading("null"))
-    for reading, values, ambiguous in _candidates(cells, present, decimal):
+    for reading, ambiguous in _candidates(cells, present, decimal):
+        values = column.values(reading.kind, reading.form)
         fits = present & ~np.isnan(values)
         n, others = (int(cells.counts[which].sum()) for which in (fits, present & ~fits))
         few = reading.kind == "number" and np.count_nonzero(fits) <= FEW
@@ -163,7 +183,7 @@ def read(column: Text, reading: Reading) -> tuple[np.ndarray, tuple[tuple[str, i
     cells = column.cells
     if not len(cells.texts):
         return np.full(len(cells.codes), np.nan), ()
-    values = _VALUES[reading.kind](cells.texts, reading.form)
+    values = column.values(reading.kind, reading.form)
     return cells.spread(values), cells.listed(np.isnan(values) & ~cells.blank)
 
 
@@ -181,15 +201,13 @@ _VALUES = {
 }
 
 
-def _candidates(
-    cells: Cells, present: np.ndarray, decimal: str
-) -> Iterator[tuple[Reading, np.ndarray, bool]]:
-    """What the cells may be, with the value of each text, NaN where it is something else."""
+def _candidates(cells: Cells, present: np.ndarray, decimal: str) -> Iterator[tuple[Reading, bool]]:
+    """What the cells may be, and whether that is ambiguous."""
     for kind, form in (("number", decimal), ("boolean", ""), ("time", ""), ("duration", "")):
-        yield Reading(kind, form), _VALUES[kind](cells.texts, form), False
+        yield Reading(kind, form), False
     form, ambiguous = dates.form_of(cells.texts.filter(_mask(present)))
     if form is not None:
-        yield Reading("date", form), dates.to_moments(cells.texts, form), ambiguous
+        yield Reading("date", form), ambiguous
 
 
 def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None) -> bool:

@@ -4,7 +4,6 @@ Other than features, targets keep what they are: whole numbers stay whole number
 a label is what the file says.
 """
 
-import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 from nnaccel.tabular import kinds
 from nnaccel.tabular.columns import AS_NUMBERS, KINDS
 from nnaccel.tabular.kinds import Reading, Text
-from nnaccel.tabular.survey import spelled
-from nnaccel.tabular.tables import TableWarning, import_extra, listing
+from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
 FEW = 0.02  # of the rows: so few "NA" or "?" among labels are no class
 
@@ -34,16 +32,14 @@ def read_labels(
     reading, ignored, _ = kinds.decide(text, decimal)
     if reading.kind == "number":
         _warn_missing(name, ignored)
-        return numbers_as_written(text, reading), reading
+        return _typed(text, kinds.read(text, reading)[0], reading), reading
     if reading.kind in AS_NUMBERS:
         raise ValueError(
             f"target {name!r} holds {KINDS[reading.kind]}, and a target is numbers or classes; "
             "turn it into numbers, such as days since a date"
         )
     if reading.kind == "boolean":
-        pa = import_extra("pyarrow")
-        values, _ = kinds.read(text, reading)
-        return pa.array(values, from_pandas=True).cast(pa.bool_()), reading
+        return _typed(text, kinds.read(text, reading)[0], reading), reading
     return _labels(name, text, quoted), Reading("string")
 
 
@@ -53,8 +49,7 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
     TableWarning: words that cannot be read, and are missing, with their counts. ValueError where
     nothing can be read.
     """
-    pa = import_extra("pyarrow")
-    text = Text(column if hasattr(column, "type") else pa.chunked_array(column))
+    text = Text(column)
     values, unread = kinds.read(text, reading)
     if unread and np.isnan(values).all():
         raise ValueError(
@@ -62,20 +57,20 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
             f"text ({listing(repr(word) for word, _ in unread)}); convert it, or train on such data"
         )
     _warn_missing(name, unread)
+    return _typed(text, values, reading)
+
+
+def _typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
+    """The values (N,) that a text was read as: true and false as booleans; numbers as int64 where
+    all are whole, as uint64 where they do not fit, else as float64."""
+    pa = import_extra("pyarrow")
     if reading.kind == "boolean":
         return pa.array(values, from_pandas=True).cast(pa.bool_())
-    return numbers_as_written(text, reading)
-
-
-def numbers_as_written(text: Text, reading: Reading) -> Any:
-    """Numbers as int64 where all are whole, as uint64 where they do not fit, else as float64."""
-    pa = import_extra("pyarrow")
     for whole in (pa.int64(), pa.uint64()):
         try:
             return text.column.cast(whole)
         except pa.ArrowInvalid:
             continue
-    values, _ = kinds.read(text, reading)
     known = values[~np.isnan(values)]
     if len(known) and np.abs(known).max() < kinds.EXACT and not (known % 1).any():
         return pa.array(values, from_pandas=True).cast(pa.int64())
@@ -87,8 +82,7 @@ def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
 
     TableWarning: the marks, with their counts.
     """
-    pa = import_extra("pyarrow")
-    text = Text(column if hasattr(column, "type") else pa.chunked_array(column))
+    text = Text(column)
     marks = text.cells.blank & ~np.isin(np.array(text.cells.texts), classes)
     return _without(name, text, marks)
 
@@ -118,7 +112,7 @@ def _without(name: str, text: Text, which: np.ndarray) -> Any:
 def _warn_missing(name: str, words: tuple[tuple[str, int], ...]) -> None:
     if words:
         rows = sum(n for _, n in words)
-        _warn(f"target {name!r}: {spelled(words)} taken as missing: {rows:,} rows without a target")
+        warn(f"target {name!r}: {spelled(words)} taken as missing: {rows:,} rows without a target")
 
 
 def _warn_alike(name: str, column: Any) -> None:
@@ -127,11 +121,7 @@ def _warn_alike(name: str, column: Any) -> None:
         alike[" ".join(label.split()).casefold()].append(label)
     if same := [labels for labels in alike.values() if len(labels) > 1]:
         shown = listing((" and ".join(map(repr, labels)) for labels in same), 4)
-        _warn(
+        warn(
             f"target {name!r} has labels that differ in blanks or case only, and are different "
             f"classes: {shown}; make them one if they mean the same"
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, TableWarning, stacklevel=5)

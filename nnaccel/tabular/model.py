@@ -20,9 +20,9 @@ from nnaccel.maths.network import Network
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.settings import Settings
-from nnaccel.tabular.several_targets import Targets, rows_with_targets, target_of
+from nnaccel.tabular.several_targets import Targets, target_of
 from nnaccel.tabular.sources import Rows
-from nnaccel.tabular.tables import TableWarning
+from nnaccel.tabular.tables import TableWarning, by_name
 from nnaccel.tabular.targets import Target, check_loss, rows_with_target
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
@@ -189,8 +189,7 @@ EXTRA = {
 
 def labelled(rows: Rows, name: str) -> Rows:
     """The rows that have a target; the others are left out with a warning."""
-    several = hasattr(rows.y, "column_names")
-    present = rows_with_targets(rows.y) if several else rows_with_target(rows.y, name)
+    present = np.all([rows_with_target(y, n) for n, y in by_name(rows.y, name).items()], axis=0)
     if present.all() or not present.any():  # without any, the fit of the target says so
         return rows
     warnings.warn(

@@ -57,19 +57,6 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
     )
 
 
-def decimal_evidence(cells: Any) -> tuple[int, int, int]:
-    """How many texts are numbers only with a decimal point, only with a decimal comma, and at all.
-
-    "1,234" may be either, "1,5", "0,123" and "1.234,5" only the second.
-    """
-    read = {mark: ~np.isnan(to_float64(cells, mark)) for mark in MARKS}
-    return (
-        int(np.count_nonzero(read["."] & ~read[","])),
-        int(np.count_nonzero(read[","] & ~read["."])),
-        int(np.count_nonzero(read["."] | read[","])),
-    )
-
-
 def _floats(column: Any) -> np.ndarray:
     values = (
         column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)

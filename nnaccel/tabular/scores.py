@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel.tabular.several_targets import Targets
+from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import import_extra
-from nnaccel.tabular.targets import Target
+from nnaccel.tabular.targets import Target, class_numbers
 
 SHOWN_CLASSES = 20  # up to which each class has scores of its own
 
@@ -47,25 +47,16 @@ def scores_of(
     return _of_numbers(truth, outputs, weights)
 
 
-def decide(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """The predicted class numbers (N,) from probabilities (N, K)."""
-    if threshold is None:
-        return outputs.argmax(axis=1)
-    return (outputs[:, 1] >= threshold).astype(np.int64)
-
-
 def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -> dict[str, Any]:
     """The scores of each target, under its name; of labels also how often all are right."""
     scores: dict[str, Any] = {}
     if targets.task == "labels":
-        threshold = options["threshold"]
-        right = (outputs >= (0.5 if threshold is None else threshold)) == (targets.encode(y) > 0.5)
-        weights = options["weights"]
-        scores["accuracy of all"] = float(np.average(right.all(axis=1), weights=weights))
-    for k, target in enumerate(targets.columns):
-        values = outputs[:, k]
-        if target.classes:
-            values = np.stack([1 - values, values], axis=1)
+        right = is_second(outputs, options["threshold"]) == (targets.encode(y) > 0.5)
+        all_right = np.average(right.all(axis=1), weights=options["weights"])
+        scores["accuracy of all"] = float(all_right)
+    numbers = zip(targets.columns, outputs.T, strict=True)
+    each = probabilities(targets, outputs) if targets.task == "labels" else numbers
+    for target, values in each:
         found = scores_of(target, values, y[target.name], **options)
         scores |= {f"{target.name}: {name}": value for name, value in found.items()}
     return scores
@@ -111,7 +102,7 @@ def _of_classes(
     threshold: float | None,
 ) -> dict[str, Any]:
     metrics = import_extra("sklearn.metrics")
-    K, guess = len(target.classes), decide(P, threshold)
+    K, guess = len(target.classes), class_numbers(P, threshold)
     labels, is_binary = np.arange(K), K == 2
     rows = np.bincount(Y, weights=weights, minlength=K)
     options = {"sample_weight": weights}

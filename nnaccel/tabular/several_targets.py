@@ -8,7 +8,7 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.tabular.tables import as_table
-from nnaccel.tabular.targets import Target, fit_target, rows_with_target
+from nnaccel.tabular.targets import Target, fit_target
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Targets:
     def classes(self) -> tuple[Any, ...]:
         """None for all of them together: each has its own."""
         return ()
-
-    @property
-    def scale(self) -> np.ndarray:
-        """Of the numbers, in their own units (K,)."""
-        return np.array([target.scale for target in self.columns])
 
     def n_outputs(self, loss_kind: str) -> int:
         """The outputs of a network for these targets."""
@@ -78,8 +73,8 @@ class Targets:
         self.check_threshold(threshold)
         if self.task == "regression":
             return {t.name: outputs[:, k] for k, t in enumerate(self.columns)}
-        above = outputs >= (0.5 if threshold is None else threshold)
-        return {t.name: t.decode(above[:, k].astype(int)) for k, t in enumerate(self.columns)}
+        second = is_second(outputs, threshold).astype(int)
+        return {t.name: t.decode(second[:, k]) for k, t in enumerate(self.columns)}
 
     def check_threshold(self, threshold: float | None) -> None:
         """ValueError for a threshold that is no share, or where the targets are numbers."""
@@ -99,6 +94,11 @@ class Targets:
         if len(columns) < 2 or len({*names}) < len(names):
             raise ValueError(f"targets: 'columns' must be two or more different ones, got {names}")
         return _checked(columns)
+
+
+def is_second(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """Whether each label (N, K) is predicted to be its second class, of that probability."""
+    return outputs >= (0.5 if threshold is None else threshold)
 
 
 def columns_of(target: Target | Targets) -> tuple[Target, ...]:
@@ -131,11 +131,6 @@ def fit_targets(table: Any, task: str = "auto") -> Targets:
     return _checked(
         tuple(fit_target(table[name], task, name) for name in as_table(table).column_names)
     )
-
-
-def rows_with_targets(table: Any) -> np.ndarray:
-    """Boolean mask (N,): the rows where no target is missing."""
-    return np.all([rows_with_target(table[name]) for name in table.column_names], axis=0)
 
 
 def _checked(columns: Sequence[Target]) -> Targets:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.arguments import did_you_mean
-from nnaccel.files import existing_file
+from nnaccel.files import STREAM, existing_file
 from nnaccel.tabular import kinds
 from nnaccel.tabular.columns import Column
 from nnaccel.tabular.datasets import DATASETS, load, load_npz
@@ -17,8 +17,6 @@ from nnaccel.tabular.kinds import Reading, decimal_mark
 from nnaccel.tabular.queries import database_of, is_query, read_database, run_query
 from nnaccel.tabular.table_files import read_stream, read_table, suffix_of
 from nnaccel.tabular.tables import checked, listing, pop_target
-
-STDIN = "-"
 
 
 class Rows(NamedTuple):
@@ -90,22 +88,21 @@ def read(
     ValueError or FileNotFoundError that name what is wrong and the closest thing that is right;
     OSError for a pipe or a device; MemoryError.
     """
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
     if source in DATASETS:
-        return _from_dataset(load(source), target if need_target else None)
+        return _from_dataset(load(source), targets if need_target else ())
     if is_query(source):
-        return _from_table(
-            "query", source, checked(run_query(source), "the query"), target, need_target
-        )
+        table = checked(run_query(source), "the query")
+        return _from_table("query", source, table, targets, need_target)
     if (database := database_of(source)) is not None:
         name, table = read_database(existing_file(database[0]), database[1])
-        return _from_table(name, source, checked(table, source), target, need_target)
-    named = (target,) if isinstance(target, str) else tuple(target or ())
-    layout = layout._replace(names=layout.names or named)
-    if source == STDIN:
+        return _from_table(name, source, checked(table, source), targets, need_target)
+    layout = layout._replace(names=layout.names or targets)
+    if source == STREAM:
         if sys.stdin is None:
             raise OSError("standard input is closed; give it a file, or name the file")
         table, structure = read_stream(sys.stdin.buffer, "standard input", layout)
-        return _of_text("stdin", source, table, structure, target, need_target)
+        return _of_text("stdin", source, table, structure, targets, need_target)
     path = Path(source)
     if not path.suffix and not path.exists():
         raise FileNotFoundError(
@@ -113,10 +110,10 @@ def read(
             f"{', '.join(DATASETS)}{did_you_mean(source, DATASETS)}"
         )
     if existing_file(path).suffix.lower() == ".npz":
-        return _from_dataset(load_npz(path), target if need_target else None)
+        return _from_dataset(load_npz(path), targets if need_target else ())
     table, structure = read_table(path, layout)
     name = path.name[: -len(suffix_of(path))]
-    return _of_text(name, source, table, structure, target, need_target)
+    return _of_text(name, source, table, structure, targets, need_target)
 
 
 def _of_text(
@@ -124,26 +121,25 @@ def _of_text(
     where: str,
     table: Any,
     structure: Structure | None,
-    target: str | Sequence[str] | None,
+    targets: tuple[str, ...],
     need_target: bool,
 ) -> Examples:
     """The examples of a file; what is wrong with its target may be how the file was read."""
     try:
-        examples = _from_table(name, where, table, target, need_target)
+        examples = _from_table(name, where, table, targets, need_target)
     except ValueError as error:
         raise ValueError(f"{error}; {structure}" if structure else str(error)) from None
     return examples._replace(structure=structure)
 
 
 def _from_table(
-    name: str, where: str, table: Any, target: str | Sequence[str] | None, need_target: bool
+    name: str, where: str, table: Any, targets: tuple[str, ...], need_target: bool
 ) -> Examples:
     """A table split into its features and its target.   where: what an error calls it."""
-    names = (target,) if isinstance(target, str) else tuple(target or ())
-    if not need_target and not (names and all(n in table.column_names for n in names)):
-        return Examples(name, table, None, ", ".join(names), None, "auto", None, written=True)
+    if not need_target and not (targets and {*targets} <= {*table.column_names}):
+        return Examples(name, table, None, ", ".join(targets), None, "auto", None, written=True)
     try:
-        table, y, target = pop_target(table, names)
+        table, y, target = pop_target(table, targets)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return Examples(name, table, y, target, None, "auto", None, written=True)
@@ -187,9 +183,9 @@ def take(data: Any, rows: np.ndarray) -> Any:
     return data[rows] if isinstance(data, np.ndarray) else data.take(rows)
 
 
-def _from_dataset(dataset: Any, target: str | Sequence[str] | None) -> Examples:
-    target = target[0] if isinstance(target, list | tuple) and len(target) == 1 else target
-    if target is not None and target != dataset.target_name:
+def _from_dataset(dataset: Any, targets: tuple[str, ...]) -> Examples:
+    if targets and targets != (dataset.target_name,):
+        target = targets[0] if len(targets) == 1 else [*targets]
         raise ValueError(
             f"{dataset.name!r} has the target {dataset.target_name!r}, and no {target!r}"
         )

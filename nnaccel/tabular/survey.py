@@ -4,10 +4,6 @@ It looks at the whole table in the order of the file, before rows are set aside 
 decides is data in the model file, and new tables are read with it.
 """
 
-import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +13,7 @@ from nnaccel.tabular.columns import Column, numbers_of, read_as_arrow
 from nnaccel.tabular.identifiers import ROWS, is_row_number, names_identifier, tells_apart
 from nnaccel.tabular.kinds import Reading, decimal_mark, have_fractions
 from nnaccel.tabular.missing_codes import find_codes
-from nnaccel.tabular.tables import TableWarning, import_extra, listing
+from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
 EXCLUDED, EMPTY = "excluded", "no values"
 LEVELS = 0.1  # of the rows: more different texts than this are names, which say little
@@ -52,7 +48,6 @@ class Rules(NamedTuple):
 
 
 NO_RULES = Rules()
-read_floats = attrgetter("floats")  # which a text keeps
 
 
 def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
@@ -69,8 +64,6 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
     columns = {n: Column(table[n]) for n in table.column_names if n not in rules.drop}
     _refuse(columns)
     texts = [column.text for column in columns.values() if column.text is not None]
-    with ThreadPoolExecutor() as pool:  # Arrow lets other threads run while it converts
-        pool.map(read_floats, texts)
     decimal = rules.decimal or decimal_mark(texts)
     readings = {name: _decided(name, column, decimal) for name, column in columns.items()}
     numbers = {
@@ -91,26 +84,24 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
     if len(dropped) + len(guesses) == table.num_columns:  # the rows have nothing else to go by
         guesses = {name: why for name, why in guesses.items() if name not in numbers}
     for name, why in guesses.items():
-        _warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
+        warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
     dropped |= guesses
     typed: dict[str, Any] = {}
     for name in [name for name in columns if name not in dropped]:
         column, reading = columns.pop(name), readings[name]  # it is not needed after this
         typed[name] = column.source if column.coded else read_as_arrow(name, column, reading)
-    used = {name: readings[name] for name in typed}
-    return Survey((*table.column_names,), used, dropped, decimal), import_extra("pyarrow").table(
-        typed
-    )
+    found = Survey(tuple(table.column_names), {n: readings[n] for n in typed}, dropped, decimal)
+    return found, import_extra("pyarrow").table(typed)
 
 
 def _decided(name: str, column: Column, decimal: str) -> Reading:
     """The reading of a column; warns of what is ignored in it, or is in doubt."""
     reading, ignored, ambiguous = column.decide(decimal)
     if ignored:
-        _warn(f"column {name!r}: taken as missing: {spelled(ignored)}")
+        warn(f"column {name!r}: taken as missing: {spelled(ignored)}")
     if ambiguous:
         order = "day first" if reading.form == "dmy" else "month first"
-        _warn(f"column {name!r}: its dates are read {order}, which they do not show for certain")
+        warn(f"column {name!r}: its dates are read {order}, which they do not show for certain")
     return reading
 
 
@@ -124,7 +115,7 @@ def _codes(
     for name, found in find_codes(numbers).items():
         codes[name] = tuple(found)
         shown = listing(f"{code:g} ({n:,} times)" for code, n in found.items())
-        _warn(
+        warn(
             f"column {name!r}: taken as missing: {shown}, far outside of all other values; "
             "--missing none keeps them as numbers"
         )
@@ -151,19 +142,11 @@ def _useless(name: str, column: Column, reading: Reading, values: np.ndarray | N
     if tells_apart(len(different), rows - column.data.null_count):
         return f"{len(different):,} different texts in {rows:,} rows, like an identifier"
     if rows > ROWS and len(different) > max(LEVELS * rows, ROWS):
-        _warn(
+        warn(
             f"column {name!r} has {len(different):,} different texts in {rows:,} rows, which say "
             f"little of other rows; --drop {name!r} leaves it out"
         )
     return None
-
-
-def spelled(words: Iterable[tuple[str, int]]) -> str:
-    """Words with their counts: `'?' (6 times), a blank (2 times)`."""
-    return listing(
-        f"{repr(word) if word.strip() else 'a blank'} ({n:,} time{'s' * (n != 1)})"
-        for word, n in words
-    )
 
 
 def _check_names(present: list[str], rules: Rules) -> None:
@@ -182,7 +165,3 @@ def _refuse(columns: dict[str, Column]) -> None:
             + "; ".join(f"{n!r} ({c.data.type}): {REFUSED[c.kind]}" for n, c in refused.items())
             + f"; or drop with --drop {' '.join(refused)}"
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, TableWarning, stacklevel=5)

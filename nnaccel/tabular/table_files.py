@@ -83,10 +83,8 @@ def _read_delimited(path: Path, kind: str, layout: Layout) -> tuple["pa.Table", 
         return _from_text(content, str(path), layout)
 
 
-def _from_text(content: Any, name: str, layout: Layout) -> tuple["pa.Table", Structure]:
-    """The table of bytes, or of a pyarrow Buffer."""
-    head = bytes(memoryview(content)[:CHUNK])
-    if not head.strip(BLANK) and not bytes(memoryview(content)).strip(BLANK):
+def _from_text(content: bytes, name: str, layout: Layout) -> tuple["pa.Table", Structure]:
+    if not content[:CHUNK].strip(BLANK) and not content.strip(BLANK):
         raise Unreadable(f"{name} is empty; expected a table with column names and rows")
     try:
         return read_text(content, layout)
@@ -94,14 +92,14 @@ def _from_text(content: Any, name: str, layout: Layout) -> tuple["pa.Table", Str
         raise Unreadable(f"{name}: {error}") from None
 
 
-def _content(path: Path, kind: str) -> Any:
-    """The bytes of a file, decompressed, or the memory that is mapped to them."""
-    pa, compression = import_extra("pyarrow"), COMPRESSED.get(path.suffix.lower())
+def _content(path: Path, kind: str) -> bytes:
+    """The bytes of a file, decompressed."""
+    compression = COMPRESSED.get(path.suffix.lower())
     if compression is None:
-        with reading(path, kind), pa.memory_map(str(path)) as file:
-            return file.read_buffer()
+        with reading(path, kind):
+            return path.read_bytes()
     parts, size = [], 0
-    opened = pa.input_stream(str(path), compression=compression)
+    opened = import_extra("pyarrow").input_stream(str(path), compression=compression)
     with reading(path, kind), opened as file:
         for part in iter(partial(file.read, CHUNK), b""):
             size += len(part)

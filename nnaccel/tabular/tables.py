@@ -1,5 +1,6 @@
 """Tables: from a data frame to a pyarrow Table, its target, and words for messages."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -22,6 +23,15 @@ class TableWarning(UserWarning):
     """Something in a table was left out or filled in; the message has the columns and counts."""
 
 
+def is_table(data: Any) -> bool:
+    """Whether `as_table` takes the data: a data frame, a dict of columns or a list of rows."""
+    return isinstance(data, dict) or hasattr(data, "__arrow_c_stream__") or _are_rows(data)
+
+
+def _are_rows(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and all(isinstance(row, dict) for row in data)
+
+
 def as_table(data: Any) -> "pa.Table":
     """A data frame of any library that speaks Arrow (pandas >= 2.2, polars, ...) as a table; also a
     dict of columns, and a list of dicts, which are its rows.
@@ -31,14 +41,13 @@ def as_table(data: Any) -> "pa.Table":
     """
     pa = import_extra("pyarrow")
     kind = type(data).__name__
-    rows = isinstance(data, list) and bool(data) and all(isinstance(row, dict) for row in data)
-    if not (rows or isinstance(data, dict) or hasattr(data, "__arrow_c_stream__")):
+    if not is_table(data):
         raise TypeError(
             "expected a table (pyarrow, pandas >= 2.2, polars, ...), a dict of columns or a list "
             f"of dicts, got {kind}; for a matrix pass a NumPy array"
         )
     try:
-        make = pa.Table.from_pylist if rows else pa.table
+        make = pa.Table.from_pylist if _are_rows(data) else pa.table
         table = data if isinstance(data, pa.Table) else make(data)
     except UnicodeEncodeError as error:
         raise ValueError(f"{kind} has text that is no Unicode: {error}; correct it") from error
@@ -64,6 +73,21 @@ def checked(table: "pa.Table", source: str) -> "pa.Table":
     if not table.num_rows:
         raise Unreadable(f"{source} has column names but no rows: {listing(table.column_names)}")
     return table
+
+
+def chunked(column: Any) -> Any:
+    """A column of any library that speaks Arrow as a pyarrow ChunkedArray."""
+    pa = import_extra("pyarrow")
+    if isinstance(column, pa.ChunkedArray):
+        return column
+    return pa.chunked_array([column] if isinstance(column, pa.Array) else column)
+
+
+def by_name(columns: Any, name: str) -> dict[str, Any]:
+    """The columns of a table by their names; a column alone has the name that is given."""
+    if hasattr(columns, "column_names"):
+        return {column: columns[column] for column in columns.column_names}
+    return {name: columns}
 
 
 def pop_target(table: "pa.Table", targets: Sequence[str]) -> tuple["pa.Table", Any, str]:
@@ -106,6 +130,19 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
 def counts(rows: dict[str, int]) -> str:
     """`a (3 rows), b (1 row)`: how many rows of each column a message is about."""
     return listing(f"{name} ({n:,} {'row' if n == 1 else 'rows'})" for name, n in rows.items())
+
+
+def spelled(words: Iterable[tuple[str, int]]) -> str:
+    """Words with their counts: `'?' (6 times), a blank (2 times)`."""
+    return listing(
+        f"{repr(word) if word.strip() else 'a blank'} ({n:,} time{'s' * (n != 1)})"
+        for word, n in words
+    )
+
+
+def warn(message: str) -> None:
+    """A TableWarning."""
+    warnings.warn(message, TableWarning, stacklevel=5)
 
 
 def import_extra(module: str) -> Any:

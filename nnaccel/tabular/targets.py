@@ -119,9 +119,7 @@ class Target:
         self.check_threshold(threshold)
         if self.task == "regression":
             return outputs
-        if threshold is None:
-            return self.decode(outputs.argmax(axis=1))
-        return self.decode((outputs[:, 1] >= threshold).astype(np.int64))
+        return self.decode(class_numbers(outputs, threshold))
 
     def check_threshold(self, threshold: float | None) -> None:
         """ValueError for a threshold that is no share, or where there are not two classes."""
@@ -170,6 +168,12 @@ class Target:
             if np.array(classes).tolist() != [*classes]:  # where its strings end
                 raise ValueError("target: no class may end in a null character")
         return cls(**{**data, "classes": tuple(classes)})
+
+
+def class_numbers(P: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """The predicted class numbers (N,) from probabilities P (N, K), of two classes the second from
+    a threshold on; None: the most probable ones."""
+    return P.argmax(axis=1) if threshold is None else (P[:, 1] >= threshold).astype(np.int64)
 
 
 def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
@@ -315,8 +319,12 @@ class Distinct(NamedTuple):
     coded: bool = False  # it was dictionary-encoded: a list of categories
 
 
+def _is_arrow(values: Any) -> bool:
+    return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
+
+
 def _distinct(values: Any, name: str) -> Distinct:
-    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+    if _is_arrow(values):
         return _distinct_arrow(values, name)
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -357,13 +365,11 @@ def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
 
 def _distinct_arrow(values: Any, name: str) -> Distinct:
     pa = import_extra("pyarrow")
-    if not isinstance(values, pa.Array | pa.ChunkedArray):
-        values = pa.chunked_array(values)
     column = Column(values)
     if column.kind == "null":
         return Distinct(np.zeros(0), np.full(len(values), -1))
     if column.kind not in TYPES:
-        raise _unusable(name, values.type)
+        raise _unusable(name, column.source.type)
     data = column.data if column.whole is None else column.whole
     encoded = pa.chunked_array(without_nan(data)).combine_chunks().dictionary_encode()
     if column.kind == "string":
@@ -378,12 +384,7 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
 
 def is_text_column(values: Any) -> bool:
     """Whether these are text of a table, and no list of categories."""
-    if not (hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")):
-        return False
-    pa = import_extra("pyarrow")
-    if not isinstance(values, pa.Array | pa.ChunkedArray):
-        values = pa.chunked_array(values)
-    return Column(values).text is not None
+    return _is_arrow(values) and Column(values).text is not None
 
 
 def _refuse_nul(labels: Iterable[str], name: str) -> None:

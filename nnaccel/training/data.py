@@ -113,8 +113,16 @@ def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
         raise ValueError(
             f"sample_weight must be finite, not negative, and not all zero, got {found}"
         )
-    weights = weights / weights.max()  # whose sum neither overflows nor vanishes
-    return weights / weights.mean()
+    return mean_one(weights)[0]
+
+
+def mean_one(weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (N,), finite, not negative and not all zero, brought to mean 1, and what they were
+    divided by, however large or small they are."""
+    largest = float(weights.max())
+    shares = weights / largest  # at most 1, so that neither they nor their sum overflow
+    mean = float(shares.mean())
+    return shares / mean, largest * mean
 
 
 def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:

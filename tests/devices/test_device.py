@@ -582,14 +582,6 @@ def test_cupy_shares_the_gpu_with_pytorch():
 # Integers never wrap
 
 
-@pytest.fixture
-def jax_of_32_bits():
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", False)
-    yield select("jax:cpu")
-    jax.config.update("jax_enable_x64", True)
-
-
 BIG = [
     pytest.param(np.array([-1, 5_000_000_000]), "int32", -1, id="int64"),
     pytest.param(np.array([-1, 5_000_000_000], ">i8"), "int32", -1, id="big-endian"),

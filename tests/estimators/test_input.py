@@ -30,13 +30,6 @@ def dispatch(request):
 # ---------------------------------------------------------------------- labels
 
 
-@pytest.fixture
-def jax_of_32_bits():
-    jax = pytest.importorskip("jax")
-    with jax.enable_x64(False):
-        yield select("jax:cpu")
-
-
 @pytest.mark.parametrize(
     "labels", [[5_000_000_000, 7, 9], [2.0**40, 2.0**40 + 1, 3.0], [2**63 + 5, 2**63, 1]]
 )

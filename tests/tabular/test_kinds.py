@@ -11,7 +11,7 @@ pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli]
 from nnaccel.tabular import dates, kinds
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.missing_codes import find_codes
-from nnaccel.tabular.numbers import decimal_evidence, to_float64
+from nnaccel.tabular.numbers import to_float64
 
 
 def decide(*cells, decimal="."):
@@ -67,13 +67,13 @@ def test_what_programs_write_is_read_exactly(value):
 
 
 def test_evidence_of_a_decimal_mark():
-    assert decimal_evidence(pa.array(["1,5", "2,25", "1,234", "7"])) == (0, 2, 4)
-    assert decimal_evidence(pa.array(["1.5", "1.234", "1,234.5"])) == (2, 0, 3)
+    assert Text(pa.array(["1,5", "2,25", "1,234", "7"])).decimal_evidence() == (0, 2, 4)
+    assert Text(pa.array(["1.5", "1.234", "1,234.5"])).decimal_evidence() == (2, 0, 3)
     columns = [Text(pa.array(["1,5", "2,5"])), Text(pa.array(["a, b", "1.5"]))]
     assert kinds.decimal_mark(columns) == ","
     assert kinds.decimal_mark([Text(pa.array(["1,234", "5,678"]))]) == "."
     # No group of digits begins with a zero; and one cell that tells is enough.
-    assert decimal_evidence(pa.array(["0,123", "-0,250", "a"])) == (0, 2, 2)
+    assert Text(pa.array(["0,123", "-0,250", "a"])).decimal_evidence() == (0, 2, 2)
     assert np.isnan(to_float64(pa.array(["0,123"]))).all()
     assert kinds.decimal_mark([Text(pa.array(["1,234", "5,678", "7,901", "0,125"]))]) == ","
     assert kinds.decimal_mark([Text(pa.array(["-9999", "5,678", "7,901", "3,25"]))]) == ","

@@ -322,14 +322,6 @@ def test_class_numbers_of_every_type_train_alike(device, dtype):
 # Long integers
 
 
-@pytest.fixture
-def jax_of_32_bits():
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", False)
-    yield select("jax:cpu")
-    jax.config.update("jax_enable_x64", True)
-
-
 def test_long_integers_are_numbers_on_jax(jax_of_32_bits, monkeypatch):
     """As inputs, targets and rows to predict, each of which became another number."""
     X = np.arange(N * D).reshape(N, D) % 7 * 10**9
