@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.maths.layers import Dense as Dense
     from nnaccel.maths.layers import Dropout as Dropout
     from nnaccel.maths.layers import LayerNorm as LayerNorm
+    from nnaccel.maths.layers import PiecewiseLinear as PiecewiseLinear
     from nnaccel.maths.layers import Residual as Residual
     from nnaccel.maths.losses import Loss as Loss
     from nnaccel.maths.network import Network as Network
@@ -65,6 +66,7 @@ _PUBLIC = {
     "Optimizer": "maths.optimizers",
     "predict": "training.prediction",
     "read": "tabular.sources",
+    "PiecewiseLinear": "maths.layers",
     "Residual": "maths.layers",
     "select": "devices.device",
     "Settings": "tabular.settings",

@@ -262,8 +262,17 @@ class TableClassifier(ClassifierMixin, _TableModel):
         size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
     activation : str or sequence of str, default="auto"
         Of the hidden layers.
+    numbers : {"auto", "plain", "piecewise", "both"}, default="auto"
+        How the network is given numbers: one input each, with their piecewise linear encoding
+        beside it, or the mean of networks of either kind.
+    members : int or None, default=None
+        Networks, each trained without one of as many folds of the rows and validated on it; the
+        prediction is their mean. None: 5 for tables of 50 to 100,000 rows, unless `hidden` or
+        `validation_fraction` is set, else 1.
     dropout : float or None, default=None
         The probability of dropping a unit of a hidden layer while training.
+    dropout_until : float or None, default=None
+        The share of the epochs that have dropout; the last ones have none.
     initializer : str, default="auto"
         How weights are drawn.
     loss : str, default="auto"
@@ -343,7 +352,10 @@ class TableClassifier(ClassifierMixin, _TableModel):
         *,
         hidden: Any = None,
         activation: Any = "auto",
+        numbers: str = "auto",
+        members: int | None = None,
         dropout: float | None = None,
+        dropout_until: float | None = None,
         initializer: str = "auto",
         loss: str = "auto",
         label_smoothing: float = 0.0,
@@ -430,8 +442,17 @@ class TableRegressor(RegressorMixin, _TableModel):
         size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
     activation : str or sequence of str, default="auto"
         Of the hidden layers.
+    numbers : {"auto", "plain", "piecewise", "both"}, default="auto"
+        How the network is given numbers: one input each, with their piecewise linear encoding
+        beside it, or the mean of networks of either kind.
+    members : int or None, default=None
+        Networks, each trained without one of as many folds of the rows and validated on it; the
+        prediction is their mean. None: 5 for tables of 50 to 100,000 rows, unless `hidden` or
+        `validation_fraction` is set, else 1.
     dropout : float or None, default=None
         The probability of dropping a unit of a hidden layer while training.
+    dropout_until : float or None, default=None
+        The share of the epochs that have dropout; the last ones have none.
     initializer : str, default="auto"
         How weights are drawn.
     loss : str, default="auto"
@@ -507,7 +528,10 @@ class TableRegressor(RegressorMixin, _TableModel):
         *,
         hidden: Any = None,
         activation: Any = "auto",
+        numbers: str = "auto",
+        members: int | None = None,
         dropout: float | None = None,
+        dropout_until: float | None = None,
         initializer: str = "auto",
         loss: str = "auto",
         quantile: float | None = None,

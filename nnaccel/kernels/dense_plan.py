@@ -52,6 +52,8 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
     sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []
     rate, place = 0.0, 0
     for i, layer in enumerate(run.network.layers):
+        if type(layer) is Dropout and layer.rate == 0.0:
+            continue
         if dropout and type(layer) is Dropout and not rate:
             rate, place = layer.rate, i
             continue

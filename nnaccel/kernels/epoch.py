@@ -35,22 +35,20 @@ def on_epoch_start(params: Array, *, xp: Namespace) -> None:
     the last epoch."""
 
 
-def network_by_network(epoch: Epoch, network: Network) -> Epoch:
+def network_by_network(epoch: Epoch) -> Epoch:
     """An epoch of one network, also for the networks of params (K, P), one after the other.
 
-    They have nothing to do with each other, and one alone stays in the cache. Together they draw
-    other numbers for dropout than each alone: for those, NotSupported.
+    They have nothing to do with each other, and one alone stays in the cache.
     """
-    random = has_random_layers(network)
 
     def epoch_of_each_network(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim == 1:
             return epoch(params, state, data, order)
-        if random or params.ndim != 2 or not params.shape[0]:
-            raise NotSupported("several networks draw random numbers together")
+        if params.ndim != 2 or not params.shape[0]:
+            raise NotSupported("it has no networks along several axes")
         step, records = state.step, []
-        for member in zip(params, *state.slots, strict=True):
-            done = epoch(member[0], State(state.step, member[1:]), data, order)
+        for k, member in enumerate(zip(params, *state.slots, strict=True)):
+            done = epoch(member[0], State(state.step, member[1:]), data_of(data, k), order)
             after, (step, slots), record = done
             for place, values in zip(member, (after, *slots), strict=True):
                 if values is not place:
@@ -59,6 +57,14 @@ def network_by_network(epoch: Epoch, network: Network) -> Epoch:
         return params, State(step, state.slots), np.stack(records, axis=-1)
 
     return epoch_of_each_network
+
+
+def data_of(data: Any, k: int) -> Any:
+    """The examples as network k sees them, whose weights may be its own."""
+    X, Y, weights = data
+    if weights is not None and weights.ndim == 2:
+        weights = np.ascontiguousarray(weights[:, k])
+    return X, Y, weights
 
 
 def step_of(

@@ -28,7 +28,7 @@ from nnaccel.kernels.params import SplitParams, join_params, map_vectors
 from nnaccel.maths import optimizers
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
-from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.minibatch import minibatch, of_networks
 from nnaccel.maths.network import Layout, Slot, l2_penalty, layout, leaves, views
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.precision import PRECISIONS
@@ -312,7 +312,7 @@ def take_minibatch(
     def rows(array: Array) -> Array:
         return array.at[index].get(mode="promise_in_bounds")
 
-    return rows(X).astype(dtype), rows(Y), None if weights is None else rows(weights)
+    return rows(X).astype(dtype), rows(Y), None if weights is None else of_networks(rows(weights))
 
 
 def adam(

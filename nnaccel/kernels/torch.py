@@ -19,7 +19,7 @@ from nnaccel.maths import activations, optimizers
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.losses import softmax_cross_entropy
-from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.minibatch import minibatch, of_networks
 from nnaccel.maths.network import flatten, views
 from nnaccel.maths.precision import PRECISIONS
 from nnaccel.ops import Ops
@@ -274,5 +274,5 @@ def take_minibatch(
     return (
         X.index_select(0, index).to(dtype),
         Y.index_select(0, index),
-        None if weights is None else weights.index_select(0, index),
+        None if weights is None else of_networks(weights.index_select(0, index)),
     )

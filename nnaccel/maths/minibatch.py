@@ -10,15 +10,21 @@ def minibatch(
 ) -> tuple[Array, Array, Array | None]:
     """The examples with the numbers in index (B,): X and weights as `dtype`, Y in its own type.
 
-    X: (N, D).   Y: (N,) or (N, K).   weights: (N,) or None.
+    X: (N, D).   Y: (N,) or (N, K).   weights: (N,) or None; of M networks (N, M), which a minibatch
+    has as (M, B), as losses take them.
     Integers are kept as integers in the data set and become floating here, a batch at a time.
     """
     rows = xp.take(X, index, axis=0)
     return (
         rows if rows.dtype == dtype else xp.astype(rows, dtype),
         xp.take(Y, index, axis=0),
-        None if weights is None else xp.take(weights, index, axis=0),
+        None if weights is None else of_networks(xp.take(weights, index, axis=0)),
     )
+
+
+def of_networks(weights: Array) -> Array:
+    """Weights of examples (B,) as they are; those of M networks (B, M) as (M, B)."""
+    return weights.T if weights.ndim == 2 else weights
 
 
 def is_sparse(X: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from numbers import Integral
@@ -129,6 +130,23 @@ def mlp(
 def has_random_layers(network: Network) -> bool:
     """Whether a layer may draw random numbers in training."""
     return Chain(network.layers).is_random
+
+
+def without_dropout(network: Network) -> Network:
+    """The same network, of the same parameters, in which no unit is dropped."""
+    return Network(network.n_inputs, _without_dropout(network.layers))
+
+
+def _without_dropout(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    kept: list[Any] = []
+    for layer in layers:
+        if isinstance(layer, Dropout):
+            kept.append(Dropout(0.0))
+        elif inner := getattr(layer, "layers", ()):
+            kept.append(replace(layer, layers=_without_dropout(inner)))  # pyright: ignore
+        else:
+            kept.append(layer)
+    return tuple(kept)
 
 
 class Slot(NamedTuple):

@@ -162,6 +162,15 @@ class Features:
         _warn("categories that the fit did not see, encoded as zeros", unseen)
         return out
 
+    def present(self, X: np.ndarray) -> np.ndarray:
+        """Which numbers were there in the table that X (N, D) encodes: (N, n_numbers)."""
+        marked = [number.name for number in self.numeric if number.missing]
+        present = np.ones((len(X), len(self.numeric)), bool)
+        for j, number in enumerate(self.numeric):
+            if number.name in marked:
+                present[:, j] = X[:, len(self.numeric) + marked.index(number.name)] == 0
+        return present
+
     def reading(self, column: Numeric | Categorical) -> Reading:
         """How the cells of a column are read."""
         plain = NUMBERS if isinstance(column, Numeric) else Reading(column.kind)

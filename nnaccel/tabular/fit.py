@@ -12,13 +12,23 @@ from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
+from nnaccel.maths.network import Network
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.labels import read_labels
-from nnaccel.tabular.model import Model, labelled
+from nnaccel.tabular.members import (
+    LOGITS,
+    Folds,
+    Trained,
+    best_of,
+    bin_edges,
+    joined,
+    out_of_fold,
+)
+from nnaccel.tabular.model import Model, labelled, scoring_of
 from nnaccel.tabular.scores import scores_of
-from nnaccel.tabular.settings import Settings, build, resolve, to_dict
+from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict, variants
 from nnaccel.tabular.several_targets import Targets, fit_targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
@@ -28,6 +38,7 @@ from nnaccel.training.data import class_weights
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
+from nnaccel.training.step import initialize
 
 Forms = dict[str, str]  # of the targets by name, see `Target.form`
 
@@ -72,8 +83,9 @@ def _read_targets(
 
 def split_examples(
     examples: Examples, settings: Settings, test_fraction: float, forms: Forms
-) -> tuple[Parts, Target | Targets, Settings]:
-    """The parts of the examples, the target as it is trained on, and the settings resolved.
+) -> tuple[Parts, Target | Targets, list[Settings]]:
+    """The parts of the examples, the target as it is trained on, and the settings resolved of each
+    kind of networks to train.
 
     forms: how the numbers of a target are written, see `Target.form`.
     """
@@ -86,7 +98,8 @@ def split_examples(
     elif test_fraction:
         rows, test = split_rows(rows, "test", target, test_fraction, settings.seed)
     n_classes = 2 if target.task == "labels" else len(target.classes)
-    settings = resolve(settings, rows.n_rows, n_classes, pixels=examples.pixels)
+    kinds = variants(settings, rows.n_rows, n_classes, pixels=examples.pixels)
+    settings = kinds[-1]
     if target.task == "regression":
         target = fit_target_of(rows.y, "regression", examples.target, forms)
         if losses.get(settings.loss).targets.bounded:
@@ -98,7 +111,7 @@ def split_examples(
     for name, part in parts._asdict().items():
         if part is not None and part.weights is not None and not part.weights.any():
             raise ValueError(f"all rows of the {name} part have weight 0; another --seed may help")
-    return parts, target, settings
+    return parts, target, kinds
 
 
 def split_rows(
@@ -161,6 +174,39 @@ def kernels_for(
     return kernels if repaid else "numpy"
 
 
+class Branch:
+    """The training run of one kind of networks: one network, or several on folds of the rows."""
+
+    def __init__(self, settings: Settings, run: Run, epochs: Iterator[Epoch], keeps_best: bool):
+        self.settings, self.run = settings, run
+        self._stopping = EarlyStopping(settings.early_stopping or None)
+        self._epochs = self._stopping(epochs) if keeps_best else epochs
+        self.history: list[dict[str, float]] = []
+        self._last: Epoch | None = None
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """The epochs, whose scores are means over the networks."""
+        for epoch in self._epochs:
+            self._last = epoch
+            shown = {name: float(np.mean(value)) for name, value in epoch.scores().items()}
+            self.history.append(shown)
+            yield replace(epoch, **shown)
+
+    @property
+    def best(self) -> list[int]:
+        """The numbers of the epochs whose weights the networks have; [] before the first one."""
+        if self._stopping.best is not None:
+            return np.atleast_1d(self._stopping.numbers).tolist()
+        return [self._last.number] if self._last else []
+
+    def trained(self) -> Trained | None:
+        """The networks of the best epochs, or of the last one where nothing was set aside."""
+        chosen = self._stopping.best or self._last
+        if chosen is None:
+            return None
+        return Trained(self.settings.numbers, self.run.network, np.array(to_host(chosen.params)))
+
+
 class Fit:
     """A training run on examples: iterate over it for its epochs, then ask for the `model`.
 
@@ -186,11 +232,11 @@ class Fit:
         test_fraction: float = 0.2,
         kernels: bool | str = True,
     ) -> None:
-        """Split and encode the examples and build the network; ValueError for data or settings
+        """Split and encode the examples and build the networks; ValueError for data or settings
         from which nothing can be learned, and for test data that do not fit."""
         self.device = device or select("cpu")
         examples, found, forms = surveyed(examples, rules)
-        parts, self.target, self.settings = split_examples(examples, settings, test_fraction, forms)
+        parts, self.target, kinds = split_examples(examples, settings, test_fraction, forms)
         guessed = "auto" == examples.task == settings.task
         one = self.target if isinstance(self.target, Target) else None
         self.hint = explain_task(examples.y, one) if one and guessed else ""
@@ -199,52 +245,89 @@ class Fit:
         self.features = fit_features(
             rows.data, exclude=rules.drop, names=examples.names, surveyed=found
         )
+        self._wants_both = settings.numbers == "both"
+        self.settings = settings = kinds[-1]
         X, Y = self._encode(rows)
+        self._train, self._y = (X, Y), rows.y
         self._test = None if test is None else test._replace(data=self._encode(test)[0])
-        settings = self.settings
-        weights = weights_of(Y, self.target, settings, rows.weights)
-        n_outputs = self.target.n_outputs(losses.get(settings.loss).targets.kind)
-        self.network, self.loss, optimizer = build(settings, X.shape[1], n_outputs, rows.n_rows)
+        self._weights = weights_of(Y, self.target, settings, rows.weights)
+        self.members = settings.members or 1
+        self.folds = None
+        if self.members > 1:
+            several = isinstance(self.target, Targets) or self.target.task != "classification"
+            codes = np.arange(len(Y)) if several else Y
+            self.folds = Folds.of(codes, self.members, settings.seed, not several)
+        self.loss = loss_for(settings)
         self.metric: Metric = for_loss(self.loss)
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0
-        self.history: list[dict[str, float]] = []
-        self._last: Epoch | None = None
-        self._stopping = EarlyStopping(
-            settings.early_stopping or None, monitor="validation_loss" if held else "loss"
-        )
-        run = self._run(optimizer)
-        kernels = kernels_for(run, self.device, kernels, rows.n_rows, settings.epochs or 1)
+        held_out = None if held is None else (*self._encode(held), held.weights)
+        self.branches = [self._branch(each, held_out, kernels) for each in self._kinds(kinds)]
+        self.network = self.branches[-1].run.network
+        self.history = self.branches[-1].history
+        self.chosen = ""  # which kind the out-of-fold loss has chosen, once that is known
+
+    def _kinds(self, kinds: list[Settings]) -> list[Settings]:
+        """The kinds of networks that differ on these columns."""
+        X, features = self._train[0], self.features
+        self._edges: Any = ()
+        if any(kind.numbers == "piecewise" for kind in kinds):
+            self._edges = bin_edges(X, len(features.numeric), features.present(X))
+        if any(self._edges):
+            return kinds
+        # Nothing to encode: the first kind is what was decided for plain numbers, if anything was.
+        return [replace(kinds[0], numbers="plain")]
+
+    def _branch(self, settings: Settings, held_out: Any, kernels: bool | str) -> Branch:
+        """The run of one kind of networks."""
+        X, Y = self._train
+        N, K = len(X), self.members
+        n_outputs = self.target.n_outputs(self.loss.targets.kind)
+        edges = self._edges if settings.numbers == "piecewise" else ()
+        settings = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
+        network, loss, optimizer = build(settings, X.shape[1], n_outputs, N, edges)
+        run = self._run(settings, network, optimizer)
+        epochs = settings.epochs or 1
+        kernels = kernels_for(run, self.device, kernels, N * K, epochs)
         self.kernels = backend_of(self.device.xp, kernels).explain(run)
-        self._epochs = train(
-            run.network,
+        weights, params, until = self._weights, None, settings.dropout_until
+        if self.folds is not None:
+            index, real = self.folds.index, self.folds.real
+            each = real if weights is None else real * weights[index]
+            held_out = X[index], Y[index], each
+            weights = self.folds.training_weights(weights)
+            params = initialize(network, settings.seed, members=K)
+        begun = train(
+            network,
             X,
             Y,
-            loss=run.loss,
-            optimizer=run.optimizer,
-            epochs=settings.epochs or 1,
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
             batch_size=run.batch_size,
             l2=run.l2,
             sample_weight=weights,
-            validation_data=(*self._encode(held), held.weights) if held else None,
+            dropout_until=None if until is None or until >= 1 else round(until * epochs),
+            validation_data=held_out,
             metric=run.metric,
             seed=settings.seed,
             device=self.device,
             dtype=run.dtype,
             precision=run.precision,
+            params=params,
             kernels=kernels,
         )
+        return Branch(settings, run, begun, keeps_best=held_out is not None)
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""
         X = self.features.transform(rows.data, self.settings.dtype)
         return X, self.target.encode(rows.y)
 
-    def _run(self, optimizer: Optimizer) -> Run:
+    def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
         """What the training loop computes."""
-        settings = self.settings
         return Run(
-            self.network,
+            network,
             self.loss,
             optimizer,
             min(settings.batch_size or 1, self.rows["train"]),
@@ -254,45 +337,99 @@ class Fit:
             precision=settings.precision,
         )
 
+    @property
+    def n_epochs(self) -> int:
+        """The epochs of all kinds of networks, one after the other."""
+        return len(self.branches) * (self.settings.epochs or 1)
+
     def __iter__(self) -> Iterator[Epoch]:
-        """The epochs, their metric in the units of the target."""
-        epochs = self._stopping(self._epochs) if self.rows["validation"] else self._epochs
-        for epoch in epochs:
-            self._last = replace(
-                epoch,
-                metric=epoch.metric * self.unit,
-                validation_metric=epoch.validation_metric and epoch.validation_metric * self.unit,
-            )
-            self.history.append(self._last.scores())
-            yield self._last
+        """The epochs, counted through, their metric in the units of the target."""
+        before = 0
+        for branch in self.branches:
+            for epoch in branch:
+                held = epoch.validation_metric
+                shown = {"metric": epoch.metric * self.unit}
+                shown["validation_metric"] = held if held is None else held * self.unit
+                branch.history[-1] |= {n: v for n, v in shown.items() if v is not None}
+                yield replace(epoch, number=before + epoch.number, **shown)
+            before += self.settings.epochs or 1
 
     @property
-    def best(self) -> int:
-        """The number of the epoch whose weights the model has."""
-        chosen = self._stopping.best or self._last
-        return chosen.number if chosen else 0
+    def best(self) -> list[int]:
+        """The numbers of the epochs whose weights the networks have, each in its own run."""
+        return self._chosen_branch().best
+
+    def _chosen_branch(self) -> Branch:
+        kinds = {branch.settings.numbers: branch for branch in self.branches}
+        return kinds.get(self.chosen, self.branches[-1])
 
     def model(self) -> Model:
-        """The model with the weights of the best epoch, or of the last one where nothing was set
+        """The model with the weights of the best epochs, or of the last one where nothing was set
         aside to tell. RuntimeError before the first epoch."""
-        chosen = self._stopping.best or self._last
-        if chosen is None:
+        found = [trained for branch in self.branches if (trained := branch.trained())]
+        if not found:
             raise RuntimeError("the model has not been trained; iterate over the fit first")
+        trained, scores = self._choose(found)
+        self.chosen = trained.kind
+        branch = self._chosen_branch()
+        settings = replace(branch.settings, numbers=trained.kind)
         return Model(
-            self.network,
-            np.array(to_host(chosen.params)),
+            trained.network,
+            trained.params,
             self.loss,
             self.features,
             self.target,
-            self.history,
-            to_dict(self.settings),
-            {},
+            branch.history,
+            to_dict(settings),
+            scores,
         )
+
+    def _choose(self, found: list[Trained]) -> tuple[Trained, dict[str, float]]:
+        """The networks of the least out-of-fold loss, and their out-of-fold scores."""
+        if self.folds is None:
+            return found[0], {}
+        X, Y = self._train
+        predicted = {
+            each.kind: out_of_fold(each, X, self.folds, self.loss, self.device.asarray)
+            for each in found
+        }
+        both = len(found) > 1 and self.loss.link in LOGITS
+        if both:
+            predicted["both"] = (predicted["plain"] + predicted["piecewise"]) / 2
+        truth = Y if Y.ndim > 1 or self.loss.targets.kind == "classes" else Y[:, None]
+        kind = "both" if self._wants_both else best_of(predicted, truth, self._weights, self.loss)
+        trained = next((each for each in found if each.kind == kind), None)
+        if trained is None:
+            trained = joined(*found)
+        return trained, self._scores_of_folds(self.target.outputs(predicted[kind]))
+
+    def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
+        """The out-of-fold scores that are one number, and their standard deviation over folds."""
+        assert self.folds is not None
+        options = scoring_of(self.loss)
+
+        def scores(rows: np.ndarray) -> dict[str, Any]:
+            weights = None if self._weights is None else self._weights[rows]
+            y = Rows(self._train[0], self._y).take(rows).y
+            found = scores_of(self.target, outputs[rows], y, weights=weights, **options)
+            return {
+                n: v for n, v in found.items() if isinstance(v, float) and " of always " not in n
+            }
+
+        whole = scores(np.arange(len(outputs)))
+        parts = [scores(np.flatnonzero(self.folds.number == k)) for k in range(self.members)]
+        result = {}
+        for name, value in whole.items():
+            result[f"out-of-fold {name}"] = value
+            each = [part[name] for part in parts if name in part]
+            if len(each) > 1:
+                result[f"out-of-fold {name}, spread"] = float(np.std(each, ddof=1))
+        return {name: value for name, value in result.items() if np.isfinite(value)}
 
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Scores of the model on the rows held out for the test; none where there are none."""
         if self._test is None:
             return {}
         outputs = model.outputs_of(self._test.data, self.device)
-        options = {"weights": self._test.weights, **model.scoring()}
+        options = {"weights": self._test.weights, **scoring_of(model.loss)}
         return scores_of(self.target, outputs, self._test.y, **options)

@@ -51,8 +51,36 @@ class Model(NamedTuple):
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
         """The same for rows that are encoded already, X (N, D)."""
+        A = self._each(X, device)
+        return self._in_units(A if A.ndim == 2 else A.mean(axis=0), X)
+
+    def spread(self, data: Any, device: Device | None = None) -> np.ndarray:
+        """How far the networks of the model differ on each row, as a standard deviation: (N,), of
+        their numbers in the target's units, or of the probability of the predicted class; of
+        several targets (N, K). ValueError for a model of one network."""
+        if self.members == 1:
+            raise ValueError(
+                "the model is one network, which has no spread; train it with members above 1"
+            )
+        X = self.features.transform(data, dtype_name(self.params))
+        each = np.stack([self._in_units(A, X) for A in self._each(X, device)])
+        spread = each.std(axis=0, ddof=1)
+        if self.target.task != "classification":
+            return spread
+        return spread[np.arange(len(X)), each.mean(axis=0).argmax(axis=1)]
+
+    @property
+    def members(self) -> int:
+        """The number of networks, whose mean the model predicts."""
+        return self.params.shape[0] if self.params.ndim == 2 else 1
+
+    def _each(self, X: np.ndarray, device: Device | None) -> np.ndarray:
+        """The predictions of the network (N, n_outputs), or of each of K (K, N, n_outputs)."""
         params = self.params if device is None else device.asarray(self.params)
-        A = to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
+        return to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
+
+    def _in_units(self, A: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """Predictions (N, n_outputs) as the target has them; ValueError unless they are finite."""
         finite = np.isfinite(A).all(axis=1)
         if not finite.all():
             raise ValueError(
@@ -83,14 +111,8 @@ class Model(NamedTuple):
     ) -> dict[str, Any]:
         """Scores on labelled rows; see `scores_of`."""
         self.target.check_threshold(threshold)
-        options = {"weights": weights, "threshold": threshold, **self.scoring()}
+        options = {"weights": weights, "threshold": threshold, **scoring_of(self.loss)}
         return scores_of(self.target, self.outputs(data, device), y, **options)
-
-    def scoring(self) -> dict[str, Any]:
-        """What scores need to know beside the target: the quantile that is predicted, if one is."""
-        if self.loss.name != "pinball":
-            return {}
-        return {"quantile": dict(self.loss.options).get("quantile", 0.5)}
 
     def to(self, device: str | Device) -> "Model":
         """The same model with its parameters on a device, where it then computes."""
@@ -144,9 +166,7 @@ def _check_agreement(
     saved: checkpoint.Checkpoint, features: Features, target: Target | Targets
 ) -> None:
     """ValueError where the network, its loss, the encoding and the target are not of one model."""
-    network, params = saved.network, saved.params
-    if params.ndim != 1:
-        raise ValueError(f"it holds {len(params)} networks, and a table has one")
+    network = saved.network
     if network.n_inputs != len(features.names):
         raise ValueError(
             f"the network has {network.n_inputs} inputs and the table's encoding "
@@ -185,6 +205,13 @@ EXTRA = {
         lambda v: type(v) is dict and _numbers(v) and "confusion matrix" not in v,
     ),
 }
+
+
+def scoring_of(loss: Loss) -> dict[str, Any]:
+    """What scores need to know beside the target: the quantile that is predicted, if one is."""
+    if loss.name != "pinball":
+        return {}
+    return {"quantile": dict(loss.options).get("quantile", 0.5)}
 
 
 def labelled(rows: Rows, name: str) -> Rows:

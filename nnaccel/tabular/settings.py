@@ -15,6 +15,7 @@ import numpy as np
 
 from nnaccel.arguments import at_least, find
 from nnaccel.maths import activations, initializers, losses, optimizers, schedules
+from nnaccel.maths.layers import Chain, PiecewiseLinear
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, mlp
@@ -22,8 +23,11 @@ from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.tabular.targets import check_loss
 
-SMALL = 2000  # rows below which none is set aside for validation: all are needed for training
+SMALL = 2000  # rows below which one network has none set aside: all are needed for training
 TASKS = ("auto", "classification", "regression")
+NUMBERS = ("auto", "plain", "piecewise", "both")
+MEMBERS = 5
+MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which there are so many networks
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,20 @@ class Settings:
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
     validation_fraction: of the training rows, set aside to find the best epoch; 0 for none.
+    numbers: how the network is given numbers: "plain" as one input each, "piecewise" with their
+    piecewise linear encoding beside it, "both" as the mean of networks of either kind.
+    members: networks, each of which trains without one of as many folds of the rows and is
+    validated on it; the prediction is their mean. 1 is one network.
+    dropout_until: the share of the epochs that have dropout; the last ones have none.
     """
 
     task: str = "auto"
     hidden: tuple[int, ...] | None = None
     activation: tuple[str, ...] = ("auto",)
+    numbers: str = "auto"
+    members: int | None = None
     dropout: float | None = None
+    dropout_until: float | None = None
     initializer: str = "auto"
     loss: str = "auto"
     quantile: float | None = None
@@ -79,6 +91,13 @@ class Settings:
             raise ValueError(
                 "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
             )
+        if (self.members or 1) > 1 and self.validation_fraction:
+            raise ValueError(
+                "members are validated on folds of the rows; leave validation_fraction out, or "
+                "set members to 1"
+            )
+        if self.numbers == "both" and self.members == 1:
+            raise ValueError("numbers 'both' is a mean of several networks; set members above 1")
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
@@ -104,13 +123,14 @@ Range = tuple[str, Callable[[Any], bool]]
 SHARE: Range = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 AMOUNT: Range = ("a finite number of at least 0", lambda v: 0 <= v < 1e300)
 POSITIVE: Range = ("a positive finite number", lambda v: 0 < v < 1e300)
-LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0}  # whole numbers
+LEAST = {"batch_size": 1, "epochs": 1, "early_stopping": 0, "members": 1}  # whole numbers
 RANGES: dict[str, Range] = {
     "seed": (
         "a whole number from 0 to 2^64 - 1",
         lambda v: isinstance(v, Integral) and 0 <= int(v) < 2**64,
     ),
     "dropout": SHARE,
+    "dropout_until": ("from 0 to 1", lambda v: 0 <= v <= 1),
     "validation_fraction": SHARE,
     "label_smoothing": SHARE,
     "quantile": ("between 0 and 1", lambda v: 0 < v < 1),
@@ -123,6 +143,7 @@ RANGES: dict[str, Range] = {
 AUTO: dict[str, Any] = {"auto": None}
 NAMES: dict[str, Collection[str]] = {
     "task": TASKS,
+    "numbers": NUMBERS,
     "activation": ChainMap(activations.ACTIVATIONS, AUTO),
     "initializer": ChainMap(initializers.INITIALIZERS, AUTO),
     "loss": ChainMap(losses.LOSSES, AUTO),
@@ -139,14 +160,28 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
 
     n_classes: 0 for regression.   pixels: whether the columns are the pixels of an image.
 
-    Below 2,000 rows: two hidden layers (128, 64), 60 epochs in batches of about N/25, and all rows
-    train. Above: (256, 128, 64), so many epochs that about 800,000 examples are seen, batches of
-    about N/200 from 128 to 1024, and 15 % of the rows, at most 5,000, tell the best epoch.
-    tanh, which is ahead on tables, or ReLU, which is on pixels. Dropout 0.1, but none for
-    regression on many rows. Decoupled weight decay 0.05 with adam and adamw, else none. Two
-    classes: one logit and binary cross-entropy; more: softmax; numbers: squared error.
+    A table of 50 to 100,000 rows, whose network is not laid out by `hidden`, has five members, and
+    its numbers go in as the out-of-fold loss decides: plain, piecewise or both. Other networks are
+    one: with the piecewise linear encoding of numbers, unless the columns are pixels or `hidden` is
+    set; then, from 2,000 rows on, 15 % of the rows, at most 5,000, tell the best epoch.
+
+    Hidden layers (256, 128, 64), so many epochs that about 800,000 examples are seen, 10 to 60, and
+    batches of about N/200 from 128 to 1024, as even as can be; one network below 2,000 rows has
+    (128, 64), 60 epochs, and batches of about N/25 from 16 to 64. tanh, which is ahead on tables,
+    or ReLU, which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
+    epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
+    but none for regression on many rows, and decay 0.05. Two classes: one logit and binary
+    cross-entropy; more: softmax; numbers: squared error.
     """
-    small = N < SMALL
+    members = settings.members
+    if members is None:
+        members = default_members(settings, N, pixels=pixels)
+    numbers = settings.numbers
+    if numbers == "auto" and (pixels or settings.hidden is not None):
+        numbers = "plain"
+    elif numbers == "auto" and members == 1:
+        numbers = "piecewise"
+    small = N < SMALL and members == 1
     task = "classification" if n_classes else "regression"
     loss = settings.loss
     if loss == "auto":
@@ -163,16 +198,49 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     rate = optimizer.table_rates[not small] * (1 if hidden else LINEAR_RATE)
     batch_size = 2 ** round(log2(max(N, 1) / (25 if small else 200)))
     lowest, highest = (16, 64) if small else (128, 1024)
+    encoded = numbers != "plain"
+    dropout = 0.0 if task == "regression" and not small else 0.1
     defaults = {
-        "dropout": 0.0 if task == "regression" and not small else 0.1,
+        "dropout": 0.1 if encoded else dropout,
+        "dropout_until": 0.75 if encoded else 1.0,
         "learning_rate": rate,
         "batch_size": min(max(batch_size, lowest), highest),
         "epochs": 60 if small else min(max(round(800_000 / N), 10), 60),
-        "weight_decay": optimizer.table_decay,
-        "validation_fraction": validation_fraction(settings, N),
+        "weight_decay": 4 * optimizer.table_decay if encoded else optimizer.table_decay,
+        "validation_fraction": 0.0 if members > 1 else validation_fraction(settings, N),
     }
     missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
-    return replace(settings, task=task, loss=loss, hidden=hidden, activation=activation, **missing)
+    found = {"task": task, "loss": loss, "hidden": hidden, "activation": activation}
+    return replace(settings, numbers=numbers, members=members, **found, **missing)
+
+
+def default_members(settings: Settings, N: int, *, pixels: bool) -> int:
+    """How many networks there are where nobody says it."""
+    if settings.numbers == "both":
+        return MEMBERS
+    laid_out = settings.hidden is not None or settings.validation_fraction is not None
+    several = MEMBERS_FROM <= N <= MEMBERS_TO and not pixels and not laid_out
+    return MEMBERS if several else 1
+
+
+def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False) -> list[Settings]:
+    """The kinds of networks to train, as resolved settings: one, or for numbers that are "auto" or
+    "both" after `resolve` one of each kind."""
+    resolved = resolve(settings, N, n_classes, pixels=pixels)
+    kinds = [resolved.numbers]
+    if resolved.numbers in ("auto", "both"):
+        kinds = ["plain", "piecewise"]
+    chosen = (replace(settings, numbers=kind, members=resolved.members) for kind in kinds)
+    return [resolve(each, N, n_classes, pixels=pixels) for each in chosen]
+
+
+def even_batch(batch_size: int, N: int) -> int:
+    """The size of about that many rows by which N rows make batches as even as can be.
+
+    A last batch of a few rows ruins a run: its gradient is noise at the full rate, and the square
+    of it inflates Adam's second moment.
+    """
+    return -(-N // max(1, N // batch_size))
 
 
 def validation_fraction(settings: Settings, N: int) -> float:
@@ -186,38 +254,53 @@ def validation_fraction(settings: Settings, N: int) -> float:
 
 
 def build(
-    settings: Settings, n_inputs: int, n_outputs: int, N: int
+    settings: Settings,
+    n_inputs: int,
+    n_outputs: int,
+    N: int,
+    edges: tuple[tuple[float, ...], ...] = (),
 ) -> tuple[Network, Loss, Optimizer]:
-    """The network, loss and optimizer of resolved settings, for N training rows."""
+    """The network, loss and optimizer of resolved settings, for N training rows.
+
+    edges: of the piecewise linear encoding, which is the first layer where there are any.
+    """
     assert settings.hidden is not None
     assert settings.batch_size
     assert settings.epochs
     assert settings.learning_rate is not None
     assert settings.weight_decay is not None
     first, *others = settings.activation
+    encoding = (PiecewiseLinear(edges),) if any(edges) else ()
+    width = Chain(encoding).width(n_inputs)
     network = mlp(
-        n_inputs,
+        width,
         settings.hidden,
         n_outputs,
         activation=(first, *others) if others else first,
         dropout=settings.dropout or 0.0,
         initializer=settings.initializer,
     )
-    options = {}
-    if settings.quantile is not None:
-        options["quantile"] = settings.quantile
-    if settings.label_smoothing:
-        options["label_smoothing"] = settings.label_smoothing
-    try:
-        loss = losses.get(settings.loss, **options)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    network = Network(n_inputs, (*encoding, *network.layers))
+    loss = loss_for(settings)
     steps = n_steps(N, settings.batch_size, settings.epochs)
     schedule = schedules.get(settings.schedule, settings.learning_rate, steps)
     optimizer = optimizers.get(settings.optimizer, schedule, weight_decay=settings.weight_decay)
     if settings.clip_norm is not None:
         optimizer = optimizers.clipped(optimizer, settings.clip_norm)
     return network, loss, optimizer
+
+
+def loss_for(settings: Settings) -> Loss:
+    """The loss of resolved settings, with its options."""
+    options = {}
+    if settings.quantile is not None:
+        options["quantile"] = settings.quantile
+    if settings.label_smoothing:
+        options["label_smoothing"] = settings.label_smoothing
+    try:
+        return losses.get(settings.loss, **options)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

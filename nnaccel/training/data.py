@@ -17,7 +17,10 @@ from nnaccel.typing import Array
 
 
 class Data(NamedTuple):
-    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None."""
+    """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None.
+
+    weights are (N, K) where each of K networks has its own.
+    """
 
     X: Array
     Y: Array
@@ -79,9 +82,28 @@ def put_held_out(
     if validation_data is None:
         return None
     try:
+        if getattr(validation_data[0], "ndim", 2) == 3:
+            return put_of_members(network, loss, where, dtype, *validation_data)
         return put(network, loss, where, dtype, *validation_data)
     except (ValueError, TypeError) as error:
         raise type(error)(f"validation_data: {error}") from None
+
+
+def put_of_members(
+    network: Network, loss: Loss, where: Device, dtype: str, X: Any, Y: Any, weights: Any = None
+) -> Data:
+    """Examples of each of K networks, X (K, n, D), Y (K, n, ...) and weights (K, n), which are
+    brought to mean 1 for each: `Data` with the axis of the networks in front."""
+    each = []
+    for k in range(len(X)):
+        own = None if weights is None else weights[k]
+        data = put(network, loss, where, dtype, X[k], Y[k], own)
+        if not isinstance(data, Data):
+            raise ValueError("X of several networks must fit into the memory of the device")
+        each.append(data)
+    with where.context():
+        columns = zip(*each, strict=True)
+        return Data(*(None if c[0] is None else where.xp.stack(list(c)) for c in columns))
 
 
 def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
@@ -98,13 +120,22 @@ def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
 
 
 def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
-    """Sample weights (N,) in float64 on the host, brought to mean 1.
+    """Sample weights (N,), or those of K networks (K, N) as (N, K), in float64 on the host, brought
+    to mean 1 for each.
 
     One that is so small beside the others that `dtype` has no number for it counts nothing.
     """
     weights = to_host(real_array("sample_weight", weights)).astype(np.float64)
+    if weights.ndim == 2:  # of K networks
+        each = [_of_mean_one(w, X) for w in weights]
+        if not each:
+            raise ValueError("sample_weight of several networks must not be empty")
+        return np.stack(each, axis=1)
     if weights.ndim != 1:
-        raise ValueError(f"sample_weight must be (n_samples,), got shape {tuple(weights.shape)}")
+        raise ValueError(
+            "sample_weight must be (n_samples,), or (K, n_samples) for K networks, got shape "
+            f"{tuple(weights.shape)}"
+        )
     _same_length("sample_weight", weights, X)
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any() or not weights.any():

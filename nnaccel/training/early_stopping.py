@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from nnaccel.arguments import at_least, find
 from nnaccel.training.epoch import SCORES, Epoch
+from nnaccel.typing import Array
 
 
 class EarlyStopping:
@@ -16,6 +19,10 @@ class EarlyStopping:
         for epoch in stopping(train(...)):
             ...
         stopping.best.params      # of the best epoch, a copy that nothing overwrites
+
+    Of several networks, params (K, P), each keeps its own best epoch: `best` then has the vectors
+    and scores of network k from the epoch `numbers[k]`, and no state to continue from. The run
+    stops when none of them has improved for so long.
 
     Parameters
     ----------
@@ -40,22 +47,26 @@ class EarlyStopping:
         self.monitor = monitor
         self.tol = tol
         self.best: Epoch | None = None
+        self.numbers: Any = 0  # of the best epoch; (K,) for K networks
 
     def __call__(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
         """The epochs, until there has been no better one for `patience` of them.
 
-        ValueError for a run that does not compute what is watched, does not say which way it gets
-        better, or trains several networks.
+        ValueError for a run that does not compute what is watched, or does not say which way it
+        gets better.
         """
         for epoch in epochs:
             value, greater = self._value_of(epoch), self._greater_is_better(epoch)
-            if self.best is None or self._gains(value, self._value_of(self.best), greater):
-                self.best = epoch.copy()
+            if self.best is None:
+                self.best, self.numbers = epoch.copy(), np.full(np.shape(value), epoch.number)
+            elif (gains := self._gains(value, self._value_of(self.best), greater)).any():
+                self.best = epoch.copy() if gains.all() else best_of_each(self.best, epoch, gains)
+                self.numbers = np.where(gains, epoch.number, self.numbers)
             yield epoch
-            if self.patience is not None and epoch.number - self.best.number >= self.patience:
+            if self.patience is not None and epoch.number - np.max(self.numbers) >= self.patience:
                 return
 
-    def _value_of(self, epoch: Epoch) -> float:
+    def _value_of(self, epoch: Epoch) -> Any:
         value = getattr(epoch, self.monitor)
         if value is None:
             needed = {"metric": "a metric", "validation_loss": "validation data"}
@@ -63,11 +74,6 @@ class EarlyStopping:
             raise ValueError(
                 f"early stopping watches {self.monitor!r}, which this run does not compute; "
                 f"give it {missing}, or monitor='loss'"
-            )
-        if np.ndim(value):
-            raise ValueError(
-                f"early stopping follows one network, and this run trains {len(value)}; "
-                "train them one by one, or keep the best of each in a loop of your own"
             )
         return value
 
@@ -82,7 +88,28 @@ class EarlyStopping:
             )
         return epoch.greater_is_better
 
-    def _gains(self, value: float, best: float, greater: bool) -> bool:
-        gain = value - best if greater else best - value
+    def _gains(self, value: Any, best: Any, greater: bool) -> np.ndarray:
+        """Whether each network has become better."""
+        with np.errstate(invalid="ignore"):
+            gain = np.asarray(value - best if greater else best - value)
         # Anything is better than not a number.
-        return gain > self.tol or math.isnan(best) > math.isnan(value)
+        return (gain > self.tol) | (np.isnan(best) & ~np.isnan(value))
+
+
+def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
+    """The networks of `epoch` that have become better, the others as they are in `best`."""
+    params = best.params
+    for k in np.flatnonzero(gains).tolist():
+        params = _with_row(params, k, epoch.params[k, :])
+    scores = {
+        name: np.where(gains, value, getattr(best, name)) for name, value in epoch.scores().items()
+    }
+    return replace(best, number=epoch.number, _params=params, _state=None, **scores)
+
+
+def _with_row(params: Array, k: int, row: Array) -> Array:
+    """params (K, P), a vector of our own, with another row k; JAX's arrays cannot be written."""
+    if hasattr(params, "at"):
+        return params.at[k].set(row)
+    params[k, :] = row
+    return params

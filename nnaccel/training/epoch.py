@@ -21,7 +21,7 @@ class Origin:
     overwritten: int = 0
 
     @classmethod
-    def of(cls, run: Run, N: int, shuffle: bool) -> "Origin":
+    def of(cls, run: Run, N: int, shuffle: bool, dropout_until: int | None = None) -> "Origin":
         """The origin of the epochs of a run on N examples."""
         settings = {
             "network": run.network,
@@ -32,6 +32,7 @@ class Origin:
             "shuffle": bool(shuffle),
             "dtype": run.dtype,
             "n_samples": N,
+            "dropout_until": dropout_until,
         }
         return cls(settings)
 
@@ -84,6 +85,11 @@ class Epoch:
     @property
     def state(self) -> State:
         """The memory of the optimizer."""
+        if self._state is None:
+            raise RuntimeError(
+                "this epoch has networks of different epochs, the best of each, and no run goes on "
+                "from there; keep the copy of an epoch that was yielded"
+            )
         return self._whole("_state")
 
     def _whole(self, name: str) -> Any:
@@ -104,7 +110,10 @@ class Epoch:
         """The same epoch with vectors of its own, which no other epoch overwrites."""
         origin = self._origin and Origin(self._origin.settings)
         return replace(
-            self, _params=self.params + 0.0, _state=copy_state(self.state), _origin=origin
+            self,
+            _params=self.params + 0.0,
+            _state=None if self._state is None else copy_state(self.state),
+            _origin=origin,
         )
 
     def scores(self) -> dict[str, Any]:

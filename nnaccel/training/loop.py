@@ -23,14 +23,14 @@ from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.minibatch import bounds
-from nnaccel.maths.network import Network, leaves
+from nnaccel.maths.network import Network, has_random_layers, leaves, without_dropout
 from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.maths.precision import check_precision
 from nnaccel.maths.random import check_seed
 from nnaccel.training.data import Data, HostData, floating_dtype, put, put_held_out
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, Origin, state_after
-from nnaccel.training.members import check_members, l2_of
+from nnaccel.training.members import check_examples_of_members, check_members, l2_of
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     check_finite,
@@ -62,6 +62,7 @@ def train(
     batch_size: int = 128,
     l2: Any = 0.0,
     sample_weight: Any = None,
+    dropout_until: int | None = None,
     validation_data: tuple[Any, ...] | None = None,
     metric: str | Metric | None = None,
     shuffle: bool = True,
@@ -93,10 +94,14 @@ def train(
     l2 : float or array (K,)
         Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
         it may have a value for each of the K networks, and so may numbers of the optimizer.
-    sample_weight : array (N,), optional
-        How much each example counts; brought to mean 1.
+    sample_weight : array (N,) or (K, N), optional
+        How much each example counts; brought to mean 1. With params (K, P) it may be another one
+        for each network: with weights of 0 and 1 network k trains without the examples of fold k.
+    dropout_until : int, optional
+        The last epoch with dropout: the epochs after it train without. None: all have it.
     validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
-        Evaluated after every epoch.
+        Evaluated after every epoch. With params (K, P), X (K, n, n_inputs), Y (K, n, ...) and
+        sample_weight (K, n) are the examples of each network.
     metric : str or Metric, optional
         Computed along with the loss; see `nnaccel.maths.metrics`.
     shuffle : bool
@@ -141,6 +146,8 @@ def train(
     seed = check_seed(seed)
     [epochs] = at_least(0, epochs=epochs)
     [batch_size] = at_least(1, batch_size=batch_size)
+    if dropout_until is not None:
+        [dropout_until] = at_least(0, dropout_until=dropout_until)
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
@@ -148,7 +155,7 @@ def train(
     _check_options(validation_data, metric, after, shuffle=shuffle)
     backend = backend_of(where.xp, kernels)
     run = Run(network, loss, optimizer, batch_size, dtype, l2_of(l2), metric, seed, precision)
-    given = Given(X, Y, sample_weight, validation_data, params, after)
+    given = Given(X, Y, sample_weight, validation_data, params, after, dropout_until)
     numbers = range(1 if after is None else after.number + 1, epochs + 1)
     with explain_device_errors(where, network, dtype):
         return _begin(run, given, numbers, shuffle, where, backend)
@@ -163,6 +170,7 @@ class Given(NamedTuple):
     validation_data: Any
     params: Any
     after: Epoch | None
+    dropout_until: int | None = None
 
     def start(self, run: Run, where: Device) -> tuple[Array, State]:
         """The parameters and the optimizer's state that the run begins with, copies on a device."""
@@ -171,6 +179,7 @@ class Given(NamedTuple):
         params = where.asarray(params, run.dtype, copy=True)
         check_params(run.network, params)
         check_members(params, l2=run.l2, optimizer=run.optimizer)
+        check_examples_of_members(params, self.sample_weight, self.validation_data)
         if self.after is None:
             return params, run.optimizer.init(params, xp=where.xp)
         return params, state_after(self.after, params, run.optimizer)
@@ -189,7 +198,7 @@ def _begin(
     N = data.X.shape[0]
     # A batch of more rows than there are would only take memory: what follows knows neither.
     run = run._replace(batch_size=min(run.batch_size, N))
-    origin = Origin.of(run, N, shuffle)
+    origin = Origin.of(run, N, shuffle, given.dropout_until)
     if given.after is not None:
         origin.check_same(given.after)
     with where.context():
@@ -197,9 +206,15 @@ def _begin(
         run = run._replace(dtype=params.dtype)
         compiled = compile_run(backend, run)
         epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
+        later = epoch
+        if given.dropout_until is not None and has_random_layers(network):
+            resting = run._replace(network=without_dropout(network))
+            resting = compile_run(backend, resting).epoch_of(run.seed)
+            later = _epoch_on(data, resting, run.batch_size, where)
         held_out = None if held_out is None else in_order(held_out, where)
         params, state = map(compiled.split_params, (params, state))
-    begun = Begun(run, origin, epoch, compiled.evaluate, params, state, held_out)
+    epochs = Epochs(epoch, later, given.dropout_until)
+    begun = Begun(run, origin, epochs, compiled.evaluate, params, state, held_out)
     orders = partial(order_of, N, run.seed, shuffle=shuffle)
     guard = explain_device_errors(
         where,
@@ -240,13 +255,24 @@ def _with_context(
         yield from epochs
 
 
+class Epochs(NamedTuple):
+    """The epochs of a run, (number, params, state, order) -> (params, state, records)."""
+
+    first: Callable[..., Any]
+    later: Callable[..., Any]
+    until: int | None  # the last one that is of the first kind; None: all
+
+    def __call__(self, number: int, *args: Any) -> Any:
+        return (self.first if self.until is None or number <= self.until else self.later)(*args)
+
+
 class Begun(NamedTuple):
     """A run that can go on: its compiled functions, its parameters and state, split, and the
     validation data."""
 
     run: Run
     origin: Origin
-    epoch: Callable[..., Any]  # (params, state, order) -> (params, state, records)
+    epoch: Epochs
     evaluate: Callable[..., Array]
     params: Any
     state: Any
@@ -271,7 +297,7 @@ def _epochs(
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), context, np.errstate(all="ignore"):
             origin.overwritten = number - 1 if backend.overwrites else 0
-            params, state, records = epoch(params, state, orders(number))
+            params, state, records = epoch(number, params, state, orders(number))
             values = to_host(records)
             seconds = time.perf_counter() - started
             check_finite(values, params, number, xp=where.xp)

@@ -110,7 +110,7 @@ def evaluate(
     records, sizes = [], []
     for part in parts():
         records.append(evaluation(params, *part))
-        sizes.append(part.Y.shape[0])
+        sizes.append(part.X.shape[-2])
     return summarise(np.stack([to_host(record) for record in records]), sizes, metric)
 
 

@@ -45,10 +45,15 @@ def in_order(data: Data | HostData, where: Device) -> Chunks:
     rows = evaluation_rows(data.X)
     if isinstance(data, HostData):
         return stream(data, where, rows)
+    if data.X.ndim == 3:  # of K networks
+        rows = max(1, rows // data.X.shape[0])
 
     def slices() -> Iterator[Data]:
-        for start, stop in bounds(data.X.shape[0], rows):
-            yield Data(*(None if x is None else x[start:stop, ...] for x in data))
+        for start, stop in bounds(data.X.shape[-2], rows):
+            if data.X.ndim == 3:
+                yield Data(*(None if x is None else x[:, start:stop, ...] for x in data))
+            else:
+                yield Data(*(None if x is None else x[start:stop, ...] for x in data))
 
     return slices
 

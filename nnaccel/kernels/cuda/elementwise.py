@@ -65,6 +65,7 @@ class ElementwiseKernels:
             or not (Y.flags.c_contiguous and index.flags.c_contiguous)
             or index.dtype != np.int64
             or dtype.name not in TYPES
+            or (weights is not None and weights.ndim > 1)
             or (weights is not None and not (are_contiguous(weights) and weights.dtype == dtype))
         ):
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
@@ -83,7 +84,7 @@ class ElementwiseKernels:
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
-        if not X.size or not are_contiguous(X):
+        if X.ndim != 2 or not X.size or not are_contiguous(X):
             key = key._replace(step=cupy.asarray(key.step, dtype=np.int32))
             return dropout(X, key, rate, xp=self._xp)
         keep, on_device = 1.0 - rate, isinstance(key.step, cupy.ndarray)

@@ -62,7 +62,7 @@ class NumPyBackend(Definition):
             offer("steps", epoch.traced_epoch, run, ops, np.array),
         ]
         return [
-            FusedEpoch(fused.name, epoch.network_by_network(fused.run, run.network))
+            FusedEpoch(fused.name, epoch.network_by_network(fused.run))
             if isinstance(fused, FusedEpoch)
             else fused
             for fused in offers

@@ -35,7 +35,7 @@ from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.losses import softmax, softmax_cross_entropy
-from nnaccel.maths.minibatch import minibatch
+from nnaccel.maths.minibatch import minibatch, of_networks
 from nnaccel.maths.network import flatten, l2_penalty, views
 from nnaccel.maths.precision import PRECISIONS, rounded
 from nnaccel.maths.random import Key, bernoulli
@@ -91,7 +91,7 @@ class Workspace(Updates):
         return (
             rows,
             self._rows("Y", Y, index),
-            None if weights is None else self._rows("weights", weights, index),
+            None if weights is None else of_networks(self._rows("weights", weights, index)),
         )
 
     def _rows(self, name: str, array: Array, index: Array) -> Array:
@@ -190,8 +190,8 @@ class Workspace(Updates):
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`."""
-        M = self.empty(X.shape, X.dtype)
-        np.multiply(bernoulli(key, 1.0 - rate, X.shape, xp=np), 1.0 / (1.0 - rate), out=M)
+        M = self.empty(X.shape[-2:], X.dtype)
+        np.multiply(bernoulli(key, 1.0 - rate, M.shape, xp=np), 1.0 / (1.0 - rate), out=M)
         return np.multiply(X, M, out=self.empty(X.shape, X.dtype)), M
 
     def softmax(self, Z: Array) -> Array:

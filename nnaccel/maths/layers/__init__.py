@@ -8,6 +8,7 @@ from nnaccel.maths.layers.dense import Dense
 from nnaccel.maths.layers.dropout import Dropout
 from nnaccel.maths.layers.layer import MAX_DEPTH, Layer, Param, check_layers
 from nnaccel.maths.layers.layer_norm import LayerNorm
+from nnaccel.maths.layers.piecewise_linear import PiecewiseLinear
 from nnaccel.maths.layers.residual import Residual
 
 LAYERS: dict[str, type] = {
@@ -16,6 +17,7 @@ LAYERS: dict[str, type] = {
     "layer_norm": LayerNorm,
     "residual": Residual,
     "batch_norm": BatchNorm,
+    "piecewise_linear": PiecewiseLinear,
 }
 
 
@@ -35,6 +37,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "Param",
+    "PiecewiseLinear",
     "Residual",
     "check_layers",
     "example",

@@ -13,11 +13,12 @@ from nnaccel.typing import Array, Namespace
 def dropout(X: Array, key: Key, rate: float, *, xp: Namespace) -> tuple[Array, Array]:
     """X M with M = 0 with probability `rate`, else 1 / (1 - rate), so that its mean is X.
 
-    X: (..., N, D).   Returns the product and M.   M depends on `key` alone, not on the library.
+    X: (..., N, D).   Returns the product and M (N, D), the same for all leading axes, so that each
+    of several networks trains as it would alone.   M depends on `key` alone, not on the library.
     Source: Srivastava et al. (2014), JMLR 15, section 10, in the form that scales while training.
     """
     keep = 1.0 - rate
-    M = xp.astype(bernoulli(key, keep, X.shape, xp=xp), X.dtype) / keep
+    M = xp.astype(bernoulli(key, keep, X.shape[-2:], xp=xp), X.dtype) / keep
     return X * M, M
 
 

@@ -1,0 +1,145 @@
+"""Members: networks on folds of the rows, what they predict of rows that they have not seen, and
+the choice between kinds of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import to_host
+from nnaccel.maths import losses
+from nnaccel.maths.activations import identity, sigmoid
+from nnaccel.maths.layers import PiecewiseLinear
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.network import Network
+from nnaccel.training.prediction import predict
+from nnaccel.typing import Array
+
+MOST_BINS = 64  # of a column
+ALL_BINS = 2048  # of all columns together, unless that leaves a column fewer than
+LEAST_BINS = 8
+NARROWEST = 1e-6  # bins, in standard deviations: narrower ones would divide by rounding errors
+
+
+def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) -> Any:
+    """The edges of the piecewise linear encoding of the first columns of X (N, D), a tuple each.
+
+    They are quantiles, half of them over the rows and half over the distinct values, so that there
+    is resolution where the rows are and where they are few. present: (N, n_numbers), which values
+    are not missing; None: all. A column of two values has none, since it is linear already.
+    Source: Gorishniy, Rubachev, Babenko (2022), arXiv:2203.05556, section 3.2.1.
+    """
+    n_bins = min(MOST_BINS, max(LEAST_BINS, ALL_BINS // max(1, n_numbers)))
+    places = np.linspace(0, 1, n_bins // 2 + 1)
+    edges = []
+    for j in range(n_numbers):
+        x = X[:, j] if present is None else X[present[:, j], j]
+        values = np.unique(x)
+        if len(values) < 3:
+            edges.append(())
+            continue
+        found = [np.quantile(v, places, method="nearest") for v in (np.sort(x), values)]
+        row = np.unique(np.concatenate(found).astype(np.float32)).astype(np.float64)
+        row = row[np.diff(row, prepend=-np.inf) > NARROWEST]
+        edges.append(tuple(row.tolist()) if len(row) > 2 else ())
+    return tuple(edges)
+
+
+class Folds(NamedTuple):
+    """The rows of each fold: index (K, n), and of which entries there are, real (K, n) of 0 and 1.
+
+    Folds differ by one row at most; the shorter ones have a row again, which counts nothing.
+    """
+
+    number: np.ndarray  # (N,), the fold of each row
+    index: np.ndarray
+    real: np.ndarray
+
+    @classmethod
+    def of(cls, codes: np.ndarray, K: int, seed: int, stratify: bool) -> "Folds":
+        """Random folds of the rows with those codes (N,), each with its share of every class."""
+        N = len(codes)
+        if 2 * K > N:
+            raise ValueError(f"members must be at most half of the {N:,} training rows, got {K}")
+        order = np.random.Generator(np.random.Philox(seed)).permutation(N)
+        if stratify:
+            order = order[np.argsort(codes[order], kind="stable")]
+        number = np.empty(N, np.int64)
+        number[order] = np.arange(N) % K
+        rows = [np.flatnonzero(number == k) for k in range(K)]
+        n = max(map(len, rows))
+        index = np.stack([np.resize(own, n) for own in rows])
+        real = np.stack([(np.arange(n) < len(own)).astype(np.float64) for own in rows])
+        return cls(number, index, real)
+
+    def training_weights(self, weights: np.ndarray | None) -> np.ndarray:
+        """Weights (K, N): network k does not see the rows of fold k."""
+        others = self.number != np.arange(len(self.index))[:, None]
+        return others * (1.0 if weights is None else weights)
+
+    def scattered(self, values: np.ndarray) -> np.ndarray:
+        """Values of the rows of each fold (K, n, ...) in the order of the rows (N, ...)."""
+        out = np.empty((len(self.number), *values.shape[2:]), values.dtype)
+        here = self.real > 0
+        out[self.index[here]] = values[here]
+        return out
+
+
+class Trained(NamedTuple):
+    """A kind of networks after training: their own best parameters, (K, P) or (P,)."""
+
+    kind: str  # as in `Settings.numbers`
+    network: Network
+    params: np.ndarray
+
+
+def out_of_fold(
+    trained: Trained, X: np.ndarray, folds: Folds, loss: Loss, put: Callable[[Any], Array]
+) -> np.ndarray:
+    """What each network predicts of the rows of its fold, (N, n_outputs) in the order of X."""
+    parts = [
+        to_host(predict(trained.network, put(params), X[index], loss=loss)).astype(np.float64)
+        for params, index in zip(trained.params, folds.index, strict=True)
+    ]
+    return folds.scattered(np.stack(parts))
+
+
+def best_of(
+    found: dict[str, np.ndarray], Y: np.ndarray, weights: np.ndarray | None, loss: Loss
+) -> str:
+    """The kind of the least out-of-fold loss: one of the kinds, or "both" for their mean.
+
+    found: the predictions (N, n_outputs) of each kind.
+    """
+    scores = {kind: loss_of(A, Y, weights, loss) for kind, A in found.items()}
+    return min(scores, key=lambda kind: scores[kind])
+
+
+def loss_of(A: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, loss: Loss) -> float:
+    """The loss of predictions A (N, n_outputs), which are link(Z) of logits or a mean of those."""
+    Z = LOGITS[loss.link](A)
+    value, _ = loss.function(Z, Y, weights, xp=np, **dict(loss.options))
+    return float(value)
+
+
+TINY = 1e-12  # no prediction is more certain
+LOGITS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    identity: lambda A: A,
+    sigmoid: lambda A: np.log(np.clip(A, TINY, 1)) - np.log(np.clip(1 - A, TINY, 1)),
+    losses.softmax: lambda A: np.log(np.clip(A, TINY, 1)),
+    losses.exponential: lambda A: np.log(np.clip(A, TINY, None)),
+}
+
+
+def joined(plain: Trained, piecewise: Trained) -> Trained:
+    """Both kinds as networks of one architecture: to a plain one the bins count nothing."""
+    network, D = piecewise.network, piecewise.network.n_inputs
+    encoding = network.layers[0]
+    assert isinstance(encoding, PiecewiseLinear)
+    (K, P), after = plain.params.shape, piecewise.params.shape[1]
+    units = (after - P) // encoding.n_bins
+    # The weights of the first layer come first, a row for each input, and those of bins last.
+    first, rest = plain.params[:, : D * units], plain.params[:, D * units :]
+    zeros = np.zeros((K, after - P), plain.params.dtype)
+    same = np.concatenate([first, zeros, rest], axis=1)
+    return Trained("both", network, np.concatenate([same, piecewise.params]))
