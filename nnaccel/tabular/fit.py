@@ -14,6 +14,13 @@ from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network
 from nnaccel.maths.optimizers import Optimizer
+from nnaccel.tabular.calibration import (
+    HeldOut,
+    calibrate,
+    calibrated,
+    can_calibrate,
+    scale_of,
+)
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.labels import read_labels
@@ -177,10 +184,16 @@ def kernels_for(
 class Branch:
     """The training run of one kind of networks: one network, or several on folds of the rows."""
 
-    def __init__(self, settings: Settings, run: Run, epochs: Iterator[Epoch], keeps_best: bool):
+    def __init__(
+        self, settings: Settings, run: Run, epochs: Iterator[Epoch], held_out: list[HeldOut]
+    ) -> None:
+        """held_out: the rows by which each network is validated; [] for none."""
         self.settings, self.run = settings, run
+        self._held_out = held_out if can_calibrate(run.loss) else []
         self._stopping = EarlyStopping(settings.early_stopping or None)
-        self._epochs = self._stopping(epochs) if keeps_best else epochs
+        if self._held_out:
+            epochs = calibrated(epochs, run.network, run.loss, self._held_out)
+        self._epochs = self._stopping(epochs) if held_out else epochs
         self.history: list[dict[str, float]] = []
         self._last: Epoch | None = None
 
@@ -200,11 +213,16 @@ class Branch:
         return [self._last.number] if self._last else []
 
     def trained(self) -> Trained | None:
-        """The networks of the best epochs, or of the last one where nothing was set aside."""
+        """The networks of the best epochs, calibrated if they are classifiers, or of the last one
+        where nothing was set aside."""
         chosen = self._stopping.best or self._last
         if chosen is None:
             return None
-        return Trained(self.settings.numbers, self.run.network, np.array(to_host(chosen.params)))
+        network, loss, params = self.run.network, self.run.loss, np.array(to_host(chosen.params))
+        each = np.atleast_2d(params)
+        for k, rows in enumerate(self._held_out):
+            each[k] = calibrate(network, each[k], scale_of(network, each[k], loss, rows)[0])
+        return Trained(self.settings.numbers, network, each.reshape(params.shape))
 
 
 class Fit:
@@ -290,11 +308,13 @@ class Fit:
         epochs = settings.epochs or 1
         kernels = kernels_for(run, self.device, kernels, N * K, epochs)
         self.kernels = backend_of(self.device.xp, kernels).explain(run)
+        alone = [] if held_out is None else [HeldOut(*held_out)]
         weights, params, until = self._weights, None, settings.dropout_until
         if self.folds is not None:
             index, real = self.folds.index, self.folds.real
             each = real if weights is None else real * weights[index]
             held_out = X[index], Y[index], each
+            alone = [HeldOut(*rows) for rows in zip(*held_out, strict=True)]
             weights = self.folds.training_weights(weights)
             params = initialize(network, settings.seed, members=K)
         begun = train(
@@ -317,12 +337,17 @@ class Fit:
             params=params,
             kernels=kernels,
         )
-        return Branch(settings, run, begun, keeps_best=held_out is not None)
+        return Branch(settings, run, begun, [self._as_loss_takes(rows) for rows in alone])
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""
         X = self.features.transform(rows.data, self.settings.dtype)
         return X, self.target.encode(rows.y)
+
+    def _as_loss_takes(self, rows: HeldOut) -> HeldOut:
+        """The rows with targets (n, n_outputs), unless they are class numbers."""
+        Y = rows.Y if self.loss.targets.kind == "classes" else rows.Y.reshape(len(rows.Y), -1)
+        return rows._replace(Y=Y)
 
     def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
         """What the training loop computes."""
@@ -396,7 +421,7 @@ class Fit:
         both = len(found) > 1 and self.loss.link in LOGITS
         if both:
             predicted["both"] = (predicted["plain"] + predicted["piecewise"]) / 2
-        truth = Y if Y.ndim > 1 or self.loss.targets.kind == "classes" else Y[:, None]
+        truth = self._as_loss_takes(HeldOut(X, Y, None)).Y
         kind = "both" if self._wants_both else best_of(predicted, truth, self._weights, self.loss)
         trained = next((each for each in found if each.kind == kind), None)
         if trained is None:

@@ -1,0 +1,85 @@
+"""Calibration: how certain a classifier should be of its predictions, told by rows set aside.
+
+A network that goes on training orders the rows better and better, and becomes too certain of it:
+its log loss rises while there is still something to learn. So an epoch is judged by the log loss
+that it has once its logits are multiplied by the best number, and the network that is kept is
+multiplied by it.
+Source: Guo et al. (2017), arXiv:1706.04599, section 4.2; as a criterion for the epoch: Berta,
+Holzmüller, Jordan, Bach (2025), arXiv:2501.19195.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import to_host
+from nnaccel.maths import losses
+from nnaccel.maths.activations import sigmoid
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.network import Network, flatten, layout, views
+from nnaccel.training.epoch import Epoch
+from nnaccel.training.prediction import predict
+
+RANGE = -4.0, 2.0  # of the logarithm of the number
+HALVINGS = 12
+
+
+class HeldOut(NamedTuple):
+    """Rows that a network has not seen: X (n, D), Y as its loss takes it, and weights or None."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    weights: np.ndarray | None
+
+
+def can_calibrate(loss: Loss) -> bool:
+    """Whether the logits of a loss are those of probabilities."""
+    return loss.link in (sigmoid, losses.softmax)
+
+
+def calibrated(
+    epochs: Iterable[Epoch], network: Network, loss: Loss, held_out: list[HeldOut]
+) -> Iterator[Epoch]:
+    """The epochs with the loss on held-out rows after calibration as their validation loss.
+
+    held_out: of each of K networks; of one, params (P,), a list of one.
+    """
+    for epoch in epochs:
+        params = epoch.params
+        each = [params] if params.ndim == 1 else [params[k, :] for k in range(params.shape[0])]
+        values = np.array(
+            [
+                scale_of(network, own, loss, rows)[1]
+                for own, rows in zip(each, held_out, strict=True)
+            ]
+        )
+        yield replace(epoch, validation_loss=float(values[0]) if params.ndim == 1 else values)
+
+
+def scale_of(network: Network, params: Any, loss: Loss, held_out: HeldOut) -> tuple[float, float]:
+    """The number that makes the loss of the logits on held-out rows least, and that loss.
+
+    The loss is convex in it, so bisection on its derivative, sum dZ Z, finds it.
+    """
+    X, Y, weights = held_out
+    Z = to_host(predict(network, params, X)).astype(np.float64)
+    if weights is not None:
+        weights = weights / weights.mean()
+    options = dict(loss.options)
+    (low, high), value, scale = RANGE, np.inf, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        scale = float(np.exp(middle))
+        value, dZ = loss.function(scale * Z, Y, weights, xp=np, **options)
+        low, high = (low, middle) if np.sum(dZ * Z) > 0 else (middle, high)
+    return scale, float(value)
+
+
+def calibrate(network: Network, params: np.ndarray, scale: float) -> np.ndarray:
+    """The parameters (P,) of the same network whose logits are multiplied by that number."""
+    places = layout(network)
+    *before, last = views(params, places, xp=np)
+    scaled = tuple(array * params.dtype.type(scale) for array in last)
+    return flatten((*before, scaled), places, xp=np)
