@@ -2,8 +2,9 @@
 
 A network that goes on training orders the rows better and better, and becomes too certain of it:
 its log loss rises while there is still something to learn. So an epoch is judged by the log loss
-that it has once its logits are multiplied by the best number, and the network that is kept is
-multiplied by it.
+that it has once its logits are multiplied by the best number up to 1, and the network that is kept
+is multiplied by it. Above 1 a few rows that are all predicted right would make it certain of
+anything.
 Source: Guo et al. (2017), arXiv:1706.04599, section 4.2; as a criterion for the epoch: Berta,
 Holzmüller, Jordan, Bach (2025), arXiv:2501.19195.
 """
@@ -22,7 +23,7 @@ from nnaccel.maths.network import Network, flatten, layout, views
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.prediction import predict
 
-RANGE = -4.0, 2.0  # of the logarithm of the number
+LEAST = -4.0  # of the logarithm of the number
 HALVINGS = 12
 
 
@@ -59,7 +60,7 @@ def calibrated(
 
 
 def scale_of(network: Network, params: Any, loss: Loss, held_out: HeldOut) -> tuple[float, float]:
-    """The number that makes the loss of the logits on held-out rows least, and that loss.
+    """The number up to 1 that makes the loss of the logits on held-out rows least, and that loss.
 
     The loss is convex in it, so bisection on its derivative, sum dZ Z, finds it.
     """
@@ -68,7 +69,10 @@ def scale_of(network: Network, params: Any, loss: Loss, held_out: HeldOut) -> tu
     if weights is not None:
         weights = weights / weights.mean()
     options = dict(loss.options)
-    (low, high), value, scale = RANGE, np.inf, 1.0
+    low, high, scale = LEAST, 0.0, 1.0
+    value, dZ = loss.function(Z, Y, weights, xp=np, **options)
+    if np.sum(dZ * Z) <= 0:
+        return scale, float(value)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         scale = float(np.exp(middle))

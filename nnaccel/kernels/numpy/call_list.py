@@ -105,7 +105,7 @@ class Vectors:
     def __init__(self, network: Network, dtype: Any) -> None:
         places = layout(network)
         numbers = views(np.arange(places.size), places, xp=np)
-        layers = [np.vstack(arrays).T for arrays in numbers]
+        layers = [np.vstack(arrays).T for arrays in numbers if arrays]
         self.shapes = [layer.shape for layer in layers]
         self.order = np.concatenate([layer.reshape(-1) for layer in layers])
         self.is_weight = self.order < places.n_weights
