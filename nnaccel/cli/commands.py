@@ -38,19 +38,22 @@ def train(options: Any) -> None:
     console = display.console()
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
-    for _ in display.follow(fit, fit.settings.epochs or 1, fit.metric.name, console):
+    for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console):
         pass
     model, scores = fit.model(), {}
-    if fit.rows["validation"]:
-        console.print(f"the weights are those of epoch {fit.best}, the best on validation")
+    console.print(plan.kept(fit))
+    if model.scores:
+        title = f"out of fold on {fit.rows['train']:,} rows"
+        console.print(score_tables.out_of_fold(model.scores, title))
     if fit.rows["test"]:
         scores = fit.evaluate(model)
-        model = model._replace(scores=score_tables.single(scores))
+        model = model._replace(scores=score_tables.single(scores) | model.scores)
         title = f"test on {fit.rows['test']:,} rows"
         console.print(score_tables.scores(scores, title, fit.target))
     save_model(model, output)
     if write_json:
-        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
+        both = scores | {name: v for name, v in model.scores.items() if name not in scores}
+        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": both})
     use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
     console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
 
@@ -61,12 +64,18 @@ def predict(options: Any) -> None:
     _check_threshold(model, options.threshold)
     if options.proba and model.target.task == "regression":
         raise ValueError("--proba is for classification, and this model predicts numbers")
+    if options.spread and model.members == 1:
+        raise ValueError("--spread is for a model of several networks, and this one is of one")
     _check_copies(model, options)
     examples = examples_for(model, options.file, options, need_target=False)
     columns = copied(examples, options.copied)
     device = _device(options.device, str(model.params.dtype))
     outputs = model.outputs(examples.data, device)
-    write(columns | _predicted(model, outputs, options))
+    found = columns | _predicted(model, outputs, options)
+    if options.spread:
+        spread = model.spread(examples.data, device).reshape(len(outputs), -1)
+        found |= dict(zip(_spreads(model), spread.T, strict=True))
+    write(found)
 
 
 def evaluate(options: Any) -> None:
@@ -141,7 +150,6 @@ def bench(options: Any) -> None:
 def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Path]:
     """A training run that has not begun, its examples, and the file for its model."""
     from nnaccel.files import writable
-    from nnaccel.maths.network import layout
     from nnaccel.tabular.fit import Fit
 
     if options.source is None:
@@ -168,7 +176,7 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
         test_fraction=options.test_fraction,
         kernels=not options.no_kernels,
     )
-    writable(output, 8 * layout(fit.network).size)
+    writable(output, 8 * fit.n_params)
     return fit, examples, output
 
 
@@ -210,6 +218,11 @@ def _headings(target: "Target") -> list[str]:
     return [f"{target.name}={cell}" for cell in cells]
 
 
+def _spreads(model: "Model") -> list[str]:
+    """The names of the columns of the spread: `price spread`."""
+    return [f"{name} spread" for name in model.target.names]
+
+
 def _check_copies(model: "Model", options: Any) -> None:
     """ValueError for columns to copy that have the name of a prediction."""
     from nnaccel.tabular.several_targets import columns_of
@@ -217,6 +230,8 @@ def _check_copies(model: "Model", options: Any) -> None:
     predicted = [*model.target.names]
     if options.proba:
         predicted += [name for one in columns_of(model.target) for name in _headings(one)]
+    if options.spread:
+        predicted += _spreads(model)
     if both := [name for name in options.copied if name in predicted]:
         raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
 

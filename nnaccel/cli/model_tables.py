@@ -8,7 +8,7 @@ from rich.console import Group
 
 from nnaccel.cli.display import number, table
 from nnaccel.cli.plan import task_of
-from nnaccel.cli.score_tables import scores
+from nnaccel.cli.score_tables import by_prefix, out_of_fold, scores
 from nnaccel.cli.streams import in_line
 from nnaccel.maths.layers import Param
 from nnaccel.maths.metrics import for_loss
@@ -31,7 +31,7 @@ def model(model: Model, name: str) -> Group:
     target = model.target
     parts: list[Any] = [
         f"{in_line(name)}: {task_of(target)} ({_known_of(target)}), loss {model.loss.name}, "
-        f"{model.params.shape[-1]:,} parameters of {model.params.dtype}",
+        f"{_networks(model)}{model.params.shape[-1]:,} parameters of {model.params.dtype}",
         table("layers", ("layer", "outputs", "parameters", "details"), _layers(model.network)),
         table("columns", ("column", "read as", "encoded as"), _columns(model.features)),
         table("settings", ("setting", "value"), _settings(model.settings)),
@@ -40,9 +40,17 @@ def model(model: Model, name: str) -> Group:
         names = (name.replace("_", " ") for name in model.history[0])
         header = (name.replace("metric", for_loss(model.loss).name) for name in names)
         parts.append(table("training", ("epoch", *header), _epochs(model.history)))
-    if model.scores:
-        parts.append(scores(model.scores, "test", target))
+    tested, unseen = by_prefix(model.scores)
+    if unseen:
+        parts.append(out_of_fold(model.scores, "out of fold"))
+    if tested:
+        parts.append(scores(tested, "test", target))
     return Group(*parts)
+
+
+def _networks(model: Model) -> str:
+    """`10 networks, each of `, where there are several."""
+    return "" if model.members == 1 else f"{model.members} networks, each of "
 
 
 def _known_of(target: Target | Targets) -> str:
@@ -70,6 +78,9 @@ def _details(layer: dict[str, Any]) -> str:
     if "layers" in layer:
         return ", ".join(inner["type"] for inner in layer["layers"])
     values = {name: value for name, value in layer.items() if name not in ("type", "units")}
+    if "edges" in values:
+        bins = (str(max(0, len(row) - 1)) for row in values.pop("edges"))
+        values["bins"] = f"of each number: {' '.join(bins)}"
     if "activation" in values:
         named = values["activation"]
         options = "".join(f" {name}={value:g}" for name, value in named["options"].items())

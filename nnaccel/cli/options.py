@@ -101,8 +101,15 @@ def network_options(group: Any) -> None:
     option(group, "hidden", type=int, nargs="*", metavar="UNITS",
            help="units of each hidden layer; nothing: a linear model")  # fmt: skip
     named_option(group, "activation", nargs="+", help="one, or one a layer")
+    named_option(group, "numbers", help="how the network is given numbers; auto: the best of them "
+                 "by the out-of-fold loss")  # fmt: skip
+    option(group, "members", type=int, metavar="K",
+           help="networks on K folds of the rows, whose mean is predicted "
+           "(default: 5 for tables up to 100,000 rows without --hidden, else 1)")  # fmt: skip
     option(group, "dropout", type=float, metavar="RATE",
            help="the share of hidden units dropped in each step")  # fmt: skip
+    option(group, "dropout_until", type=float, metavar="SHARE",
+           help="of the epochs; those after it have no dropout")  # fmt: skip
     named_option(group, "initializer", help="of the weights")
     named_option(group, "dtype", help="of the arithmetic")
     products = "of the matrix products in training; the lower ones are for GPUs"
@@ -197,6 +204,12 @@ def predict_options(parser: Any) -> None:
                         help="columns of FILE to copy, in front of the predictions")  # fmt: skip
     parser.add_argument(
         "--proba", action="store_true", help="the probability of each class beside the label"
+    )
+    parser.add_argument(
+        "--spread",
+        action="store_true",
+        help="how far the networks of the model differ, as a standard deviation: of numbers, or "
+        "of the probability of the predicted class",
     )
     threshold_option(parser)
     device_option(parser)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from nnaccel.cli.streams import in_line
+from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import layout
 from nnaccel.tabular.delimited import Structure
@@ -20,7 +21,7 @@ def plan(fit: Fit, structure: Structure | None, device: str) -> str:
 
     structure: of delimited text, as it was found.
     """
-    chosen, network = fit.settings, fit.network
+    chosen, network, run = fit.settings, fit.network, fit.branches[-1].run
     assert chosen.hidden is not None
     assert chosen.batch_size
     assert chosen.epochs
@@ -28,21 +29,54 @@ def plan(fit: Fit, structure: Structure | None, device: str) -> str:
     rows = ", ".join(f"{n:,} {name}" for name, n in fit.rows.items() if n)
     sizes = "-".join(map(str, (network.n_inputs, *chosen.hidden, network.n_outputs)))
     kind = f"{' '.join(chosen.activation)}, dropout {chosen.dropout:g}"
-    steps = n_steps(fit.rows["train"], chosen.batch_size, chosen.epochs)
+    if chosen.dropout and (chosen.dropout_until or 1.0) < 1:
+        kind += f" for {chosen.dropout_until:.0%} of the epochs"
+    steps = n_steps(fit.rows["train"], run.batch_size, chosen.epochs)
     precision = "" if chosen.precision == "float32" else f", products in {chosen.precision}"
     lines = [
         f"{task_of(fit.target)}{hint}, rows: {rows}",
         *_columns(fit.features, structure),
         f"network {sizes}, {kind if chosen.hidden else 'linear'}, "
         f"{layout(network).size:,} parameters, on {device}{precision}",
+        *_members(fit),
         f"{chosen.optimizer}, {chosen.schedule} schedule up to {chosen.learning_rate:g}, weight "
         f"decay {chosen.weight_decay:g}, {count(chosen.epochs, 'epoch')} in batches of "
-        f"{chosen.batch_size}, {count(steps, 'step')}",
+        f"{run.batch_size}, {count(steps, 'step')}",
     ]
     if chosen.class_weight:
         border = "; --threshold of predict moves the border" * (len(fit.target.classes) == 2)
         lines.append(f"class weights: probabilities are those of balanced classes{border}")
     return "\n".join([*lines, f"kernels: {fit.kernels}"])
+
+
+def kept(fit: Fit) -> str:
+    """Which epochs the weights are those of, and which kind of networks was chosen."""
+    best = sorted({*fit.best})
+    if len(best) == 1:
+        said = f"the weights are those of epoch {best[0]}"
+        said += ", the best on validation" * bool(fit.rows["validation"] or fit.members > 1)
+    else:
+        said = f"the weights are those of epochs {best[0]} to {best[-1]}, the best of each network"
+    if len(fit.branches) > 1:
+        said += f"; numbers: {fit.chosen}, of the least out-of-fold loss"
+    return said
+
+
+def _members(fit: Fit) -> Iterator[str]:
+    """How numbers are encoded, and how many networks there are of each kind."""
+    kinds, encoding = [branch.settings.numbers for branch in fit.branches], fit.network.layers[0]
+    if isinstance(encoding, PiecewiseLinear):
+        given = "plain and" if len(kinds) > 1 else "with their"
+        yield (
+            f"numbers: {given} piecewise linear encoding, {count(encoding.n_bins, 'bin')}"
+            + "; the out-of-fold loss decides" * (len(kinds) > 1)
+        )
+    if fit.members > 1:
+        yield (
+            f"{count(fit.members * len(kinds), 'network')}, {fit.members} of each kind"
+            if len(kinds) > 1
+            else count(fit.members, "network")
+        ) + f" on {fit.members} folds, each validated on the fold that it does not see"
 
 
 def task_of(target: Target | Targets) -> str:

@@ -34,6 +34,26 @@ def scores(scores: dict[str, Any], title: str, target: Target | Targets) -> Grou
     return Group(*parts)
 
 
+PREFIX, SPREAD = "out-of-fold ", ", spread"  # around the names of scores in a model file
+
+
+def by_prefix(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """The scores of the test, and those out of fold."""
+    unseen = {name: value for name, value in scores.items() if name.startswith(PREFIX)}
+    return {name: value for name, value in scores.items() if name not in unseen}, unseen
+
+
+def out_of_fold(scores: dict[str, float], title: str) -> Group:
+    """The scores on rows that the networks have not seen, with their spread over the folds."""
+    unseen = by_prefix(scores)[1]
+    rows = [
+        (name.removeprefix(PREFIX), number(value), number(unseen.get(name + SPREAD, 0.0)))
+        for name, value in unseen.items()
+        if not name.endswith(SPREAD)
+    ]
+    return table(title, ("score", "value", "spread over folds"), rows)
+
+
 def comparison(scores: dict[str, dict[str, Any]], title: str) -> Group:
     """The scores of several models on the same rows, a column for each model."""
     found = {model: single(each) for model, each in scores.items()}

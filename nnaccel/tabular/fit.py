@@ -12,7 +12,7 @@ from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
-from nnaccel.maths.network import Network
+from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.calibration import (
     HeldOut,
@@ -302,9 +302,9 @@ class Fit:
         N, K = len(X), self.members
         n_outputs = self.target.n_outputs(self.loss.targets.kind)
         edges = self._edges if settings.numbers == "piecewise" else ()
-        settings = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
-        network, loss, optimizer = build(settings, X.shape[1], n_outputs, N, edges)
-        run = self._run(settings, network, optimizer)
+        even = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
+        network, loss, optimizer = build(even, X.shape[1], n_outputs, N, edges)
+        run = self._run(even, network, optimizer)
         epochs = settings.epochs or 1
         kernels = kernels_for(run, self.device, kernels, N * K, epochs)
         self.kernels = backend_of(self.device.xp, kernels).explain(run)
@@ -361,6 +361,12 @@ class Fit:
             self.metric,
             precision=settings.precision,
         )
+
+    @property
+    def n_params(self) -> int:
+        """The most parameters that the model may have, of all its networks together."""
+        kinds = len(self.branches) if self.folds is not None else 1
+        return kinds * self.members * layout(self.network).size
 
     @property
     def n_epochs(self) -> int:

@@ -94,6 +94,12 @@ def put_of_members(
 ) -> Data:
     """Examples of each of K networks, X (K, n, D), Y (K, n, ...) and weights (K, n), which are
     brought to mean 1 for each: `Data` with the axis of the networks in front."""
+    for name, array in (("Y", Y), ("sample_weight", weights)):
+        if array is not None and tuple(array.shape[:2]) != tuple(X.shape[:2]):
+            raise ValueError(
+                f"{name} must begin with the axes {tuple(X.shape[:2])} of networks and examples "
+                f"that X has, got shape {tuple(array.shape)}"
+            )
     each = []
     for k in range(len(X)):
         own = None if weights is None else weights[k]
@@ -126,11 +132,8 @@ def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
     One that is so small beside the others that `dtype` has no number for it counts nothing.
     """
     weights = to_host(real_array("sample_weight", weights)).astype(np.float64)
-    if weights.ndim == 2:  # of K networks
-        each = [_of_mean_one(w, X) for w in weights]
-        if not each:
-            raise ValueError("sample_weight of several networks must not be empty")
-        return np.stack(each, axis=1)
+    if weights.ndim == 2 and len(weights) and weights.shape[1] == X.shape[0]:  # of K networks
+        return np.stack([_of_mean_one(w, X) for w in weights], axis=1)
     if weights.ndim != 1:
         raise ValueError(
             "sample_weight must be (n_samples,), or (K, n_samples) for K networks, got shape "

@@ -36,15 +36,6 @@ def check_examples_of_members(params: Array, sample_weight: Any, validation: Any
     params are of another number of networks."""
     of = {"sample_weight": (sample_weight, 2)}
     if validation is not None:
-        names = ("X", "Y", "sample_weight")
-        several = getattr(validation[0], "ndim", 2) == 3
-        for name, array, ndim in zip(names, validation, (3, 2, 2), strict=False):
-            found = getattr(array, "ndim", ndim)
-            if several and array is not None and found < ndim:
-                raise ValueError(
-                    f"validation_data: {name} must begin with the axis of the {len(validation[0])} "
-                    f"networks that X has, got shape {tuple(array.shape)}"
-                )
         of["validation_data"] = (validation[0], 3)
     for name, (array, ndim) in of.items():
         if getattr(array, "ndim", 1) == ndim and tuple(params.shape[:-1]) != (len(array),):

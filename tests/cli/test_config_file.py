@@ -59,7 +59,7 @@ def test_the_command_line_has_the_last_word(run, here):
 @pytest.mark.parametrize(
     ("text", "name", "value"),
     [
-        ("", "hidden", [128, 64]),
+        ("", "hidden", [256, 128, 64]),
         ("hidden: []", "hidden", []),
         ("hidden: [3, 4]", "hidden", [3, 4]),
         ("activation: elu", "activation", ["elu"]),

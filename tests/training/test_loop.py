@@ -3,12 +3,13 @@
 import inspect
 import math
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from nnaccel.devices.device import select
+from nnaccel.devices.device import select, to_host
 from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.definition import Definition, Run
 from nnaccel.kernels.numpy.backend import NumPyBackend
@@ -761,10 +762,40 @@ def test_a_resumed_run_may_start_from_the_best_epoch():
     assert again.number == stopping.best.number + 1
 
 
-def test_early_stopping_of_several_networks_at_once_is_refused():
-    epochs = train(NETWORK, *blobs(), loss=SOFTMAX, params=initialize(NETWORK, members=3))
-    with pytest.raises(ValueError, match="follows one network, and this run trains 3"):
-        list(EarlyStopping(monitor="loss")(epochs))
+@pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
+def test_each_of_several_networks_keeps_its_own_best_epoch(device):
+    if device != "cpu":
+        pytest.importorskip(device)
+    X, Y = blobs()
+    params = initialize(NETWORK, members=3)
+    options = {"loss": SOFTMAX, "params": params, "epochs": 12, "device": device}
+    rates = np.asarray([0.01, 3.0, 30.0])  # the last one cannot settle
+    options["optimizer"] = gradient_descent(rates)
+    validation = np.stack([X[:20]] * 3), np.stack([Y[:20]] * 3)
+    kept = [e.copy() for e in train(NETWORK, X, Y, validation_data=validation, **options)]
+    losses = np.stack([epoch.validation_loss for epoch in kept])
+    stopping = EarlyStopping(None)
+    list(stopping(train(NETWORK, X, Y, validation_data=validation, **options)))
+    best = losses.argmin(axis=0)
+    np.testing.assert_array_equal(stopping.numbers, best + 1)
+    assert len({*best}) > 1
+    np.testing.assert_array_equal(stopping.best.validation_loss, losses.min(axis=0))
+    for k in range(3):
+        expected = to_host(kept[best[k]].params)[k]
+        np.testing.assert_array_equal(to_host(stopping.best.params)[k], expected)
+    with pytest.raises(RuntimeError, match="networks of different epochs, the best of each"):
+        train(NETWORK, X, Y, after=stopping.best, **options)
+
+
+def test_several_networks_stop_when_none_gets_better():
+    X, Y = blobs()
+    params = initialize(NETWORK, members=2)
+    held = np.stack([X] * 2), np.stack([Y] * 2)
+    epochs = train(
+        NETWORK, X, Y, loss=SOFTMAX, params=params, validation_data=held, epochs=50,
+        optimizer=gradient_descent(np.asarray([0.0, 0.0])),
+    )  # fmt: skip
+    assert len(list(EarlyStopping(3)(epochs))) == 4
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run():
@@ -934,11 +965,64 @@ def test_members_start_apart_and_the_first_is_the_single_one():
     assert initialize(NETWORK, 5, members=1).shape == (1, layout(NETWORK).size)
 
 
-def test_dropout_differs_between_members():
-    network = mlp(D, [64], K, dropout=0.5)
-    params = np.stack([initialize(network, 0)] * 2)
-    (epoch,) = run(network, *blobs(), params=params, epochs=1, optimizer=gradient_descent(0.0))
-    assert epoch.loss[0] != epoch.loss[1]
+@pytest.mark.parametrize("kernels", [True, "numpy", False])
+@pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
+def test_networks_that_train_together_train_as_each_alone_with_its_weights(device, kernels):
+    if device != "cpu":
+        pytest.importorskip(device)
+    network = mlp(D, [16], K, dropout=0.5)
+    X, Y = blobs()
+    params, fold = initialize(network, members=3), np.arange(len(X)) % 3
+    weights = (fold != np.arange(3)[:, None]).astype(float)
+    held = [np.flatnonzero(fold == k)[: len(X) // 3] for k in range(3)]
+    options = {"epochs": 4, "dropout_until": 2, "device": device, "kernels": kernels}
+    together = run(
+        network, X, Y, params=params, sample_weight=weights,
+        validation_data=(X[np.stack(held)], Y[np.stack(held)]), **options,
+    )  # fmt: skip
+    for k in range(3):
+        alone = run(
+            network, X, Y, params=params[k], sample_weight=weights[k],
+            validation_data=(X[held[k]], Y[held[k]]), **options,
+        )  # fmt: skip
+        for both, one in zip(together, alone, strict=True):
+            np.testing.assert_allclose(both.loss[k], one.loss, rtol=1e-9)
+            np.testing.assert_allclose(both.validation_loss[k], one.validation_loss, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kernels", [True, "numpy", False])
+@pytest.mark.parametrize("until", [0, 2, 9])
+def test_the_last_epochs_have_no_dropout(until, kernels):
+    network, plain = mlp(D, [16], K, dropout=0.5), mlp(D, [16], K)
+    X, Y = blobs()
+    found = run(network, X, Y, epochs=4, dropout_until=until, kernels=kernels)
+    for epoch in found:
+        if epoch.number <= until:
+            same = run(network, X, Y, epochs=epoch.number, kernels=kernels)[-1]
+        else:
+            before = None
+            if epoch.number > 1:
+                before = replace(found[epoch.number - 2], _origin=None)
+            same = run(plain, X, Y, epochs=epoch.number, after=before, kernels=kernels)[-1]
+        np.testing.assert_allclose(to_host(epoch.params), to_host(same.params), rtol=1e-12)
+
+
+def test_weights_and_validation_examples_of_networks_must_be_of_as_many():
+    X, Y = blobs()
+    params = initialize(NETWORK, members=3)
+    for options, message in (
+        ({"sample_weight": np.ones((2, len(X)))}, r"params must be \(2, .* sample_weight is for 2"),
+        (
+            {"validation_data": (X[None], Y[None])},
+            r"params must be \(1, .* validation_data is for 1 networks",
+        ),
+        (
+            {"validation_data": (np.stack([X] * 3), Y)},
+            r"validation_data: Y must begin with the axes \(3, 50\) of networks and examples",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(NETWORK, X, Y, loss=SOFTMAX, params=params, **options)
 
 
 # Prediction
@@ -992,7 +1076,7 @@ def test_members_predict_together():
         ({"loss": "squared_error"}, r"Y must be \(n_samples, 3\), .* shape \(50, 1\)"),
         (
             {"sample_weight": np.ones((N, 1))},
-            r"sample_weight must be \(n_samples,\), got shape \(50, 1\)",
+            r"sample_weight must be \(n_samples,\), or \(K, n_samples\) .* got shape \(50, 1\)",
         ),
         (
             {"sample_weight": np.ones(49)},
