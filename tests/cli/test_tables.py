@@ -467,7 +467,7 @@ def test_a_threshold_of_three_classes_is_refused(run, here):
 def test_the_spread_of_the_networks_is_a_column(run, here, error):
     write("d.csv", columns(), name=None, label=None)
     run("train", "d.csv", "--target", "price", "--epochs", "3", "--members", "3")
-    model, rows = Model.load("d.safetensors"), read_table("d.csv")[0]
+    model, rows = Model.load("d.safetensors"), read_table("d.csv")[0].drop_columns("price")
     run("predict", "d.safetensors", "d.csv", "--spread", "--output", "p.parquet")
     found = read_table("p.parquet")[0]
     assert found.column_names == ["price", "price spread"]

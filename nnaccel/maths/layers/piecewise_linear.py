@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
-
-import numpy as np
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from nnaccel import schema
 from nnaccel.maths.random import Key
@@ -31,7 +30,7 @@ def piecewise_linear(X: Array, bins: "Bins", *, xp: Namespace) -> Array:
     Source: Gorishniy, Rubachev, Babenko (2022), arXiv:2203.05556, eq. 1; the outermost bins are
     clipped here too.
     """
-    if not bins.of.size:
+    if not bins.of:
         return X
     share, _ = _shares(X, bins, xp=xp)
     zero, one = xp.zeros_like(share[..., :1]), xp.ones_like(share[..., :1])
@@ -41,41 +40,37 @@ def piecewise_linear(X: Array, bins: "Bins", *, xp: Namespace) -> Array:
 def piecewise_linear_vjp(dA: Array, X: Array, bins: "Bins", *, xp: Namespace) -> Array:
     """dX = dA, and from each bin that x_j is in, dA / (e_(t+1) - e_t)."""
     D = X.shape[-1]
-    if not bins.of.size:
+    if not bins.of:
         return dA
     share, slope = _shares(X, bins, xp=xp)
     inside = xp.astype((share > 0) & (share < 1), dA.dtype)
     home = handle_of(X)
-    of = np.equal.outer(bins.of, np.arange(D)).astype(str(dA.dtype).rpartition(".")[2])
-    return dA[..., :D] + xp.matmul(dA[..., D:] * inside * slope, xp.asarray(of, device=home))
+    of = xp.asarray(bins.of, dtype=xp.int64, device=home)
+    column_of = xp.astype(of[:, None] == xp.arange(D, dtype=xp.int64, device=home), dA.dtype)
+    return dA[..., :D] + xp.matmul(dA[..., D:] * inside * slope, column_of)
 
 
 def _shares(X: Array, bins: "Bins", *, xp: Namespace) -> tuple[Array, Array]:
     """(x_j - e_t) / (e_(t+1) - e_t) (..., N, n_bins), and the slopes (n_bins,)."""
     home = handle_of(X)
-    of, low, slope = (xp.asarray(x, device=home) for x in bins.arrays(X.dtype))
+    of = xp.asarray(bins.of, dtype=xp.int64, device=home)
+    low, slope = (xp.asarray(x, dtype=X.dtype, device=home) for x in (bins.low, bins.slope))
     return (xp.take(X, of, axis=-1) - low) * slope, slope
 
 
-class Bins:
-    """The bins of a layer as host arrays: the input of each, its lower edge and 1 / its width.
+class Bins(NamedTuple):
+    """The bins of a layer side by side, as an operation takes them."""
 
-    Hashable, by identity: an operation is handed it in the place of tuples of numbers.
-    """
+    of: tuple[int, ...]  # the input of each
+    low: tuple[float, ...]  # its lower edge
+    slope: tuple[float, ...]  # 1 / its width
 
-    def __init__(self, edges: tuple[tuple[float, ...], ...]) -> None:
-        self.of = np.repeat(np.arange(len(edges)), [max(0, len(row) - 1) for row in edges])
-        self.low = np.array([e for row in edges for e in row[:-1]], np.float64)
-        self.high = np.array([e for row in edges for e in row[1:]], np.float64)
-        self._made: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-
-    def arrays(self, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(inputs, lower edges, slopes) with edges of that dtype, made once for each."""
-        name = str(dtype).rpartition(".")[2]
-        if name not in self._made:
-            slope = (1.0 / (self.high - self.low)).astype(name)
-            self._made[name] = (self.of.astype(np.int64), self.low.astype(name), slope)
-        return self._made[name]
+    @classmethod
+    def between(cls, edges: tuple[tuple[float, ...], ...]) -> "Bins":
+        """The bins between the edges of each input."""
+        found = [(j, *pair) for j, row in enumerate(edges) for pair in pairwise(row)]
+        of, low, high = zip(*found, strict=True) if found else ((), (), ())
+        return cls(of, low, tuple(1.0 / (e - d) for d, e in zip(low, high, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -104,8 +99,8 @@ class PiecewiseLinear:
 
     @cached_property
     def bins(self) -> Bins:
-        """The edges as arrays."""
-        return Bins(self.edges)
+        """The bins between the edges."""
+        return Bins.between(self.edges)
 
     @cached_property
     def _hash(self) -> int:
