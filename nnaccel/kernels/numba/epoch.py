@@ -19,6 +19,7 @@ from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import Plan, by_batch, compact, plan_of, scalars_of
 from nnaccel.kernels.numba.activations import ACTIVATIONS
 from nnaccel.kernels.numba.dropout import ALL, keys_of
+from nnaccel.kernels.numba.gather import Encoding, encoding_of
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.kernels.numba.step import (
     VECTOR,
@@ -60,17 +61,18 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     one thread.
     """
     network, batch_size = run.network, run.batch_size
-    known = plan_of(run, ACTIVATIONS, dropout=True)
+    known = plan_of(run, ACTIVATIONS, dropout=True, encoding=True)
     check_adam(run)
     n_weights = layout(network).n_weights
     members = threads_for(network, batch_size)
 
     @lru_cache(maxsize=1)
-    def memory_of(dtype: Any) -> tuple[Array, Array, Any]:
+    def memory_of(dtype: Any) -> tuple[Array, Encoding, Array, Any]:
         layers = layers_of(known, n_weights, dtype)
         per_example = layers[-1]["at_dA"] + known.sizes[-1]
         space = np.empty((batch_size + VECTOR) * per_example, dtype)
-        return layers, space, np.finfo(dtype).tiny
+        encoding = encoding_of(known.bins, network.n_inputs, dtype)
+        return layers, encoding, space, np.finfo(dtype).tiny
 
     def epoch_by_numba(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
@@ -79,7 +81,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
             raise NotSupported(f"it has no code for {X.dtype} inputs and {dtype} parameters")
         n_steps = minibatch.n_steps(order.shape[0], batch_size, epochs=1)
         rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
-        layers, space, tiny = memory_of(dtype)
+        layers, encoding, space, tiny = memory_of(dtype)
         number = dtype.type
         mu, nu = state.slots
         adam = Adam(params, mu, nu, number(rules.beta_1), number(rules.beta_2), tiny)
@@ -100,7 +102,8 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 values = np.zeros((size, len(part)), dtype)
                 Z = np.empty((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
                 buffers = Buffers(space, values, Z)
-                run_parallel(train, size, layers, examples, steps, objective, adam, buffers)
+                data_of_call = examples, encoding, steps
+                run_parallel(train, size, layers, *data_of_call, objective, adam, buffers)
                 values = values.sum(0)
                 if run.metric is not None:
                     shares = None if weights is None else weights[index]
@@ -172,6 +175,7 @@ def train(
     barrier: Array,
     layers: Array,
     examples: Examples,
+    encoding: Encoding,
     steps: Steps,
     objective: Objective,
     state: Adam,
@@ -185,7 +189,8 @@ def train(
         B = min(steps.batch_size, N - start)
         first, last = share_of(B, rank, size)
         batch = Batch(step, start, B, padded(B), first, last)
-        x = gather(batch, examples, steps, layers[0].threshold, buffers.space, own)
+        threshold, space = layers[0].threshold, buffers.space
+        x = gather(batch, examples, encoding, steps, threshold, space, own)
         if not barrier_wait(barrier, size):
             return
         if not forward(batch, x, layers, steps.keys, state.params, buffers, team):

@@ -20,7 +20,7 @@ from nnaccel.kernels.dense_plan import BINARY_CROSS_ENTROPY, CROSS_ENTROPY
 from nnaccel.kernels.numba.activations import activate, derive
 from nnaccel.kernels.numba.blas import product
 from nnaccel.kernels.numba.dropout import ALL, drop
-from nnaccel.kernels.numba.gather import NARROW, columns, rows
+from nnaccel.kernels.numba.gather import NARROW, Encoding, columns, encode, rows
 from nnaccel.kernels.numba.jit import compiled, inlined
 from nnaccel.kernels.numba.losses import binary_cross_entropy, cross_entropy, squared_error
 from nnaccel.kernels.numba.thread_team import barrier_wait
@@ -158,15 +158,22 @@ def own_memory(layers: Array, dtype: Any, batch_size: int, size: int) -> Own:
 
 @inlined
 def gather(
-    batch: Batch, examples: Examples, steps: Steps, threshold: Any, space: Array, own: Own
+    batch: Batch,
+    examples: Examples,
+    encoding: Encoding,
+    steps: Steps,
+    threshold: Any,
+    space: Array,
+    own: Own,
 ) -> Array:
     """Gathers the member's examples: Y and their shares for itself, X for all.
 
-    Returns X^T (D, B) with dropout at that threshold, in the workspace.
+    Returns X^T (D, B), encoded and with dropout at that threshold, in the workspace.
     """
     X, number = examples.X, space.dtype.type
     index = steps.order[batch.start + batch.first : batch.start + batch.last]
-    n, D, key = index.shape[0], X.shape[1], steps.keys[batch.step, 0]
+    n, key = index.shape[0], steps.keys[batch.step, 0]
+    n_inputs, D = X.shape[1], X.shape[1] + encoding.low.shape[0]
     own.share[:n] = number(1) / number(batch.B)
     if examples.weights.shape[0]:
         for i in range(n):
@@ -183,14 +190,17 @@ def gather(
         for i in range(n):
             for k in range(own.Y.shape[0]):
                 own.Y[k, i] = examples.targets[index[i], k]
-    if D <= NARROW:
+    encoded = encoding.begins.shape[0] > 0
+    if D <= NARROW and not encoded:
         x = matrix(space, np.int64(0), D, batch.row)
         columns(X, index, x[:, batch.first : batch.last])
         for d in range(D if threshold != ALL else 0):
             drop(x[d][batch.first : batch.last], key, threshold, batch.first * D + d, D)
         return x[:, : batch.B]
     x = matrix(space, np.int64(0), batch.B, padded(D))
-    rows(X, index, x[batch.first : batch.last])
+    rows(X, index, x[batch.first : batch.last, :n_inputs])
+    if encoded:
+        encode(encoding, x[batch.first : batch.last, :D])
     for i in range(batch.first, batch.last if threshold != ALL else 0):
         drop(x[i][:D], key, threshold, i * D, np.int64(1))
     return x[:, :D].T
