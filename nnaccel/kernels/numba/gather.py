@@ -1,8 +1,8 @@
 """Gathers the examples of a minibatch in compiled code, with prefetch.
 
 An epoch visits examples in random order. Where the data set is larger than a cache, a small network
-waits longer for them than it computes. Their piecewise linear encoding is made here too, and never takes
-memory for more than a minibatch.
+waits longer for them than it computes. Their piecewise linear encoding is made here too: there is
+never more of it than that of a minibatch.
 """
 
 from typing import Any, NamedTuple
