@@ -140,6 +140,18 @@ def test_a_thread_is_started_where_it_is_worth_it(sizes):
     assert {pool["num_threads"] for pool in pools} == {2}
 
 
+def test_small_networks_have_the_threads_that_their_run_keeps_from_the_blas(sizes, monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    monkeypatch.setattr(compiled_epoch, "WORTH", 1)
+    problem = problem_of(3)
+    with (
+        threadpoolctl.threadpool_limits(2, user_api="blas"),
+        backend_of(np).context(problem.network, problem.batch_size),
+    ):
+        trained(problem.small(numba=True), problem, epochs=1, start=start_of(problem, 3))
+    assert sizes == [2]
+
+
 def test_few_networks_on_many_threads_are_teams(team, sizes):
     team(5)
     problem = problem_of(2)
