@@ -14,7 +14,8 @@ from nnaccel.kernels.definition import NotSupported, Run, one_l2
 from nnaccel.kernels.optimizer_trace import Rules
 from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
-from nnaccel.maths.layers import Dense, Dropout
+from nnaccel.maths.layers import Dense, Dropout, PiecewiseLinear
+from nnaccel.maths.layers.piecewise_linear import Bins
 from nnaccel.maths.metrics import Metric
 from nnaccel.typing import Array, Namespace
 
@@ -27,32 +28,43 @@ LOSSES = {
 
 
 class Plan(NamedTuple):
-    """Dense layers one after the other, perhaps with dropout before some of them, and a loss."""
+    """Dense layers one after the other, perhaps with dropout before some of them, and a loss.
 
-    sizes: list[int]  # of the input and of each layer
+    They may follow a piecewise linear encoding: the input of the first one is then encoded.
+    """
+
+    sizes: list[int]  # of the input of the first dense layer, and of each layer
     activations: list[str]
     parameters: list[float]  # of the activations: slopes and the like
     loss: int
     rates: list[float]  # of the dropout before each layer; 0: there is none
     places: list[int]  # and which layer of the network it is, on which its draws depend
     l2: float  # of the penalty
+    bins: Bins | None = None  # of the encoding
 
 
-def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
+def plan_of(
+    run: Run, known: Container[str], *, dropout: bool = False, encoding: bool = False
+) -> Plan:
     """The plan of a run whose network has these activations; NotSupported for what has no plan.
 
     dropout: whether a plan may have it, where a dense layer follows: there is none with two of them
     in a row, nor with one after the last layer.
+    encoding: whether a plan may begin with the piecewise linear encoding.
     """
     if run.precision != "float32":
         raise NotSupported(f"its products are float32, not {run.precision}")
     l2 = one_l2(run.l2)
     if run.loss.function not in LOSSES or run.loss.options:
         raise NotSupported(f"it has no loss {run.loss.name} of these options")
-    sizes, names, parameters, rates, places = [run.network.n_inputs], [], [], [], []
-    rate, place = 0.0, 0
+    sizes = [run.network.n_inputs]
+    names, parameters, rates, places = [], [], [], []
+    rate, place, bins = 0.0, 0, None
     for i, layer in enumerate(run.network.layers):
         if type(layer) is Dropout and layer.rate == 0.0:
+            continue
+        if encoding and type(layer) is PiecewiseLinear and i == 0:
+            bins, sizes[0] = layer.bins, layer.width(sizes[0])
             continue
         if dropout and type(layer) is Dropout and not rate:
             rate, place = layer.rate, i
@@ -70,7 +82,7 @@ def plan_of(run: Run, known: Container[str], *, dropout: bool = False) -> Plan:
         rate = 0.0
     if not names or rate:
         raise NotSupported("the network does not end with a dense layer")
-    return Plan(sizes, names, parameters, LOSSES[run.loss.function], rates, places, l2)
+    return Plan(sizes, names, parameters, LOSSES[run.loss.function], rates, places, l2, bins)
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:

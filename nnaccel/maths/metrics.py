@@ -95,6 +95,13 @@ def get(metric: str | Metric, loss: str | Loss) -> Metric:
     return _on_logits(metric, loss)
 
 
+def is_own(metric: Metric, loss: Loss) -> bool:
+    """Whether a function of the logits is one of this module: what it gives does not depend on
+    examples of weight 0."""
+    own = _value_of(loss), *(_on_logits(each, loss) for each in METRICS.values())
+    return metric.function in [each.function for each in own]
+
+
 # Cached, so that JAX finds what it has compiled for one run again for the next.
 
 

@@ -8,7 +8,7 @@ is a factor of the products with it, so that g' can still be computed from A.
 
 from typing import Any
 
-from nnaccel.kernels.numba.dropout import ALL, kept
+from nnaccel.kernels.numba.dropout import ALL, drop_unit
 from nnaccel.kernels.numba.exp_log import exp
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.typing import Array
@@ -23,19 +23,20 @@ ACTIVATIONS = {
 }
 
 Range = tuple[int, int]  # start and stop
+Mask = tuple[Any, Any, Array]  # key and threshold of dropout, and the places of examples (B,)
 
 
 @compiled
 def activate(
-    Z: Array, b: Array, code: int, slope: Any, mask: tuple[Any, Any], units: Range, examples: Range
+    Z: Array, b: Array, code: int, slope: Any, mask: Mask, units: Range, examples: Range
 ) -> None:
     """Z := g(Z + b) with dropout, for a range of units and of examples.
 
-    mask: the key and the threshold of the dropout after these units.
+    mask: of the dropout after these units.
     """
     number = Z.dtype.type
     one, zero = number(1), number(0)
-    (first, last), (key, threshold) = examples, mask
+    (first, last), (key, threshold, places) = examples, mask
     for h in range(units[0], units[1]):
         z, bias = Z[h][first:last], b[h]
         if code == RELU:
@@ -61,25 +62,23 @@ def activate(
             for i in range(z.shape[0]):
                 z[i] += bias
         if threshold != ALL:
-            for i in range(z.shape[0]):
-                z[i] *= kept((first + i) * Z.shape[0] + h, key, threshold)
+            drop_unit(z, key, threshold, places[first:last], Z.shape[0], h)
 
 
 @compiled
 def derive(
-    dA: Array, A: Array, code: int, slope: Any, mask: tuple[Any, Any], units: Range, examples: Range
+    dA: Array, A: Array, code: int, slope: Any, mask: Mask, units: Range, examples: Range
 ) -> None:
     """dA := dA g'(Z), with the same dropout, for a range of units and of examples."""
     if code == IDENTITY and mask[1] == ALL:
         return
     number = dA.dtype.type
     one, zero = number(1), number(0)
-    (first, last), (key, threshold) = examples, mask
+    (first, last), (key, threshold, places) = examples, mask
     for h in range(units[0], units[1]):
         d, a = dA[h][first:last], A[h][first:last]
         if threshold != ALL:
-            for i in range(d.shape[0]):
-                d[i] *= kept((first + i) * A.shape[0] + h, key, threshold)
+            drop_unit(d, key, threshold, places[first:last], A.shape[0], h)
         if code == RELU:
             for i in range(d.shape[0]):
                 d[i] *= number(a[i] > zero)  # a branch makes the step four times slower

@@ -25,6 +25,9 @@ def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
     """out = scale X Y, each of whose rows or columns are without a gap; those of `out` are rows."""
     if not out.size:
         return
+    if not X.shape[1]:
+        out[:] = 0
+        return
     # To the BLAS, which has columns, these are out^T = Y^T X^T.
     of_Y, of_X, of_out = blas_layout(Y), blas_layout(X), blas_layout(out)
     gemm(

@@ -43,7 +43,19 @@ def kept(element: int, key: Any, threshold: Any) -> Any:
 
 
 @compiled
-def drop(values: Array, key: Any, threshold: Any, first: int, step: int) -> None:
-    """values *= mask, values (n,), whose elements of the draw are first, first + step, ..."""
+def drop(values: Array, key: Any, threshold: Any, first: int) -> None:
+    """values *= mask, values (n,), whose elements of the draw are first, first + 1, ..."""
     for i in range(values.shape[0]):
-        values[i] *= kept(first + i * step, key, threshold)
+        values[i] *= kept(first + i, key, threshold)
+
+
+@compiled
+def drop_unit(
+    values: Array, key: Any, threshold: Any, places: Array, width: int, unit: int
+) -> None:
+    """values *= mask, values (n,) of one unit of a layer of that width.
+
+    places: (n,) of the examples in the minibatch, whose draw has an element for each unit of each.
+    """
+    for i in range(values.shape[0]):
+        values[i] *= kept(places[i] * width + unit, key, threshold)

@@ -3,23 +3,26 @@
 The steps of `numba/step.py` follow each other without calls of Python and NumPy, which take as long
 as the products of a small network. A large network is trained by a team of threads, each with a
 BLAS of one thread. So elementwise work is parallel too, which beside a BLAS with threads of its own
-it could not be.
+it could not be. Several networks are trained beside each other, each by one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import numpy as host
 
 from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
 from nnaccel.kernels.dense_plan import Plan, by_batch, compact, plan_of, scalars_of
+from nnaccel.kernels.epoch import data_of
 from nnaccel.kernels.numba.activations import ACTIVATIONS
 from nnaccel.kernels.numba.dropout import ALL, keys_of
+from nnaccel.kernels.numba.gather import Encoding, encoding_of
 from nnaccel.kernels.numba.jit import compiled
+from nnaccel.kernels.numba.several_networks import Progress, train_share
 from nnaccel.kernels.numba.step import (
     VECTOR,
     Adam,
@@ -37,12 +40,13 @@ from nnaccel.kernels.numba.step import (
     own_memory,
     padded,
     share_of,
+    take_part,
     update,
 )
 from nnaccel.kernels.numba.thread_team import barrier_wait, run_parallel
 from nnaccel.kernels.numpy.blas_threads import blas_name, blas_threads, one_thread, threads_for
-from nnaccel.kernels.optimizer_trace import check_adam, rules_of
-from nnaccel.maths import minibatch
+from nnaccel.kernels.optimizer_trace import Rules, check_adam, rules_of
+from nnaccel.maths import metrics, minibatch
 from nnaccel.maths.network import layout
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array
@@ -52,6 +56,12 @@ from nnaccel.typing import Array
 WORK = 20_000_000_000
 LOGITS = 2**22
 
+# Multiplications of an epoch that a thread is worth: half a millisecond of them or more. To start
+# it takes a tenth of that.
+WORTH = 20_000_000
+
+Call = Callable[..., None]  # of function(rank, size, barrier, *args), given (function, size, *args)
+
 
 def compiled_epoch(run: Run) -> FusedEpoch:
     """The epoch of a run in compiled code; NotSupported for other layers, activations and losses.
@@ -60,58 +70,115 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     one thread.
     """
     network, batch_size = run.network, run.batch_size
-    known = plan_of(run, ACTIVATIONS, dropout=True)
+    known = plan_of(run, ACTIVATIONS, dropout=True, encoding=True)
     check_adam(run)
     n_weights = layout(network).n_weights
     members = threads_for(network, batch_size)
+    weighs = run.metric is None or metrics.is_own(run.metric, run.loss)
 
     @lru_cache(maxsize=1)
-    def memory_of(dtype: Any) -> tuple[Array, Array, Any]:
+    def memory_of(dtype: Any, size: int) -> tuple[Array, Encoding, Array]:
         layers = layers_of(known, n_weights, dtype)
         per_example = layers[-1]["at_dA"] + known.sizes[-1]
-        space = np.empty((batch_size + VECTOR) * per_example, dtype)
-        return layers, space, np.finfo(dtype).tiny
+        spaces = np.empty((size, (batch_size + VECTOR) * per_example), dtype)
+        return layers, encoding_of(known.bins, network.n_inputs, dtype), spaces
 
     def epoch_by_numba(params: Array, state: State, data: Any, order: Array) -> Any:
-        X, Y, weights = data
+        X, Y, _ = data
         dtype = params.dtype
         if dtype.char not in "fd" or X.dtype not in (dtype, np.uint8):  # float32 and float64
             raise NotSupported(f"it has no code for {X.dtype} inputs and {dtype} parameters")
+        if params.ndim > 2 or not params.shape[0]:
+            raise NotSupported("it has no networks along several axes")
         n_steps = minibatch.n_steps(order.shape[0], batch_size, epochs=1)
         rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
-        layers, space, tiny = memory_of(dtype)
-        number = dtype.type
-        mu, nu = state.slots
-        adam = Adam(params, mu, nu, number(rules.beta_1), number(rules.beta_2), tiny)
-        objective = Objective(known.loss, number(known.l2))
-        examples = examples_of(data, known, dtype)
         scalars = scalars_of(rules, n_steps, dtype)
         keys = keys_of(known, run.seed, state.step, n_steps)
-        records = []
-        with one_thread() if members > 1 else nullcontext(1) as threads:
-            if not threads:
-                # Each member would have as many threads of the BLAS again.
-                raise NotSupported("threadpoolctl, which limits the threads of the BLAS, is absent")
-            size = min(threads, members)
-            for part in calls(known, batch_size, n_steps, run.metric is not None):
+        objective = Objective(known.loss, dtype.type(known.l2))
+        networks = networks_of(params, state, data, known, rules)
+        records: list[dict[int, Array]] = [{} for _ in networks]
+
+        def go(space: Array, k: int, span: range, call: Call, size: int = 1) -> Iterator[None]:
+            """Trains network k the steps of `span`, some of them each time."""
+            layers, encoding, _ = memory
+            adam, examples, weights = networks[k]
+            leave_out = weighs and bool((examples.weights == 0).any())
+            for part in calls(known, batch_size, span, run.metric is not None):
                 index = fixed(order[part.start * batch_size : part.stop * batch_size], np.int64, 1)
                 now = slice(part.start, part.stop)
-                steps = Steps(index, batch_size, scalars[now], keys[now])
+                steps = Steps(index, batch_size, scalars[now], keys[now], leave_out)
                 values = np.zeros((size, len(part)), dtype)
-                Z = np.empty((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
+                Z = np.zeros((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
                 buffers = Buffers(space, values, Z)
-                run_parallel(train, size, layers, examples, steps, objective, adam, buffers)
+                call(train, size, layers, examples, encoding, steps, objective, adam, buffers)
                 values = values.sum(0)
                 if run.metric is not None:
                     shares = None if weights is None else weights[index]
                     means = by_batch(run.metric, Z, Y[index], shares, batch_size, xp=host)
                     values = np.stack([values, means], axis=1)
-                records.append(values)
-        return params, State(state.step + n_steps, state.slots), np.concatenate(records)
+                records[k][part.start] = values
+                yield
+
+        K = len(networks)
+        with one_thread() if members > 1 or K > 1 else nullcontext(1) as threads:
+            if not threads and members > 1:
+                # Each member would have as many threads of the BLAS again.
+                raise NotSupported("threadpoolctl, which limits the threads of the BLAS, is absent")
+            team = max(1, min(threads, members))
+            beside = threads_beside(known, order.shape[0], K, threads)
+            memory = memory_of(dtype, beside)
+            spaces = memory[-1]
+            if K == 1 or beside == 1 or team > 2 * K:
+                for k in range(K):
+                    for _ in go(spaces[0], k, range(n_steps), run_parallel, team):
+                        pass
+            else:
+
+                def on_thread(rank: int, k: int, span: range) -> Iterator[None]:
+                    return go(spaces[rank], k, span, in_this_thread)
+
+                run_parallel(train_share, beside, n_steps, Progress(K, beside), on_thread)
+        done = [np.concatenate([record[at] for at in sorted(record)]) for record in records]
+        after = State(state.step + n_steps, state.slots)
+        return params, after, done[0] if params.ndim == 1 else np.stack(done, axis=-1)
 
     threads = min(members, blas_threads())
     threads = "1 thread" if threads == 1 else f"{threads} threads"
     return FusedEpoch(f"Numba, {threads}, products by {blas_name()}", epoch_by_numba)
+
+
+class Trained(NamedTuple):
+    """One of the networks that are trained at once."""
+
+    adam: Adam
+    examples: Examples
+    weights: Array | None  # (N,), of its examples
+
+
+def networks_of(params: Array, state: State, data: Any, plan: Plan, rules: Rules) -> list[Trained]:
+    """The network of params (P,), or those of params (K, P): views of the same memory."""
+    number = params.dtype.type
+    numbers = number(rules.beta_1), number(rules.beta_2), np.finfo(params.dtype).tiny
+    examples, (mu, nu) = examples_of(data, plan, params.dtype), state.slots
+    if params.ndim == 1:
+        return [Trained(Adam(params, mu, nu, *numbers), examples, data[2])]
+    found = []
+    for k in range(params.shape[0]):
+        weights = data_of(data, k)[2]
+        own = examples._replace(weights=weights_of(weights, params.dtype))
+        found.append(Trained(Adam(params[k], mu[k], nu[k], *numbers), own, weights))
+    return found
+
+
+def threads_beside(plan: Plan, N: int, n_networks: int, threads: int) -> int:
+    """How many of these threads have work where each trains networks of its own."""
+    work = 3 * N * n_networks * sum(D * H for D, H in pairwise(plan.sizes))
+    return max(1, min(threads, n_networks, work // WORTH))
+
+
+def in_this_thread(function: Callable[..., None], size: int, *args: Any) -> None:
+    """Calls function(rank, size, barrier, *args) as a team of one."""
+    function(0, 1, np.zeros(2, np.int64), *args)
 
 
 def layers_of(plan: Plan, n_weights: int, dtype: Any) -> Array:
@@ -136,25 +203,31 @@ def examples_of(data: Any, plan: Plan, dtype: Any) -> Examples:
     """The data set in arrays of few types, since compiling takes seconds for each combination: a
     dtype has two, the second for images of bytes."""
     X, Y, weights = data
+    weights = None if weights is None or weights.ndim > 1 else weights  # each network has its own
     labels, targets = (Y, ()) if Y.ndim == 1 else (np.empty(0), Y)
     labels = compact(labels, plan.sizes[-1])
     return Examples(
         fixed(X, X.dtype, 2),
         fixed(labels, labels.dtype, 1),
         fixed(targets, dtype, 2),
-        fixed(() if weights is None else weights, dtype, 1),
+        weights_of(weights, dtype),
     )
 
 
-def calls(plan: Plan, batch_size: int, n_steps: int, logits: bool) -> Iterator[range]:
-    """The steps of an epoch, those of one call after the other; logits: whether they are kept."""
+def weights_of(weights: Array | None, dtype: Any) -> Array:
+    """The weights (N,), or an empty array for none."""
+    return fixed(() if weights is None else weights, dtype, 1)
+
+
+def calls(plan: Plan, batch_size: int, span: range, logits: bool) -> Iterator[range]:
+    """The steps of `span`, those of one call after the other; logits: whether they are kept."""
     weights = sum(D * H for D, H in pairwise(plan.sizes))
     most = WORK // (3 * batch_size * weights)
     if logits:
         most = min(most, LOGITS // (batch_size * plan.sizes[-1]))
     most = max(1, most)
-    for start in range(0, n_steps, most):
-        yield range(start, min(n_steps, start + most))
+    for start in range(span.start, span.stop, most):
+        yield range(start, min(span.stop, start + most))
 
 
 def fixed(values: Any, dtype: Any, ndim: int) -> Array:
@@ -172,6 +245,7 @@ def train(
     barrier: Array,
     layers: Array,
     examples: Examples,
+    encoding: Encoding,
     steps: Steps,
     objective: Objective,
     state: Adam,
@@ -182,21 +256,27 @@ def train(
     own = own_memory(layers, state.params.dtype, steps.batch_size, size)
     for step in range(steps.scalars.shape[0]):
         start = step * steps.batch_size
-        B = min(steps.batch_size, N - start)
+        n = B = min(steps.batch_size, N - start)
+        index = steps.order[start : start + n]
+        if steps.leave_out:
+            B = take_part(index, examples.weights, own)
+        else:
+            own.index[:n] = index
         first, last = share_of(B, rank, size)
-        batch = Batch(step, start, B, padded(B), first, last)
-        x = gather(batch, examples, steps, layers[0].threshold, buffers.space, own)
+        batch = Batch(step, start, n, B, padded(n), first, last)
+        threshold, space = layers[0].threshold, buffers.space
+        x = gather(batch, examples, encoding, steps, threshold, space, own)
         if not barrier_wait(barrier, size):
             return
-        if not forward(batch, x, layers, steps.keys, state.params, buffers, team):
+        if not forward(batch, x, layers, steps.keys, state.params, buffers, own.places, team):
             return
-        value = loss_and_dZ(batch, layers, steps, objective, buffers.space, own)
+        value = loss_and_dZ(batch, layers, steps, objective, space, own)
         if not barrier_wait(barrier, size):
             return
-        if not backward(batch, layers, steps.keys, state.params, buffers.space, team):
+        if not backward(batch, layers, steps.keys, state.params, space, own.places, team):
             return
         value += update(
-            batch, x, layers, steps.scalars, objective.l2, state, buffers.space, own.grads, team
+            batch, x, layers, steps.scalars, objective.l2, state, space, own.grads, team
         )
         buffers.values[rank, step] = value
         if not barrier_wait(barrier, size):

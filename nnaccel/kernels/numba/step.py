@@ -7,6 +7,9 @@ written, 2 L + 1 times a step.
 Arrays are in the layout of the notes, one column an example, so that the units of a member are
 contiguous. Only examples of many inputs stay rows, as in the data set.
 
+Examples of weight 0 add nothing to a gradient: where steps leave them out, a minibatch is the
+others, which still are so many shares of all and keep their places in the draws of dropout.
+
 Zeros are `np.int64(0)`: to Numba a literal 0 is a type of its own, for which it would compile a
 function again. Operands of products are sliced in both axes for the same reason: their type then
 says nothing of their strides.
@@ -19,8 +22,8 @@ import numpy as np
 from nnaccel.kernels.dense_plan import BINARY_CROSS_ENTROPY, CROSS_ENTROPY
 from nnaccel.kernels.numba.activations import activate, derive
 from nnaccel.kernels.numba.blas import product
-from nnaccel.kernels.numba.dropout import ALL, drop
-from nnaccel.kernels.numba.gather import NARROW, columns, rows
+from nnaccel.kernels.numba.dropout import ALL, drop, drop_unit
+from nnaccel.kernels.numba.gather import NARROW, Encoding, columns, encode, rows
 from nnaccel.kernels.numba.jit import compiled, inlined
 from nnaccel.kernels.numba.losses import binary_cross_entropy, cross_entropy, squared_error
 from nnaccel.kernels.numba.thread_team import barrier_wait
@@ -62,6 +65,7 @@ class Steps(NamedTuple):
     batch_size: int
     scalars: Array  # (n_steps, 3), Adam's rate and epsilon, and the factor of weight decay
     keys: Array  # (n_steps, L + 1), of dropout
+    leave_out: bool  # whether examples of weight 0 take no part
 
 
 class Objective(NamedTuple):
@@ -93,17 +97,23 @@ class Buffers(NamedTuple):
 class Own(NamedTuple):
     """Memory of one member."""
 
-    Y: Array  # (K, n) targets of its examples
+    index: Array  # (B,) the numbers of all examples that take part
+    places: Array  # (B,) and which of the minibatch they are
+    Y: Array  # (K, n) targets of the member's examples
     share: Array  # (n,), the weight of each over B
     scratch: Array  # (n,)
     grads: Array  # its part of one dW
 
 
 class Batch(NamedTuple):
-    """A minibatch: B examples of the order from `start` on; the member's are first, ..., last."""
+    """A minibatch of `size` examples of the order from `start` on, B of which take part.
+
+    Of those the member's are first, ..., last.
+    """
 
     step: int
     start: int
+    size: int
     B: int
     row: int  # the distance of two rows in the workspace
     first: int
@@ -152,22 +162,45 @@ def own_memory(layers: Array, dtype: Any, batch_size: int, size: int) -> Own:
     for layer in range(layers.shape[0] - 1):
         n_rows = max(VECTOR, share_of(layers[layer].width, zero, size)[1])
         largest = max(largest, n_rows * layers[layer + 1].width)
+    places = np.arange(batch_size).astype(np.uint32)
     Y = np.empty((layers[-1].width, n), dtype)
-    return Own(Y, np.empty(n, dtype), np.empty(n, dtype), np.empty(largest, dtype))
+    index = np.empty(batch_size, np.int64)
+    return Own(index, places, Y, np.empty(n, dtype), np.empty(n, dtype), np.empty(largest, dtype))
+
+
+@compiled
+def take_part(index: Array, weights: Array, own: Own) -> int:
+    """Finds the examples of a minibatch, with the numbers in index (B,), whose weight is not 0.
+
+    Returns how many there are.
+    """
+    n = 0
+    for i in range(index.shape[0]):
+        own.index[n] = index[i]
+        own.places[n] = i
+        n += weights[index[i]] != 0
+    return n
 
 
 @inlined
 def gather(
-    batch: Batch, examples: Examples, steps: Steps, threshold: Any, space: Array, own: Own
+    batch: Batch,
+    examples: Examples,
+    encoding: Encoding,
+    steps: Steps,
+    threshold: Any,
+    space: Array,
+    own: Own,
 ) -> Array:
     """Gathers the member's examples: Y and their shares for itself, X for all.
 
-    Returns X^T (D, B) with dropout at that threshold, in the workspace.
+    Returns X^T (D, B), encoded and with dropout at that threshold, in the workspace.
     """
     X, number = examples.X, space.dtype.type
-    index = steps.order[batch.start + batch.first : batch.start + batch.last]
-    n, D, key = index.shape[0], X.shape[1], steps.keys[batch.step, 0]
-    own.share[:n] = number(1) / number(batch.B)
+    index, places = own.index[batch.first : batch.last], own.places
+    n, key = index.shape[0], steps.keys[batch.step, 0]
+    n_inputs, D = X.shape[1], X.shape[1] + encoding.low.shape[0]
+    own.share[:n] = number(1) / number(batch.size)
     if examples.weights.shape[0]:
         for i in range(n):
             own.share[i] *= examples.weights[index[i]]
@@ -183,16 +216,20 @@ def gather(
         for i in range(n):
             for k in range(own.Y.shape[0]):
                 own.Y[k, i] = examples.targets[index[i], k]
-    if D <= NARROW:
+    encoded = encoding.begins.shape[0] > 0
+    if D <= NARROW and not encoded:
         x = matrix(space, np.int64(0), D, batch.row)
         columns(X, index, x[:, batch.first : batch.last])
         for d in range(D if threshold != ALL else 0):
-            drop(x[d][batch.first : batch.last], key, threshold, batch.first * D + d, D)
+            part = places[batch.first : batch.last]
+            drop_unit(x[d][batch.first : batch.last], key, threshold, part, D, d)
         return x[:, : batch.B]
     x = matrix(space, np.int64(0), batch.B, padded(D))
-    rows(X, index, x[batch.first : batch.last])
+    rows(X, index, x[batch.first : batch.last, :n_inputs])
+    if encoded:
+        encode(encoding, x[batch.first : batch.last, :D])
     for i in range(batch.first, batch.last if threshold != ALL else 0):
-        drop(x[i][:D], key, threshold, i * D, np.int64(1))
+        drop(x[i][:D], key, threshold, np.int64(places[i]) * D)
     return x[:, :D].T
 
 
@@ -204,6 +241,7 @@ def forward(
     keys: Array,
     params: Array,
     buffers: Buffers,
+    places: Array,
     team: Member,
 ) -> bool:
     """A = g(W^T A + b): some units of each layer, some examples of the last one.
@@ -222,14 +260,14 @@ def forward(
             units, examples = (np.int64(0), H), (batch.first, batch.last)
         (h, end), (first, last) = units, examples
         product(W[:, h:end].T, A[:, first:last], layers[layer].scale, Z[h:end, first:last])
-        mask = keys[batch.step, layer + 1], layers[layer + 1].threshold
+        mask = keys[batch.step, layer + 1], layers[layer + 1].threshold, places
         activate(Z, b, layers[layer].code, layers[layer].slope, mask, units, examples)
         A = Z[:, :B]
         if layer < L - 1 and not barrier_wait(team.barrier, team.size):
             return False
-    for i in range(batch.first, min(batch.last, buffers.logits.shape[0] - batch.start)):
+    for i in range(batch.first, batch.last if buffers.logits.shape[0] else 0):
         for k in range(A.shape[0]):
-            buffers.logits[batch.start + i, k] = A[k, i]
+            buffers.logits[batch.start + places[i], k] = A[k, i]
     return True
 
 
@@ -249,7 +287,7 @@ def loss_and_dZ(
         value = binary_cross_entropy(Z, Y, share, dZ, scratch, first, last)
     else:
         value = squared_error(Z, Y, share, dZ, first, last)
-    mask = steps.keys[batch.step, L], layers[L].threshold
+    mask = steps.keys[batch.step, L], layers[L].threshold, own.places
     units, examples = (np.int64(0), K), (batch.first, batch.last)
     derive(dZ, Z, layers[L - 1].code, layers[L - 1].slope, mask, units, examples)
     return value
@@ -257,8 +295,9 @@ def loss_and_dZ(
 
 @inlined
 def backward(
-    batch: Batch, layers: Array, keys: Array, params: Array, space: Array, team: Member
-) -> bool:
+    batch: Batch, layers: Array, keys: Array, params: Array, space: Array, places: Array,
+    team: Member,
+) -> bool:  # fmt: skip
     """dA = W dZ, dZ = dA g'(Z): some units of each layer.  False where the team was aborted."""
     L, B, row = layers.shape[0] - 1, batch.B, batch.row
     for layer in range(L - 1, 0, -1):
@@ -269,7 +308,7 @@ def backward(
         dZ = matrix(space, row * layers[layer + 1].at_dA, H, row)
         units = d, end = share_of(D, team.rank, team.size)
         product(W[d:end, :], dZ[:, :B], layers[layer].scale, dA[d:end, :B])
-        mask = keys[batch.step, layer], layers[layer].threshold
+        mask = keys[batch.step, layer], layers[layer].threshold, places
         code, slope = layers[layer - 1].code, layers[layer - 1].slope
         derive(dA, A, code, slope, mask, units, (np.int64(0), B))
         if not barrier_wait(team.barrier, team.size):

@@ -56,16 +56,18 @@ class NumPyBackend(Definition):
         return BareProduct(np.matmul, lambda x: x)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
-        offers = [
-            offer("Numba", self._compiled_epoch, run),
+        of_one_network = [
             offer("a list of calls", call_list.call_list_epoch, run),
             offer("steps", epoch.traced_epoch, run, ops, np.array),
         ]
         return [
-            FusedEpoch(fused.name, epoch.network_by_network(fused.run))
-            if isinstance(fused, FusedEpoch)
-            else fused
-            for fused in offers
+            offer("Numba", self._compiled_epoch, run),
+            *(
+                FusedEpoch(fused.name, epoch.network_by_network(fused.run))
+                if isinstance(fused, FusedEpoch)
+                else fused
+                for fused in of_one_network
+            ),
         ]
 
     def context(

@@ -20,6 +20,7 @@ from nnaccel.maths.network import Network, Slot, layout, leaves
 SMALL = 8_000_000
 
 _LIMITING = threading.Lock()
+_LEFT = threading.local()  # .threads: what the thread that has set the limit leaves to others
 
 
 def threads_for(network: Network, batch_size: int) -> int:
@@ -39,24 +40,27 @@ def one_thread() -> Iterator[int]:
     """One BLAS thread inside, and outside what there was before.
 
     Gives the number of threads that it leaves to others, which is as many as the BLAS had: 1 where
-    they are taken already, 0 where the BLAS cannot be limited.
+    another Python thread has taken them, 0 where the BLAS cannot be limited.
 
     Only the first of several Python threads sets and lifts the limit: if each did, one could
-    restore what another had only just set, and leave the process with one thread for good.
+    restore what another had only just set, and leave the process with one thread for good. Where it
+    enters a second time, the threads are still its own.
     """
     controller = _controller()
     if controller is None:
         yield 0
         return
     if not _LIMITING.acquire(blocking=False):
-        yield 1
+        yield getattr(_LEFT, "threads", 1)
         return
     try:
         blas = controller.select(user_api="blas")
         threads = min((library.num_threads for library in blas.lib_controllers), default=0)
         with blas.limit(limits=1):
+            _LEFT.threads = threads
             yield threads
     finally:
+        _LEFT.threads = 1
         _LIMITING.release()
 
 

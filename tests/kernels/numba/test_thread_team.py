@@ -141,8 +141,10 @@ def test_a_small_network_has_one_thread(sizes):
 
 
 def test_beside_another_thread_that_trains_there_is_no_team(large, sizes):
+    thread = threading.Thread(target=lambda: trained(large.small(numba=True), large, epochs=1))
     with blas_threads.one_thread():
-        trained(large.small(numba=True), large, epochs=1)
+        thread.start()
+        thread.join()
     assert sizes == [1]
 
 

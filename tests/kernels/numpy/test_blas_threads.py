@@ -96,7 +96,14 @@ def test_what_it_leaves_to_others():
     with one_thread() as others:
         assert others == 2
         with one_thread() as more:
-            assert more == 1
+            assert more == 2
+        beside = []
+        thread = threading.Thread(target=lambda: beside.append(one_thread().__enter__()))
+        thread.start()
+        thread.join()
+        assert beside == [1]
+    with one_thread() as others:
+        assert others == 2
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
