@@ -33,8 +33,8 @@ def encoding_of(bins: Bins | None, D: int, dtype: Any) -> Encoding:
     """The encoding of D inputs by these bins."""
     if bins is None:
         return Encoding(np.empty(0, np.int64), np.empty(0, dtype), np.empty(0, dtype))
-    of, low, slope = bins.arrays(dtype)
-    return Encoding(np.searchsorted(of, np.arange(D + 1)).astype(np.int64), low, slope)
+    begins = np.searchsorted(bins.of, np.arange(D + 1)).astype(np.int64)
+    return Encoding(begins, np.asarray(bins.low, dtype), np.asarray(bins.slope, dtype))
 
 
 @compiled
