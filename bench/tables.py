@@ -11,6 +11,7 @@ table and the chart once more.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ def main() -> None:
     if args.csv:
         tables.append(data.single(args.csv, args.target, args.test))
     path = args.out / f"tables-{datetime.now(UTC):%Y-%m-%d}.json"
-    found = about(args.threads, VERSIONS) | {"runs": []}
+    found: dict[str, Any] = about(args.threads, VERSIONS) | {"runs": []}
     found["machine"]["versions"]["nnaccel"] = this.__version__
     able, found["left out"] = installed(args.contestants)
     for line in found["left out"]:
@@ -145,7 +146,7 @@ def append(path: Path, new: dict[str, Any], result: dict[str, Any]) -> None:
         found["command"] = f"{words}; {command()}"
     found["machine"]["versions"] |= new["machine"]["versions"]
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(found, indent=1) + "\n")
     part.replace(path)
 

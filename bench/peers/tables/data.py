@@ -78,11 +78,10 @@ def read(table: Table) -> Rows:
         X, X_test, y, y_test = X.iloc[kept].copy(), X.iloc[held_out].copy(), y[kept], y[held_out]
     for column in X.columns:
         if not pd.api.types.is_numeric_dtype(X[column]) or X[column].dtype == bool:
-            known = pd.CategoricalDtype(sorted(X[column].dropna().astype(str).unique()))
+            known = sorted(X[column].dropna().astype(str).unique())
             for frame in (X, X_test):
-                frame[column] = (
-                    frame[column].astype(object).map(str, na_action="ignore").astype(known)
-                )
+                text = frame[column].astype(object).map(str, na_action="ignore")
+                frame[column] = text.where(text.isin(known)).astype(pd.CategoricalDtype(known))
     return Rows(X, y, X_test, y_test, classes)
 
 
