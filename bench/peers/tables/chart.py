@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.tables.contestants import TREES
-from bench.shared.errors import Errors, gaps
+from bench.shared.errors import Errors, common, gaps
 
 LIMIT = 0.6  # a dot beyond it is drawn at the edge
 MARKERS = ("s", "D", "^", "v", "P", "X", "o", "*")
@@ -33,7 +33,7 @@ def draw(found: Mapping[str, Any], errors: Errors, path: Path) -> None:
     except ImportError:
         print("no chart: matplotlib is not installed", file=sys.stderr)
         return
-    apart = gaps(errors, TREES)
+    apart, shared = gaps(errors, TREES), common(errors)
     tables = sorted({table for own in apart.values() for table in own}, reverse=True)
     colours = dict(zip(TREES, GREYS, strict=True)) | COLOURS
     figure, ax = plt.subplots(figsize=(9.0, 0.5 * len(tables) + 2.2), layout="constrained")
@@ -41,7 +41,8 @@ def draw(found: Mapping[str, Any], errors: Errors, path: Path) -> None:
     for marker, (name, own) in zip(MARKERS, apart.items(), strict=False):
         places = [min(LIMIT, own[table]) for table in tables if table in own]
         lines = [i for i, table in enumerate(tables) if table in own]
-        label = f"{name} (median {statistics.median(own.values()):+.1%})" if own else name
+        middle = [own[table] for table in shared if table in own]
+        label = f"{name} (median {statistics.median(middle):+.1%})" if middle else name
         ours = name.startswith("nnaccel")
         ax.scatter(
             places, lines, s=70 if ours else 40, marker=marker, color=colours[name], label=label,
