@@ -74,6 +74,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     check_adam(run)
     n_weights = layout(network).n_weights
     members = threads_for(network, batch_size)
+    # The metric of somebody else may want the logits of all examples, whatever their weights.
     weighs = run.metric is None or metrics.is_own(run.metric, run.loss)
 
     @lru_cache(maxsize=1)
@@ -128,7 +129,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
             beside = threads_beside(known, order.shape[0], K, threads)
             memory = memory_of(dtype, beside)
             spaces = memory[-1]
-            if K == 1 or beside == 1 or team > 2 * K:
+            if K == 1 or beside == 1 or team > 2 * K:  # a team would use threads that stay idle
                 for k in range(K):
                     for _ in go(spaces[0], k, range(n_steps), run_parallel, team):
                         pass
