@@ -17,6 +17,7 @@ from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds, minibatch
 from nnaccel.maths.network import (
     Network,
+    draws_alike,
     has_random_layers,
     layout,
     set_state,
@@ -35,17 +36,20 @@ def on_epoch_start(params: Array, *, xp: Namespace) -> None:
     the last epoch."""
 
 
-def network_by_network(epoch: Epoch) -> Epoch:
+def network_by_network(epoch: Epoch, network: Network) -> Epoch:
     """An epoch of one network, also for the networks of params (K, P), one after the other.
 
-    They have nothing to do with each other, and one alone stays in the cache.
+    They have nothing to do with each other, and one alone stays in the cache. The random numbers of
+    dropout are the same for all of them. A layer that nobody knows may draw others for each: for
+    those, NotSupported.
     """
+    alike = draws_alike(network)
 
     def epoch_of_each_network(params: Array, state: State, data: Any, order: Array) -> Any:
         if params.ndim == 1:
             return epoch(params, state, data, order)
-        if params.ndim != 2 or not params.shape[0]:
-            raise NotSupported("it has no networks along several axes")
+        if not alike or params.ndim != 2 or not params.shape[0]:
+            raise NotSupported("several networks draw random numbers together")
         step, records = state.step, []
         for k, member in enumerate(zip(params, *state.slots, strict=True)):
             done = epoch(member[0], State(state.step, member[1:]), data_of(data, k), order)

@@ -132,6 +132,17 @@ def has_random_layers(network: Network) -> bool:
     return Chain(network.layers).is_random
 
 
+def draws_alike(network: Network) -> bool:
+    """Whether networks that train together draw the random numbers that each would draw alone.
+
+    Dropout does; of a layer that nobody knows it is not known.
+    """
+    return all(
+        isinstance(layer, Dropout) or not getattr(layer, "is_random", True)
+        for layer in _leaf_layers(network.layers)
+    )
+
+
 def without_dropout(network: Network) -> Network:
     """The same network, of the same parameters, in which no unit is dropped."""
     return Network(network.n_inputs, _without_dropout(network.layers))

@@ -391,16 +391,32 @@ def test_several_networks_go_one_by_one(metric, numba):
 @pytest.mark.parametrize(
     "problem",
     [
-        simple(NETWORKS["dropout"]),
-        simple(Network(3, (layers.Residual((layers.Dropout(0.2), layers.Dense(3))),))),
         simple(optimizer=optimizers.adam(np.full((3, 1), 0.01, np.float32))),
         simple(optimizer=optimizers.adamw(0.01, weight_decay=np.full((3, 1), 0.1, np.float32))),
     ],
-    ids=["dropout", "dropout inside", "rates", "decays"],
+    ids=["rates", "decays"],
 )
 @FAST
 def test_several_networks_that_are_not_each_alone_are_left_to_the_steps(problem, numba):
     assert_refuses(problem.whole(numba=numba), problem, members(problem))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NETWORKS["dropout"],
+        Network(3, (layers.Residual((layers.Dropout(0.2), layers.Dense(3))), layers.Dense(3))),
+    ],
+    ids=["dropout", "dropout inside"],
+)
+@FAST
+def test_several_networks_with_dropout_are_each_alone(network, numba):
+    problem = simple(network)
+    found, expected = (
+        trained(epoch, problem, start=members(problem))
+        for epoch in (problem.whole(numba=numba), problem.steps())
+    )
+    assert_same_run(found, expected)
 
 
 def assert_refuses(whole, problem, start=None):

@@ -63,7 +63,7 @@ class NumPyBackend(Definition):
         return [
             offer("Numba", self._compiled_epoch, run),
             *(
-                FusedEpoch(fused.name, epoch.network_by_network(fused.run))
+                FusedEpoch(fused.name, epoch.network_by_network(fused.run, run.network))
                 if isinstance(fused, FusedEpoch)
                 else fused
                 for fused in of_one_network

@@ -215,8 +215,8 @@ def test_other_arrangements_are_left_to_the_steps(layers):
     assert_same_run(trained(problem.whole(numba=True), problem), trained(problem.steps(), problem))
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.2])
-def test_a_plan_has_dropout_for_those_who_ask_for_it(rate):
+def test_a_plan_has_dropout_for_those_who_ask_for_it():
+    rate = 0.2
     network, loss = network_of(on_inputs=rate, hidden=rate), losses.get("squared_error")
     run = Run(network, loss, optimizers.adam(0.01), 16, np.dtype("float32"))
     with pytest.raises(NotSupported, match="it has no layer Dropout"):
@@ -225,3 +225,5 @@ def test_a_plan_has_dropout_for_those_who_ask_for_it(rate):
     assert plan.sizes == [3, 20, 7, 3]
     assert plan.rates == [rate] * 3
     assert plan.places == [0, 2, 4]
+    none = Run(network_of(on_inputs=0.0, hidden=0.0), loss, optimizers.adam(0.01), 16, np.float32)
+    assert dense_plan.plan_of(none, ACTIVATIONS).rates == [0.0] * 3
