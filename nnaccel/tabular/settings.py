@@ -87,11 +87,12 @@ class Settings:
                 find(name, word, dict.fromkeys(known))
         object.__setattr__(self, "optimizer", optimizers.canonical(self.optimizer))
         check_precision(self.precision, self.dtype)
-        if self.early_stopping and self.validation_fraction == 0:
+        several = (self.members or 1) > 1 or self.numbers == "both"
+        if self.early_stopping and self.validation_fraction == 0 and not several:
             raise ValueError(
                 "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
             )
-        if (self.members or 1) > 1 and self.validation_fraction:
+        if several and self.validation_fraction:
             raise ValueError(
                 "members are validated on folds of the rows; leave validation_fraction out, or "
                 "set members to 1"
@@ -165,10 +166,10 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     one: with the piecewise linear encoding of numbers, unless the columns are pixels or `hidden` is
     set; then, from 2,000 rows on, 15 % of the rows, at most 5,000, tell the best epoch.
 
-    Hidden layers (256, 128, 64), so many epochs that about 800,000 examples are seen, 10 to 60, and
-    batches of about N/200 from 128 to 1024, as even as can be; one network below 2,000 rows has
-    (128, 64), 60 epochs, and batches of about N/25 from 16 to 64. tanh, which is ahead on tables,
-    or ReLU, which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
+    Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and so many epochs
+    that about 800,000 examples are seen, 10 to 60. Batches of about N/200 from 128 to 1024, below
+    2,000 rows about N/25 from 16 to 64, as even as can be. tanh, which is ahead on tables, or ReLU,
+    which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
     epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
     but none for regression on many rows, and decay 0.05. Two classes: one logit and binary
     cross-entropy; more: softmax; numbers: squared error.
@@ -196,8 +197,9 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
         activation = ("relu" if pixels else "tanh",)
     optimizer = optimizers.OPTIMIZERS[settings.optimizer]
     rate = optimizer.table_rates[not small] * (1 if hidden else LINEAR_RATE)
-    batch_size = 2 ** round(log2(max(N, 1) / (25 if small else 200)))
-    lowest, highest = (16, 64) if small else (128, 1024)
+    few = N < SMALL
+    batch_size = 2 ** round(log2(max(N, 1) / (25 if few else 200)))
+    lowest, highest = (16, 64) if few else (128, 1024)
     encoded = numbers != "plain"
     dropout = 0.0 if task == "regression" and not small else 0.1
     defaults = {

@@ -45,7 +45,8 @@ def test_the_defaults_that_the_docstring_states(N):
     else:
         assert resolved.hidden == (256, 128, 64)
         assert 10 <= resolved.epochs <= 60
-        assert 128 <= resolved.batch_size <= 1024
+        lowest, highest = (16, 64) if N < 2000 else (128, 1024)
+        assert lowest <= resolved.batch_size <= highest
         assert resolved.validation_fraction * N <= 5000.0001
         assert resolved.validation_fraction <= 0.15
     assert (resolved.dropout, resolved.dropout_until, resolved.weight_decay) == (0.1, 0.75, 0.2)
@@ -87,6 +88,9 @@ def test_auto_and_both_train_a_kind_each():
 def test_members_and_a_validation_fraction_exclude_each_other():
     with pytest.raises(ValueError, match="members are validated on folds of the rows; leave"):
         Settings(members=5, validation_fraction=0.1)
+    with pytest.raises(ValueError, match="members are validated on folds of the rows; leave"):
+        Settings(numbers="both", validation_fraction=0.1)
+    assert resolve(Settings(early_stopping=5), 100, 3).members == 5
     with pytest.raises(ValueError, match="numbers 'both' is a mean of several networks"):
         Settings(members=1, numbers="both")
 

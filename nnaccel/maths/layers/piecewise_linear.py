@@ -45,15 +45,15 @@ def piecewise_linear_vjp(dA: Array, X: Array, bins: "Bins", *, xp: Namespace) ->
     share, slope = _shares(X, bins, xp=xp)
     inside = xp.astype((share > 0) & (share < 1), dA.dtype)
     home = handle_of(X)
-    of = xp.asarray(bins.of, dtype=xp.int64, device=home)
-    column_of = xp.astype(of[:, None] == xp.arange(D, dtype=xp.int64, device=home), dA.dtype)
+    of = xp.asarray(bins.of, dtype=xp.int32, device=home)
+    column_of = xp.astype(of[:, None] == xp.arange(D, dtype=xp.int32, device=home), dA.dtype)
     return dA[..., :D] + xp.matmul(dA[..., D:] * inside * slope, column_of)
 
 
 def _shares(X: Array, bins: "Bins", *, xp: Namespace) -> tuple[Array, Array]:
     """(x_j - e_t) / (e_(t+1) - e_t) (..., N, n_bins), and the slopes (n_bins,)."""
     home = handle_of(X)
-    of = xp.asarray(bins.of, dtype=xp.int64, device=home)
+    of = xp.asarray(bins.of, dtype=xp.int32, device=home)
     low, slope = (xp.asarray(x, dtype=X.dtype, device=home) for x in (bins.low, bins.slope))
     return (xp.take(X, of, axis=-1) - low) * slope, slope
 
