@@ -24,6 +24,7 @@ from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.tabular.targets import check_loss
 
 SMALL = 2000  # rows below which one network has none set aside: all are needed for training
+FEW = 500  # rows below which members have small batches: others are too few steps
 TASKS = ("auto", "classification", "regression")
 NUMBERS = ("auto", "plain", "piecewise", "both")
 MEMBERS = 5
@@ -167,8 +168,9 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     set; then, from 2,000 rows on, 15 % of the rows, at most 5,000, tell the best epoch.
 
     Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and so many epochs
-    that about 800,000 examples are seen, 10 to 60. Batches of about N/200 from 128 to 1024, below
-    2,000 rows about N/25 from 16 to 64, as even as can be. tanh, which is ahead on tables, or ReLU,
+    that about 800,000 examples are seen, 10 to 60. Batches of about N/200 from 128 to 1024, for
+    one network below 2,000 rows, and for members below 500, about N/25 from 16 to 64, as even as
+    can be. tanh, which is ahead on tables, or ReLU,
     which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
     epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
     but none for regression on many rows, and decay 0.05. Two classes: one logit and binary
@@ -197,7 +199,7 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
         activation = ("relu" if pixels else "tanh",)
     optimizer = optimizers.OPTIMIZERS[settings.optimizer]
     rate = optimizer.table_rates[not small] * (1 if hidden else LINEAR_RATE)
-    few = N < SMALL
+    few = small or N < FEW
     batch_size = 2 ** round(log2(max(N, 1) / (25 if few else 200)))
     lowest, highest = (16, 64) if few else (128, 1024)
     encoded = numbers != "plain"

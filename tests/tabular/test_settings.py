@@ -45,7 +45,7 @@ def test_the_defaults_that_the_docstring_states(N):
     else:
         assert resolved.hidden == (256, 128, 64)
         assert 10 <= resolved.epochs <= 60
-        lowest, highest = (16, 64) if N < 2000 else (128, 1024)
+        lowest, highest = (16, 64) if N < 500 else (128, 1024)
         assert lowest <= resolved.batch_size <= highest
         assert resolved.validation_fraction * N <= 5000.0001
         assert resolved.validation_fraction <= 0.15
