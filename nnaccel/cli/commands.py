@@ -52,8 +52,8 @@ def train(options: Any) -> None:
         console.print(score_tables.scores(scores, title, fit.target))
     save_model(model, output)
     if write_json:
-        both = scores | {name: v for name, v in model.scores.items() if name not in scores}
-        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": both})
+        scores = model.scores | scores
+        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
     use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
     console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
 
@@ -70,12 +70,12 @@ def predict(options: Any) -> None:
     examples = examples_for(model, options.file, options, need_target=False)
     columns = copied(examples, options.copied)
     device = _device(options.device, str(model.params.dtype))
-    outputs = model.outputs(examples.data, device)
-    found = columns | _predicted(model, outputs, options)
-    if options.spread:
-        spread = model.spread(examples.data, device).reshape(len(outputs), -1)
-        found |= dict(zip(_spreads(model), spread.T, strict=True))
-    write(found)
+    if not options.spread:
+        write(columns | _predicted(model, model.outputs(examples.data, device), options))
+        return
+    outputs, spread = model.outputs_and_spread(examples.data, device)
+    spreads = zip(_spreads(model), spread.reshape(len(spread), -1).T, strict=True)
+    write(columns | _predicted(model, outputs, options) | dict(spreads))
 
 
 def evaluate(options: Any) -> None:

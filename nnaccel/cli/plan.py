@@ -64,19 +64,17 @@ def kept(fit: Fit) -> str:
 
 def _members(fit: Fit) -> Iterator[str]:
     """How numbers are encoded, and how many networks there are of each kind."""
-    kinds, encoding = [branch.settings.numbers for branch in fit.branches], fit.network.layers[0]
+    several, encoding = len(fit.branches) > 1, fit.network.layers[0]
     if isinstance(encoding, PiecewiseLinear):
-        given = "plain and" if len(kinds) > 1 else "with their"
-        yield (
-            f"numbers: {given} piecewise linear encoding, {count(encoding.n_bins, 'bin')}"
-            + "; the out-of-fold loss decides" * (len(kinds) > 1)
-        )
+        bins = f"piecewise linear encoding, {count(encoding.n_bins, 'bin')}"
+        if several:
+            yield f"numbers: plain and {bins}; the out-of-fold loss decides"
+        else:
+            yield f"numbers: with their {bins}"
     if fit.members > 1:
-        yield (
-            f"{count(fit.members * len(kinds), 'network')}, {fit.members} of each kind"
-            if len(kinds) > 1
-            else count(fit.members, "network")
-        ) + f" on {fit.members} folds, each validated on the fold that it does not see"
+        networks = count(fit.members * len(fit.branches), "network")
+        networks += f", {fit.members} of each kind" * several
+        yield f"{networks} on {fit.members} folds, each validated on the fold that it does not see"
 
 
 def task_of(target: Target | Targets) -> str:

@@ -8,11 +8,9 @@ from rich.console import Group
 from rich.text import Text
 
 from nnaccel.cli.display import number, table
-from nnaccel.tabular.scores import SHOWN_CLASSES
+from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SHOWN_CLASSES, SPREAD
 from nnaccel.tabular.several_targets import Targets, columns_of
 from nnaccel.tabular.targets import Target
-
-ALWAYS = " of always "  # between a score and the constant prediction that has it
 
 
 def single(scores: dict[str, Any]) -> dict[str, float]:
@@ -34,12 +32,9 @@ def scores(scores: dict[str, Any], title: str, target: Target | Targets) -> Grou
     return Group(*parts)
 
 
-PREFIX, SPREAD = "out-of-fold ", ", spread"  # around the names of scores in a model file
-
-
 def by_prefix(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """The scores of the test, and those out of fold."""
-    unseen = {name: value for name, value in scores.items() if name.startswith(PREFIX)}
+    unseen = {name: value for name, value in scores.items() if name.startswith(OUT_OF_FOLD)}
     return {name: value for name, value in scores.items() if name not in unseen}, unseen
 
 
@@ -47,7 +42,7 @@ def out_of_fold(scores: dict[str, float], title: str) -> Group:
     """The scores on rows that the networks have not seen, with their spread over the folds."""
     unseen = by_prefix(scores)[1]
     rows = [
-        (name.removeprefix(PREFIX), number(value), number(unseen.get(name + SPREAD, 0.0)))
+        (name.removeprefix(OUT_OF_FOLD), number(value), number(unseen.get(name + SPREAD, 0.0)))
         for name, value in unseen.items()
         if not name.endswith(SPREAD)
     ]

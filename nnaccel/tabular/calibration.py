@@ -16,23 +16,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.devices.device import to_host
+from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses
 from nnaccel.maths.activations import sigmoid
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, flatten, layout, views
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.prediction import predict
+from nnaccel.training.step import check_validation
 
 LEAST = -4.0  # of the logarithm of the number
 HALVINGS = 12
 
 
 class HeldOut(NamedTuple):
-    """Rows that a network has not seen: X (n, D), Y as its loss takes it, and weights or None."""
+    """Rows that a network has not seen."""
 
-    X: np.ndarray
-    Y: np.ndarray
-    weights: np.ndarray | None
+    X: np.ndarray  # (n, D)
+    Y: np.ndarray  # as the loss takes it
+    weights: np.ndarray | None  # (n,) of mean 1
 
 
 def can_calibrate(loss: Loss) -> bool:
@@ -40,43 +42,51 @@ def can_calibrate(loss: Loss) -> bool:
     return loss.link in (sigmoid, losses.softmax)
 
 
-def calibrated(
-    epochs: Iterable[Epoch], network: Network, loss: Loss, held_out: list[HeldOut]
-) -> Iterator[Epoch]:
-    """The epochs with the loss on held-out rows after calibration as their validation loss.
+def calibrated(epochs: Iterable[Epoch], run: Run, held_out: list[HeldOut]) -> Iterator[Epoch]:
+    """The epochs of a run with their scores on held-out rows: the loss after calibration, and the
+    metric.
 
-    held_out: of each of K networks; of one, params (P,), a list of one.
+    held_out: of each of K networks; of one, params (P,), a list of one.   FloatingPointError where
+    the loss is not finite.
     """
     for epoch in epochs:
         params = epoch.params
-        each = [params] if params.ndim == 1 else [params[k, :] for k in range(params.shape[0])]
-        values = np.array(
-            [
-                scale_of(network, own, loss, rows)[1]
-                for own, rows in zip(each, held_out, strict=True)
-            ]
-        )
-        yield replace(epoch, validation_loss=float(values[0]) if params.ndim == 1 else values)
+        several = params.ndim == 2
+        each = [params[k, :] for k in range(params.shape[0])] if several else [params]
+        found = [_scores(run, own, rows) for own, rows in zip(each, held_out, strict=True)]
+        names = ("validation_loss", "validation_metric")
+        scores = dict(zip(names, np.array(found).T if several else found[0], strict=True))
+        check_validation(scores["validation_loss"], epoch.number)
+        yield replace(epoch, **scores)
 
 
-def scale_of(network: Network, params: Any, loss: Loss, held_out: HeldOut) -> tuple[float, float]:
-    """The number up to 1 that makes the loss of the logits on held-out rows least, and that loss.
+def _scores(run: Run, params: Any, rows: HeldOut) -> tuple[float, float]:
+    """The loss after calibration, and the metric."""
+    Z, metric = logits_of(run.network, params, rows), run.metric
+    assert metric is not None
+    mean = metric.function(Z, rows.Y, rows.weights, xp=np)
+    return scale_of(Z, rows, run.loss)[1], metric.finish(float(mean))
+
+
+def logits_of(network: Network, params: Any, rows: HeldOut) -> np.ndarray:
+    """The logits (n, n_outputs) of held-out rows, float64."""
+    return to_host(predict(network, params, rows.X)).astype(np.float64)
+
+
+def scale_of(Z: np.ndarray, rows: HeldOut, loss: Loss) -> tuple[float, float]:
+    """The number up to 1 that makes the loss of the logits Z (n, n_outputs) least, and that loss.
 
     The loss is convex in it, so bisection on its derivative, sum dZ Z, finds it.
     """
-    X, Y, weights = held_out
-    Z = to_host(predict(network, params, X)).astype(np.float64)
-    if weights is not None:
-        weights = weights / weights.mean()
     options = dict(loss.options)
     low, high, scale = LEAST, 0.0, 1.0
-    value, dZ = loss.function(Z, Y, weights, xp=np, **options)
+    value, dZ = loss.function(Z, rows.Y, rows.weights, xp=np, **options)
     if np.sum(dZ * Z) <= 0:
         return scale, float(value)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         scale = float(np.exp(middle))
-        value, dZ = loss.function(scale * Z, Y, weights, xp=np, **options)
+        value, dZ = loss.function(scale * Z, rows.Y, rows.weights, xp=np, **options)
         low, high = (low, middle) if np.sum(dZ * Z) > 0 else (middle, high)
     return scale, float(value)
 

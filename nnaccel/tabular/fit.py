@@ -19,29 +19,32 @@ from nnaccel.tabular.calibration import (
     calibrate,
     calibrated,
     can_calibrate,
+    logits_of,
     scale_of,
 )
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.labels import read_labels
 from nnaccel.tabular.members import (
-    LOGITS,
+    BOTH,
+    Edges,
     Folds,
     Trained,
     best_of,
     bin_edges,
     joined,
     out_of_fold,
+    with_both,
 )
 from nnaccel.tabular.model import Model, labelled, scoring_of
-from nnaccel.tabular.scores import scores_of
+from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict, variants
 from nnaccel.tabular.several_targets import Targets, fit_targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
 from nnaccel.tabular.tables import as_table, by_name, import_extra
 from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
-from nnaccel.training.data import class_weights
+from nnaccel.training.data import class_weights, mean_one
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
@@ -185,15 +188,20 @@ class Branch:
     """The training run of one kind of networks: one network, or several on folds of the rows."""
 
     def __init__(
-        self, settings: Settings, run: Run, epochs: Iterator[Epoch], held_out: list[HeldOut]
+        self,
+        settings: Settings,
+        run: Run,
+        epochs: Iterator[Epoch],
+        held_out: list[HeldOut],
+        *,
+        validated: bool,
     ) -> None:
-        """held_out: the rows by which each network is validated; [] for none."""
-        self.settings, self.run = settings, run
-        self._held_out = held_out if can_calibrate(run.loss) else []
+        """held_out: the rows by which each network of a classifier is validated and calibrated."""
+        self.settings, self.run, self._held_out = settings, run, held_out
         self._stopping = EarlyStopping(settings.early_stopping or None)
-        if self._held_out:
-            epochs = calibrated(epochs, run.network, run.loss, self._held_out)
-        self._epochs = self._stopping(epochs) if held_out else epochs
+        if held_out:
+            epochs = calibrated(epochs, run, held_out)
+        self._epochs = self._stopping(epochs) if validated else epochs
         self.history: list[dict[str, float]] = []
         self._last: Epoch | None = None
 
@@ -221,7 +229,8 @@ class Branch:
         network, loss, params = self.run.network, self.run.loss, np.array(to_host(chosen.params))
         each = np.atleast_2d(params)
         for k, rows in enumerate(self._held_out):
-            each[k] = calibrate(network, each[k], scale_of(network, each[k], loss, rows)[0])
+            scale, _ = scale_of(logits_of(network, each[k], rows), rows, loss)
+            each[k] = calibrate(network, each[k], scale)
         return Trained(self.settings.numbers, network, each.reshape(params.shape))
 
 
@@ -234,6 +243,12 @@ class Fit:
         With every default decided.
     features, target, network, loss, metric
         What it trains.
+    branches : list of Branch
+        The run of each kind of networks; network and history are those of the last one.
+    members, folds
+        How many networks there are of each kind, and the rows of their folds, if any.
+    chosen : str
+        The kind that the out-of-fold loss has chosen, "" before `model`.
     rows : dict of int
         How many rows train, validate and test.
     hint : str
@@ -263,7 +278,7 @@ class Fit:
         self.features = fit_features(
             rows.data, exclude=rules.drop, names=examples.names, surveyed=found
         )
-        self._wants_both = settings.numbers == "both"
+        self._wants_both = settings.numbers == BOTH
         self.settings = settings = kinds[-1]
         X, Y = self._encode(rows)
         self._train, self._y = (X, Y), rows.y
@@ -280,43 +295,44 @@ class Fit:
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0
         held_out = None if held is None else (*self._encode(held), held.weights)
-        self.branches = [self._branch(each, held_out, kernels) for each in self._kinds(kinds)]
+        edges = self._edges(kinds)
+        if not any(edges):  # what was decided for plain numbers, if anything was
+            kinds = [replace(kinds[0], numbers="plain")]
+        self.branches = [self._branch(each, edges, held_out, kernels) for each in kinds]
         self.network = self.branches[-1].run.network
         self.history = self.branches[-1].history
-        self.chosen = ""  # which kind the out-of-fold loss has chosen, once that is known
+        self.chosen = ""
 
-    def _kinds(self, kinds: list[Settings]) -> list[Settings]:
-        """The kinds of networks that differ on these columns."""
+    def _edges(self, kinds: list[Settings]) -> Edges:
+        """The edges of the encoding, where a kind of networks has it."""
         X, features = self._train[0], self.features
-        self._edges: Any = ()
-        if any(kind.numbers == "piecewise" for kind in kinds):
-            self._edges = bin_edges(X, len(features.numeric), features.present(X))
-        if any(self._edges):
-            return kinds
-        # Nothing to encode: the first kind is what was decided for plain numbers, if anything was.
-        return [replace(kinds[0], numbers="plain")]
+        if not any(kind.numbers == "piecewise" for kind in kinds):
+            return ()
+        return bin_edges(X, len(features.numeric), features.present(X))
 
-    def _branch(self, settings: Settings, held_out: Any, kernels: bool | str) -> Branch:
-        """The run of one kind of networks."""
+    def _branch(
+        self, settings: Settings, edges: Edges, held_out: Any, kernels: bool | str
+    ) -> Branch:
+        """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
         X, Y = self._train
         N, K = len(X), self.members
         n_outputs = self.target.n_outputs(self.loss.targets.kind)
-        edges = self._edges if settings.numbers == "piecewise" else ()
+        edges = edges if settings.numbers == "piecewise" else ()
         even = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
         network, loss, optimizer = build(even, X.shape[1], n_outputs, N, edges)
         run = self._run(even, network, optimizer)
         epochs = settings.epochs or 1
         kernels = kernels_for(run, self.device, kernels, N * K, epochs)
         self.kernels = backend_of(self.device.xp, kernels).explain(run)
-        alone = [] if held_out is None else [HeldOut(*held_out)]
         weights, params, until = self._weights, None, settings.dropout_until
         if self.folds is not None:
             index, real = self.folds.index, self.folds.real
             each = real if weights is None else real * weights[index]
             held_out = X[index], Y[index], each
-            alone = [HeldOut(*rows) for rows in zip(*held_out, strict=True)]
             weights = self.folds.training_weights(weights)
             params = initialize(network, settings.seed, members=K)
+        # Of classifiers `calibrated` evaluates the same rows, once an epoch.
+        classifies = held_out is not None and can_calibrate(loss)
         begun = train(
             network,
             X,
@@ -328,7 +344,7 @@ class Fit:
             l2=run.l2,
             sample_weight=weights,
             dropout_until=None if until is None or until >= 1 else round(until * epochs),
-            validation_data=held_out,
+            validation_data=None if classifies else held_out,
             metric=run.metric,
             seed=settings.seed,
             device=self.device,
@@ -337,17 +353,26 @@ class Fit:
             params=params,
             kernels=kernels,
         )
-        return Branch(settings, run, begun, [self._as_loss_takes(rows) for rows in alone])
+        unseen = self._unseen(held_out) if classifies else []
+        return Branch(settings, run, begun, unseen, validated=held_out is not None)
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""
         X = self.features.transform(rows.data, self.settings.dtype)
         return X, self.target.encode(rows.y)
 
-    def _as_loss_takes(self, rows: HeldOut) -> HeldOut:
-        """The rows with targets (n, n_outputs), unless they are class numbers."""
-        Y = rows.Y if self.loss.targets.kind == "classes" else rows.Y.reshape(len(rows.Y), -1)
-        return rows._replace(Y=Y)
+    def _unseen(self, held_out: Any) -> list[HeldOut]:
+        """The rows (X, Y, weights) that each network has not seen, with an axis of the networks in
+        front where there are several."""
+        each = [held_out] if self.folds is None else zip(*held_out, strict=True)
+        return [
+            HeldOut(X, self._as_loss_takes(Y), None if weights is None else mean_one(weights)[0])
+            for X, Y, weights in each
+        ]
+
+    def _as_loss_takes(self, Y: np.ndarray) -> np.ndarray:
+        """Targets (n, n_outputs), unless they are class numbers (n,)."""
+        return Y if self.loss.targets.kind == "classes" else Y.reshape(len(Y), -1)
 
     def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
         """What the training loop computes."""
@@ -419,20 +444,16 @@ class Fit:
         """The networks of the least out-of-fold loss, and their out-of-fold scores."""
         if self.folds is None:
             return found[0], {}
-        X, Y = self._train
-        predicted = {
-            each.kind: out_of_fold(each, X, self.folds, self.loss, self.device.asarray)
-            for each in found
+        (X, Y), loss = self._train, self.loss
+        logits = {
+            each.kind: out_of_fold(each, X, self.folds, self.device.asarray) for each in found
         }
-        both = len(found) > 1 and self.loss.link in LOGITS
-        if both:
-            predicted["both"] = (predicted["plain"] + predicted["piecewise"]) / 2
-        truth = self._as_loss_takes(HeldOut(X, Y, None)).Y
-        kind = "both" if self._wants_both else best_of(predicted, truth, self._weights, self.loss)
-        trained = next((each for each in found if each.kind == kind), None)
-        if trained is None:
-            trained = joined(*found)
-        return trained, self._scores_of_folds(self.target.outputs(predicted[kind]))
+        logits = with_both(logits, loss)
+        kind = best_of(logits, self._as_loss_takes(Y), self._weights, loss)
+        if self._wants_both and BOTH in logits:
+            kind = BOTH
+        trained = next((each for each in found if each.kind == kind), None) or joined(*found)
+        return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
         """The out-of-fold scores that are one number, and their standard deviation over folds."""
@@ -443,18 +464,17 @@ class Fit:
             weights = None if self._weights is None else self._weights[rows]
             y = Rows(self._train[0], self._y).take(rows).y
             found = scores_of(self.target, outputs[rows], y, weights=weights, **options)
-            return {
-                n: v for n, v in found.items() if isinstance(v, float) and " of always " not in n
-            }
+            single = {name: v for name, v in found.items() if isinstance(v, float)}
+            return {name: v for name, v in single.items() if ALWAYS not in name}
 
         whole = scores(np.arange(len(outputs)))
         parts = [scores(np.flatnonzero(self.folds.number == k)) for k in range(self.members)]
         result = {}
         for name, value in whole.items():
-            result[f"out-of-fold {name}"] = value
+            result[OUT_OF_FOLD + name] = value
             each = [part[name] for part in parts if name in part]
             if len(each) > 1:
-                result[f"out-of-fold {name}, spread"] = float(np.std(each, ddof=1))
+                result[OUT_OF_FOLD + name + SPREAD] = float(np.std(each, ddof=1))
         return {name: value for name, value in result.items() if np.isfinite(value)}
 
     def evaluate(self, model: Model) -> dict[str, Any]:

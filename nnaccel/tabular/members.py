@@ -15,13 +15,15 @@ from nnaccel.maths.network import Network
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
+Edges = tuple[tuple[float, ...], ...]  # of each column of numbers, see `PiecewiseLinear`
+
 MOST_BINS = 64  # of a column
 ALL_BINS = 2048  # of all columns together, unless that leaves a column fewer than
 LEAST_BINS = 8
 NARROWEST = 1e-6  # bins, in standard deviations: narrower ones would divide by rounding errors
 
 
-def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) -> Any:
+def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) -> Edges:
     """The edges of the piecewise linear encoding of the first columns of X (N, D), a tuple each.
 
     They are quantiles, half of them over the rows and half over the distinct values, so that there
@@ -38,7 +40,7 @@ def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) 
         if len(values) < 3:
             edges.append(())
             continue
-        found = [np.quantile(v, places, method="nearest") for v in (np.sort(x), values)]
+        found = [np.quantile(v, places, method="nearest") for v in (x, values)]
         row = np.unique(np.concatenate(found).astype(np.float32)).astype(np.float64)
         row = row[np.diff(row, prepend=-np.inf) > NARROWEST]
         edges.append(tuple(row.tolist()) if len(row) > 2 else ())
@@ -94,35 +96,43 @@ class Trained(NamedTuple):
 
 
 def out_of_fold(
-    trained: Trained, X: np.ndarray, folds: Folds, loss: Loss, put: Callable[[Any], Array]
+    trained: Trained, X: np.ndarray, folds: Folds, put: Callable[[Any], Array]
 ) -> np.ndarray:
-    """What each network predicts of the rows of its fold, (N, n_outputs) in the order of X."""
+    """The logits of each network on the rows of its fold, (N, n_outputs) in the order of X."""
     parts = [
-        to_host(predict(trained.network, put(params), X[index], loss=loss)).astype(np.float64)
+        to_host(predict(trained.network, put(params), X[index])).astype(np.float64)
         for params, index in zip(trained.params, folds.index, strict=True)
     ]
     return folds.scattered(np.stack(parts))
 
 
-def best_of(
-    found: dict[str, np.ndarray], Y: np.ndarray, weights: np.ndarray | None, loss: Loss
-) -> str:
-    """The kind of the least out-of-fold loss: one of the kinds, or "both" for their mean.
+BOTH = "both"
 
-    found: the predictions (N, n_outputs) of each kind.
+
+def with_both(logits: dict[str, np.ndarray], loss: Loss) -> dict[str, np.ndarray]:
+    """The logits of each kind, and where there are two those of their mean prediction.
+
+    There are none for a link that has no inverse here.
     """
-    scores = {kind: loss_of(A, Y, weights, loss) for kind, A in found.items()}
-    return min(scores, key=lambda kind: scores[kind])
+    if len(logits) == 1 or loss.link not in LOGITS:
+        return logits
+    mean = np.mean([loss.link(Z, xp=np) for Z in logits.values()], axis=0)
+    return logits | {BOTH: LOGITS[loss.link](mean)}
 
 
-def loss_of(A: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, loss: Loss) -> float:
-    """The loss of predictions A (N, n_outputs), which are link(Z) of logits or a mean of those."""
-    Z = LOGITS[loss.link](A)
-    value, _ = loss.function(Z, Y, weights, xp=np, **dict(loss.options))
-    return float(value)
+def best_of(
+    logits: dict[str, np.ndarray], Y: np.ndarray, weights: np.ndarray | None, loss: Loss
+) -> str:
+    """The kind of the least out-of-fold loss.   logits: (N, n_outputs) of each kind."""
+
+    def value(kind: str) -> float:
+        return float(loss.function(logits[kind], Y, weights, xp=np, **dict(loss.options))[0])
+
+    return min(logits, key=value)
 
 
-TINY = 1e-12  # no prediction is more certain
+TINY = 1e-12  # no mean prediction is more certain
+# The inverse of each link.
 LOGITS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
     identity: lambda A: A,
     sigmoid: lambda A: np.log(np.clip(A, TINY, 1)) - np.log(np.clip(1 - A, TINY, 1)),
@@ -142,4 +152,4 @@ def joined(plain: Trained, piecewise: Trained) -> Trained:
     first, rest = plain.params[:, : D * units], plain.params[:, D * units :]
     zeros = np.zeros((K, after - P), plain.params.dtype)
     same = np.concatenate([first, zeros, rest], axis=1)
-    return Trained("both", network, np.concatenate([same, piecewise.params]))
+    return Trained(BOTH, network, np.concatenate([same, piecewise.params]))

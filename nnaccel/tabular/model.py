@@ -41,7 +41,7 @@ class Model(NamedTuple):
     target: Target | Targets
     history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
     settings: dict[str, Any]  # that it was trained with
-    scores: dict[str, float]  # on the test data, if there were any
+    scores: dict[str, float]  # on the test data, if there were any, and out of fold
 
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
@@ -58,16 +58,23 @@ class Model(NamedTuple):
         """How far the networks of the model differ on each row, as a standard deviation: (N,), of
         their numbers in the target's units, or of the probability of the predicted class; of
         several targets (N, K). ValueError for a model of one network."""
+        return self.outputs_and_spread(data, device)[1]
+
+    def outputs_and_spread(
+        self, data: Any, device: Device | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both for one look at the table."""
         if self.members == 1:
             raise ValueError(
                 "the model is one network, which has no spread; train it with members above 1"
             )
         X = self.features.transform(data, dtype_name(self.params))
-        each = np.stack([self._in_units(A, X) for A in self._each(X, device)])
-        spread = each.std(axis=0, ddof=1)
-        if self.target.task != "classification":
-            return spread
-        return spread[np.arange(len(X)), each.mean(axis=0).argmax(axis=1)]
+        A = self._each(X, device)
+        outputs = self._in_units(A.mean(axis=0), X)
+        spread = np.std([self._in_units(own, X) for own in A], axis=0, ddof=1)
+        if self.target.task == "classification":
+            spread = spread[np.arange(len(X)), outputs.argmax(axis=1)]
+        return outputs, spread
 
     @property
     def members(self) -> int:

@@ -8,6 +8,10 @@ from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target, class_numbers
 
+# Around the names of scores.
+ALWAYS = " of always "  # between a score and the constant prediction that has it
+OUT_OF_FOLD, SPREAD = "out-of-fold ", ", spread"  # in a model file
+
 SHOWN_CLASSES = 20  # up to which each class has scores of its own
 
 

@@ -10,6 +10,7 @@ A chunk is a small data set on the device: what trains on resident data trains o
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, cycle, pairwise
+from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -45,15 +46,13 @@ def in_order(data: Data | HostData, where: Device) -> Chunks:
     rows = evaluation_rows(data.X)
     if isinstance(data, HostData):
         return stream(data, where, rows)
-    if data.X.ndim == 3:  # of K networks
-        rows = max(1, rows // data.X.shape[0])
+    *networks, N, _ = data.X.shape  # the axis of K networks, if there is one
+    rows = max(1, rows // prod(networks))
 
     def slices() -> Iterator[Data]:
-        for start, stop in bounds(data.X.shape[-2], rows):
-            if data.X.ndim == 3:
-                yield Data(*(None if x is None else x[:, start:stop, ...] for x in data))
-            else:
-                yield Data(*(None if x is None else x[start:stop, ...] for x in data))
+        for start, stop in bounds(N, rows):
+            part = (*(slice(None) for _ in networks), slice(start, stop), ...)
+            yield Data(*(None if x is None else x[part] for x in data))
 
     return slices
 

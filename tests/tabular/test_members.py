@@ -5,9 +5,9 @@ import pytest
 
 from nnaccel.maths import losses
 from nnaccel.maths.network import mlp
-from nnaccel.tabular.calibration import HeldOut, calibrate, scale_of
+from nnaccel.tabular.calibration import HeldOut, calibrate, logits_of, scale_of
 from nnaccel.tabular.fit import Fit
-from nnaccel.tabular.members import Folds, Trained, best_of, bin_edges, joined, loss_of
+from nnaccel.tabular.members import Folds, Trained, best_of, bin_edges, joined, with_both
 from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings, build, resolve
 from nnaccel.tabular.sources import Examples
@@ -104,7 +104,35 @@ def test_the_loss_of_predictions_is_that_of_their_logits(name):
     loss, Z = losses.get(name), rng.standard_normal((20, 3))
     Y = rng.integers(0, 3, 20) if loss.targets.kind == "classes" else rng.integers(0, 2, (20, 3))
     expected, _ = loss.function(Z, Y, None, xp=np)
-    assert loss_of(loss.link(Z, xp=np), Y, None, loss) == pytest.approx(float(expected))
+    both = with_both({"plain": Z, "piecewise": Z}, loss)["both"]
+    assert loss.function(both, Y, None, xp=np)[0] == pytest.approx(float(expected))
+
+
+def test_the_mean_of_both_is_of_predictions():
+    loss = losses.get("binary_cross_entropy")
+    one, other = rng.standard_normal((2, 20, 1))
+    both = with_both({"plain": one, "piecewise": other}, loss)["both"]
+    mean = (loss.link(one, xp=np) + loss.link(other, xp=np)) / 2
+    np.testing.assert_allclose(loss.link(both, xp=np), mean)
+
+
+def test_a_link_without_an_inverse_has_no_mean():
+    loss = losses.get("squared_error")._replace(link=lambda Z, *, xp: Z)
+    Z, Y = rng.standard_normal((20, 1)), rng.standard_normal((20, 1))
+    found = with_both({"plain": Z, "piecewise": Y}, loss)
+    assert [*found] == ["plain", "piecewise"]
+    assert best_of(found, Y, None, loss) == "piecewise"
+
+
+def test_both_of_a_table_without_numbers_is_plain():
+    x = rng.choice(["a", "b", "c"], 100)
+    pa = pytest.importorskip("pyarrow")
+    data = Examples(
+        "t", pa.table({"x": x}), (x == "a").astype(float), "y", None, "regression", None
+    )
+    fit = Fit(data, Settings(numbers="both", epochs=2))
+    assert len(list(fit)) == 2
+    assert fit.model().settings["numbers"] == "plain"
 
 
 def test_plain_networks_are_the_same_beside_bins():
@@ -179,7 +207,7 @@ def test_a_network_is_as_certain_as_held_out_rows_tell():
     network = mlp(1, [], 1)
     certain = np.array([5.0, 0.0])  # the truth is the weight 1
     held_out = HeldOut(x, Y, None)
-    scale, value = scale_of(network, certain, loss, held_out)
+    scale, value = scale_of(logits_of(network, certain, held_out), held_out, loss)
     assert 5 * scale == pytest.approx(1, abs=0.1)
     kept = calibrate(network, certain, scale)
     assert kept == pytest.approx(certain * scale)
@@ -188,6 +216,6 @@ def test_a_network_is_as_certain_as_held_out_rows_tell():
 
 def test_nothing_is_made_more_certain():
     x = np.array([[-1.0], [1.0]])
-    network, loss = mlp(1, [], 1), losses.get("binary_cross_entropy")
-    scale, _ = scale_of(network, np.array([0.5, 0.0]), loss, HeldOut(x, (x > 0) * 1.0, None))
+    rows, loss = HeldOut(x, (x > 0) * 1.0, None), losses.get("binary_cross_entropy")
+    scale, _ = scale_of(logits_of(mlp(1, [], 1), np.array([0.5, 0.0]), rows), rows, loss)
     assert scale == 1

@@ -75,11 +75,10 @@ class Bins(NamedTuple):
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """Hands on its inputs, and beside them the piecewise linear encoding of the first ones.
+    """Appends to its inputs the piecewise linear encoding of the first ones; it has no parameters.
 
-    edges: of each input e_0 < ... < e_T, which make T columns, or () for none; inputs beyond the
-    last entry are handed on alone. There is nothing to train in it. As the first layer of a network
-    it is what tells a tabular perceptron from one that only sees numbers linearly.
+    edges: of each input e_0 < ... < e_T, which make T columns, or () for none. Inputs beyond the
+    last entry have none. It is meant as the first layer of a network.
     """
 
     is_random: ClassVar[bool] = False
