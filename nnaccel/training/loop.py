@@ -89,8 +89,9 @@ def train(
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
     epochs, batch_size : int
-        The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
-        than there are means all of them.
+        The last batch of an epoch may be shorter; no example is left out. One of a few rows is a
+        step of noise at the full rate, and can ruin a run: avoid batch sizes that leave such a
+        rest. A batch_size of more rows than there are means all of them.
     l2 : float or array (K,)
         Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
         it may have a value for each of the K networks, and so may numbers of the optimizer.
