@@ -105,7 +105,8 @@ def compiled_epoch(run: Run) -> FusedEpoch:
             adam, examples, weights = networks[k]
             leave_out = weighs and bool((examples.weights == 0).any())
             for part in calls(known, batch_size, span, run.metric is not None):
-                index = fixed(order[part.start * batch_size : part.stop * batch_size], np.int64, 1)
+                # A copy, since code for it and for a part of it, which a step makes, is the same.
+                index = np.array(order[part.start * batch_size : part.stop * batch_size], np.int64)
                 now = slice(part.start, part.stop)
                 steps = Steps(index, batch_size, scalars[now], keys[now], leave_out)
                 values = np.zeros((size, len(part)), dtype)
@@ -261,12 +262,11 @@ def train(
         index = steps.order[start : start + n]
         if steps.leave_out:
             B = take_part(index, examples.weights, own)
-        else:
-            own.index[:n] = index
+            index = own.index[:B]
         first, last = share_of(B, rank, size)
         batch = Batch(step, start, n, B, padded(n), first, last)
         threshold, space = layers[0].threshold, buffers.space
-        x = gather(batch, examples, encoding, steps, threshold, space, own)
+        x = gather(batch, index[first:last], examples, encoding, steps, threshold, space, own)
         if not barrier_wait(barrier, size):
             return
         if not forward(batch, x, layers, steps.keys, state.params, buffers, own.places, team):

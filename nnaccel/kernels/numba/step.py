@@ -185,6 +185,7 @@ def take_part(index: Array, weights: Array, own: Own) -> int:
 @inlined
 def gather(
     batch: Batch,
+    index: Array,
     examples: Examples,
     encoding: Encoding,
     steps: Steps,
@@ -192,13 +193,13 @@ def gather(
     space: Array,
     own: Own,
 ) -> Array:
-    """Gathers the member's examples: Y and their shares for itself, X for all.
+    """Gathers the member's examples, with the numbers in index (n,): Y and their shares for itself,
+    X for all.
 
     Returns X^T (D, B), encoded and with dropout at that threshold, in the workspace.
     """
     X, number = examples.X, space.dtype.type
-    index, places = own.index[batch.first : batch.last], own.places
-    n, key = index.shape[0], steps.keys[batch.step, 0]
+    n, places, key = index.shape[0], own.places, steps.keys[batch.step, 0]
     n_inputs, D = X.shape[1], X.shape[1] + encoding.low.shape[0]
     own.share[:n] = number(1) / number(batch.size)
     if examples.weights.shape[0]:
