@@ -148,6 +148,7 @@ class StochasticRun:
             optimizer=self.optimizer(),
             epochs=self.n_before + 1 if self.incremental else self.max_iter,
             batch_size=self.batch_size,
+            short_batch="full",  # as in scikit-learn, with whose curves ours agree
             l2=self.plan.l2(estimator.alpha, self.batch_size, weights),
             sample_weight=None if weights is None else weights.values,
             shuffle=estimator.shuffle,

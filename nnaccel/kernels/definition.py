@@ -43,6 +43,13 @@ class Run(NamedTuple):
     metric: Metric | None = None
     seed: Any = 0  # an int, or its words as a traced array (2,)
     precision: str = "float32"
+    short_batch: str = "weighted"  # or "full"
+
+    def share(self, size: int) -> float:
+        """How much the gradient of a minibatch of that size counts: its share of a full one."""
+        if size >= self.batch_size or self.short_batch == "full":
+            return 1.0
+        return size / self.batch_size
 
 
 class NotSupported(Exception):  # an answer, not an error

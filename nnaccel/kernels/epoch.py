@@ -13,7 +13,6 @@ from array_api_compat import numpy as host
 from nnaccel.kernels.definition import Epoch, FusedEpoch, NotSupported, Run, one_l2
 from nnaccel.kernels.optimizer_trace import Count, each_step, updates_of
 from nnaccel.maths import optimizers
-from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds, minibatch
 from nnaccel.maths.network import (
     Network,
@@ -23,6 +22,7 @@ from nnaccel.maths.network import (
     set_state,
     take_state,
     value_and_grad,
+    weigh,
 )
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key
@@ -72,7 +72,7 @@ def data_of(data: Any, k: int) -> Any:
 
 
 def step_of(
-    network: Network, loss: Loss, *, ops: Ops, l2: Any
+    run: Run, *, ops: Ops
 ) -> Callable[..., tuple[Array, Any, Array, tuple[Array, Array, Array | None]]]:
     """The step (params, slots, data, index, key, updates) -> (params, slots, value, (Z, Y,
     weights)): what the loss and the metric of its minibatch are computed from.
@@ -80,8 +80,7 @@ def step_of(
     updates: functions as of `updates_of`, each with an iterator over the numbers of the steps.
     NotSupported for an l2 of each network.
     """
-
-    l2 = one_l2(l2)
+    network, loss, l2 = run.network, run.loss, one_l2(run.l2)
     n_trained = layout(network).n_trained
     has_state = n_trained < layout(network).size
 
@@ -93,6 +92,8 @@ def step_of(
         following = None
         if has_state:
             grads, following = ops[take_state](grads, n_trained)
+        if (share := run.share(index.shape[0])) != 1.0:
+            grads = ops[weigh](grads, share)
         for f, numbers in updates:
             if f is optimizers.clip_by_global_norm:
                 grads = ops[f](grads, *next(numbers))
@@ -118,7 +119,7 @@ def traced_epoch(
     stack: how the records of the steps become one array.   count: of the run; None: its own.
     """
     n_weights, xp = layout(run.network).n_weights, ops.xp
-    step = step_of(run.network, run.loss, ops=ops, l2=run.l2)
+    step = step_of(run, ops=ops)
     random, count = has_random_layers(run.network), Count() if count is None else count
 
     def epoch_of_traced_steps(params: Array, state: State, data: Any, order: Array) -> Any:

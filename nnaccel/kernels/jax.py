@@ -29,7 +29,7 @@ from nnaccel.maths import optimizers
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.minibatch import minibatch, of_networks
-from nnaccel.maths.network import Layout, Slot, l2_penalty, layout, leaves, views
+from nnaccel.maths.network import Layout, Slot, l2_penalty, layout, leaves, views, weigh
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.precision import PRECISIONS
 from nnaccel.maths.random import words
@@ -146,6 +146,7 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
         dense_vjp: layer.dense_vjp,
         views: parts.views,
         l2_penalty: parts.l2_penalty,
+        weigh: parts.weigh,
         optimizers.shrink_weights: parts.shrink_weights,
         optimizers.adam_update: parts.updated_by(adam),
         optimizers.lion_update: parts.updated_by(lion),
@@ -223,6 +224,10 @@ class Parts:
             )
             done.append(piece)
         return value, self._join(done)
+
+    def weigh(self, grads: Array, share: float) -> Array:
+        """Twin of `network.weigh`."""
+        return self._join(weigh(grads[..., part], share, xp=self._xp) for part in self._parts)
 
     def _join(self, pieces: Any) -> Array:
         return self._xp.concat(list(pieces), axis=-1)

@@ -315,6 +315,11 @@ def l2_penalty(
     return value, xp.concat([dW, grads[..., n_weights:]], axis=-1)
 
 
+def weigh(grads: Array, share: float, *, xp: Namespace) -> Array:
+    """The gradient (..., P) of a minibatch that counts for that share of a full one."""
+    return grads * share
+
+
 def take_state(grads: Array, n_trained: int, *, xp: Namespace) -> tuple[Array, Array]:
     """The gradient with 0 for what is not trained, and the next values that have stood there.
 

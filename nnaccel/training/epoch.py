@@ -28,6 +28,7 @@ class Origin:
             "loss": run.loss,
             "optimizer": run.optimizer.name,
             "batch_size": run.batch_size,
+            "short_batch": run.short_batch,
             "seed": run.seed,
             "shuffle": bool(shuffle),
             "dtype": run.dtype,

@@ -60,6 +60,7 @@ def train(
     optimizer: str | Optimizer = "adam",
     epochs: int = 20,
     batch_size: int = 128,
+    short_batch: str = "weighted",
     l2: Any = 0.0,
     sample_weight: Any = None,
     dropout_until: int | None = None,
@@ -89,9 +90,13 @@ def train(
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
     epochs, batch_size : int
-        The last batch of an epoch may be shorter; no example is left out. One of a few rows is a
-        step of noise at the full rate, and can ruin a run: avoid batch sizes that leave such a
-        rest. A batch_size of more rows than there are means all of them.
+        The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
+        than there are means all of them.
+    short_batch : "weighted" or "full"
+        What that last batch counts for. "weighted": its gradient is multiplied by its share of a
+        full batch, its rows / batch_size, so that each example counts the same. "full":
+        it is the mean over its rows, as of any other batch: of a few rows a step of noise at the
+        full rate, which has cost 3 points of accuracy. Losses and metrics are means over rows.
     l2 : float or array (K,)
         Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
         it may have a value for each of the K networks, and so may numbers of the optimizer.
@@ -121,10 +126,10 @@ def train(
         Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
         Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`. Network,
-        loss, kind of optimizer, batch size, seed, shuffle, dtype and number of examples must be the
-        same. The rest may change, such as the learning rate; with another l2, precision, device or
-        set of kernels it is the same run no more. RuntimeError for an epoch whose vectors the next
-        one has written over: keep ``epoch.copy()``.
+        loss, kind of optimizer, batch size, short_batch, seed, shuffle, dtype and number of
+        examples must be the same. The rest may change, such as the learning rate; with another l2,
+        precision, device or set of kernels it is the same run no more. RuntimeError for an epoch
+        whose vectors the next one has written over: keep ``epoch.copy()``.
     kernels : True, False or "numpy"
         Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs these
         as they stand, one step after the other: a breakpoint in `dense` stops there. "numpy" leaves
@@ -152,10 +157,22 @@ def train(
     where = select(device, X, Y)
     dtype = dtype or floating_dtype(X)
     find("dtype", dtype, FLOATING)
+    find("short_batch", short_batch, SHORT_BATCHES)
     check_precision(precision, dtype)
     _check_options(validation_data, metric, after, shuffle=shuffle)
     backend = backend_of(where.xp, kernels)
-    run = Run(network, loss, optimizer, batch_size, dtype, l2_of(l2), metric, seed, precision)
+    run = Run(
+        network,
+        loss,
+        optimizer,
+        batch_size,
+        dtype,
+        l2_of(l2),
+        metric,
+        seed,
+        precision,
+        short_batch,
+    )
     given = Given(X, Y, sample_weight, validation_data, params, after, dropout_until)
     numbers = range(1 if after is None else after.number + 1, epochs + 1)
     with explain_device_errors(where, network, dtype):
@@ -229,6 +246,7 @@ def _begin(
 
 
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
+SHORT_BATCHES: dict[str, None] = {"weighted": None, "full": None}
 
 
 def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:

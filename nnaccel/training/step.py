@@ -22,6 +22,7 @@ from nnaccel.maths.network import (
     set_state,
     take_state,
     value_and_grad,
+    weigh,
 )
 from nnaccel.maths.optimizers import State
 from nnaccel.maths.random import Key, check_seed
@@ -71,11 +72,14 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
             network, loss, params, X, Y, weights, ops=ops, l2=l2, key=Key(run.seed, state.step)
         )
         record = value if metric is None else _record(value, metric, Z, Y, weights, xp=ops.xp)
+        following = None
         if has_state:
             grads, following = ops[take_state](grads, n_trained)
-            params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
-            return ops[set_state](params, following, n_trained), state, record
+        if (share := run.share(index.shape[0])) != 1.0:
+            grads = ops[weigh](grads, share)
         params, state = update(grads, state, params, ops=ops, n_weights=n_weights)
+        if has_state:
+            params = ops[set_state](params, following, n_trained)
         return params, state, record
 
     return step

@@ -52,6 +52,7 @@ class Problem(NamedTuple):
     l2: float = 0.0
     metric: metrics.Metric | None = None
     seed: int = 0
+    short_batch: str = "weighted"
 
     @property
     def start(self):
@@ -65,7 +66,7 @@ class Problem(NamedTuple):
     def run_on(self, xp):
         return Run(
             self.network, self.loss, self.optimizer, self.batch_size, getattr(xp, self.dtype),
-            self.l2, self.metric, self.seed,
+            self.l2, self.metric, self.seed, short_batch=self.short_batch,
         )  # fmt: skip
 
     def step(self, ops):
@@ -207,6 +208,31 @@ def test_small_networks_of_any_depth_have_an_epoch_of_their_own(hidden, loss, nu
         mlp(3, hidden, 2, activation=activation), data=examples(loss, 2), loss=loss, l2=0.01
     )
     assert_same_run(trained(problem.small(numba=numba), problem), trained(problem.steps(), problem))
+
+
+@FAST
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("loss", "K"), LOSSES)
+def test_what_a_short_batch_counts_for(loss, K, weighted, numba):
+    """50 examples in batches of 16 leave 2. Of gradient descent with momentum too, whose steps are
+    traced and not fused."""
+    data = examples(loss, K, weighted=weighted, dtype="float64")
+    params = {}
+    for how in ("weighted", "full"):
+        problem = simple(
+            mlp(3, [5], K), data=data, loss=loss, l2=0.1, dtype="float64", short_batch=how
+        )
+        expected = trained(problem.steps(), problem)
+        assert_same_run(trained(problem.small(numba=numba), problem), expected, "float64")
+        slower = problem._replace(optimizer=optimizers.momentum(0.1))
+        found = trained(slower.whole(numba=numba), slower)
+        assert_same_run(found, trained(slower.steps(), slower), "float64")
+        params[how] = expected[0]
+    assert np.abs(params["weighted"] - params["full"]).max() > 1e-3
+    even = examples(loss, K, N=48, weighted=weighted)
+    runs = [simple(mlp(3, [5], K), data=even, loss=loss, short_batch=how) for how in params]
+    one, other = (trained(problem.small(numba=numba), problem) for problem in runs)
+    np.testing.assert_array_equal(one[0], other[0])
 
 
 @FAST
@@ -744,7 +770,7 @@ def test_a_step_of_few_calls_has_few():
     run = simple(mlp(2, [4], 2), batch_size=400).run_on(np)
     vectors, plan = Vectors(run.network, np.dtype("float32")), plan_for(run)
     options = {"metric": None, "weighted": False, "decays": False, "beta_1": 0.9, "beta_2": 0.999}
-    steps = Steps(plan, vectors, 400, 0.0, **options)
+    steps = Steps(plan, vectors, 400, 1.0, **options)
     steps.prepare(steps.most)
     assert [len(calls) for calls in steps.calls] == [23] * steps.most
 

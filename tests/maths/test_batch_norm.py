@@ -103,7 +103,8 @@ def test_torch_takes_the_same_steps(make_ops, momentum):
             theirs.copy_(mine)
     rule = optimizers.momentum(0.1, beta=momentum)
     twin = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
-    step = make_step(Run(network, LOSS, rule, 16, params.dtype), make_ops(np))
+    run = Run(network, LOSS, rule, 16, params.dtype, short_batch="full")
+    step = make_step(run, make_ops(np))
     state, (X, Y) = rule.init(params, xp=np), examples()
     for i in range(60):
         index = np.arange(i, i + (16 if i % 3 else 7)) % N

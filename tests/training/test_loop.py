@@ -150,19 +150,46 @@ def test_bounds_cover_all_examples_and_the_last_batch_may_be_shorter():
 
 
 def test_the_last_shorter_batch_is_used():
-    """Two steps over 16 and one over 2: the epoch is this loop."""
+    """Two steps over 16 and one over 2, which counts for an eighth: the epoch is this loop."""
     X, Y = blobs(34)
     params, ops = initialize(NETWORK, 0), Ops(np)
     total = 0.0
     for start, stop in ((0, 16), (16, 32), (32, 34)):
         part = X[start:stop], Y[start:stop]
         value, grads, _ = value_and_grad(NETWORK, SOFTMAX, params, *part, ops=ops)
-        params = params - 0.1 * grads
+        params = params - 0.1 * grads * ((stop - start) / 16)
         total += value * (stop - start) / 34
     (epoch,) = run(X=X, Y=Y, epochs=1, optimizer=gradient_descent(0.1), shuffle=False)
     assert int(epoch.state.step) == 3
     np.testing.assert_allclose(epoch.params, params, rtol=1e-12)
     assert epoch.loss == pytest.approx(total, rel=1e-13)
+
+
+@pytest.mark.parametrize("kernels", [True, "numpy", False])
+@pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
+def test_each_example_counts_the_same_in_a_short_batch(device, kernels):
+    """One step of gradient descent by 16 and one by 2 examples at a rate so small that both see the
+    same parameters: together they are a step by the sum over all examples."""
+    if device != "cpu":
+        pytest.importorskip(device)
+    X, Y = blobs(18)
+    options = {"optimizer": gradient_descent(1e-6), "epochs": 1, "device": device}
+    options |= {"X": X, "Y": Y, "kernels": kernels, "dtype": "float64"}
+    start = initialize(NETWORK, 0)
+    dW = value_and_grad(NETWORK, SOFTMAX, start, X, Y, ops=Ops(np))[1]
+    (epoch,) = run(**options)
+    np.testing.assert_allclose((start - to_host(epoch.params)) * 1e6 * 16 / 18, dW, atol=1e-5)
+    (epoch,) = run(**options, short_batch="full")
+    first, rest = (
+        value_and_grad(NETWORK, SOFTMAX, start, X[part], Y[part], ops=Ops(np))[1]
+        for part in (order_of(18, 0, 1)[:16], order_of(18, 0, 1)[16:])
+    )
+    np.testing.assert_allclose((start - to_host(epoch.params)) * 1e6, first + rest, atol=1e-5)
+
+
+def test_what_a_short_batch_counts_for_is_one_of_two():
+    with pytest.raises(ValueError, match="short_batch must be one of weighted, full, got 'half'"):
+        run(short_batch="half")
 
 
 def test_losses_and_metrics_of_an_epoch_are_means_over_examples():
@@ -538,7 +565,7 @@ def test_torch_trains_to_the_same_weights():
     """A module, its own loss and optimizer, and the same minibatches."""
     torch = pytest.importorskip("torch", reason="PyTorch is an oracle where it is installed")
     X, Y = blobs()
-    (*_, last) = run(optimizer=adam(0.02), epochs=5, seed=2)
+    (*_, last) = run(optimizer=adam(0.02), epochs=5, seed=2, short_batch="full")
     start = initialize(NETWORK, 2)
     module = torch.nn.Sequential(
         torch.nn.Linear(D, 8), torch.nn.Tanh(), torch.nn.Linear(8, 6), torch.nn.ReLU(),

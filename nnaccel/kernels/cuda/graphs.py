@@ -231,7 +231,7 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
     space = Workspace(xp, run.precision)
     whole, K, random = layout(network), network.n_outputs, has_random_layers(network)
     ops = Ops(xp, space.kernels())
-    one_step = step_of(network, run.loss, ops=ops, l2=run.l2)
+    one_step = step_of(run, ops=ops)
     graphs, places_of = Graphs(space), cache(StepSlots)
 
     def epoch_of_graphs(params: Array, state: State, data: Any, order: Array) -> Any:

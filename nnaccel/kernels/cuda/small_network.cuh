@@ -89,6 +89,7 @@ __device__ T small_loss(
 // n_padded: the size of the parameters in shared memory, of which the first n_weights are weights:
 // rows of W have an odd length there, so that reading down meets no bank conflicts.
 // moments: 2 n_padded numbers a network, or null where they fit into shared memory.
+// full: the size of a minibatch by which the gradient of any is divided, or 0 for its own.
 // n_buffers: 2 where the next minibatch comes in beside this one, else 1.   columns, example_lanes,
 // sharing_lanes: see `Geometry` in small_network.py.
 // The arguments are many because a launch passes numbers one by one.
@@ -96,7 +97,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) small_epoch(
     T* params, T* mu, T* nu, Index P, const Index* offsets, const T* slopes, Index layers,
     const T* X, Index row, const T* Y, Index C, const T* weights, const Index* order, Index N,
-    Index batch, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,
+    Index batch, Index full, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,
     double l2, Index loss, T* records, T* logits, T* moments, Index n_padded, Index n_weights,
     Index n_buffers, Index columns, Index example_lanes, Index sharing_lanes) {
     const int L = int(layers), stride = int(columns), padded = int(n_padded), n_w = int(n_weights);
@@ -182,7 +183,6 @@ __global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) smal
     __syncthreads();
 
     const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
-    const T penalty = T(l2);
 #pragma unroll 1
     for (int step = int(begin); step < end; ++step) {
         const int B = size(step), buffer = step & (buffers - 1);
@@ -191,6 +191,7 @@ __global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) smal
         fetch_index(step + 2);
 
         // Forward and back. Columns from B on are never read.
+        const T rows = T(full ? int(full) : B), share = T(B) / rows, penalty = T(l2) * share;
         T value = 0;
         for (int first = warp * width * V; first < B; first += reach) {
             const int i = first + lane % width * V;
@@ -214,7 +215,7 @@ __global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) smal
                 const bool there = i + v < B;
                 const T weight = weights ? shares[buffer * stride + i + v] : T(1);
                 const T found = small_loss(
-                    int(loss), Z + v, labels + buffer * targets * stride + i + v, weight / T(B),
+                    int(loss), Z + v, labels + buffer * targets * stride + i + v, weight / rows,
                     dZ + v, K, stride, part, parts);
                 if (!there) continue;
                 value += found;
@@ -260,7 +261,7 @@ __global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) smal
         if (warp == warps - 1) {
             value = lane < warps ? partials[lane] : T(0);
             for (int far = LANES / 2; far; far /= 2) value += __shfl_xor_sync(WARP, value, far);
-            if (lane == 0) records[Index(step) * gridDim.x + blockIdx.x] = value;
+            if (lane == 0) records[Index(step) * gridDim.x + blockIdx.x] = value / share;
         }
         __syncthreads();
 

@@ -78,6 +78,7 @@ class SmallEpochArguments(NamedTuple):
     order: Array
     N: int
     batch: int
+    full: int
     begin: int
     steps: int
     scalars: Array
@@ -253,6 +254,7 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
             order=order,
             N=N,
             batch=batch,
+            full=batch_size if run.short_batch == "weighted" else 0,
             begin=0,
             steps=0,
             scalars=cupy.asarray(scalars_of(rules, n_steps, dtype)),

@@ -75,6 +75,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     n_weights = layout(network).n_weights
     members = threads_for(network, batch_size)
     # The metric of somebody else may want the logits of all examples, whatever their weights.
+    weighs_short = run.short_batch == "weighted"
     weighs = run.metric is None or metrics.is_own(run.metric, run.loss)
 
     @lru_cache(maxsize=1)
@@ -108,7 +109,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 # A copy, since code for it and for a part of it, which a step makes, is the same.
                 index = np.array(order[part.start * batch_size : part.stop * batch_size], np.int64)
                 now = slice(part.start, part.stop)
-                steps = Steps(index, batch_size, scalars[now], keys[now], leave_out)
+                steps = Steps(index, batch_size, scalars[now], keys[now], leave_out, weighs_short)
                 values = np.zeros((size, len(part)), dtype)
                 Z = np.zeros((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
                 buffers = Buffers(space, values, Z)
@@ -255,10 +256,12 @@ def train(
 ) -> None:
     """Trains in place, as member `rank` of a team of that size that shares all arrays."""
     team, N = Member(rank, size, barrier), steps.order.shape[0]
+    number = state.params.dtype.type
     own = own_memory(layers, state.params.dtype, steps.batch_size, size)
     for step in range(steps.scalars.shape[0]):
         start = step * steps.batch_size
         n = B = min(steps.batch_size, N - start)
+        share = number(n) / number(steps.batch_size) if steps.weighs_short else number(1)
         index = steps.order[start : start + n]
         if steps.leave_out:
             B = take_part(index, examples.weights, own)
@@ -277,8 +280,8 @@ def train(
         if not backward(batch, layers, steps.keys, state.params, space, own.places, team):
             return
         value += update(
-            batch, x, layers, steps.scalars, objective.l2, state, space, own.grads, team
+            batch, x, layers, steps.scalars, share * objective.l2, state, space, own.grads, team
         )
-        buffers.values[rank, step] = value
+        buffers.values[rank, step] = value / share
         if not barrier_wait(barrier, size):
             return

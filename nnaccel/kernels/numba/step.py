@@ -66,6 +66,7 @@ class Steps(NamedTuple):
     scalars: Array  # (n_steps, 3), Adam's rate and epsilon, and the factor of weight decay
     keys: Array  # (n_steps, L + 1), of dropout
     leave_out: bool  # whether examples of weight 0 take no part
+    weighs_short: bool  # whether a short minibatch counts for its share of a full one
 
 
 class Objective(NamedTuple):
@@ -100,7 +101,7 @@ class Own(NamedTuple):
     index: Array  # (B,) the numbers of all examples that take part
     places: Array  # (B,) and which of the minibatch they are
     Y: Array  # (K, n) targets of the member's examples
-    share: Array  # (n,), the weight of each over B
+    share: Array  # (n,), the weight of each over the size of the minibatch
     scratch: Array  # (n,)
     grads: Array  # its part of one dW
 
@@ -201,7 +202,7 @@ def gather(
     X, number = examples.X, space.dtype.type
     n, places, key = index.shape[0], own.places, steps.keys[batch.step, 0]
     n_inputs, D = X.shape[1], X.shape[1] + encoding.low.shape[0]
-    own.share[:n] = number(1) / number(batch.size)
+    own.share[:n] = number(1) / number(steps.batch_size if steps.weighs_short else batch.size)
     if examples.weights.shape[0]:
         for i in range(n):
             own.share[i] *= examples.weights[index[i]]

@@ -53,7 +53,7 @@ def call_list_epoch(run: Run) -> FusedEpoch:
 
     @lru_cache(maxsize=2)  # for full batches, and for a last, shorter one
     def steps_of(vectors: Vectors, B: int, *options: Any) -> Steps:
-        return Steps(plan, vectors, B, plan.l2, run.metric, *options)
+        return Steps(plan, vectors, B, run.share(B), run.metric, *options)
 
     def epoch_by_call_list(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, weights = data
@@ -137,8 +137,8 @@ class Vectors:
 class Steps:
     """Up to `most` steps on minibatches of B examples: their arrays, and the calls of each step.
 
-    The gradient is that of the sum over examples: `rule` (2, 5) makes a mean of it, and with that
-    the next m and v of `Vectors.moments`.
+    The gradient is that of the sum over examples: `rule` (2, 5) makes `share` times the mean of it,
+    and with that the next m and v of `Vectors.moments`.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Steps:
         plan: Plan,
         vectors: Vectors,
         B: int,
-        l2: float,
+        share: float,
         metric: Metric | None,
         weighted: bool,
         decays: bool,
@@ -175,11 +175,12 @@ class Steps:
         # The last column adds the smallest normal number, which is nothing to any other: so the
         # moments of a gradient that has become zero stay normal; `workspace.py` says why.
         tiny = np.finfo(dtype).tiny
-        m = beta_1, 0.0, (1.0 - beta_1) / B, 0.0, tiny
-        v = 0.0, beta_2, 0.0, (1.0 - beta_2) / B**2, tiny
+        scale = share / B
+        m = beta_1, 0.0, (1.0 - beta_1) * scale, 0.0, tiny
+        v = 0.0, beta_2, 0.0, (1.0 - beta_2) * scale**2, tiny
         self.rule = np.array([m, v], dtype)
         self.decays = vectors.is_weight.astype(dtype) if decays else None
-        self.penalty = (B * l2 * vectors.is_weight).astype(dtype) if l2 else None
+        self.penalty = (B * plan.l2 * vectors.is_weight).astype(dtype) if plan.l2 else None
         self.squares = np.zeros(n, dtype)  # B l2 |W|^2
         self.between = np.empty_like(vectors.params)
         self.calls: list[list[Call]] = []  # those of the steps that have been asked for

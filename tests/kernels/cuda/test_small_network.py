@@ -165,6 +165,15 @@ def test_several_networks_are_each_alone(metric, dtype):
         np.testing.assert_array_equal(one[2], found[2][..., k])
 
 
+@pytest.mark.parametrize("how", ["weighted", "full"])
+@pytest.mark.parametrize(("loss", "K"), LOSSES)
+def test_what_a_short_batch_counts_for(loss, K, how):
+    data = examples(loss, K, weighted=True)
+    assert_is_its_steps(
+        simple(mlp(3, [5], K), data=data, loss=loss, l2=0.1, short_batch=how), epochs=2
+    )
+
+
 @pytest.mark.parametrize("schedule", [schedules.cosine(0.05, 20), schedules.step(0.05, 3)])
 def test_schedules_and_corrections_go_on_from_the_step_of_the_state(schedule):
     problem = simple(optimizer=optimizers.adamw(schedule))

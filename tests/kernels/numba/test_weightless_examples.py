@@ -39,8 +39,9 @@ def left_out(monkeypatch):
     seen, of = [], compiled_epoch.Steps
 
     def steps(*args):
-        seen.append(args[-1])
-        return of(*args)
+        made = of(*args)
+        seen.append(made.leave_out)
+        return made
 
     monkeypatch.setattr(compiled_epoch, "Steps", steps)
     return seen
