@@ -82,6 +82,7 @@ _PUBLIC = {
 _MODULES = {
     "activations": "maths.activations",
     "checkpoint": "training.checkpoint",
+    "model_file": "training.model_file",
     "data": "training.data",
     "datasets": "tabular.datasets",
     "devices": "devices",

@@ -6,6 +6,7 @@ Text is read as strictly as it is written, so that what was read can be written 
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +32,12 @@ FINITE = Field(
     "a finite number",
     lambda v: -HUGE < v < HUGE if type(v) is float else type(v) is int and abs(v) <= 2**53,
 )
+# What JSON has no number for is written as text.
+NOT_FINITE = Field(
+    "an object of the key 'number'",
+    lambda v: type(v) is dict and [*v] == ["number"] and v["number"] in ("inf", "-inf", "nan"),
+)
+NUMBER = Field("a number", lambda v: FINITE.holds(v) or NOT_FINITE.holds(v))
 SHARE = Field("a number from 0 to below 1", lambda v: FINITE.holds(v) and 0 <= v < 1)
 COUNT = Field("a positive integer below 2^31", lambda v: type(v) is int and 0 < v < 2**31)
 WHOLE = Field("an integer below 2^31", lambda v: type(v) is int and -(2**31) < v < 2**31)
@@ -124,6 +131,24 @@ def from_json(text: str, what: str) -> Any:
         raise _too_deep(what) from None
     to_json(data, what)
     return data
+
+
+def plain(value: Any) -> Any:
+    """NumPy's scalars as Python's, sequences as lists, and what JSON has no number for as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(member) for member in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}
+    return value
+
+
+def number(value: Any) -> Any:
+    """The number, or the list of numbers, that `plain` has written."""
+    if type(value) is list:
+        return [number(member) for member in value]
+    return float(value["number"]) if NOT_FINITE.holds(value) else value
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

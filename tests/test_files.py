@@ -11,7 +11,7 @@ import pytest
 
 from nnaccel import files
 from nnaccel.files import check_expansion, existing_file, reading, reason, writable, write
-from nnaccel.training.checkpoint import load
+from nnaccel.training.model_file import load
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux's file systems")
 

@@ -19,7 +19,7 @@ from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import Row, State
 from nnaccel.ops import Ops
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 from nnaccel.training.data import Data
 from nnaccel.training.gradcheck import catalogue, check_gradients
 from nnaccel.training.loop import train
@@ -201,8 +201,8 @@ def test_it_trains_as_it_is_defined_with_every_set_of_kernels(fresh, name):
 
 
 def test_it_is_in_a_model_file(fresh, tmp_path):
-    checkpoint.save(tmp_path / "m", fresh.network, initialize(fresh.network), loss=fresh.loss)
-    found = checkpoint.load(tmp_path / "m")
+    model_file.save(tmp_path / "m", fresh.network, initialize(fresh.network), loss=fresh.loss)
+    found = model_file.load(tmp_path / "m")
     assert found.network == fresh.network
     assert found.loss == fresh.loss
 

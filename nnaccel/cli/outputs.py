@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def check_model_file(path: Path, *, replace: bool) -> None:
     """Refuse to write over a file that is no model, or over a model unless that is wanted."""
-    from nnaccel.training.checkpoint import is_model
+    from nnaccel.training.model_file import is_model
 
     writable(path)
     if not path.exists():
@@ -81,7 +81,7 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
 
     OSError for what cannot be written, and for one of the sources or a model.
     """
-    from nnaccel.training.checkpoint import is_model
+    from nnaccel.training.model_file import is_model
 
     if path != STREAM:
         _check_apart(path, sources, "read by this command; choose another --json")

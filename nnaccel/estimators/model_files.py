@@ -1,10 +1,9 @@
 """Estimators in model files: what `save` of an estimator adds to a network, and its way back.
 
-The file is that of `training/checkpoint.py`. In its `extra`, as plain data of a closed schema, are
+The file is that of `training/model_file.py`. In its `extra`, as plain data of a closed schema, are
 the parameters of the constructor, the classes, and the curves. Nothing is unpickled.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from nnaccel.estimators.parameters import network_of
 from nnaccel.files import reason
 from nnaccel.maths.layers import Dense
 from nnaccel.schema import Field, check
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 
 # Kinds of classes in words, and what each of them is in a file.
 KINDS: dict[str, Field] = {
@@ -42,15 +41,9 @@ FIELDS: dict[str, Field] = {
     "t": COUNT,
     "curves": schema.OBJECT,
 }
-# What JSON has no number for is written as text.
-NOT_FINITE = Field(
-    "an object of the key 'number'",
-    lambda v: type(v) is dict and [*v] == ["number"] and v["number"] in ("inf", "-inf", "nan"),
-)
-NUMBER = Field("a number", lambda v: schema.FINITE.holds(v) or NOT_FINITE.holds(v))
-SCORE = schema.optional(NUMBER)
+SCORE = schema.optional(schema.NUMBER)
 CURVE = schema.optional(
-    Field("a list of numbers", lambda v: type(v) is list and all(map(NUMBER.holds, v)))
+    Field("a list of numbers", lambda v: type(v) is list and all(map(schema.NUMBER.holds, v)))
 )
 SCORES = {
     "loss_": SCORE,
@@ -117,9 +110,9 @@ def write(path: str | Path, estimator: Any) -> None:
         "feature_names": None if names is None else [str(name) for name in names],
         "n_iter": int(estimator.n_iter_),
         "t": int(estimator.t_),
-        "curves": {n: _number(getattr(estimator, n)) for n in SCORES if hasattr(estimator, n)},
+        "curves": {n: schema.plain(getattr(estimator, n)) for n in SCORES if hasattr(estimator, n)},
     }
-    checkpoint.save(path, network, estimator._params(plan), loss=plan.loss, extra=extra)
+    model_file.save(path, network, estimator._params(plan), loss=plan.loss, extra=extra)
 
 
 def read(path: str | Path, cls: type) -> Any:
@@ -127,7 +120,7 @@ def read(path: str | Path, cls: type) -> Any:
 
     Its parts have been checked by themselves and against each other: it predicts.
     """
-    found = checkpoint.load(path)
+    found = model_file.load(path)
     try:
         if "features" in found.extra:
             raise ValueError("it holds the model of a table; read it with nnaccel.Model.load")
@@ -162,7 +155,7 @@ def _unfitted(cls: Any, data: dict[str, Any]) -> Any:
     return estimator
 
 
-def _fill(estimator: Any, found: checkpoint.Checkpoint, extra: dict[str, Any]) -> None:
+def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) -> None:
     """The fitted attributes, once all parts of the file have been found to agree."""
     if found.params.ndim != 1:
         raise ValueError("it holds several networks")
@@ -232,8 +225,8 @@ def _plain(name: str, value: Any) -> Any:
     ):
         return None
     if isinstance(value, dict):  # class_weight: the keys may be numbers, which JSON has not
-        return {"pairs": [[_number(k), _number(v)] for k, v in value.items()]}
-    plain = _number(value)
+        return {"pairs": [[schema.plain(k), schema.plain(v)] for k, v in value.items()]}
+    plain = schema.plain(value)
     if isinstance(plain, str | bool | int | float | dict | list | None):
         return plain
     raise ValueError(
@@ -242,24 +235,13 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
-def _number(value: Any) -> Any:
-    """NumPy's scalars as Python's, sequences as lists, and what JSON has no number for as text."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_number(member) for member in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"number": str(value)}
-    return value
-
-
 def _restored(value: Any) -> Any:
-    """What `_plain` and `_number` have written; ValueError for anything else."""
+    """What `_plain` has written; ValueError for anything else."""
     if isinstance(value, list):
         return [_restored(member) for member in value]
     if not isinstance(value, dict):
         return value
-    if NOT_FINITE.holds(value):
+    if schema.NOT_FINITE.holds(value):
         return float(value["number"])
     check(value, {"pairs": PAIRS}, "an object in it")
     return {_restored(key): _restored(member) for key, member in value["pairs"]}
@@ -271,7 +253,9 @@ PAIRS = Field(
     lambda v: (
         schema.list_of(list, v)
         and all(
-            len(pair) == 2 and type(pair[0]) in (bool, int, float, str) and NUMBER.holds(pair[1])
+            len(pair) == 2
+            and type(pair[0]) in (bool, int, float, str)
+            and schema.NUMBER.holds(pair[1])
             for pair in v
         )
     ),

@@ -24,7 +24,7 @@ from nnaccel.tabular.several_targets import Targets, target_of
 from nnaccel.tabular.sources import Rows
 from nnaccel.tabular.tables import TableWarning, by_name
 from nnaccel.tabular.targets import Target, check_loss, rows_with_target
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
@@ -128,7 +128,7 @@ class Model(NamedTuple):
             return self._replace(params=where.asarray(self.params))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one safe file; see `nnaccel.training.checkpoint.save`."""
+        """Write the model to one safe file; see `nnaccel.training.model_file.save`."""
         extra = {
             "features": self.features.to_dict(),
             "target": self.target.to_dict(),
@@ -136,7 +136,7 @@ class Model(NamedTuple):
             "settings": self.settings,
             "scores": self.scores,
         }
-        checkpoint.save(path, self.network, self.params, loss=self.loss, extra=extra)
+        model_file.save(path, self.network, self.params, loss=self.loss, extra=extra)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
@@ -144,7 +144,7 @@ class Model(NamedTuple):
 
         All its parts have been checked by themselves and against each other: it predicts.
         """
-        saved = checkpoint.load(path)
+        saved = model_file.load(path)
         if "estimator" in saved.extra:
             raise ValueError(
                 f"{path}: not a model of a table: it holds an estimator; read it in Python, with "
@@ -170,7 +170,7 @@ class Model(NamedTuple):
 
 
 def _check_agreement(
-    saved: checkpoint.Checkpoint, features: Features, target: Target | Targets
+    saved: model_file.ModelFile, features: Features, target: Target | Targets
 ) -> None:
     """ValueError where the network, its loss, the encoding and the target are not of one model."""
     network = saved.network

@@ -1,4 +1,4 @@
-"""Networks as plain data, and back: what a model file says of an architecture.
+"""Networks and losses as plain data, and back: what a file says of an architecture.
 
 A layer is a dataclass, and its fields are what is written of it. The type of a field says which
 data it may be: a new layer needs no line here. Nothing in the data is imported or evaluated.
@@ -11,10 +11,11 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from nnaccel import schema
-from nnaccel.maths import activations
+from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers import LAYERS, MAX_DEPTH, Layer
 from nnaccel.maths.layers.dense import ACTIVATION
+from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
 from nnaccel.schema import Field, check
 from nnaccel.typing import Options
@@ -144,3 +145,19 @@ def option_fields(function: Callable[..., Any]) -> dict[str, Field]:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.name != "xp"
     }
+
+
+def describe_loss(loss: Loss) -> dict[str, Any]:
+    """A loss as plain data; ValueError for one that is not in the table."""
+    known = losses.LOSSES.get(loss.name)
+    if known is None or known._replace(options=loss.options) != loss:
+        raise ValueError(
+            f"a file cannot hold the loss {loss.name!r}: it is not in nnaccel.losses.LOSSES"
+        )
+    return {"name": loss.name, "options": listed(loss.options)}
+
+
+def rebuild_loss(data: Any) -> Loss:
+    """The loss that `describe_loss` described; ValueError for anything else."""
+    check(data, {"name": schema.TEXT, "options": schema.OBJECT}, "loss")
+    return named(losses.get(data["name"]), data["options"], "loss")

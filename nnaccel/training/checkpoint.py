@@ -1,220 +1,287 @@
-"""Model files: a network, its parameters and what belongs to them, written and read safely.
+"""Checkpoints: a training run on the disk, which goes on in another process as if it had not ended.
 
-A file is a safetensors file. Its header holds, as JSON, the architecture as plain data of a
-closed schema, and a SHA-256 over that text and every tensor, since safetensors by itself loads
-a flipped bit without a word. It is checked before the content is looked at, in every version of
-the format. Nothing is unpickled, and no name in a file is ever imported.
+    stopping = EarlyStopping(patience=10)
+    for epoch in stopping(train(network, X, Y, ...)):
+        checkpoint.save("run.checkpoint", epoch, stopping=stopping)
+
+    saved = checkpoint.load("run.checkpoint")
+    stopping = EarlyStopping(patience=10, after=saved)
+    for epoch in stopping(train(network, X, Y, ..., after=saved.epoch)):
+        ...
+
+Orders of examples and masks of dropout depend on (seed, epoch, step) alone, so parameters, the
+optimizer's memory and the number of the epoch are all that a run needs to continue, bit for bit on
+the same machine. The files are those of `safe_file.py`.
 """
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Mapping
-from itertools import count
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
-from nnaccel.files import Unreadable, existing_file, reading, reason, write
-from nnaccel.maths import losses
-from nnaccel.maths.losses import Loss
+from nnaccel.files import existing_file, reason
 from nnaccel.maths.network import Network, layout
-from nnaccel.schema import OBJECT, check
-from nnaccel.training.architecture import describe, listed, named, rebuild
+from nnaccel.maths.optimizers import State
+from nnaccel.schema import Field, check
+from nnaccel.training import safe_file
+from nnaccel.training.architecture import describe, describe_loss, rebuild, rebuild_loss
+from nnaccel.training.early_stopping import Best, EarlyStopping
+from nnaccel.training.epoch import SCORES, Epoch, Origin
 from nnaccel.typing import Array
 
-FORMAT = "nnaccel model"
-VERSION = 1
-LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
-MOST_TENSORS = 16  # a file has one: others are named in an error, but not a million of them
-ENTRY = re.compile(r"(?P<text>.*)\n(?P<digest>[0-9a-f]{64})", re.DOTALL)
+FORMAT = safe_file.Format(
+    "nnaccel checkpoint",
+    1,
+    {"runs": schema.RECORDS, "extra": schema.OBJECT},
+    "a checkpoint",
+)
+MOST_SLOTS = 4  # vectors that an optimizer remembers: Adam has two
+History = list[dict[str, float]]
+
+
+class Progress(NamedTuple):
+    """A run so far.
+
+    epoch: the last one.   best: the best one, where that was watched.   history: the scores of all
+    epochs, as the user kept them.
+    """
+
+    epoch: Epoch
+    best: Best | None = None
+    history: Sequence[Mapping[str, float]] = ()
 
 
 class Checkpoint(NamedTuple):
-    """What a model file holds; params (P,) or (K, P), and `extra` for the caller to check."""
+    """What a checkpoint holds: one run, or several that belong together, and what the user added.
 
-    network: Network
-    params: np.ndarray
-    loss: Loss
+    The vectors are NumPy arrays.
+    """
+
+    runs: tuple[Progress, ...]
     extra: dict[str, Any]
+
+    @property
+    def epoch(self) -> Epoch:
+        """The last epoch of the last run: what `train` goes on after."""
+        return self.runs[-1].epoch
+
+    @property
+    def best(self) -> Best | None:
+        """The best epoch of the last run."""
+        return self.runs[-1].best
+
+    @property
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """The history of the last run."""
+        return self.runs[-1].history
 
 
 def save(
     path: str | os.PathLike[str],
-    network: Network,
-    params: Array,
+    epoch: Epoch,
     *,
-    loss: str | Loss,
+    stopping: EarlyStopping | None = None,
+    history: Iterable[Mapping[str, float]] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model file, whole or not at all.
+    """Write a checkpoint of a run after an epoch, whole or not at all.
 
-    params: (P,) or (K, P), of any library.   extra: JSON-like data that is kept with the model.
-    The file appears under its name only once it is safely on the disk, so neither a crash nor a
-    full disk leaves half a model or costs an older one.
-    Raises ValueError for a network that a file cannot describe (an activation or a loss that is
-    not in the tables), parameters that are not finite, or extra data that is not JSON; OSError.
+    epoch: as `train` yields it, before the next one begins.   stopping: what has watched the run.
+    history: the scores of its epochs (see `Epoch.scores`).   extra: JSON-like data of the user's.
+    Raises RuntimeError for an epoch whose vectors are gone; ValueError for a network or a loss that
+    a file cannot describe, and for data that is not JSON; OSError. The older file then stays.
     """
-    data = np.ascontiguousarray(to_host(params))
-    _check_params(network, data, "params")
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "network": describe(network),
-        "loss": _describe_loss(losses.get(loss)),
-        "extra": dict(extra or {}),
-    }
-    text = schema.to_json(header, "extra")
-    from safetensors.numpy import save as to_bytes
+    best = None if stopping is None else stopping.kept
+    save_runs(path, [Progress(epoch, best, [*history])], extra)
 
-    tensors = {"params": data}
-    content = to_bytes(tensors, metadata(text, tensors))
-    if (length := len(content) - data.nbytes) > LONGEST_HEADER:
-        raise ValueError(f"a header may have {LONGEST_HEADER:,} bytes, this one has {length:,}")
-    write(path, content)
+
+def save_runs(
+    path: str | os.PathLike[str],
+    runs: Sequence[Progress],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint of several runs that belong together; see `save`."""
+    header: dict[str, Any] = {"runs": [], "extra": dict(extra or {})}
+    tensors: dict[str, np.ndarray] = {}
+    for i, run in enumerate(runs):
+        described, vectors = _describe(run)
+        _rebuild(described, "", dict(vectors))  # what is written can be read
+        header["runs"].append(described)
+        tensors |= {f"{i}.{name}": vector for name, vector in vectors.items()}
+    safe_file.write(path, FORMAT, header, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a model file.
+    """Read a checkpoint.
 
     Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
     what is wrong with a file that is truncated, altered, of another kind or of a later version.
     """
     path = existing_file(path)
     try:
-        with reading(path, "a model"), open(path, "rb") as file:
-            text, claimed, tensors = _parse(file)
-        if claimed != digest(text, tensors):
-            raise ValueError("its content has been altered since it was written (SHA-256)")
-        return _rebuild(schema.from_json(text, "header"), tensors)
+        header, tensors = safe_file.read(path, FORMAT)
+        if not header["runs"]:
+            raise ValueError("it holds no run")
+        runs = tuple(_rebuild(data, f"{i}.", tensors) for i, data in enumerate(header["runs"]))
+        if tensors:
+            raise ValueError(f"unknown tensors: {', '.join(sorted(tensors))}")
     except ValueError as error:
-        raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
+        raise ValueError(f"{path}: not a checkpoint that can be used: {reason(error)}") from None
+    return Checkpoint(runs, header["extra"])
 
 
-def is_model(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that nnaccel wrote it; what it holds is not checked."""
-    try:
-        with open(existing_file(path), "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entries = _entries(file.read(length)) if length <= LONGEST_HEADER else {}
-        entry = _entry(entries)
-        return entry is not None and json.loads(entry["text"])["format"] == FORMAT
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return False
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says of itself that it is a checkpoint; what it holds is not checked."""
+    return safe_file.is_file_of(FORMAT, path)
 
 
-def metadata(text: str, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What a model file says of itself: the header's text, and the digest in a last line.
-
-    One entry, because safetensors writes several in an order that differs between processes: so
-    equal models are equal files.
-    """
-    return {"nnaccel": f"{text}\n{digest(text, tensors)}"}
+# ---------------------------------------------------------------------------- a run as data
 
 
-def digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the header's text and the name, dtype, shape and bytes of every tensor."""
-    content = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        content.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        content.update(array.data)
-    return content.hexdigest()
-
-
-def _describe_loss(loss: Loss) -> dict[str, Any]:
-    known = losses.LOSSES.get(loss.name)
-    if known is None or known._replace(options=loss.options) != loss:
-        raise ValueError(
-            f"a model file cannot hold the loss {loss.name!r}: it is not in nnaccel.losses.LOSSES"
-        )
-    return {"name": loss.name, "options": listed(loss.options)}
-
-
-def _rebuild(header: Any, tensors: dict[str, np.ndarray]) -> Checkpoint:
-    if type(header) is not dict or header.get("format") != FORMAT:
-        raise ValueError(FOREIGN)
-    check({"version": header.get("version")}, {"version": schema.COUNT}, "header")
-    if header["version"] > VERSION:
-        raise ValueError(
-            f"written by a later nnaccel (format {header['version']}); upgrade nnaccel"
-        )
-    check(header, HEADER, "header")
-    network = rebuild(header["network"])
-    check(header["loss"], {"name": schema.TEXT, "options": OBJECT}, "loss")
-    loss = named(losses.get(header["loss"]["name"]), header["loss"]["options"], "loss")
-    if set(tensors) != {"params"}:
-        raise ValueError(f"tensors must be 'params' alone, got {', '.join(sorted(tensors))}")
-    _check_params(network, tensors["params"], "the tensor 'params'")
-    return Checkpoint(network, tensors["params"], loss, header["extra"])
-
-
-def _check_params(network: Network, params: np.ndarray, name: str) -> None:
-    size = layout(network).size
-    if not size:
-        raise ValueError(f"{network} has no parameters, so there is nothing to keep")
-    if params.dtype not in (np.float32, np.float64) or params.shape[-1:] != (size,):
-        raise ValueError(
-            f"{name} must be float32 or float64 of shape ({size},) or (K, {size}) for this "
-            f"network, got {params.dtype} of shape {params.shape}"
-        )
-    if params.ndim > 2 or not params.size or not np.isfinite(params).all():
-        raise ValueError(f"{name} must be one or two-dimensional, not empty, and finite")
-
-
-def _parse(file: BinaryIO) -> tuple[str, str, dict[str, np.ndarray]]:
-    """The header's text, the digest that it claims, and the tensors of a safetensors file.
-
-    Unreadable if it is not a whole one, before a single tensor is built, or is not ours, before
-    the rest of it is read.
-    """
-    from safetensors.numpy import load as from_bytes
-
-    size, start = os.fstat(file.fileno()).st_size, file.read(8)
-    length = int.from_bytes(start, "little")
-    try:
-        if length > min(LONGEST_HEADER, size - 8):
-            raise ValueError(f"a header of {length:,} bytes")
-        header = file.read(length)
-        entry = _entry(_entries(header))
-        tensors = from_bytes(start + header + file.read()) if entry else {}
-    except (MemoryError, OSError):
-        raise
-    except Exception as error:  # safetensors raises errors of several kinds
-        kind = f"is truncated or no safetensors file ({reason(error)})" if size else "is empty"
-        raise Unreadable(f"the file {kind}") from None
-    if entry is None:
-        raise Unreadable(FOREIGN)
-    return entry["text"], entry["digest"], tensors
-
-
-def _entries(header: bytes) -> dict[str, Any]:
-    """What a safetensors header says of the file itself; ValueError unless it is a short one."""
-    objects = count(1)
-
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if next(objects) > MOST_TENSORS + 1:  # each tensor is one, and what is sought another
-            raise ValueError(f"more than {MOST_TENSORS} tensors")
-        return schema.distinct(pairs)
-
-    found = json.loads(header.decode(), object_pairs_hook=distinct)
-    return found.get("__metadata__", {}) if type(found) is dict else {}
-
-
-def _entry(entries: Any) -> re.Match[str] | None:
-    """The one entry of our files, its text and digest; None where there is another or none."""
-    entry = entries.get("nnaccel") if type(entries) is dict and len(entries) == 1 else None
-    return ENTRY.fullmatch(entry) if type(entry) is str else None
-
-
-FOREIGN = "a safetensors file that nnaccel has not written"
-HEADER = {
-    "format": schema.TEXT,
-    "version": schema.COUNT,
-    "network": OBJECT,
-    "loss": OBJECT,
-    "extra": OBJECT,
+SEED = Field("an integer from 0 to 2^64 - 1", lambda v: type(v) is int and 0 <= v < 2**64)
+VALUES = Field(
+    "a number or a list of them",
+    lambda v: all(map(schema.NUMBER.holds, v if type(v) is list else [v])),
+)
+NUMBERS = Field(
+    "a positive integer or a list of them",
+    lambda v: v != [] and all(map(schema.COUNT.holds, v if type(v) is list else [v])),
+)
+STEP = Field("an integer below 2^31, not negative", lambda v: schema.WHOLE.holds(v) and v >= 0)
+EPOCH = {
+    "number": schema.COUNT,
+    "step": schema.optional(STEP),  # None: its vectors are of several epochs
+    "slots": Field("a small number", lambda v: type(v) is int and 0 <= v <= MOST_SLOTS),
+    "scores": schema.OBJECT,
+    "greater_is_better": schema.optional(schema.FLAG),
 }
+RUN = {
+    "network": schema.OBJECT,
+    "loss": schema.OBJECT,
+    "settings": schema.OBJECT,
+    "last": schema.OBJECT,
+    "best": schema.optional(schema.OBJECT),
+    "history": schema.RECORDS,
+}
+SETTINGS = {
+    "optimizer": schema.TEXT,
+    "batch_size": schema.COUNT,
+    "short_batch": schema.one_of("weighted", "full"),
+    "seed": SEED,
+    "shuffle": schema.FLAG,
+    "dtype": schema.one_of("float32", "float64"),
+    "n_samples": schema.COUNT,
+    "dropout_until": schema.optional(STEP),
+}
+
+
+def _describe(run: Progress) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A run as plain data, and its vectors by name."""
+    epoch, best, history = run
+    if epoch._origin is None:
+        raise ValueError("an epoch that was made by hand is of no run; give one that train yielded")
+    settings = dict(epoch._origin.settings)
+    last, tensors = _describe_epoch(epoch, "last")
+    described = {
+        "network": describe(settings.pop("network")),
+        "loss": describe_loss(settings.pop("loss")),
+        "settings": settings,
+        "last": last,
+        "best": None,
+        "history": [{n: schema.plain(v) for n, v in row.items()} for row in history],
+    }
+    if best is not None:
+        data, vectors = _describe_epoch(best.epoch, "best")
+        described["best"] = {"epoch": data, "numbers": schema.plain(best.numbers)}
+        tensors |= vectors
+    return described, tensors
+
+
+def _describe_epoch(epoch: Epoch, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    state = None if epoch._state is None else epoch.state
+    slots = () if state is None else state.slots
+    data = {
+        "number": epoch.number,
+        "step": None if state is None else int(to_host(state.step)),
+        "slots": len(slots),
+        "scores": {n: schema.plain(value) for n, value in epoch.scores().items()},
+        "greater_is_better": epoch.greater_is_better,
+    }
+    vectors = {f"{name}.params": _vector(epoch.params)}
+    return data, vectors | {f"{name}.slot{i}": _vector(slot) for i, slot in enumerate(slots)}
+
+
+def _vector(array: Array) -> np.ndarray:
+    return np.ascontiguousarray(to_host(array))
+
+
+def _rebuild(data: dict[str, Any], prefix: str, tensors: dict[str, np.ndarray]) -> Progress:
+    """The run that `_describe` described; takes its vectors out of `tensors`."""
+    check(data, RUN, "a run")
+    check(data["settings"], SETTINGS, "the settings of a run")
+    network, loss = rebuild(data["network"]), rebuild_loss(data["loss"])
+    origin = Origin({"network": network, "loss": loss, **data["settings"]})
+    last = _rebuild_epoch(data["last"], f"{prefix}last.", tensors, origin)
+    if last._state is None:
+        raise ValueError("the last epoch of a run needs the memory of its optimizer")
+    best = None
+    if data["best"] is not None:
+        check(data["best"], {"epoch": schema.OBJECT, "numbers": NUMBERS}, "the best epoch")
+        kept = _rebuild_epoch(data["best"]["epoch"], f"{prefix}best.", tensors, origin)
+        numbers = np.array(data["best"]["numbers"])
+        if kept.params.shape != last.params.shape or numbers.shape != last.params.shape[:-1]:
+            raise ValueError("the best epoch has other shapes than the last one")
+        if kept.number > last.number or numbers.max() != kept.number:
+            raise ValueError("the best epoch has a number that does not fit")
+        best = Best(kept, numbers)
+    for row in data["history"]:
+        check(row, dict.fromkeys(row, schema.NUMBER), "the history")
+    history = [{n: schema.number(value) for n, value in row.items()} for row in data["history"]]
+    return Progress(last, best, history)
+
+
+def _rebuild_epoch(
+    data: dict[str, Any], prefix: str, tensors: dict[str, np.ndarray], origin: Origin
+) -> Epoch:
+    check(data, EPOCH, "an epoch")
+    names = [f"{prefix}params", *(f"{prefix}slot{i}" for i in range(data["slots"]))]
+    if absent := [name for name in names if name not in tensors]:
+        raise ValueError(f"the tensor {absent[0]!r} is missing")
+    params, *slots = (tensors.pop(name) for name in names)
+    _check_vectors(origin.settings["network"], params, slots, origin.settings["dtype"])
+    check(data["scores"], dict.fromkeys(data["scores"], VALUES), "scores")
+    if unknown := data["scores"].keys() - {*SCORES}:
+        raise ValueError(f"unknown scores: {', '.join(sorted(unknown))}")
+    scores = {name: _score(value) for name, value in data["scores"].items()}
+    if any(np.shape(value) != params.shape[:-1] for value in scores.values()):
+        raise ValueError("an epoch needs a score for each of its networks")
+    state = None
+    if data["step"] is not None:
+        state = State(np.array(data["step"], np.int32), tuple(slots))
+    elif slots:
+        raise ValueError("an epoch without a step has no memory of an optimizer")
+    greater = data["greater_is_better"]
+    return Epoch(data["number"], params, state, **scores, greater_is_better=greater, _origin=origin)
+
+
+def _score(value: Any) -> Any:
+    found = schema.number(value)
+    return np.array(found, np.float64) if type(found) is list else found
+
+
+def _check_vectors(
+    network: Network, params: np.ndarray, slots: list[np.ndarray], dtype: str
+) -> None:
+    size = layout(network).size
+    fits = params.ndim in (1, 2) and params.shape[-1] == size > 0 and params.size > 0
+    for vector in (params, *slots):
+        if not fits or vector.dtype != dtype or vector.shape != params.shape:
+            raise ValueError(
+                f"vectors must be {dtype} of shape ({size},) or (K, {size}) for this network, all "
+                f"alike, got {vector.dtype} of shape {vector.shape}"
+            )
+    if not np.isfinite(params).all():
+        raise ValueError("parameters must be finite")

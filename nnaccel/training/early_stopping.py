@@ -3,13 +3,24 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.arguments import at_least, find
+from nnaccel.devices.device import to_host
 from nnaccel.training.epoch import SCORES, Epoch
 from nnaccel.typing import Array
+
+if TYPE_CHECKING:
+    from nnaccel.training.checkpoint import Progress
+
+
+class Best(NamedTuple):
+    """The best epoch of a run so far."""
+
+    epoch: Epoch
+    numbers: Any  # its number, or those (K,) of the epochs that the vectors of K networks are of
 
 
 class EarlyStopping:
@@ -33,10 +44,17 @@ class EarlyStopping:
         the run knows which way is better, from `Metric.greater_is_better`.
     tol : float
         By how much a value must be better to count as better; at least 0.
+    after : Progress or Checkpoint, optional
+        The run so far, where it goes on: see `nnaccel.checkpoint`.
     """
 
     def __init__(
-        self, patience: int | None = 10, *, monitor: str = "validation_loss", tol: float = 0.0
+        self,
+        patience: int | None = 10,
+        *,
+        monitor: str = "validation_loss",
+        tol: float = 0.0,
+        after: "Progress | None" = None,
     ) -> None:
         if patience is not None:
             [patience] = at_least(1, patience=patience)
@@ -46,8 +64,19 @@ class EarlyStopping:
         self.patience = patience
         self.monitor = monitor
         self.tol = tol
-        self.best: Epoch | None = None
-        self.numbers: Any = 0  # of the best epoch; (K,) for K networks
+        # One object, so that an interruption finds the epoch and its number together.
+        self.kept: Best | None = None if after is None else after.best
+        self._seen = 0 if after is None else after.epoch.number
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best epoch so far, a copy; None before the first one."""
+        return self.kept and self.kept.epoch
+
+    @property
+    def numbers(self) -> Any:
+        """The number of the best epoch; (K,) for K networks."""
+        return 0 if self.kept is None else self.kept.numbers
 
     def __call__(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
         """The epochs, until there has been no better one for `patience` of them.
@@ -55,16 +84,28 @@ class EarlyStopping:
         ValueError for a run that does not compute what is watched, or does not say which way it
         gets better.
         """
+        if self._has_ended():
+            return
         for epoch in epochs:
             value, greater = self._value_of(epoch), self._greater_is_better(epoch)
-            if self.best is None:
-                self.best, self.numbers = epoch.copy(), np.full(np.shape(value), epoch.number)
-            elif (gains := self._gains(value, self._value_of(self.best), greater)).any():
-                self.best = epoch.copy() if gains.all() else best_of_each(self.best, epoch, gains)
-                self.numbers = np.where(gains, epoch.number, self.numbers)
+            if self.kept is None:
+                self.kept = Best(epoch.copy(), np.full(np.shape(value), epoch.number))
+            else:
+                best, numbers = self.kept
+                gains = self._gains(value, self._value_of(best), greater)
+                if gains.any():
+                    better = epoch.copy() if gains.all() else best_of_each(best, epoch, gains)
+                    self.kept = Best(better, np.where(gains, epoch.number, numbers))
+            self._seen = epoch.number
             yield epoch
-            if self.patience is not None and epoch.number - np.max(self.numbers) >= self.patience:
+            if self._has_ended():
                 return
+
+    def _has_ended(self) -> bool:
+        """Whether there has been no better epoch for so long."""
+        if self.patience is None or self.kept is None:
+            return False
+        return bool(self._seen - np.max(self.numbers) >= self.patience)
 
     def _value_of(self, epoch: Epoch) -> Any:
         value = getattr(epoch, self.monitor)
@@ -98,7 +139,7 @@ class EarlyStopping:
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
     """The networks of `epoch` that have become better, the others as they are in `best`."""
-    params = best.params
+    params = best.params + 0.0  # whoever is interrupted here still has the vectors of `best`
     for k in np.flatnonzero(gains).tolist():
         params = _with_row(params, k, epoch.params[k, :])
     scores = {
@@ -111,5 +152,5 @@ def _with_row(params: Array, k: int, row: Array) -> Array:
     """params (K, P), a vector of our own, with another row k; JAX's arrays cannot be written."""
     if hasattr(params, "at"):
         return params.at[k].set(row)
-    params[k, :] = row
+    params[k, :] = to_host(row) if isinstance(params, np.ndarray) else row  # read from a file
     return params

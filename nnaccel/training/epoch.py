@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nnaccel.devices.device import Device, dtype_name
 from nnaccel.kernels.definition import Run
 from nnaccel.kernels.params import join_params
 from nnaccel.maths.network import leaves
@@ -122,17 +123,21 @@ class Epoch:
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
-def state_after(epoch: Epoch, params: Array, optimizer: Optimizer) -> State:
-    """The optimizer's memory after an epoch, in memory of its own; ValueError for vectors that are
-    not those of this optimizer, as far as it says how many it keeps."""
-    state, n = copy_state(epoch.state), optimizer.n_slots
+def state_after(epoch: Epoch, params: Array, optimizer: Optimizer, where: Device) -> State:
+    """The optimizer's memory after an epoch, in memory of its own on the device; ValueError for
+    vectors that are not those of this optimizer, as far as it says how many it keeps.
+
+    params: on the device."""
+    state, n = epoch.state, optimizer.n_slots
     shapes = [tuple(slot.shape) for slot in state.slots]
     if n is not None and shapes != [tuple(params.shape)] * n:
         raise ValueError(
             f"after.state must hold {n} vectors like params, {tuple(params.shape)}, for this "
             f"optimizer, got {shapes}"
         )
-    return state
+    dtype = dtype_name(params)
+    slots = tuple(where.asarray(slot, dtype, copy=True) for slot in state.slots)
+    return State(where.asarray(state.step, "int32", copy=True), slots)
 
 
 def copy_state(state: State) -> State:

@@ -200,7 +200,7 @@ class Given(NamedTuple):
         check_examples_of_members(params, self.sample_weight, self.validation_data)
         if self.after is None:
             return params, run.optimizer.init(params, xp=where.xp)
-        return params, state_after(self.after, params, run.optimizer)
+        return params, state_after(self.after, params, run.optimizer, where)
 
 
 def _begin(

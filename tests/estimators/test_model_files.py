@@ -9,7 +9,7 @@ pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
 
 from nnaccel import MLPClassifier, MLPRegressor
 from nnaccel.maths import losses
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 
 X = np.random.default_rng(0).standard_normal((30, 3))
 OPTIONS = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
@@ -30,10 +30,10 @@ def forged(tmp_path, task="multiclass", network=None, loss=None, params=None, **
     else:
         weights = {"no": 1.0, "yes": 2.0} if task == "binary" else None
         MLPClassifier(**OPTIONS, class_weight=weights).fit(X, Y[task]).save(path)
-    found = checkpoint.load(path)
+    found = model_file.load(path)
     changed = copy.deepcopy(found.extra)
     changed["parameters"] |= extra.pop("parameters", {})
-    checkpoint.save(
+    model_file.save(
         path,
         network or found.network,
         found.params if params is None else params(found.params),

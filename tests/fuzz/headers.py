@@ -21,7 +21,7 @@ from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file, safe_file
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import initialize
 from tests.fuzz.pool import Judge
@@ -88,7 +88,7 @@ def originals(folder: Path) -> list[Original]:
         length = int.from_bytes(content[:8], "little")
         entry = json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"]
         header = json.loads(entry.rpartition("\n")[0])
-        found.append(Original(header, checkpoint.load(path).params, use))
+        found.append(Original(header, model_file.load(path).params, use))
         use(path)
 
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def originals(folder: Path) -> list[Original]:
             estimator.save(path)
             add(partial(use_estimator, cls=type(estimator)))
         for network, loss in networks():
-            checkpoint.save(path, network, initialize(network), loss=loss)
+            model_file.save(path, network, initialize(network), loss=loss)
             add(use_network)
     return found
 
@@ -149,12 +149,12 @@ def use_estimator(path: Path, cls: Any) -> None:
 
 
 def use_network(path: Path) -> None:
-    found = checkpoint.load(path)
+    found = model_file.load(path)
     A = predict(found.network, found.params, np.zeros((2, found.network.n_inputs)), loss=found.loss)
     if A.shape[-2:] != (2, found.network.n_outputs):
         raise NotOfUseError(f"predictions of shape {A.shape}")
-    checkpoint.save(path, *found[:2], loss=found.loss, extra=found.extra)
-    checkpoint.load(path)
+    model_file.save(path, *found[:2], loss=found.loss, extra=found.extra)
+    model_file.load(path)
 
 
 # ---------------------------------------------------------------------------- forgery
@@ -255,7 +255,7 @@ def sealed(text: str, params: np.ndarray, rng: Random) -> bytes:
     elif kind < 0.1:
         tensors[rng.choice(["more", "", "\0"])] = params
     try:
-        digest = checkpoint.digest(text, tensors)
+        digest = safe_file.digest(text, tensors)
     except UnicodeEncodeError:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     entries, at, body = {}, 0, b""

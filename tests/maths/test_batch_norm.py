@@ -17,7 +17,7 @@ from nnaccel.maths.layers import BatchNorm, Dense, Dropout, Residual
 from nnaccel.maths.layers.batch_norm import batch_norm_vjp
 from nnaccel.maths.network import Network, forward, layout, value_and_grad
 from nnaccel.ops import Ops
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 from nnaccel.training.data import Data
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
@@ -309,8 +309,8 @@ def test_predictions_and_validation_use_the_running_statistics(tmp_path):
     np.testing.assert_allclose(np.concatenate(alone), Z, rtol=1e-10)
     trained = forward(NETWORK, best.params, held_out[0], ops=Ops(np), training=True)
     assert np.abs(trained - Z).max() > 1e-3
-    checkpoint.save(tmp_path / "m", NETWORK, best.params, loss=LOSS)
-    found = checkpoint.load(tmp_path / "m")
+    model_file.save(tmp_path / "m", NETWORK, best.params, loss=LOSS)
+    found = model_file.load(tmp_path / "m")
     np.testing.assert_array_equal(predict(found.network, found.params, held_out[0]), Z)
 
 

@@ -23,7 +23,7 @@ from nnaccel.tabular.sources import (
 from nnaccel.tabular.survey import Rules
 from nnaccel.tabular.tables import TableWarning
 from nnaccel.tabular.targets import Target
-from nnaccel.training import checkpoint
+from nnaccel.training import model_file
 
 QUICK = {"hidden": (8,), "epochs": 3}
 
@@ -382,14 +382,14 @@ def test_a_model_comes_back_as_it_was(tmp_path, model):
 
 def extra_of(model, tmp_path):
     model.save(tmp_path / "m")
-    return json.loads(json.dumps(checkpoint.load(tmp_path / "m").extra))
+    return json.loads(json.dumps(model_file.load(tmp_path / "m").extra))
 
 
 def refused(tmp_path, model, extra, *words, network=None, params=None):
     path = tmp_path / "forged"
     network = network or model.network
     params = model.params if params is None else params
-    checkpoint.save(path, network, params, loss=model.loss, extra=extra)
+    model_file.save(path, network, params, loss=model.loss, extra=extra)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the message is checked below
         Model.load(path)
     message = str(caught.value)
@@ -428,7 +428,7 @@ def test_the_network_must_fit_its_table(tmp_path, model):
     wide = model.network._replace(n_inputs=model.network.n_inputs + 1)
     params = np.zeros(model.params.size + 8, "float32")
     refused(tmp_path, model, extra, "inputs", network=wide, params=params)
-    other = model._replace(loss=checkpoint.losses.get("softmax_cross_entropy"))
+    other = model._replace(loss=model_file.losses.get("softmax_cross_entropy"))
     refused(tmp_path, other, extra, "the network has 1 outputs and its target needs 2")
 
 
@@ -444,7 +444,7 @@ def test_the_loss_must_be_for_the_target(tmp_path, model, loss, classes):
     extra = extra_of(model, tmp_path)
     task = "classification" if classes else "regression"
     extra["target"] |= {"classes": classes, "task": task}
-    other = model._replace(loss=checkpoint.losses.get(loss))
+    other = model._replace(loss=model_file.losses.get(loss))
     refused(tmp_path, other, extra, f"loss {loss!r} is not for {task}")
 
 

@@ -1,0 +1,100 @@
+"""Model files: a network, its parameters and what belongs to them; see `safe_file.py`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel import schema
+from nnaccel.devices.device import to_host
+from nnaccel.files import existing_file, reason
+from nnaccel.maths import losses
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.network import Network, layout
+from nnaccel.training import safe_file
+from nnaccel.training.architecture import (
+    describe,
+    describe_loss,
+    rebuild,
+    rebuild_loss,
+)
+from nnaccel.typing import Array
+
+FORMAT = safe_file.Format(
+    "nnaccel model",
+    1,
+    {"network": schema.OBJECT, "loss": schema.OBJECT, "extra": schema.OBJECT},
+    "a model",
+)
+
+
+class ModelFile(NamedTuple):
+    """What a model file holds; params (P,) or (K, P), and `extra` for the caller to check."""
+
+    network: Network
+    params: np.ndarray
+    loss: Loss
+    extra: dict[str, Any]
+
+
+def save(
+    path: str | os.PathLike[str],
+    network: Network,
+    params: Array,
+    *,
+    loss: str | Loss,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model file, whole or not at all.
+
+    params: (P,) or (K, P), of any library.   extra: JSON-like data that is kept with the model.
+    Raises ValueError for a network that a file cannot describe (an activation or a loss that is
+    not in the tables), parameters that are not finite, or extra data that is not JSON; OSError.
+    """
+    data = np.ascontiguousarray(to_host(params))
+    check_params(network, data, "params")
+    header = {
+        "network": describe(network),
+        "loss": describe_loss(losses.get(loss)),
+        "extra": dict(extra or {}),
+    }
+    safe_file.write(path, FORMAT, header, {"params": data})
+
+
+def load(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a model file.
+
+    Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
+    what is wrong with a file that is truncated, altered, of another kind or of a later version.
+    """
+    path = existing_file(path)
+    try:
+        header, tensors = safe_file.read(path, FORMAT)
+        network = rebuild(header["network"])
+        loss = rebuild_loss(header["loss"])
+        if set(tensors) != {"params"}:
+            raise ValueError(f"tensors must be 'params' alone, got {', '.join(sorted(tensors))}")
+        check_params(network, tensors["params"], "the tensor 'params'")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
+    return ModelFile(network, tensors["params"], loss, header["extra"])
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says of itself that it is a model; what it holds is not checked."""
+    return safe_file.is_file_of(FORMAT, path)
+
+
+def check_params(network: Network, params: np.ndarray, name: str) -> None:
+    """ValueError for parameters that are not those of the network, or are not finite."""
+    size = layout(network).size
+    if not size:
+        raise ValueError(f"{network} has no parameters, so there is nothing to keep")
+    if params.dtype not in (np.float32, np.float64) or params.shape[-1:] != (size,):
+        raise ValueError(
+            f"{name} must be float32 or float64 of shape ({size},) or (K, {size}) for this "
+            f"network, got {params.dtype} of shape {params.shape}"
+        )
+    if params.ndim > 2 or not params.size or not np.isfinite(params).all():
+        raise ValueError(f"{name} must be one or two-dimensional, not empty, and finite")
