@@ -12,6 +12,12 @@ from typing import Any
 
 from nnaccel.arguments import did_you_mean
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PART = ".nnaccel-", ".part"  # how the name of a file begins and ends that is being written
 STREAM = "-"  # as the name of a file: standard input or output
 COMPLETE = "check that the file is complete and is what its name says"
 READ_LIMIT = 2**30  # bytes that a file may become, unless the environment says another number
@@ -131,22 +137,27 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 def write(path: str | os.PathLike[str], content: Any) -> None:
     """Write a file durably and atomically, keeping the mode of the one it replaces.
 
-    content: bytes.   A link stays, and what it points to is replaced.   Raises OSError, also where
-    a folder, a pipe or a device has that name.
+    content: bytes.   A link stays, and what it points to is replaced.   What a killed writer has
+    left in the folder is removed.   Raises OSError, also where a folder, a pipe or a device has
+    that name.
     """
     target, mode = _target(path)
+    _remove_leftovers(target.parent)
     file = _beside(target, path)
     try:
-        with file:
+        with file:  # its lock is given back with it, once it has its name
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
-        os.replace(file.name, target)
+            os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
+            if fcntl is None:  # a system that does not rename what is open
+                file.close()
+            os.replace(file.name, target)
     except OSError as error:
         raise _unwritable(path, error, error.strerror) from None
     finally:
-        Path(file.name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(file.name).unlink(missing_ok=True)
     _sync_folder(target.parent)
 
 
@@ -170,14 +181,48 @@ def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
     """A new file in the folder of `target`, open for writing, that its user has to remove.
 
     Its name does not hold that of `target`, with which it might be longer than a name can be.
-    path: what the user calls it.
+    While it is open it is locked, which says that its writer lives.   path: what the user calls it.
     """
+    start, end = PART
     try:
-        return tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=".nnaccel-", suffix=".part", delete=False
-        )
+        while True:
+            file = tempfile.NamedTemporaryFile(  # noqa: SIM115 -- its user closes it
+                dir=target.parent, prefix=start, suffix=end, delete=False
+            )
+            _lock(file.fileno())
+            if os.path.exists(file.name):  # else another writer took it for a leftover
+                return file
+            file.close()
     except OSError as error:
         raise _unwritable(path, error, error.strerror) from None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers have left: the files of ours that nobody has locked."""
+    start, end = PART
+    with suppress(OSError):  # a folder that cannot be listed
+        for name in os.listdir(folder):
+            if name.startswith(start) and name.endswith(end):
+                with suppress(OSError), open(folder / name, "rb", opener=_at_once) as file:
+                    if _lock(file.fileno()):
+                        os.unlink(file.name)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _lock(handle: int) -> bool:
+    """Locks an open file until it is closed or the process ends. False where somebody else has it,
+    or the system or its file system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _reserve(file: Any, size: int) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -281,3 +282,52 @@ def test_a_folder_that_cannot_be_synchronised_costs_no_file(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", of_files_alone)
     assert written(tmp_path / "m").read_bytes() == b"content"
     assert len(refused) == hasattr(os, "O_DIRECTORY")
+
+
+# ---------------------------------------------------------------------------- killed writers
+
+LOCKS = pytest.mark.skipif(files.fcntl is None, reason="locks of POSIX")
+DYING = """
+import os, signal, sys
+from nnaccel import files
+files.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+files.write(sys.argv[1], b"half")
+"""
+
+
+@LOCKS
+def test_what_a_killed_writer_has_left_is_removed_by_the_next_one(tmp_path):
+    target = written(tmp_path / "m", b"old")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", DYING, target], check=False)
+    left = [path.name for path in tmp_path.iterdir() if path != target]
+    assert len(left) == 1  # the second has removed that of the first
+    assert left[0].startswith(".nnaccel-")
+    assert target.read_bytes() == b"old"
+    write(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert target.read_bytes() == b"new"
+
+
+@LOCKS
+def test_what_a_living_writer_is_about_to_rename_stays(tmp_path, monkeypatch):
+    """Another file is written into the folder while the first is."""
+    replace = os.replace
+
+    def meanwhile(source, target):
+        monkeypatch.setattr(files.os, "replace", replace)
+        write(tmp_path / "other", b"other")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", meanwhile)
+    write(tmp_path / "m", b"content")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "m": b"content",
+        "other": b"other",
+    }
+
+
+@LOCKS
+def test_a_pipe_with_such_a_name_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / ".nnaccel-x.part")
+    assert written(tmp_path / "m").read_bytes() == b"content"

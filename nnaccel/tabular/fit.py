@@ -1,12 +1,14 @@
 """The training run of a table: its rows split, encoded and weighed, and the epochs."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnaccel.devices.device import Device, select, to_host
+from nnaccel import schema
+from nnaccel.devices.device import Device, select
 from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses
@@ -14,14 +16,8 @@ from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
-from nnaccel.tabular.calibration import (
-    HeldOut,
-    calibrate,
-    calibrated,
-    can_calibrate,
-    logits_of,
-    scale_of,
-)
+from nnaccel.tabular.branch import Branch
+from nnaccel.tabular.calibration import HeldOut, can_calibrate
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.labels import read_labels
@@ -37,6 +33,7 @@ from nnaccel.tabular.members import (
     with_both,
 )
 from nnaccel.tabular.model import Model, labelled, scoring_of
+from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict, variants
 from nnaccel.tabular.several_targets import Targets, fit_targets
@@ -44,8 +41,9 @@ from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
 from nnaccel.tabular.tables import as_table, by_name, import_extra
 from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
+from nnaccel.training import checkpoint
+from nnaccel.training.checkpoint import Checkpoint, Progress
 from nnaccel.training.data import class_weights, mean_one
-from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
 from nnaccel.training.step import initialize
@@ -184,56 +182,6 @@ def kernels_for(
     return kernels if repaid else "numpy"
 
 
-class Branch:
-    """The training run of one kind of networks: one network, or several on folds of the rows."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        run: Run,
-        epochs: Iterator[Epoch],
-        held_out: list[HeldOut],
-        *,
-        validated: bool,
-    ) -> None:
-        """held_out: the rows by which each network of a classifier is validated and calibrated."""
-        self.settings, self.run, self._held_out = settings, run, held_out
-        self._stopping = EarlyStopping(settings.early_stopping or None)
-        if held_out:
-            epochs = calibrated(epochs, run, held_out)
-        self._epochs = self._stopping(epochs) if validated else epochs
-        self.history: list[dict[str, float]] = []
-        self._last: Epoch | None = None
-
-    def __iter__(self) -> Iterator[Epoch]:
-        """The epochs, whose scores are means over the networks."""
-        for epoch in self._epochs:
-            self._last = epoch
-            shown = {name: float(np.mean(value)) for name, value in epoch.scores().items()}
-            self.history.append(shown)
-            yield replace(epoch, **shown)
-
-    @property
-    def best(self) -> list[int]:
-        """The numbers of the epochs whose weights the networks have; [] before the first one."""
-        if self._stopping.best is not None:
-            return np.atleast_1d(self._stopping.numbers).tolist()
-        return [self._last.number] if self._last else []
-
-    def trained(self) -> Trained | None:
-        """The networks of the best epochs, calibrated if they are classifiers, or of the last one
-        where nothing was set aside."""
-        chosen = self._stopping.best or self._last
-        if chosen is None:
-            return None
-        network, loss, params = self.run.network, self.run.loss, np.array(to_host(chosen.params))
-        each = np.atleast_2d(params)
-        for k, rows in enumerate(self._held_out):
-            scale, _ = scale_of(logits_of(network, each[k], rows), rows, loss)
-            each[k] = calibrate(network, each[k], scale)
-        return Trained(self.settings.numbers, network, each.reshape(params.shape))
-
-
 class Fit:
     """A training run on examples: iterate over it for its epochs, then ask for the `model`.
 
@@ -264,9 +212,17 @@ class Fit:
         rules: Rules = NO_RULES,
         test_fraction: float = 0.2,
         kernels: bool | str = True,
+        keeps: bool = False,
+        after: Checkpoint | None = None,
     ) -> None:
-        """Split and encode the examples and build the networks; ValueError for data or settings
-        from which nothing can be learned, and for test data that do not fit."""
+        """Split and encode the examples and build the networks.
+
+        keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
+        interrupted.   after: what `save` has written: the run goes on from there.
+        ValueError for data or settings from which nothing can be learned, for test data that do not
+        fit, and for a checkpoint of another run.
+        """
+        asked = to_dict(settings)
         self.device = device or select("cpu")
         examples, found, forms = surveyed(examples, rules)
         parts, self.target, kinds = split_examples(examples, settings, test_fraction, forms)
@@ -298,9 +254,15 @@ class Fit:
         edges = self._edges(kinds)
         if not any(edges):  # what was decided for plain numbers, if anything was
             kinds = [replace(kinds[0], numbers="plain")]
-        self.branches = [self._branch(each, edges, held_out, kernels) for each in kinds]
+        self._identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
+        if after is not None:
+            check_same(after, self._identity or {})
+        runs = [*(after.runs if after else ()), *(None for _ in kinds)]
+        self.branches = [
+            self._branch(each, edges, held_out, kernels, keeps=keeps, after=run)
+            for each, run in zip(kinds, runs, strict=False)
+        ]
         self.network = self.branches[-1].run.network
-        self.history = self.branches[-1].history
         self.chosen = ""
 
     def _edges(self, kinds: list[Settings]) -> Edges:
@@ -311,7 +273,14 @@ class Fit:
         return bin_edges(X, len(features.numeric), features.present(X))
 
     def _branch(
-        self, settings: Settings, edges: Edges, held_out: Any, kernels: bool | str
+        self,
+        settings: Settings,
+        edges: Edges,
+        held_out: Any,
+        kernels: bool | str,
+        *,
+        keeps: bool,
+        after: Progress | None,
     ) -> Branch:
         """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
         X, Y = self._train
@@ -351,10 +320,49 @@ class Fit:
             dtype=run.dtype,
             precision=run.precision,
             params=params,
+            # That it is of the same run has been seen, and where epochs grow some settings do.
+            after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
         unseen = self._unseen(held_out) if classifies else []
-        return Branch(settings, run, begun, unseen, validated=held_out is not None)
+        validated = held_out is not None
+        return Branch(
+            settings,
+            run,
+            begun,
+            unseen,
+            validated=validated,
+            unit=self.unit,
+            keeps=keeps,
+            after=after,
+        )
+
+    def _identity_of(
+        self, asked: dict[str, Any], kinds: list[Settings], held_out: Any
+    ) -> dict[str, Any]:
+        """What the run is, by which a checkpoint of it is known; see `resuming.FIELDS`."""
+        test = None if self._test is None else self._test.data
+        texts = [schema.to_json(part.to_dict(), "it") for part in (self.features, self.target)]
+        arrays = [*self._train, self._weights, test, *(held_out or ())]
+        return {
+            "kinds": [kind.numbers for kind in kinds],
+            "settings": schema.from_json(schema.to_json(asked, "settings"), "settings"),
+            "epochs": self.settings.epochs,
+            "rows": dict(self.rows),
+            "columns": list(self.features.columns),
+            "data": digest_of(texts, arrays),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint of the run so far, whole or not at all.
+
+        RuntimeError before the first epoch, and in the middle of one unless the fit `keeps` what is
+        needed; OSError where it cannot be written, ValueError for data that no file can hold.
+        """
+        runs = [progress for branch in self.branches if (progress := branch.progress)]
+        if self._identity is None or not runs:
+            raise RuntimeError("there is nothing to keep; use Fit(keeps=True), and train an epoch")
+        checkpoint.save_runs(path, runs, self._identity)
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""
@@ -388,6 +396,11 @@ class Fit:
         )
 
     @property
+    def history(self) -> list[dict[str, float]]:
+        """The scores of the epochs of the last kind of networks."""
+        return self.branches[-1].history
+
+    @property
     def n_params(self) -> int:
         """The most parameters that the model may have, of all its networks together."""
         kinds = len(self.branches) if self.folds is not None else 1
@@ -403,11 +416,7 @@ class Fit:
         before = 0
         for branch in self.branches:
             for epoch in branch:
-                held = epoch.validation_metric
-                shown = {"metric": epoch.metric * self.unit}
-                shown["validation_metric"] = held if held is None else held * self.unit
-                branch.history[-1] |= {n: v for n, v in shown.items() if v is not None}
-                yield replace(epoch, number=before + epoch.number, **shown)
+                yield replace(epoch, number=before + epoch.number)
             before += self.settings.epochs or 1
 
     @property

@@ -1,0 +1,110 @@
+"""The training run of one kind of networks of a table: one network, or several on folds of rows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import to_host
+from nnaccel.kernels.definition import Run
+from nnaccel.tabular.calibration import HeldOut, calibrate, calibrated, logits_of, scale_of
+from nnaccel.tabular.members import Trained
+from nnaccel.tabular.settings import Settings
+from nnaccel.training.checkpoint import Progress
+from nnaccel.training.early_stopping import Best, EarlyStopping
+from nnaccel.training.epoch import Epoch
+
+
+class Done(NamedTuple):
+    """What a run has come to: the last epoch, the best one, and how many are in its history."""
+
+    epoch: Epoch
+    best: Best | None
+    n_epochs: int
+
+
+class Branch:
+    """The run of one kind of networks, which may be interrupted at any time: what it has come to
+    then is that of the last whole epoch.
+
+    settings : Settings
+        Resolved, of this kind.
+    run : Run
+        What the training loop computes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: Run,
+        epochs: Iterator[Epoch],
+        held_out: list[HeldOut],
+        *,
+        validated: bool,
+        unit: float,
+        keeps: bool = False,
+        after: Progress | None = None,
+    ) -> None:
+        """held_out: the rows by which each network of a classifier is validated and calibrated.
+        unit: of the target, for metrics.   keeps: whether the last epoch is to be had in the middle
+        of the next one too.   after: the run so far.
+        """
+        self.settings, self.run, self._held_out = settings, run, held_out
+        self._unit, self._copies = unit, keeps or not validated
+        self._stopping = EarlyStopping(settings.early_stopping or None, after=after)
+        if held_out:
+            epochs = calibrated(epochs, run, held_out)
+        self._epochs = self._stopping(epochs) if validated else epochs
+        self._history = [] if after is None else [dict(row) for row in after.history]
+        self._done: Done | None = after and Done(after.epoch, after.best, len(self._history))
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """The epochs, whose scores are means over the networks, their metric in the units of the
+        target."""
+        for epoch in self._epochs:
+            scores = epoch.scores()
+            for name in scores.keys() & {"metric", "validation_metric"}:
+                scores[name] = scores[name] * self._unit
+            shown = {name: float(np.mean(value)) for name, value in scores.items()}
+            # An interruption finds the epoch, the best one and their number together.
+            kept = epoch.copy() if self._copies else epoch
+            self._history.append(shown)
+            self._done = Done(kept, self._stopping.kept, len(self._history))
+            yield replace(epoch, **shown)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The scores of each epoch."""
+        return self._history[: self._done.n_epochs if self._done else 0]
+
+    @property
+    def best(self) -> list[int]:
+        """The numbers of the epochs whose weights the networks have; [] before the first one."""
+        if self._done is None:
+            return []
+        _, best, _ = self._done
+        return [self._done.epoch.number] if best is None else np.atleast_1d(best.numbers).tolist()
+
+    @property
+    def progress(self) -> Progress | None:
+        """The run so far, to go on from; None before the first epoch."""
+        if self._done is None:
+            return None
+        best = self._done.best
+        if best is not None:  # nobody goes on from there
+            best = best._replace(epoch=replace(best.epoch, _state=None))
+        return Progress(self._done.epoch, best, self.history)
+
+    def trained(self) -> Trained | None:
+        """The networks of the best epochs, calibrated if they are classifiers, or of the last one
+        where nothing was set aside."""
+        if self._done is None:
+            return None
+        chosen = self._done.best.epoch if self._done.best else self._done.epoch
+        network, loss, params = self.run.network, self.run.loss, np.array(to_host(chosen.params))
+        each = np.atleast_2d(params)
+        for k, rows in enumerate(self._held_out):
+            scale, _ = scale_of(logits_of(network, each[k], rows), rows, loss)
+            each[k] = calibrate(network, each[k], scale)
+        return Trained(self.settings.numbers, network, each.reshape(params.shape))
