@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from nnaccel.cli.reading import (
     rules_of,
     training_examples,
 )
-from nnaccel.cli.streams import in_line
+from nnaccel.cli.streams import in_line, say
 from nnaccel.files import STREAM, existing_file
 
 if TYPE_CHECKING:
@@ -26,20 +27,43 @@ if TYPE_CHECKING:
     from nnaccel.tabular.targets import Target
 
 
-def train(options: Any) -> None:
-    from nnaccel.cli import display, plan, score_tables
+def train(options: Any) -> int:
+    from nnaccel.cli import display, plan
+    from nnaccel.cli.checkpoints import Keeper
+    from nnaccel.cli.interruption import Interruption
 
     settings = _settings(options)
     if options.print_config:
         print_config(options)
-        return
+        return 0
     write_json = _json_of_training(options)
     fit, examples, output = _prepared(options, settings)
-    console = display.console()
+    keeper, console = Keeper(fit, options), display.console()
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
-    for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console):
-        pass
+    with Interruption() as interruption:
+        with interruption.gives_up():
+            best = partial(getattr, fit, "best_so_far")
+            for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console, best):
+                keeper.after_epoch()
+        keeper.write()
+        if not fit.n_done:
+            say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")
+            return interruption.status
+        _finish(fit, options, output, write_json)
+    keeper.check()
+    if interruption.signal is not None:
+        say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
+    return interruption.status
+
+
+def _finish(
+    fit: "Fit", options: Any, output: Path, write_json: Callable[[dict[str, Any]], None] | None
+) -> None:
+    """Writes the model, and what it is worth."""
+    from nnaccel.cli import display, plan, score_tables
+
+    console = display.console()
     model, scores = fit.model(), {}
     console.print(plan.kept(fit))
     if model.scores:
@@ -149,6 +173,7 @@ def bench(options: Any) -> None:
 
 def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Path]:
     """A training run that has not begun, its examples, and the file for its model."""
+    from nnaccel.cli.checkpoints import check_options, to_go_on_from
     from nnaccel.files import writable
     from nnaccel.tabular.fit import Fit
 
@@ -163,11 +188,15 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
         )
     if options.json is not None and options.json == options.output:
         raise ValueError(f"--output and --json both name {options.output}; choose another --json")
+    check_options(options)
     rules = rules_of(options)
     device = _device(options.device, settings.dtype)
+    after = to_go_on_from(options)
     examples = training_examples(options)
     output = Path(options.output or f"{examples.source}.safetensors")
-    check_model_file(output, replace=options.force or options.output is not None)
+    # A run that goes on replaces the model that it has left.
+    replace = options.force or options.output is not None or options.resume is not None
+    check_model_file(output, replace=replace)
     fit = Fit(
         examples,
         settings,
@@ -175,6 +204,8 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
         rules=rules,
         test_fraction=options.test_fraction,
         kernels=not options.no_kernels,
+        keeps=bool(options.checkpoint or options.resume),
+        after=after,
     )
     writable(output, 8 * fit.n_params)
     return fit, examples, output

@@ -15,7 +15,7 @@ from nnaccel.cli.streams import visible
 from nnaccel.files import existing_file
 from nnaccel.tabular.tables import import_extra
 
-NOT_IN_CONFIG = ("help", "command", "config", "print_config")
+NOT_IN_CONFIG = ("help", "command", "config", "print_config", "arguments")
 LARGEST = 2**16  # bytes: a list of some thousand columns, which takes a second to read
 EXAMPLE = "write lines such as 'epochs: 20' or 'hidden: [64, 32]'"
 TEXT, NULL, TRUTH = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool"))

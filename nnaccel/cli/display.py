@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -46,26 +46,48 @@ class Screen(Console):
 # ---------------------------------------------------------------------------- training
 
 
-def follow(epochs: Iterable[Epoch], total: int, metric: str, console: Console) -> Iterator[Epoch]:
-    """Yield the epochs while showing how far training is and how well it goes."""
-    started = time.perf_counter()
+def follow(
+    epochs: Iterable[Epoch],
+    total: int,
+    metric: str,
+    console: Console,
+    best: Callable[[], list[int]] = list,
+) -> Iterator[Epoch]:
+    """Yield the epochs while showing how far training is and how well it goes.
+
+    best: the numbers of the epochs that are the best by now."""
+    started, first = time.perf_counter(), 0
 
     def left(epoch: Epoch) -> float:
-        return (time.perf_counter() - started) * (total / epoch.number - 1)
+        done = epoch.number - first + 1
+        return (time.perf_counter() - started) * (total - epoch.number) / done
+
+    def words(epoch: Epoch) -> str:
+        return f"{_success(epoch, metric)}{_best(best())}"
 
     if not console.is_terminal:
         for epoch in epochs:
-            parts = (_count_of(epoch, total), _success(epoch, metric), _speed(epoch, left(epoch)))
+            first = first or epoch.number
+            parts = (_count_of(epoch, total), words(epoch), _speed(epoch, left(epoch)))
             console.print("   ".join(parts), soft_wrap=True)
             yield epoch
         return
     with Live(console=console, refresh_per_second=8) as live:
         for epoch in epochs:
+            first = first or epoch.number
             grid = Table.grid(padding=(0, 2))
             bar = ProgressBar(total=total, completed=epoch.number, width=24)
             grid.add_row(bar, _count_of(epoch, total), _speed(epoch, left(epoch)))
-            live.update(Group(grid, _success(epoch, metric)))
+            live.update(Group(grid, words(epoch)))
             yield epoch
+
+
+def _best(numbers: list[int]) -> str:
+    """`   best: epoch 7`, or `   best: epochs 5 to 9` of several networks."""
+    if not numbers:
+        return ""
+    first, last = min(numbers), max(numbers)
+    return f"   best: epoch {first}" if first == last else f"   best: epochs {first} to {last}"
 
 
 def _count_of(epoch: Epoch, total: int) -> str:

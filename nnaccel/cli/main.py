@@ -59,6 +59,7 @@ def _run(arguments: list[str], output: Output) -> int:
         return 0
     # Training makes a file, which a report that nobody reads must not cost.
     output.goes_on = options.command == "train" and not options.print_config
+    options.arguments = arguments
     import_extra("rich")  # where it is absent, the error says what to install
     with warnings.catch_warnings():
         warnings.simplefilter("default", TableWarning)

@@ -46,6 +46,7 @@ def train_options(parser: Any) -> None:
     column_options(group)
     network_options(parser.add_argument_group("network"))
     training_options(parser.add_argument_group("training"))
+    checkpoint_options(parser.add_argument_group("interruption"))
     group = parser.add_argument_group("configuration")
     option(group, "config", metavar="FILE", help="a YAML file with any of these options")
     group.add_argument("--print-config", action="store_true",
@@ -74,8 +75,20 @@ def data_options(group: Any) -> None:
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
     group.add_argument("--force", action="store_true",
-                       help="replace an older model file without --output")  # fmt: skip
+                       help="replace an older model file, or checkpoint")  # fmt: skip
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
+
+
+def checkpoint_options(group: Any) -> None:
+    from nnaccel.cli.checkpoints import EVERY, period
+
+    option(group, "checkpoint", metavar="FILE",
+           help="what the run can go on from if it is interrupted")  # fmt: skip
+    option(group, "every", metavar="PERIOD", type=period,
+           help="how often it is written: epochs, or a time such as 30s, 10m, 2h "
+           f"(default: {EVERY})")  # fmt: skip
+    option(group, "resume", metavar="FILE",
+           help="go on from a checkpoint, by the same command; --epochs may grow")  # fmt: skip
 
 
 def reading_options(group: Any) -> None:

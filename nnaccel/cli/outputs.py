@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -41,9 +42,20 @@ def check_model_file(path: Path, *, replace: bool) -> None:
 def save_model(model: "Model", path: Path) -> None:
     """Write the model file, and say which one it replaces."""
     replaced = _time_of(path) if path.exists() else None
-    model.save(path)
+    try:
+        model.save(path)
+    except OSError as error:
+        spare = _saved_elsewhere(model, path.name)
+        raise OSError(f"{error.strerror or error}; the model is in {spare}") from error
     if replaced is not None:  # not among the results, since equal runs print equal ones
         say(f"nnaccel: the model of {replaced} in {in_line(path)} is replaced")
+
+
+def _saved_elsewhere(model: "Model", name: str) -> Path:
+    """Writes a model that has no place into the system's folder for temporary files."""
+    spare = Path(tempfile.mkdtemp(prefix="nnaccel-")) / name
+    model.save(spare)
+    return spare
 
 
 def _time_of(path: Path) -> str:

@@ -263,6 +263,7 @@ class Fit:
             for each, run in zip(kinds, runs, strict=False)
         ]
         self.network = self.branches[-1].run.network
+        self._current = 0  # the branch that trains
         self.chosen = ""
 
     def _edges(self, kinds: list[Settings]) -> Edges:
@@ -413,11 +414,28 @@ class Fit:
 
     def __iter__(self) -> Iterator[Epoch]:
         """The epochs, counted through, their metric in the units of the target."""
-        before = 0
-        for branch in self.branches:
+        for i, branch in enumerate(self.branches):
+            self._current = i
             for epoch in branch:
-                yield replace(epoch, number=before + epoch.number)
-            before += self.settings.epochs or 1
+                yield replace(epoch, number=self._before(i) + epoch.number)
+
+    def _before(self, i: int) -> int:
+        """How many epochs the kinds before that one have."""
+        return i * (self.settings.epochs or 1)
+
+    @property
+    def n_done(self) -> int:
+        """The number of the last whole epoch, counted through."""
+        progress = self.branches[self._current].progress
+        return self._before(self._current) + (progress.epoch.number if progress else 0)
+
+    @property
+    def best_so_far(self) -> list[int]:
+        """The numbers of the best epochs of the kind that trains, counted through; [] before the
+        first one, and where there are no rows to tell by."""
+        branch = self.branches[self._current]
+        watched = branch.progress is not None and branch.progress.best is not None
+        return [self._before(self._current) + n for n in branch.best] if watched else []
 
     @property
     def best(self) -> list[int]:

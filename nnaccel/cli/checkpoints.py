@@ -1,0 +1,135 @@
+"""The checkpoint of `nnaccel train`: when it is written, what it goes on from, and what it says."""
+
+import re
+import shlex
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nnaccel.cli.streams import in_line, say
+from nnaccel.files import writable
+
+if TYPE_CHECKING:
+    from nnaccel.tabular.fit import Fit
+    from nnaccel.training.checkpoint import Checkpoint
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
+EVERY = "1m"
+VECTORS = 6  # of the size of the parameters, at most: of the last epoch with Adam's, and the best
+
+
+class Period(NamedTuple):
+    """How often a checkpoint is written: after so many epochs, or so many seconds."""
+
+    number: int
+    unit: str  # "": epochs
+
+    @classmethod
+    def of(cls, text: str) -> "Period":
+        """`10`: epochs; `30s`, `10m`, `2h`. ArgumentTypeError for anything else."""
+        found = PERIOD.fullmatch(text)
+        if found is None:
+            raise ArgumentTypeError(
+                f"expected a number of epochs, or a time such as 30s, 10m or 2h, got {text!r}"
+            )
+        return cls(int(found["number"]), found["unit"])
+
+    def is_over(self, epochs: int, seconds: float) -> bool:
+        """Whether it is, when that much has gone by."""
+        if not self.unit:
+            return epochs >= self.number
+        return seconds >= self.number * UNITS[self.unit]
+
+
+def period(text: str) -> str:
+    """The text of a period; ArgumentTypeError for any other."""
+    Period.of(text)
+    return text
+
+
+def check_options(options: Any) -> None:
+    """ValueError for options of checkpoints that do not go together."""
+    path = options.checkpoint or options.resume
+    if options.every and not path:
+        raise ValueError("--every is for --checkpoint FILE, which says where to write it")
+    others = {"--output": options.output, "--json": options.json, "SOURCE": options.source}
+    for name, other in others.items():
+        if path and other and Path(path) == Path(other):
+            raise ValueError(f"--checkpoint and {name} both name {path}; choose another file")
+
+
+def to_go_on_from(options: Any) -> "Checkpoint | None":
+    """The checkpoint that `--resume` names.
+
+    FileExistsError for one of `--checkpoint` that the run would write over instead; errors of what
+    cannot be read.
+    """
+    from nnaccel.training import checkpoint
+
+    if options.resume:
+        return checkpoint.load(options.resume)
+    path = options.checkpoint
+    if not path or not Path(path).exists():
+        return None
+    if not checkpoint.is_checkpoint(path):
+        raise FileExistsError(f"{path} exists and is no checkpoint; choose another --checkpoint")
+    if not options.force:
+        raise FileExistsError(
+            f"{path} exists, the checkpoint of a run; go on with --resume {shlex.quote(path)}, or "
+            "begin anew with --force"
+        )
+    return None
+
+
+class Keeper:
+    """Writes the checkpoint of a run. A failure is a warning: the run goes on, and the older file
+    stays."""
+
+    def __init__(self, fit: "Fit", options: Any) -> None:
+        """OSError for a file that cannot be written."""
+        self.path = options.checkpoint or options.resume
+        self._fit, self._period = fit, Period.of(options.every or EVERY)
+        self._epochs, self._written = 0, time.monotonic()
+        self._failure = ""
+        if self.path:
+            writable(self.path, 8 * VECTORS * fit.n_params)
+
+    def after_epoch(self) -> None:
+        """Writes it if it is time."""
+        self._epochs += 1
+        if self.path and self._period.is_over(self._epochs, time.monotonic() - self._written):
+            self.write()
+
+    def write(self) -> None:
+        """Writes it now."""
+        if not self.path or not self._fit.n_done:
+            return
+        self._epochs, self._written = 0, time.monotonic()
+        try:
+            self._fit.save(self.path)
+            self._failure = ""
+        except OSError as error:
+            failure = error.strerror or str(error)
+            if failure != self._failure:
+                say(f"nnaccel: warning: no checkpoint: {in_line(failure)}; the run goes on")
+            self._failure = failure
+
+    def check(self) -> None:
+        """OSError if the last one could not be written."""
+        if self._failure:
+            raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
+
+    def what_is_kept(self, arguments: Sequence[str]) -> str:
+        """Of an interrupted run, and the command that goes on with the one of those arguments."""
+        n, total = self._fit.n_done, self._fit.n_epochs
+        which = "the best by then" if self._fit.best_so_far else "that of this epoch"
+        kept = f"after epoch {n} of {total}; the model is {which}"
+        if not self.path:
+            return f"{kept}; it cannot go on, which it could with --checkpoint FILE"
+        words = [*arguments]
+        if "--resume" not in words:
+            words += ["--resume", str(self.path)]
+        return f"{kept}; go on: {in_line(shlex.join(['nnaccel', *words]))}"
