@@ -18,6 +18,7 @@ from nnaccel.estimators.fit_plan import FitPlan
 from nnaccel.estimators.parameters import network_of
 from nnaccel.files import reason
 from nnaccel.maths.layers import Dense
+from nnaccel.maths.optimizers import State
 from nnaccel.schema import Field, check
 from nnaccel.training import model_file
 
@@ -40,7 +41,17 @@ FIELDS: dict[str, Field] = {
     "n_iter": COUNT,
     "t": COUNT,
     "curves": schema.OBJECT,
+    "memory": schema.optional(schema.OBJECT),
 }
+MEMORY: dict[str, Field] = {
+    "rate": schema.POSITIVE,  # of learning, by now
+    "no_improvement": COUNT,  # epochs in a row
+    "solver": schema.optional(schema.one_of("sgd", "adam")),
+    "step": Field(
+        "an integer below 2^31, not negative", lambda v: schema.WHOLE.holds(v) and v >= 0
+    ),
+}
+SLOTS = {None: (0,), "sgd": (0, 1), "adam": (2,)}  # vectors that the solvers remember
 SCORE = schema.optional(schema.NUMBER)
 CURVE = schema.optional(
     Field("a list of numbers", lambda v: type(v) is list and all(map(schema.NUMBER.holds, v)))
@@ -65,7 +76,8 @@ class ModelFiles:
         ----------
         path : str or Path
             The file is replaced at once or not at all. Callbacks and a `random_state` that is
-            no number are left out, and so is the memory of the optimizer.
+            no number are left out. `partial_fit` and a `warm_start` go on after `load` as they
+            would have without.
         """
         check_is_fitted(self)
         write(path, self)
@@ -112,7 +124,9 @@ def write(path: str | Path, estimator: Any) -> None:
         "t": int(estimator.t_),
         "curves": {n: schema.plain(getattr(estimator, n)) for n in SCORES if hasattr(estimator, n)},
     }
-    model_file.save(path, network, estimator._params(plan), loss=plan.loss, extra=extra)
+    extra["memory"], vectors = _memory(estimator)
+    params = estimator._params(plan)
+    model_file.save(path, network, params, loss=plan.loss, extra=extra, vectors=vectors)
 
 
 def read(path: str | Path, cls: type) -> Any:
@@ -124,7 +138,7 @@ def read(path: str | Path, cls: type) -> Any:
     try:
         if "features" in found.extra:
             raise ValueError("it holds the model of a table; read it with nnaccel.Model.load")
-        extra = check(found.extra, FIELDS, "the estimator")
+        extra = check({"memory": None, **found.extra}, FIELDS, "the estimator")
         if extra["estimator"] != cls.__name__:
             raise ValueError(f"it holds an {extra['estimator']}, not an {cls.__name__}")
         estimator = _unfitted(cls, extra["parameters"])
@@ -163,6 +177,7 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
     estimator.n_features_in_, estimator.n_outputs_ = network.n_inputs, network.n_outputs
     estimator.n_iter_, estimator.t_ = extra["n_iter"], extra["t"]
     estimator._rate, estimator._memory = estimator.learning_rate_init, None
+    _fill_memory(estimator, found, extra["memory"])
     if extra["feature_names"] is not None:
         if len(extra["feature_names"]) != network.n_inputs:
             raise ValueError("as many feature names as inputs are needed")
@@ -181,8 +196,40 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
     check(curves, {n: field for n, field in SCORES.items() if n in curves}, "curves")
     for name, value in curves.items():
         setattr(estimator, name, _restored(value))
-    if hasattr(estimator, "loss_curve_"):
+    if hasattr(estimator, "loss_curve_") and extra["memory"] is None:
         estimator._no_improvement_count = 0
+
+
+def _memory(estimator: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What the solver goes on from, as data and as vectors; None of one that begins anew."""
+    if not hasattr(estimator, "_no_improvement_count"):
+        return None, {}
+    solver, (step, slots) = estimator._memory or (None, (0, ()))
+    data = {
+        "rate": float(estimator._rate),
+        "no_improvement": int(estimator._no_improvement_count),
+        "solver": solver,
+        "step": int(step),
+    }
+    return data, {f"slot{i}": slot for i, slot in enumerate(slots)}
+
+
+def _fill_memory(
+    estimator: Any, found: model_file.ModelFile, memory: dict[str, Any] | None
+) -> None:
+    """What the solver goes on from, as `_memory` has written it."""
+    memory = memory if memory is None else check(memory, MEMORY, "memory")
+    solver = memory and memory["solver"]
+    names = [f"slot{i}" for i in range(len(found.vectors))]
+    if {*names} != {*found.vectors} or len(names) not in SLOTS[solver]:
+        raise ValueError(f"vectors {sorted(found.vectors)} are not the memory of solver {solver!r}")
+    if memory is None:
+        return
+    estimator._rate = memory["rate"]
+    estimator._no_improvement_count = memory["no_improvement"]
+    if solver is not None:
+        slots = tuple(found.vectors[name] for name in names)
+        estimator._memory = solver, State(np.array(memory["step"], np.int32), slots)
 
 
 def _fill_classes(estimator: Any, extra: dict[str, Any]) -> None:

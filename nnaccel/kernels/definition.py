@@ -175,6 +175,10 @@ class Definition:
         """The context that steps run in: how many threads, which arithmetic."""
         return self.ieee_products(precision)
 
+    def wait(self, records: Array) -> None:
+        """Waits for the records of an epoch that takes long, in Python where the library would wait
+        in its own code: there no signal reaches the process, so nobody could interrupt a run."""
+
     def repays_loading(self, run: Run, n_steps: int) -> bool:
         """Whether a run of n_steps steps is worth loading all kernels for."""
         return True

@@ -151,6 +151,8 @@ class Model(NamedTuple):
                 "nnaccel.MLPClassifier.load or MLPRegressor.load"
             )
         try:
+            if saved.vectors:
+                raise ValueError("it holds more vectors than the parameters")
             extra = schema.check(saved.extra, EXTRA, "model")
             features = Features.from_dict(extra["features"])
             target = target_of(extra["target"])

@@ -7,6 +7,7 @@ Between two epochs nothing waits for the device: losses stay there and are read 
 The same seed gives the same initial weights, minibatches and dropout masks on every device.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -245,6 +246,7 @@ def _begin(
     return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
 
 
+LONG = 0.1  # seconds that somebody may have to wait for an interruption
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
 SHORT_BATCHES: dict[str, None] = {"weighted": None, "full": None}
 
@@ -310,6 +312,7 @@ def _epochs(
     (run, origin, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
     del begun  # which would keep the first parameters
     sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
+    seconds = math.inf  # of the epoch before: of the first one nobody knows
     for number in numbers:
         started = time.perf_counter()
         context = backend.context(run.network, run.batch_size, run.precision)
@@ -317,6 +320,8 @@ def _epochs(
         with where.context(), context, np.errstate(all="ignore"):
             origin.overwritten = number - 1 if backend.overwrites else 0
             params, state, records = epoch(number, params, state, orders(number))
+            if seconds > LONG:
+                backend.wait(records)
             values = to_host(records)
             seconds = time.perf_counter() - started
             check_finite(values, params, number, xp=where.xp)

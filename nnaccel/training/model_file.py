@@ -30,12 +30,13 @@ FORMAT = safe_file.Format(
 
 
 class ModelFile(NamedTuple):
-    """What a model file holds; params (P,) or (K, P), and `extra` for the caller to check."""
+    """What a model file holds; params (P,) or (K, P), and the rest for the caller to check."""
 
     network: Network
     params: np.ndarray
     loss: Loss
     extra: dict[str, Any]
+    vectors: dict[str, np.ndarray]  # like params
 
 
 def save(
@@ -45,10 +46,12 @@ def save(
     *,
     loss: str | Loss,
     extra: Mapping[str, Any] | None = None,
+    vectors: Mapping[str, Array] | None = None,
 ) -> None:
     """Write a model file, whole or not at all.
 
-    params: (P,) or (K, P), of any library.   extra: JSON-like data that is kept with the model.
+    params: (P,) or (K, P), of any library.   extra, vectors: JSON-like data, and vectors like
+    params, that are kept with the model.
     Raises ValueError for a network that a file cannot describe (an activation or a loss that is
     not in the tables), parameters that are not finite, or extra data that is not JSON; OSError.
     """
@@ -59,7 +62,9 @@ def save(
         "loss": describe_loss(losses.get(loss)),
         "extra": dict(extra or {}),
     }
-    safe_file.write(path, FORMAT, header, {"params": data})
+    more = {name: np.ascontiguousarray(to_host(v)) for name, v in (vectors or {}).items()}
+    _check_vectors(data, more)
+    safe_file.write(path, FORMAT, header, {"params": data, **more})
 
 
 def load(path: str | os.PathLike[str]) -> ModelFile:
@@ -73,17 +78,28 @@ def load(path: str | os.PathLike[str]) -> ModelFile:
         header, tensors = safe_file.read(path, FORMAT)
         network = rebuild(header["network"])
         loss = rebuild_loss(header["loss"])
-        if set(tensors) != {"params"}:
-            raise ValueError(f"tensors must be 'params' alone, got {', '.join(sorted(tensors))}")
-        check_params(network, tensors["params"], "the tensor 'params'")
+        if "params" not in tensors:
+            raise ValueError(f"there must be a tensor 'params', got {', '.join(sorted(tensors))}")
+        params = tensors.pop("params")
+        check_params(network, params, "the tensor 'params'")
+        _check_vectors(params, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
-    return ModelFile(network, tensors["params"], loss, header["extra"])
+    return ModelFile(network, params, loss, header["extra"], tensors)
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a file says of itself that it is a model; what it holds is not checked."""
     return safe_file.is_file_of(FORMAT, path)
+
+
+def _check_vectors(params: np.ndarray, vectors: Mapping[str, np.ndarray]) -> None:
+    for name, vector in vectors.items():
+        if vector.shape != params.shape or vector.dtype != params.dtype:
+            raise ValueError(
+                f"the vector {name!r} must be like params, {params.dtype} of shape {params.shape}, "
+                f"got {vector.dtype} of shape {vector.shape}"
+            )
 
 
 def check_params(network: Network, params: np.ndarray, name: str) -> None:

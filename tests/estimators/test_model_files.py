@@ -39,6 +39,7 @@ def forged(tmp_path, task="multiclass", network=None, loss=None, params=None, **
         found.params if params is None else params(found.params),
         loss=loss or found.loss,
         extra=changed | extra,
+        vectors={n: v if params is None else params(v) for n, v in found.vectors.items()},
     )
     return path
 
@@ -131,3 +132,83 @@ def test_parameters_that_were_changed_after_the_fit_are_saved_and_loaded(tmp_pat
     back = MLPClassifier.load(tmp_path / "m")
     assert back.hidden_layer_sizes == [9, 9]
     np.testing.assert_array_equal(back.predict(X), net.predict(X))
+
+
+# ---------------------------------------------------------------------------- going on
+
+GO_ON = {
+    "adam": {"solver": "adam"},
+    "decay": {"solver": "adam", "weight_decay": 0.1, "dropout": 0.2},
+    "sgd": {"solver": "sgd", "learning_rate_init": 0.1},
+    "plain": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0, "n_iter_no_change": 1},
+    "cosine": {"learning_rate": "cosine"},
+    "stopping": {"early_stopping": True, "warm_start": True, "validation_fraction": 0.3},
+}
+
+
+def through_a_file(estimator, path):
+    estimator.save(path)
+    return type(estimator).load(path)
+
+
+def assert_equal_fits(found, expected):
+    for mine, theirs in zip(found.coefs_ + found.intercepts_,
+                            expected.coefs_ + expected.intercepts_, strict=True):  # fmt: skip
+        np.testing.assert_array_equal(mine, theirs)
+    for name in ("loss_curve_", "validation_scores_", "n_iter_", "t_", "_rate",
+                 "_no_improvement_count"):  # fmt: skip
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+@pytest.mark.parametrize("name", [*GO_ON][:-1])
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+def test_partial_fit_goes_on_from_a_file_with_the_same_bits(tmp_path, cls, name):
+    y = Y["multiclass"] if cls is MLPClassifier else X[:, 0]
+    expected, found = (cls(**OPTIONS | GO_ON[name]) for _ in range(2))
+    for _ in range(4):
+        first = (X, y, None, [0, 1, 2]) if cls is MLPClassifier else (X, y)
+        expected.partial_fit(*first)
+        found.partial_fit(*first)
+        found = through_a_file(found, tmp_path / "m")
+        assert_equal_fits(found, expected)
+
+
+@pytest.mark.parametrize("name", GO_ON)
+def test_a_warm_start_goes_on_from_a_file_with_the_same_bits(tmp_path, name):
+    options = OPTIONS | GO_ON[name] | {"warm_start": True, "max_iter": 5}
+    expected, found = (MLPClassifier(**options) for _ in range(2))
+    for _ in range(3):
+        expected.fit(X, Y["multiclass"])
+        found = through_a_file(found.fit(X, Y["multiclass"]), tmp_path / "m")
+        assert_equal_fits(found, expected)
+
+
+def test_a_file_of_before_has_no_memory_and_loads(tmp_path):
+    path = forged(tmp_path)
+    found = model_file.load(path)
+    del found.extra["memory"]
+    model_file.save(path, *found[:2], loss=found.loss, extra=found.extra)
+    assert MLPClassifier.load(path)._memory is None
+    MLPClassifier.load(path).partial_fit(X, Y["multiclass"])
+
+
+@pytest.mark.parametrize(
+    ("memory", "vectors", "words"),
+    [
+        ({"solver": "adam"}, 1, "are not the memory of solver 'adam'"),
+        ({"solver": None}, 2, "are not the memory of solver None"),
+        ({"solver": "adam", "step": -1}, 2, "'step' must be an integer below 2"),
+        ({"solver": "adam", "rate": 0}, 2, "'rate' must be a positive finite number"),
+        ({"solver": "lion"}, 1, "'solver' must be 'sgd' or 'adam', or nothing"),
+    ],
+)
+def test_a_memory_that_does_not_fit_is_refused(tmp_path, memory, vectors, words):
+    path = tmp_path / "m"
+    MLPClassifier(**OPTIONS).fit(X, Y["multiclass"]).save(path)
+    found = model_file.load(path)
+    extra = found.extra | {"memory": found.extra["memory"] | memory}
+    more = {f"slot{i}": found.params for i in range(vectors)}
+    model_file.save(path, *found[:2], loss=found.loss, extra=extra, vectors=more)
+    with pytest.raises(ValueError, match=words):
+        MLPClassifier.load(path)

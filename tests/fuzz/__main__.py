@@ -1,15 +1,15 @@
-"""`python -m tests.fuzz tables 100000`, `... headers 100000`, and `... tables --only SEED`."""
+"""`python -m tests.fuzz tables 100000`, headers, bytes, and `... tables --only SEED`."""
 
 import argparse
 import sys
 import time
 from collections import Counter
 
-from tests.fuzz.headers import judge_headers
+from tests.fuzz.headers import judge_bytes, judge_headers
 from tests.fuzz.pool import run
 from tests.fuzz.tables import judge_tables
 
-SUBJECTS = {"tables": judge_tables, "headers": judge_headers}
+SUBJECTS = {"tables": judge_tables, "headers": judge_headers, "bytes": judge_bytes}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Forged model files: the digest is right, and one or several things in the header are not."""
+"""Forged models and checkpoints: the digest is right, and something in the header is not."""
 
 import copy
 import hashlib
@@ -12,33 +12,60 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from safetensors.numpy import load as from_bytes
 
 from nnaccel import MLPClassifier, MLPRegressor
 from nnaccel.maths.layers import LAYERS, Dense, Dropout, Residual, example
-from nnaccel.maths.network import Network
+from nnaccel.maths.network import Network, mlp
 from nnaccel.tabular.features import Categorical, Numeric
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples
-from nnaccel.training import model_file, safe_file
+from nnaccel.training import checkpoint, model_file, safe_file
+from nnaccel.training.checkpoint import Progress
+from nnaccel.training.early_stopping import EarlyStopping
+from nnaccel.training.epoch import SCORES
+from nnaccel.training.loop import train
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import initialize
+from tests.fuzz.mutants import mutant
 from tests.fuzz.pool import Judge
 
 
 class Original(NamedTuple):
-    """A sound model file: its header as data, its tensor, and what loads and uses it."""
+    """A sound file: its header as data, its tensors, its bytes, and what loads and uses it."""
 
     header: Any
-    params: np.ndarray
+    tensors: dict[str, np.ndarray]
+    content: bytes
     use: Callable[[Path], None]
 
 
 # ---------------------------------------------------------------------------- sound models
 
 
-def table_model(target: str, **settings: Any) -> Model:
+def table_model(target: str) -> Model:
+    return fit_of(target).model()._replace(scores={"accuracy": 0.5})
+
+
+def run_of(path: Path, members: int | None) -> None:
+    """A checkpoint of one network, or of several."""
+    rng = np.random.default_rng(0)
+    X, y, network = rng.standard_normal((20, 3)), np.arange(20) % 2, mlp(3, [4], 2)
+    held_out = (X, y) if members is None else (np.stack([X] * 2), np.stack([y] * 2))
+    run = train(
+        network, X, y, loss="softmax_cross_entropy", validation_data=held_out, epochs=3,
+        params=initialize(network, members=members), metric="accuracy",
+    )  # fmt: skip
+    stopping, history = EarlyStopping(None), []
+    for epoch in stopping(run):
+        history.append({"loss": float(np.mean(epoch.loss)), "odd": float("nan")})
+        checkpoint.save(path, epoch, stopping=stopping, history=history, extra={"a": [1]})
+
+
+def fit_of(target: str, *, keeps: bool = False, **settings: Any) -> Fit:
+    """A run on all kinds of columns, at its end."""
     rng = np.random.default_rng(0)
     n = 60
     columns = {
@@ -55,10 +82,10 @@ def table_model(target: str, **settings: Any) -> Model:
     data = pa.table({name: columns[name] for name in names})
     y = pa.chunked_array([pa.array(columns[target])])
     examples = Examples("t", data, y, target, None, "auto", None)
-    fit = Fit(examples, Settings(hidden=(4,), epochs=2, **settings))
+    fit = Fit(examples, Settings(hidden=(4,), epochs=2, **settings), keeps=keeps)
     for _ in fit:
         pass
-    return fit.model()._replace(scores={"accuracy": 0.5})
+    return fit
 
 
 def estimators() -> Iterator[Any]:
@@ -88,7 +115,9 @@ def originals(folder: Path) -> list[Original]:
         length = int.from_bytes(content[:8], "little")
         entry = json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"]
         header = json.loads(entry.rpartition("\n")[0])
-        found.append(Original(header, model_file.load(path).params, use))
+        # Copies, since those that are read are of the memory of the file.
+        tensors = {name: array.copy() for name, array in from_bytes(content).items()}
+        found.append(Original(header, tensors, content, use))
         use(path)
 
     with warnings.catch_warnings():
@@ -102,6 +131,11 @@ def originals(folder: Path) -> list[Original]:
         for network, loss in networks():
             model_file.save(path, network, initialize(network), loss=loss)
             add(use_network)
+        for members in (None, 2):
+            run_of(path, members)
+            add(use_checkpoint)
+        fit_of("label", keeps=True, members=2).save(path)
+        add(use_checkpoint)
     return found
 
 
@@ -153,8 +187,24 @@ def use_network(path: Path) -> None:
     A = predict(found.network, found.params, np.zeros((2, found.network.n_inputs)), loss=found.loss)
     if A.shape[-2:] != (2, found.network.n_outputs):
         raise NotOfUseError(f"predictions of shape {A.shape}")
-    model_file.save(path, *found[:2], loss=found.loss, extra=found.extra)
+    model_file.save(path, *found[:2], loss=found.loss, extra=found.extra, vectors=found.vectors)
     model_file.load(path)
+
+
+def use_checkpoint(path: Path) -> None:
+    """Predictions of the last and the best networks, and saved again."""
+    saved = checkpoint.load(path)
+    for epoch, best, history in saved.runs:
+        network, loss = (epoch._origin.settings[name] for name in ("network", "loss"))
+        for kept in (epoch, *([best.epoch] if best else ())):
+            A = predict(network, kept.params, np.zeros((2, network.n_inputs)), loss=loss)
+            if A.shape[-2:] != (2, network.n_outputs) or not {*kept.scores()} <= {*SCORES}:
+                raise NotOfUseError(f"predictions of shape {A.shape}, scores {kept.scores()}")
+        if not all(type(v) in (int, float) for row in history for v in row.values()):
+            raise NotOfUseError(f"history {history}")
+        EarlyStopping(3, after=Progress(epoch, best))
+    checkpoint.save_runs(path, saved.runs, saved.extra)
+    checkpoint.load(path)
 
 
 # ---------------------------------------------------------------------------- forgery
@@ -240,20 +290,22 @@ def forge(header: Any, others: list[Any], rng: Random) -> str:
     return dumped
 
 
-def sealed(text: str, params: np.ndarray, rng: Random) -> bytes:
+def sealed(text: str, tensors: dict[str, np.ndarray], rng: Random) -> bytes:
     """A safetensors file with that header and the digest that it should have.
 
-    Now and then the tensor is of another shape or type, or not where it says.
+    Now and then a tensor is of another shape or type, missing, or not where it says.
     """
-    tensors = {"params": params}
-    kind = rng.random()
+    tensors, name = dict(tensors), rng.choice(list(tensors))
+    kind, vector = rng.random(), tensors[name]
     if kind < 0.05:
-        changed = rng.choice([params[None], np.stack([params] * 2), params[:-1], params[:0]])
-        tensors = {"params": changed}
+        changes = [vector[None], np.stack([vector] * 2), vector[..., :-1], vector[:0], 0 * vector]
+        tensors[name] = rng.choice([*changes, vector * np.inf])
     elif kind < 0.08:
-        tensors = {"params": params.astype(rng.choice(["float16", "int32", "float64", "bool"]))}
+        tensors[name] = vector.astype(rng.choice(["float16", "int32", "float64", "bool"]))
     elif kind < 0.1:
-        tensors[rng.choice(["more", "", "\0"])] = params
+        tensors[rng.choice(["more", "", "\0", "1.last.params"])] = vector
+    elif kind < 0.12:
+        del tensors[name]
     try:
         digest = safe_file.digest(text, tensors)
     except UnicodeEncodeError:
@@ -277,7 +329,8 @@ def sealed(text: str, params: np.ndarray, rng: Random) -> bytes:
 
 def absurd(outer: dict[str, Any], rng: Random) -> None:
     """Offsets, shapes and types that no file has, or a great many tensors."""
-    entry = outer["params"]
+    names = [name for name in outer if name != "__metadata__"]
+    entry = outer[rng.choice(names)] if names else {"data_offsets": [], "shape": []}
     kind = rng.choice(["offsets", "shape", "dtype", "many", "metadata", "value"])
     if kind == "offsets":
         numbers = [0, 1, -1, 4, 2**31, 2**63, 2**64, 10**30, *entry["data_offsets"]]
@@ -305,7 +358,7 @@ def judge_headers(folder: Path) -> Judge:
         original = rng.choice(known)
         text = forge(original.header, [other.header for other in known], rng)
         path = folder / "forged"
-        path.write_bytes(sealed(text, original.params, rng))
+        path.write_bytes(sealed(text, original.tensors, rng))
         try:
             original.use(path)
         except (ValueError, OSError, MemoryError) as error:
@@ -320,3 +373,37 @@ def judge_headers(folder: Path) -> Judge:
         return ("of use", "")
 
     return judge
+
+
+def judge_bytes(folder: Path) -> Judge:
+    """What becomes of a file of ours with damage of a seed: refused, or every bit as it was."""
+    known = originals(folder)
+    sound = [contents_of(original.content) for original in known]
+
+    def judge(seed: int) -> tuple[str, str]:
+        rng = Random(seed)
+        i = rng.randrange(len(known))
+        path, content = folder / "damaged", known[i].content
+        damaged = mutant(content, rng.choice(known).content, rng)
+        path.write_bytes(damaged)
+        try:
+            known[i].use(path)
+        except (ValueError, OSError, MemoryError) as error:
+            words = f"{type(error).__name__}: {error}"
+            named = str(error).startswith((f"{path}: not a", f"not enough memory to read {path}"))
+            return (
+                "refused" if named and "\n" not in words else "loaded, then failed",
+                words[:300],
+            )
+        if contents_of(damaged) not in sound:  # of this file, or of another one that took its place
+            return ("altered", "what was loaded is not what was written")
+        return ("of use", f"{len(damaged) - len(content)} bytes more")
+
+    return judge
+
+
+def contents_of(content: bytes) -> tuple[str, dict[str, bytes]]:
+    """What a file says and holds, whatever its bytes are."""
+    length = int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8 : 8 + length])["__metadata__"]["nnaccel"]
+    return entry, {name: array.tobytes() for name, array in from_bytes(content).items()}

@@ -1,6 +1,6 @@
-"""The short forms: a few hundred mutants of tables and of model files, each in its worker.
+"""The short forms: some hundred mutants of tables, models and checkpoints, each in its worker.
 
-`python -m tests.fuzz tables 100000` and `python -m tests.fuzz headers 100000` are the long ones.
+`python -m tests.fuzz tables 100000`, and `headers` and `bytes` likewise, are the long ones.
 """
 
 import sys
@@ -14,19 +14,23 @@ pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
 pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
 
 from tests.fuzz.faults import judge_of_faults
-from tests.fuzz.headers import judge_headers
+from tests.fuzz.headers import judge_bytes, judge_headers
 from tests.fuzz.pool import run
 from tests.fuzz.tables import judge_tables
 
 
-@pytest.mark.parametrize(("subject", "n"), [(judge_tables, 600), (judge_headers, 300)])
-def test_a_file_is_refused_in_words_or_is_of_use(subject, n):
+# How many, and of how many at least: that are of use, and different words of refusal.
+@pytest.mark.parametrize(
+    ("subject", "n", "useful", "refusals"),
+    [(judge_tables, 600, 12, 30), (judge_headers, 400, 8, 20), (judge_bytes, 2000, 0, 100)],
+)
+def test_a_file_is_refused_in_words_or_is_of_use(subject, n, useful, refusals):
     outcomes = list(run(subject, range(n)))
     assert [outcome for outcome in outcomes if outcome.is_fault] == []
     kinds = Counter(outcome.kind for outcome in outcomes)
     assert kinds["refused"] + kinds["of use"] == n
-    assert kinds["of use"] > n // 50  # they are not all refused for one and the same reason
-    assert len({outcome.words for outcome in outcomes}) > n // 20
+    assert kinds["of use"] >= useful
+    assert len({outcome.words for outcome in outcomes}) > refusals
 
 
 # The test of the test: faults that are found

@@ -379,8 +379,10 @@ def test_layers_inside_of_layers_without_end(tmp_path, depth):
 def test_tensors_must_be_the_parameters_alone_and_finite(tmp_path):
     path = saved(tmp_path / "m")
     header, params = header_of(path), params_of(SMALL)
-    fails(rebuilt(path, header, {}), "tensors must be 'params' alone")
-    fails(rebuilt(path, header, {"params": params, "more": params}), "'params' alone")
+    fails(rebuilt(path, header, {}), "there must be a tensor 'params', got")
+    more = {"params": params, "more": params[1:]}
+    fails(rebuilt(path, header, more), "the vector 'more' must be like params, float32 of shape")
+    assert [*load(rebuilt(path, header, {"params": params, "more": params})).vectors] == ["more"]
     fails(rebuilt(path, header, {"params": params.astype("float16")}), "float32 or float64")
     fails(rebuilt(path, header, {"params": params[:-1]}), "of shape (13,)")
     params[0] = np.nan
