@@ -46,6 +46,8 @@ def train(options: Any) -> int:
             best = partial(getattr, fit, "best_so_far")
             for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console, best):
                 keeper.after_epoch()
+        if interruption.signal is not None:
+            say(f"nnaccel: {interruption.name}: the run ends; once more ends it at once")
         keeper.write()
         if not fit.n_done:
             say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")

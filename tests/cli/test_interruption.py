@@ -64,7 +64,8 @@ def test_a_signal_ends_the_run_in_good_order(table, run, name, words):
     assert "the best on validation" in out
     assert "test on 24 rows" in out
     assert "model written to d.safetensors" in out
-    (line,) = error.splitlines()
+    first, line = error.splitlines()
+    assert first == f"nnaccel: {words}: the run ends; once more ends it at once"
     done = checkpoint.load("c k").epoch.number
     assert line.startswith(f"nnaccel: interrupted by {words} after epoch {done} of 2000; the model")
     command = line.partition("; go on: ")[2]
@@ -120,7 +121,10 @@ def test_before_the_first_epoch_is_done_nothing_is_kept(table, run, monkeypatch)
 
     monkeypatch.setattr(fit, "train", interrupting)
     run(*ARGUMENTS, "--epochs", "3", "--checkpoint", "c", status=130)
-    assert run.err == "nnaccel: interrupted by Ctrl-C in the first epoch: nothing to keep\n"
+    assert run.err == (
+        "nnaccel: Ctrl-C: the run ends; once more ends it at once\n"
+        "nnaccel: interrupted by Ctrl-C in the first epoch: nothing to keep\n"
+    )
     assert sorted(child.name for child in table.iterdir()) == ["d.csv"]
 
 
