@@ -75,8 +75,8 @@ def test_digits_with_defaults():
     ],
 )
 def test_small_data_with_defaults(source, score, least):
-    """The mean of five seeds; each has its own split."""
-    assert np.mean([scores(source, seed=seed)[score] for seed in range(5)]) >= least
+    """The mean of two seeds; each has its own split. README has the figures of five."""
+    assert np.mean([scores(source, seed=seed)[score] for seed in range(2)]) >= least
 
 
 def test_the_planar_flower_of_the_course():
