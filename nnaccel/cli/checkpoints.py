@@ -88,9 +88,9 @@ class Keeper:
     """Writes the checkpoint of a run. A failure is a warning: the run goes on, and the older file
     stays."""
 
-    def __init__(self, fit: "Fit", options: Any) -> None:
-        """OSError for a file that cannot be written."""
-        self.path = options.checkpoint or options.resume
+    def __init__(self, fit: "Fit", options: Any, writes: bool = True) -> None:
+        """writes: whether this process does.   OSError for a file that cannot be written."""
+        self.path = (options.checkpoint or options.resume) if writes else None
         self._fit, self._period = fit, Period.of(options.every or EVERY)
         self._epochs, self._written = 0, time.monotonic()
         self._failure = ""

@@ -19,6 +19,7 @@ from nnaccel.cli.streams import in_line, say
 from nnaccel.files import STREAM, existing_file
 
 if TYPE_CHECKING:
+    from nnaccel.cli.joining import Process
     from nnaccel.devices.device import Device
     from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.model import Model
@@ -28,20 +29,30 @@ if TYPE_CHECKING:
 
 
 def train(options: Any) -> int:
-    from nnaccel.cli import display, plan
-    from nnaccel.cli.checkpoints import Keeper
-    from nnaccel.cli.interruption import Interruption
+    from nnaccel.cli import joining
 
     settings = _settings(options)
     if options.print_config:
         print_config(options)
         return 0
+    process = joining.join(options)
+    with joining.first_alone(process):
+        return _train(options, settings, process)
+
+
+def _train(options: Any, settings: "Settings", process: "Process") -> int:
+    """The run of this process."""
+    from nnaccel.cli import display, plan
+    from nnaccel.cli.checkpoints import Keeper
+    from nnaccel.cli.interruption import Interruption
+
     write_json = _json_of_training(options)
-    fit, examples, output = _prepared(options, settings)
-    keeper, console = Keeper(fit, options), display.console()
+    fit, examples, output = _prepared(options, settings, process)
+    keeper, console = Keeper(fit, options, process.writes), display.console()
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
-    with Interruption() as interruption:
+    # A process that ended its run alone would leave the others waiting for it.
+    with Interruption(handles=process.n == 1) as interruption:
         with interruption.gives_up():
             best = partial(getattr, fit, "best_so_far")
             for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console, best):
@@ -52,7 +63,7 @@ def train(options: Any) -> int:
         if not fit.n_done:
             say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")
             return interruption.status
-        _finish(fit, options, output, write_json)
+        _finish(fit, options, output, write_json if process.writes else None, process)
     keeper.check()
     if interruption.signal is not None:
         say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
@@ -60,7 +71,11 @@ def train(options: Any) -> int:
 
 
 def _finish(
-    fit: "Fit", options: Any, output: Path, write_json: Callable[[dict[str, Any]], None] | None
+    fit: "Fit",
+    options: Any,
+    output: Path,
+    write_json: Callable[[dict[str, Any]], None] | None,
+    process: "Process",
 ) -> None:
     """Writes the model, and what it is worth."""
     from nnaccel.cli import display, plan, score_tables
@@ -76,7 +91,8 @@ def _finish(
         model = model._replace(scores=score_tables.single(scores) | model.scores)
         title = f"test on {fit.rows['test']:,} rows"
         console.print(score_tables.scores(scores, title, fit.target))
-    save_model(model, output)
+    if process.writes:
+        save_model(model, output)
     if write_json:
         scores = model.scores | scores
         write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
@@ -173,7 +189,9 @@ def bench(options: Any) -> None:
         console.print(line)
 
 
-def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Path]:
+def _prepared(
+    options: Any, settings: "Settings", process: "Process"
+) -> tuple["Fit", "Examples", Path]:
     """A training run that has not begun, its examples, and the file for its model."""
     from nnaccel.cli.checkpoints import check_options, to_go_on_from
     from nnaccel.files import writable
@@ -198,7 +216,8 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
     output = Path(options.output or f"{examples.source}.safetensors")
     # A run that goes on replaces the model that it has left.
     replace = options.force or options.output is not None or options.resume is not None
-    check_model_file(output, replace=replace)
+    if process.writes:
+        check_model_file(output, replace=replace)
     fit = Fit(
         examples,
         settings,
@@ -206,10 +225,12 @@ def _prepared(options: Any, settings: "Settings") -> tuple["Fit", "Examples", Pa
         rules=rules,
         test_fraction=options.test_fraction,
         kernels=not options.no_kernels,
-        keeps=bool(options.checkpoint or options.resume),
+        keeps=bool(options.checkpoint or options.resume or process.n > 1),
         after=after,
     )
-    writable(output, 8 * fit.n_params)
+    process.check_same(str(fit.identity))
+    if process.writes:
+        writable(output, 8 * fit.n_params)
     return fit, examples, output
 
 

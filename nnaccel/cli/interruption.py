@@ -19,19 +19,25 @@ class GivenUp(KeyboardInterrupt):
 class Interruption:
     """The signals that arrive while it is entered, instead of what they would do.
 
+    Parameters
+    ----------
+    handles : bool
+        Whether it does that at all.
+
     Attributes
     ----------
     signal : int or None
         The first one. From then on another one ends the process at once, as if nobody handled it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, handles: bool = True) -> None:
+        self._handles = handles
         self.signal: int | None = None
         self._gives_up = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():
+        if self._handles and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
                     self._before[number] = signal.signal(number, self._receive)

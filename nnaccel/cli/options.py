@@ -47,6 +47,7 @@ def train_options(parser: Any) -> None:
     network_options(parser.add_argument_group("network"))
     training_options(parser.add_argument_group("training"))
     checkpoint_options(parser.add_argument_group("interruption"))
+    joining_options(parser.add_argument_group("several processes"))
     group = parser.add_argument_group("configuration")
     option(group, "config", metavar="FILE", help="a YAML file with any of these options")
     group.add_argument("--print-config", action="store_true",
@@ -89,6 +90,15 @@ def checkpoint_options(group: Any) -> None:
            f"(default: {EVERY})")  # fmt: skip
     option(group, "resume", metavar="FILE",
            help="go on from a checkpoint, by the same command; --epochs may grow")  # fmt: skip
+
+
+def joining_options(group: Any) -> None:
+    from nnaccel.cli.joining import CLUSTER
+
+    option(group, "join", nargs="?", const=CLUSTER, metavar="HOST:PORT",
+           help="train in all processes that a launcher (Slurm, mpiexec) has started, or, with the "
+           "address of the first, in N of them; --device 'jax:gpu:*'")  # fmt: skip
+    option(group, "process", metavar="I/N", help="the number of this one, from 0/N")
 
 
 def reading_options(group: Any) -> None:

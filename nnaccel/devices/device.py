@@ -17,7 +17,7 @@ import array_api_compat as compat
 import numpy as np
 
 from nnaccel.arguments import did_you_mean
-from nnaccel.devices.libraries import KINDS, MEANT
+from nnaccel.devices.libraries import KINDS, MEANT, ROWS, jax_mesh
 from nnaccel.typing import Array, Namespace
 
 
@@ -27,12 +27,14 @@ class Device(NamedTuple):
     Attributes
     ----------
     name : str
-        Canonical, and accepted by `select`: "cpu", "cuda:0", "torch:cuda:0", "jax:cpu:0".
+        Canonical, and accepted by `select`: "cpu", "cuda:0", "torch:cuda:0", "jax:cpu:0",
+        "jax:cpu:*".
     xp : module
         The Array API namespace: array-api-compat's for NumPy, CuPy and PyTorch, else the
         library's own.
     handle : object or None
-        The library's device object, to be passed as ``device=``; None for NumPy.
+        The library's device object, to be passed as ``device=``; None for NumPy. Of several
+        devices of JAX a sharding that has every array on each.
     """
 
     name: str
@@ -48,9 +50,17 @@ class Device(NamedTuple):
         """Within it this is the current device.
 
         CuPy allocates and launches on the current device, so everything for "cuda:1" must run
-        inside; the other libraries follow their arrays and get an empty context.
+        inside; within the mesh of several devices of JAX a step shares out its rows; the other
+        libraries follow their arrays and get an empty context.
         """
+        if self.is_several:
+            return import_module("jax").set_mesh(self.handle.mesh)
         return self.handle if self.library == "cupy" else nullcontext()
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it is several devices of JAX."""
+        return hasattr(self.handle, "mesh")
 
     def asarray(self, x: Any, dtype: str | None = None, copy: bool | None = None) -> Array:
         """x as an array on this device, in memory shared with x where that is possible.
@@ -158,7 +168,8 @@ class Device(NamedTuple):
             kept = cuda.memory_reserved(self.handle) - cuda.memory_allocated(self.handle)
             return cuda.mem_get_info(self.handle)[0] + kept
         if self.library == "jax":
-            memory = self.handle.memory_stats() or {}
+            handle = self.handle.mesh.local_devices[0] if self.is_several else self.handle
+            memory = handle.memory_stats() or {}
             if "bytes_limit" in memory:
                 return memory["bytes_limit"] - memory.get("bytes_in_use", 0)
         return None
@@ -188,6 +199,8 @@ def select(spec: str | Device | None = None, *arrays: Any) -> Device:
     "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch.
     "jax", "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else
     NumPy. No number means the first; "torch" is its CPU, "jax" the best that JAX sees.
+    "jax:*", "jax:gpu:*": all devices of that kind, of all processes that JAX has joined; they share
+    out the rows of each minibatch.
     None: lists, tables and whatever else is no array are on no device, and with nothing but
     these the answer is NumPy.
     Errors, each naming what is missing and the remedy: TypeError, not a name; ValueError, no such
@@ -205,12 +218,16 @@ def select(spec: str | Device | None = None, *arrays: Any) -> Device:
             return select("cuda")
         except (ImportError, RuntimeError):
             return select("cpu")
-    kind, number = re.fullmatch(r"(.*?)(?::(\d+))?", spec, re.DOTALL).groups()  # pyright: ignore
+    kind, number = re.fullmatch(r"(.*?)(?::(\d+|\*))?", spec, re.DOTALL).groups()  # pyright: ignore
     if kind not in KINDS:
         known = ("auto", *KINDS)
         meant = MEANT.get(kind.lower())
         hint = f"; did you mean {meant!r}?" if meant else did_you_mean(kind, known)
         raise ValueError(f"device must be one of {', '.join(known)}, got {spec!r}{hint}")
+    if number == "*":
+        if not kind.startswith("jax"):
+            raise ValueError(f"several devices are JAX's alone: 'jax:*', 'jax:gpu:*'; got {spec!r}")
+        return _device(*jax_mesh(kind))
     devices, index = devices_of(kind), int(number or 0)
     if index >= len(devices):
         raise ValueError(
@@ -228,7 +245,8 @@ def devices_of(kind: str) -> list[Device]:
 def device_of(x: Array) -> Device:
     """The device that the array x is on."""
     handle = compat.device(x)
-    if compat.is_jax_array(x) and not hasattr(handle, "platform"):
+    is_sharding = compat.is_jax_array(x) and not hasattr(handle, "platform")
+    if is_sharding and not _is_ours(handle):
         raise ValueError(
             f"device: an array is spread over several ({handle}); use jax.device_put(x, one_device)"
         )
@@ -321,9 +339,17 @@ def _device(xp: Namespace, handle: Any) -> Device:
             number = f":{handle.index or 0}" if handle.type == "cuda" else ""
             return Device(f"torch:{handle.type}{number}", xp, handle)
         case "jax":
+            if hasattr(handle, "mesh"):
+                return Device(f"jax:{handle.mesh.devices.flat[0].platform}:*", xp, handle)
             return Device(f"jax:{handle.platform}:{handle.id}", xp, handle)
         case library:
             return Device(f"{library}:{handle}", xp, handle)
+
+
+def _is_ours(sharding: Any) -> bool:
+    """Whether arrays with that sharding of JAX's are as those of "jax:*": whole on each device."""
+    mesh = getattr(sharding, "mesh", None)
+    return mesh is not None and mesh.axis_names == (ROWS,) and sharding.is_fully_replicated
 
 
 def _follow(arrays: Sequence[Any]) -> Device:

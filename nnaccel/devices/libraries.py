@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from nnaccel.devices import install_hints
 from nnaccel.typing import Namespace
 
@@ -78,6 +80,29 @@ def _jax_devices(kind: str) -> Found:
             f"where there is a {backend}, run: python -m pip install 'jax[{extra}]'"
         ) from error
     return [(import_module("jax.numpy"), handle) for handle in handles]
+
+
+ROWS = "rows"  # the axis of a mesh of devices that share out the rows of minibatches
+
+
+def jax_mesh(kind: str) -> tuple[Namespace, Any]:
+    """All devices of a kind of JAX's, of all processes: where arrays are, a copy on each.
+
+    One device is that device."""
+    jax = install_hints.load_library("jax", kind)
+    (xp, first), *_ = _jax_devices(kind)
+    handles = jax.devices(first.platform)
+    if len(handles) == 1:
+        return xp, first
+    if not hasattr(jax, "set_mesh"):
+        raise ImportError(
+            f"several devices need a later JAX than {jax.__version__}; run: python -m pip install "
+            "--upgrade jax"
+        )
+    sharding = jax.sharding
+    return xp, sharding.NamedSharding(
+        sharding.Mesh(np.array(handles), (ROWS,)), sharding.PartitionSpec()
+    )
 
 
 KINDS: dict[str, Callable[[str], Found]] = {

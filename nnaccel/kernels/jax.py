@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nnaccel.devices.libraries import ROWS
 from nnaccel.kernels.definition import Definition, Epoch, Run
 from nnaccel.kernels.params import SplitParams, join_params, map_vectors
 from nnaccel.maths import optimizers
@@ -318,7 +319,13 @@ PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
 def take_minibatch(
     X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
 ) -> tuple[Array, Array, Array | None]:
-    """Twin of `minibatch.minibatch`, without a mask for rows that are not there."""
+    """Twin of `minibatch.minibatch`, without a mask for rows that are not there.
+
+    On several devices each gathers its share of them, and XLA computes all that follows where its
+    rows are: of a step the gradient alone is added up among the devices.
+    """
+    if ROWS in jax.sharding.get_abstract_mesh().axis_names:
+        index = jax.lax.with_sharding_constraint(index, jax.sharding.PartitionSpec(ROWS))
 
     def rows(array: Array) -> Array:
         return array.at[index].get(mode="promise_in_bounds")

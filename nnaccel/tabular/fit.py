@@ -254,9 +254,9 @@ class Fit:
         edges = self._edges(kinds)
         if not any(edges):  # what was decided for plain numbers, if anything was
             kinds = [replace(kinds[0], numbers="plain")]
-        self._identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
+        self.identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
         if after is not None:
-            check_same(after, self._identity or {})
+            check_same(after, self.identity or {})
         runs = [*(after.runs if after else ()), *(None for _ in kinds)]
         self.branches = [
             self._branch(each, edges, held_out, kernels, keeps=keeps, after=run)
@@ -361,9 +361,9 @@ class Fit:
         needed; OSError where it cannot be written, ValueError for data that no file can hold.
         """
         runs = [progress for branch in self.branches if (progress := branch.progress)]
-        if self._identity is None or not runs:
+        if self.identity is None or not runs:
             raise RuntimeError("there is nothing to keep; use Fit(keeps=True), and train an epoch")
-        checkpoint.save_runs(path, runs, self._identity)
+        checkpoint.save_runs(path, runs, self.identity)
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """X and Y as the network and its loss take them."""

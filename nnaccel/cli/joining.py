@@ -1,0 +1,131 @@
+"""Several processes as one run: joined by JAX's distributed runtime, on one machine or on many.
+
+Every process does the same with the same data, on devices of its own; XLA shares out the rows of
+each minibatch among them. The first process alone prints and writes. Starting them, and starting
+them again, is the work of a launcher: Slurm, mpiexec, or a shell.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.install_hints import load_library
+from nnaccel.files import reason
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
+
+
+class Process(NamedTuple):
+    """One of the processes of a run."""
+
+    index: int = 0
+    n: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is the one that prints and writes."""
+        return self.index == 0
+
+    def check_same(self, text: str) -> None:
+        """ValueError unless all processes have the same text here, such as a digest of the data."""
+        if self.n == 1:
+            return
+        from jax.experimental.multihost_utils import process_allgather
+
+        own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
+        every = np.asarray(process_allgather(own)).reshape(self.n, -1)
+        if other := np.flatnonzero((every != every[0]).any(axis=1)).tolist():
+            raise ValueError(
+                f"process {other[0]} has other data or options than process 0; all of them need "
+                "the same command and the same files"
+            )
+
+
+ALONE = Process()
+
+
+def check_options(options: Any) -> None:
+    """ValueError for options of joined processes that do not go together; sets the device."""
+    if options.process and not options.join:
+        raise ValueError("--process is for --join HOST:PORT, which says where the others are")
+    if not options.join:
+        return
+    if options.device == "auto":
+        options.device = "jax:*"
+    if not re.fullmatch(r"jax(:\w+)?:\*", options.device):
+        raise ValueError(
+            f"--join is for all devices of JAX, --device 'jax:gpu:*', got {options.device!r}"
+        )
+    if options.join != CLUSTER and not options.process:
+        raise ValueError("--join HOST:PORT needs --process I/N, such as 0/4 for the first of four")
+
+
+def heartbeat() -> int:
+    """Seconds without a sign of life; the environment variable NNACCEL_HEARTBEAT is another number.
+
+    ValueError for one that is none."""
+    text = os.environ.get("NNACCEL_HEARTBEAT") or str(HEARTBEAT)
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise ValueError(f"NNACCEL_HEARTBEAT must be a number of seconds, got {text!r}")
+    return int(text)
+
+
+CLUSTER = "cluster"  # the value of --join without an address: what the launcher says
+
+
+def numbered(text: str) -> tuple[int, int]:
+    """`I/N` as numbers; ValueError unless it is one of N."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise ValueError(f"--process must be I/N, from 0/N to N-1/N, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def join(options: Any) -> Process:
+    """Joins the other processes, if that is wanted.
+
+    ValueError for wrong options, RuntimeError where the others cannot be found.
+    """
+    check_options(options)
+    if not options.join:
+        return ALONE
+    index, n = numbered(options.process) if options.process else (None, None)
+    jax = load_library("jax", "jax")
+    where = {"coordinator_address": options.join, "num_processes": n, "process_id": index}
+    known = where if options.join != CLUSTER else {}
+    try:
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat())
+    except (ValueError, RuntimeError) as error:
+        remedy = "; outside of Slurm and MPI say --join HOST:PORT --process I/N" * (not known)
+        raise RuntimeError(f"--join: cannot join the others: {reason(error)}{remedy}") from None
+    return Process(jax.process_index(), jax.process_count())
+
+
+@contextmanager
+def first_alone(process: Process) -> Iterator[None]:
+    """A block in which the others print nothing. Who fails in it leaves at once: the exit of
+    Python would wait for the others, who wait for it."""
+    if process.n == 1:
+        yield
+        return
+    try:
+        if process.writes:
+            yield
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+    except BaseException as error:
+        from nnaccel.cli.messages import report
+        from nnaccel.cli.streams import say
+
+        who = f"process {process.index} of {process.n}"
+        say(f"nnaccel: {who} ends, and the others within {heartbeat()} s")
+        status = report(error, debug=False) if isinstance(error, Exception) else 130
+        sys.stdout.flush()
+        os._exit(status)
