@@ -263,3 +263,20 @@ def test_the_command_line_takes_it_by_name(fresh, file, capsys):
     assert "fresh" in capsys.readouterr().out
     assert main(["train", file, *quick, option, "frehs"]) != 0
     assert "did you mean 'fresh'?" in capsys.readouterr().err
+
+
+def test_an_optimizer_may_compute_without_a_rule():
+    """`update` with `ops.xp` alone, for which no kernel can stand: the run goes step by step."""
+
+    def update(grads, state, params, *, ops, n_weights):
+        return params - 0.5 * ops.xp.sign(grads), State(state.step + 1, ())
+
+    def init(params, *, xp):
+        return State(xp.zeros((), dtype=xp.int32), ())
+
+    signs = optimizers.Optimizer(init, update)
+    network, X, y = mlp(1, [], 1), np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]])
+    [epoch] = train(
+        network, X, y, loss="squared_error", optimizer=signs, epochs=1, params=np.zeros(2)
+    )
+    np.testing.assert_array_equal(epoch.params, [0.5, 0.5])  # w and b, whose slopes are negative

@@ -65,6 +65,8 @@ def updates_of(
         after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)
     except (TypeError, ValueError):
         raise NotSupported("its schedule takes one step at a time") from None
+    except AttributeError:  # of the gradient, which it has looked into
+        raise refusal from None
     kept = [after, *left.slots]
     if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
         raise refusal
