@@ -1,15 +1,35 @@
-"""What the walk through the course notes says is so: its quotations, its code, its links."""
+"""What the pages say is so: their quotations, their code, their links."""
 
+import inspect
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import nnaccel
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "notes.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def python_blocks(text):
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def run(page):
+    """The names that the code of a page leaves behind."""
+    names = {}
+    for block in python_blocks(page.read_text(encoding="utf-8")):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+BLOCKS = python_blocks(TEXT)
 
 
 def quoted(block):
@@ -93,9 +113,8 @@ def test_every_figure_can_be_redrawn():
 
 def test_the_code_of_the_readme_runs(capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     names = {}
-    for block in blocks:
+    for block in python_blocks(text):
         if "MLPClassifier" in block:
             pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
         exec(compile(block, "README.md", "exec"), names)
@@ -110,3 +129,65 @@ def test_links_of_all_pages_lead_somewhere():
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\[[^\]]+\]\((?!https?:)([^)#\s,]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# The other pages with code
+
+
+def test_the_code_of_in_python_runs(tmp_path, monkeypatch):
+    for extra in ("sklearn", "pyarrow"):
+        pytest.importorskip(extra, reason="tables need the extra [cli]")
+    monkeypatch.chdir(tmp_path)
+    names = run(ROOT / "docs" / "in_python.md")
+    accuracy = np.mean(names["Z"].argmax(axis=-1) == names["y"])  # of the loop of one's own
+    assert accuracy > 0.95
+    assert names["last"].loss.shape == (5,)
+    assert names["stopping"].best.validation_metric > 0.5
+
+
+def test_the_code_of_get_started_runs():
+    names = run(ROOT / "docs" / "get_started.md")
+    assert names["epoch"].metric > 0.8
+    assert names["P"].shape == (500, 2)
+
+
+def test_the_code_of_resuming_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(ROOT / "docs" / "resuming.md")
+    *_, undisturbed = names["run"]()
+    assert names["saved"].epoch.number == 3
+    assert names["epoch"].number == undisturbed.number
+    np.testing.assert_array_equal(names["epoch"].params, undisturbed.params)
+
+
+# The site
+
+
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    objects = re.findall(r"^\.\. auto(?:class|function):: (?:nnaccel\.)?(\w+)$", text, re.MULTILINE)
+    headings = re.findall(r"^nn\.(\w+)\n~+$", text, re.MULTILINE)
+    assert sorted(objects) == sorted(nnaccel._PUBLIC)
+    assert sorted(headings) == sorted(nnaccel._MODULES)
+    modules = re.findall(r"^\.\. automodule:: (.*)$", text, re.MULTILINE)
+    assert modules == [getattr(nnaccel, name).__name__ for name in headings]
+    assert all(inspect.getdoc(getattr(nnaccel, name)) for name in objects)
+
+
+def test_every_page_is_in_the_sidebar():
+    docs = ROOT / "docs"
+    text = (docs / "index.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^```\{toctree\}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    entries = [line for table in tables for line in table.splitlines() if line[:1].isalpha()]
+    listed = [name for e in entries for name in re.findall(r"[\w*]+(?=>?$)", e)]
+    pages = {page.stem for name in listed for page in docs.glob(f"{name}.*")}
+    assert pages == {page.stem for page in [*docs.glob("*.md"), *docs.glob("*.rst")]} - {"index"}
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    for library in ("sphinx", "myst_parser", "pydata_sphinx_theme", "pyarrow"):
+        pytest.importorskip(library, reason="the site needs the extra [docs]")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nnaccel.train" in (tmp_path / "api.html").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ class Device(NamedTuple):
     ----------
     name : str
         Canonical, and accepted by `select`: "cpu", "cuda:0", "torch:cuda:0", "jax:cpu:0",
-        "jax:cpu:*".
+        ``"jax:cpu:*"``.
     xp : module
         The Array API namespace: array-api-compat's for NumPy, CuPy and PyTorch, else the
         library's own.

@@ -53,7 +53,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         "adam", "sgd" or "lbfgs" as in scikit-learn; also "rmsprop", "adamw" and the other names
         of `nnaccel.maths.optimizers`.
     alpha : float, default=0.0001
-        L2 penalty on the weights, alpha / 2 |W|^2 for each batch, as in scikit-learn.
+        L2 penalty on the weights, `alpha / 2 |W|^2` for each batch, as in scikit-learn.
     batch_size : int or "auto", default="auto"
         "auto" is min(200, n_samples). Not used by "lbfgs".
     learning_rate : str or callable, default="constant"
@@ -149,7 +149,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         b of each layer, (n_units,).
     n_features_in_ : int
         Number of features seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features, where X has names that are all strings.
     n_iter_ : int
         The number of epochs, or iterations, that the last call of fit has run.

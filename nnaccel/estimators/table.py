@@ -135,7 +135,7 @@ class TableEncoder(TransformerMixin, _OfTables):
         The encoding, as plain data.
     n_features_in_ : int
         Number of columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where X has names.
 
     Examples
@@ -296,7 +296,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
     weight_decay : float or None, default=None
         Decoupled weight decay.
     l2 : float, default=0.0
-        Penalty l2 / 2 |W|^2.
+        Penalty `l2 / 2 |W|^2`.
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm.
     random_state : int, RandomState instance or None, default=None
@@ -328,7 +328,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         The number of epochs.
     n_features_in_ : int
         Number of columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where X has names.
 
     See Also
@@ -474,7 +474,7 @@ class TableRegressor(RegressorMixin, _TableModel):
     weight_decay : float or None, default=None
         Decoupled weight decay.
     l2 : float, default=0.0
-        Penalty l2 / 2 |W|^2.
+        Penalty `l2 / 2 |W|^2`.
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm.
     random_state : int, RandomState instance or None, default=None
@@ -504,7 +504,7 @@ class TableRegressor(RegressorMixin, _TableModel):
         The number of epochs.
     n_features_in_ : int
         Number of columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where X has names.
 
     See Also

@@ -207,7 +207,7 @@ SCALED_TAIL = (
 def normal_cdf(Z: Array, density: Array, *, xp: Namespace) -> Array:
     """Phi(Z), the probability that a standard normal variable is below Z, in float64 to 5e-16.
 
-    density: exp(-Z^2 / 2). The Array API standard has no erf; with z = |Z| the smaller tail is
+    density: exp(-Z^2 / 2). The Array API standard has no erf; with `z = |Z|` the smaller tail is
     density P / (2 + 2 sqrt(2) z), P the polynomial above, so that it keeps its digits.
     """
     z = xp.abs(Z)

@@ -145,7 +145,7 @@ def squared_error(
 def absolute_error(
     Z: Array, Y: Array, weights: Array | None = None, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Mean of sum |Z - Y|, with dZ = sign(Z - Y) / N, 0 where they are equal.  Y: (..., N, K)."""
+    """Mean of `sum |Z - Y|`, with dZ = sign(Z - Y) / N, 0 where they are equal.  Y: (..., N, K)."""
     R = Z - Y
     return average(xp.sum(xp.abs(R), axis=-1), xp.sign(R), weights, xp=xp)
 
@@ -153,7 +153,7 @@ def absolute_error(
 def huber(
     Z: Array, Y: Array, weights: Array | None = None, *, xp: Namespace, delta: float = 1.0
 ) -> tuple[Array, Array]:
-    """Mean of sum h(Z - Y), h(r) = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2).
+    """Mean of sum h(Z - Y), `h(r) = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2)`.
 
     Y: (..., N, K); delta in the units of Y. With c = clip(r, -delta, delta) both cases are
     h = c (r - c / 2) and h' = c. Source: Huber (1964), Ann. Math. Stat. 35, p. 75.

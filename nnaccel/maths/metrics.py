@@ -53,7 +53,7 @@ def squared_residual(A: Array, Y: Array, weights: Array | None, *, xp: Namespace
 
 
 def absolute_residual(A: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-    """The mean over examples and outputs of |A - Y|."""
+    """The mean over examples and outputs of `|A - Y|`."""
     return _mean(xp.mean(xp.abs(A - Y), axis=-1), A, weights, xp=xp)
 
 

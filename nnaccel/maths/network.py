@@ -276,7 +276,7 @@ def value_and_grad(
 ) -> tuple[Array, Array, Array]:
     """The loss (...) on a batch, its gradient (..., P) in the flat parameters, and the logits Z.
 
-    With `l2`, the objective is loss + l2/2 |W|^2 over the weights, biases and gains left out; for
+    With `l2`, the objective is `loss + l2/2 |W|^2` over the weights, biases and gains left out; for
     params (K, P) it may be K numbers.
     Backpropagation: the loss gives dZ of the last layer, and each layer turns the gradient in its
     output into those in its parameters and its input. Parameters that are not trained have their
@@ -302,7 +302,7 @@ def l2_penalty(
     *,
     xp: Namespace,
 ) -> tuple[Array, Array]:
-    """value + l2/2 |W|^2, and grads + l2 W for the first n_weights parameters.
+    """`value + l2/2 |W|^2`, and `grads + l2 W` for the first n_weights parameters.
 
     l2: one for each of K networks where it is a tuple.
     """

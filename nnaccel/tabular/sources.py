@@ -79,8 +79,8 @@ def read(
     """The examples of a built-in data set, a file, a table of a database, or a query.
 
     source: the name of a data set; a file (see `table_files.read_table`, and .npz); a table of a
-    DuckDB or SQLite file, "shop.duckdb:orders"; one SELECT that DuckDB answers, "from
-    'sales/*.parquet' where year > 2020"; "-", delimited text on standard input. Nothing is written
+    DuckDB or SQLite file, "shop.duckdb:orders"; one SELECT that DuckDB answers, ``from
+    'sales/*.parquet' where year > 2020``; "-", delimited text on standard input. Nothing is written
     to any of them.
     target: the column of a table, or several; data sets and .npz have theirs. Without
     `need_target` a table may lack it, or not be told, and y is then None.

@@ -1,4 +1,4 @@
-"""Checkpoints: a training run on the disk, which goes on in another process as if it had not ended.
+"""Checkpoints: a training run in a file, which continues in another process, bit for bit::
 
     stopping = EarlyStopping(patience=10)
     for epoch in stopping(train(network, X, Y, ...)):

@@ -24,7 +24,7 @@ class Best(NamedTuple):
 
 
 class EarlyStopping:
-    """Stops a run that gets no better, and keeps the best epoch.
+    """Stops a run that gets no better, and keeps the best epoch::
 
         stopping = EarlyStopping(patience=10)
         for epoch in stopping(train(...)):

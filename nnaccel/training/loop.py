@@ -99,8 +99,8 @@ def train(
         it is the mean over its rows, as of any other batch: of a few rows a step of noise at the
         full rate, which has cost 3 points of accuracy. Losses and metrics are means over rows.
     l2 : float or array (K,)
-        Adds l2/2 |W|^2 to the objective; for decoupled decay see the optimizers. With params (K, P)
-        it may have a value for each of the K networks, and so may numbers of the optimizer.
+        Adds `l2/2 |W|^2` to the objective; for decoupled decay see the optimizers. With params
+        (K, P) it may have a value for each of the K networks, and so may numbers of the optimizer.
     sample_weight : array (N,) or (K, N), optional
         How much each example counts; brought to mean 1. With params (K, P) it may be another one
         for each network: with weights of 0 and 1 network k trains without the examples of fold k.
