@@ -48,6 +48,7 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
 
     write_json = _json_of_training(options)
     fit, examples, output = _prepared(options, settings, process)
+    draw = _plot_of_training(options, fit, examples)
     keeper, console = Keeper(fit, options, process.writes), display.console()
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
@@ -63,7 +64,9 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
         if not fit.n_done:
             say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")
             return interruption.status
-        _finish(fit, options, output, write_json if process.writes else None, process)
+        model = _finish(fit, options, output, write_json if process.writes else None, process)
+        if draw and process.writes:
+            draw(model)
     keeper.check()
     if interruption.signal is not None:
         say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
@@ -76,8 +79,8 @@ def _finish(
     output: Path,
     write_json: Callable[[dict[str, Any]], None] | None,
     process: "Process",
-) -> None:
-    """Writes the model, and what it is worth."""
+) -> "Model":
+    """Writes the model, and what it is worth; returns it."""
     from nnaccel.cli import display, plan, score_tables
 
     console = display.console()
@@ -98,6 +101,7 @@ def _finish(
         write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
     use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
     console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
+    return model
 
 
 def predict(options: Any) -> None:
@@ -241,6 +245,19 @@ def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
     if options.json == STREAM:
         raise ValueError("train prints its plan on standard output; give --json the name of a file")
     return json_writer(options.json, sources=[s for s in (options.source, options.test) if s])
+
+
+def _plot_of_training(
+    options: Any, fit: "Fit", examples: "Examples"
+) -> Callable[["Model"], None] | None:
+    """What draws the boundary of the trained model, if that is wanted."""
+    if options.plot is None:
+        return None
+    from nnaccel.cli.boundary import plot_writer
+
+    return plot_writer(
+        options.plot, fit, examples, [s for s in (options.source, options.test) if s]
+    )
 
 
 def _described(model: "Model", path: str) -> dict[str, Any]:

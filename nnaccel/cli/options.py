@@ -78,6 +78,8 @@ def data_options(group: Any) -> None:
     group.add_argument("--force", action="store_true",
                        help="replace an older model file, or checkpoint")  # fmt: skip
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
+    option(group, "plot", metavar="FILE",
+           help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
 
 
 def checkpoint_options(group: Any) -> None:

@@ -73,7 +73,7 @@ def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]],
     if suffix not in WRITERS:
         raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
     if path is not None:
-        _check_apart(path, [source], "the file to predict; choose another --output")
+        check_apart(path, [source], "the file to predict; choose another --output")
 
     def write_columns(columns: dict[str, Any]) -> None:
         pa = import_extra("pyarrow")
@@ -96,7 +96,7 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
     from nnaccel.training.model_file import is_model
 
     if path != STREAM:
-        _check_apart(path, sources, "read by this command; choose another --json")
+        check_apart(path, sources, "read by this command; choose another --json")
         if os.path.exists(path) and is_model(Path(path)):
             raise FileExistsError(f"{path} is a model file; choose another --json")
 
@@ -130,7 +130,7 @@ def print_bytes(content: bytes) -> None:
         output.write_bytes(content)
 
 
-def _check_apart(path: str, sources: list[str], what: str) -> None:
+def check_apart(path: str, sources: list[str], what: str) -> None:
     """OSError for a file that cannot be written, or is one of the sources: what, says the error."""
     writable(path)
     for source in sources:

@@ -145,7 +145,7 @@ def warn(message: str) -> None:
     warnings.warn(message, TableWarning, stacklevel=5)
 
 
-def import_extra(module: str) -> Any:
+def import_extra(module: str, extra: str = "cli") -> Any:
     """A module of an optional dependency; where it is absent, the command that installs it."""
     try:
         return import_module(module)
@@ -154,6 +154,6 @@ def import_extra(module: str) -> Any:
         package = "scikit-learn" if name == "sklearn" else name
         raise ModuleNotFoundError(
             f"{package} is needed here and is not installed; "
-            "install it with: python -m pip install 'nnaccel[cli]'",
+            f"install it with: python -m pip install 'nnaccel[{extra}]'",
             name=name,
         ) from error
