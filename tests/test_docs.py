@@ -125,7 +125,8 @@ def test_the_code_of_the_readme_runs(capsys):
 
 
 def test_links_of_all_pages_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench" / "README.md"]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\[[^\]]+\]\((?!https?:)([^)#\s,]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

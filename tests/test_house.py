@@ -209,6 +209,7 @@ def test_every_layer_is_public():
 
 
 def test_type_checkers_see_the_public_names():
+    assert (ROOT / "py.typed").exists()  # PEP 561: the annotations are for users too
     source = (ROOT / "__init__.py").read_text()
     seen = {i.target for i in imports(source, "nnaccel") if i.types_only}
     assert seen == {f"nnaccel.{module}.{name}" for name, module in nnaccel._PUBLIC.items()}
