@@ -4,14 +4,22 @@ The pages are plain Markdown, which a code-hosting site shows too; the reference
 docstrings.
 """
 
+import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnaccel import __version__
 
-HERE = Path(__file__).parent
-BENCHMARKS = HERE.parent / "bench" / "README.md"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# Pages of the site whose text a code-hosting site looks for somewhere else.
+ELSEWHERE = {
+    "index": ROOT / "README.md",
+    "benchmarks": ROOT / "bench" / "README.md",
+    "contributing": ROOT / "CONTRIBUTING.md",
+}
 
 project = "nnaccel"
 author = "the nnaccel developers"
@@ -47,14 +55,30 @@ html_sidebars = {"**": ["all-pages"]}
 project_copyright = "the nnaccel developers, BSD-3-Clause licence"
 
 
-def set_paths_of_the_site(app: Any, page: str, text: list[str]) -> None:
-    """Benchmarks are written beside their code; links to that page lead to its place here."""
-    if page == "benchmarks":
-        moved = re.sub(r"\]\((?!https?:|#)", "](../bench/", BENCHMARKS.read_text(encoding="utf-8"))
-        text[0] = moved.replace("](../bench/../docs/", "](")
-    if page == "index":
-        text[0] = re.sub(r"^(\w+\*)\n", keep_if_it_matches, text[0], flags=re.MULTILINE)
-    text[0] = text[0].replace("](../bench/README.md", "](benchmarks.md")
+def page_of_the_site(app: Any, page: str, text: list[str]) -> None:
+    """Puts the text of a page that is written elsewhere in its place, and makes links work here."""
+    source = ELSEWHERE.get(page, HERE / f"{page}.md")
+    contents = "".join(re.findall(r"^```\{toctree\}.*?^```$\n?", text[0], re.DOTALL | re.MULTILINE))
+    if page in ELSEWHERE:
+        text[0] = f"{source.read_text(encoding='utf-8')}\n{contents}"
+    text[0] = re.sub(r"^(\w+\*)\n", keep_if_it_matches, text[0], flags=re.MULTILINE)
+    link = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+    text[0] = link.sub(partial(link_of_the_site, source.parent), text[0])
+
+
+def link_of_the_site(folder: Path, link: re.Match[str]) -> str:
+    """A link on a page in that folder as one from `docs/`: to a page, or to a file."""
+    image, words, path, anchor = link.groups(default="")
+    target = (folder / path).resolve()
+    if not target.exists():  # an address, or something in code that looks like a link
+        return link[0]
+    for page, source in ELSEWHERE.items():
+        if target == source:
+            return f"[{words}]({page}.md{anchor})"
+    path = Path(os.path.relpath(target, HERE)).as_posix()
+    if target.suffix == ".md" and target.parent != HERE:
+        return f"{{download}}`{words} <{path}>`"
+    return f"{image}[{words}]({path}{anchor})"
 
 
 def keep_if_it_matches(pattern: re.Match[str]) -> str:
@@ -72,6 +96,6 @@ def skip_what_is_not_ours(
 
 
 def setup(app: Any) -> dict[str, bool]:
-    app.connect("source-read", set_paths_of_the_site)
+    app.connect("source-read", page_of_the_site)
     app.connect("autodoc-skip-member", skip_what_is_not_ours)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -112,16 +112,8 @@ def test_every_figure_can_be_redrawn():
 
 
 def test_the_code_of_the_readme_runs(capsys):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = {}
-    for block in python_blocks(text):
-        if "MLPClassifier" in block:
-            pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
-        exec(compile(block, "README.md", "exec"), names)
+    run(ROOT / "README.md")
     assert float(capsys.readouterr().out.split()[-1]) > 0.95  # the accuracy that it prints
-    from nnaccel.maths.activations import ACTIVATIONS
-
-    del ACTIVATIONS["cube"]  # of the last example
 
 
 def test_links_of_all_pages_lead_somewhere():
