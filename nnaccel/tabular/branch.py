@@ -17,7 +17,7 @@ from nnaccel.training.epoch import Epoch
 
 
 class Done(NamedTuple):
-    """What a run has come to: the last epoch, the best one, and how many are in its history."""
+    """The progress of a run: its last epoch, its best one, and the length of its history."""
 
     epoch: Epoch
     best: Best | None
@@ -80,7 +80,7 @@ class Branch:
 
     @property
     def best(self) -> list[int]:
-        """The numbers of the epochs whose weights the networks have; [] before the first one."""
+        """The epochs that the networks' weights are from, by number; [] before the first one."""
         if self._done is None:
             return []
         _, best, _ = self._done
@@ -88,7 +88,7 @@ class Branch:
 
     @property
     def progress(self) -> Progress | None:
-        """The run so far, to go on from; None before the first epoch."""
+        """The run so far, from which another one can continue; None before the first epoch."""
         if self._done is None:
             return None
         best = self._done.best

@@ -38,7 +38,7 @@ class HeldOut(NamedTuple):
 
 
 def can_calibrate(loss: Loss) -> bool:
-    """Whether the logits of a loss are those of probabilities."""
+    """Whether the link of a loss turns logits into probabilities."""
     return loss.link in (sigmoid, losses.softmax)
 
 

@@ -72,14 +72,14 @@ class Column:
 
     @cached_property
     def text(self) -> Text | None:
-        """Its cells as text whose meaning is open: of a list of categories it is not."""
+        """Its cells as text that is yet to be read; None for a list of categories."""
         if self.kind != "string" or self.coded:
             return None
         is_view = import_extra("pyarrow").types.is_string_view(self._plain.type)
         return Text(self.data if is_view else self._plain)
 
     def decide(self, decimal: str) -> Decision:
-        """What it holds; see `kinds.decide`."""
+        """The kind of its cells; see `kinds.decide`."""
         if self.text is not None:
             return kinds.decide(self.text, decimal)
         form = TYPED.get(self.kind, "")
@@ -161,7 +161,7 @@ def categories_of(name: str, column: Column, reading: Reading) -> tuple[Any, Unr
 
 
 def read_as_arrow(name: str, column: Column, reading: Reading) -> Any:
-    """The cells as an Arrow column of the type that its reading says: the same when read again."""
+    """The cells as an Arrow column of the type of the reading, which reads the same again."""
     pa = import_extra("pyarrow")
     if reading.kind in ("string", "boolean"):
         return categories_of(name, column, reading)[0]
@@ -183,7 +183,7 @@ def without_nan(data: Any) -> Any:
 
 
 def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueError:
-    """The error for a column that was of a kind when the model was fitted and now is not."""
+    """The error for a column whose kind differs from its kind when the model was fitted."""
     now = KINDS.get(column.kind, column.source.type)
     found = str(example).removesuffix(".0")[:60]
     return ValueError(

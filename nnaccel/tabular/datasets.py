@@ -217,7 +217,7 @@ def load_npz(path: str | Path) -> Dataset:
 
 
 def _names(found: Iterable[str], path: Path) -> list[str]:
-    """The names of the arrays to read, of those that there are."""
+    """The names of the arrays to read, among the names in the file."""
     names = ["X_train", "y_train"] if "X_train" in found else ["X", "y"]
     if names[0] == "X_train" and ("X_test" in found or "y_test" in found):
         names += ["X_test", "y_test"]

@@ -99,7 +99,7 @@ def _cycle(function: Any, position: Part) -> Part:
 
 
 def _day_of_year(seconds: np.ndarray) -> np.ndarray:
-    """The share of its year that has passed."""
+    """The fraction of the year that has passed."""
     return _since(seconds, "Y") / YEAR
 
 

@@ -127,13 +127,13 @@ def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
 
 
 def _has(names: tuple[str, ...], sample: bytes, found: dict[str, Any]) -> bool:
-    """Whether most of the names are there, if a structure is as found."""
+    """Whether a structure gives the table most of the expected names."""
     there = {*names} & {*_located(sample, found).names}
     return 2 * len(there) > len({*names}) or not names
 
 
 def _separators(sample: bytes) -> list[str]:
-    """The separators that most lines have as often as the first one."""
+    """The separators that occur in most lines as often as in the first line."""
     lines = [line for line in sample.decode("utf-8", "replace").splitlines() if line.strip()][:100]
     found = []
     for separator in SEPARATORS:
@@ -314,7 +314,7 @@ def _from_latin_1(content: Any) -> Any:
 
 
 def _recognise(head: bytes) -> str | None:
-    """The encoding that a byte order mark or zero bytes show."""
+    """The encoding, recognised by a byte order mark or by zero bytes."""
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
             return encoding

@@ -76,12 +76,12 @@ class Categorical:
 
     @property
     def base(self) -> int:
-        """1 where the first level is written as the absence of the second, for a plain boolean."""
+        """1 for a boolean without missing values, whose one column is 1 for true; else 0."""
         return int(self.kind == "boolean" and len(self.levels) == 2 and not self.missing)
 
     @property
     def states(self) -> list[str]:
-        """What each of its encoded columns stands for."""
+        """The level, "(missing)" or "(other)" of each encoded column."""
         spelling = "{:.15g}" if self.kind == "number" else "{!s}"  # 5, not 5.0
         levels = [spelling.format(level) for level in self.levels[self.base :]]
         return levels + ["(missing)"] * self.missing + ["(other)"] * self.other
@@ -219,7 +219,7 @@ class Features:
         return features
 
     def _check_parts(self) -> None:
-        """ValueError for a column that is not read as what is made of it."""
+        """ValueError for a column whose reading does not fit its encoding."""
         for column in (*self.numeric, *self.categorical):
             kind = self.reading(column).kind
             is_number = isinstance(column, Numeric)
@@ -292,7 +292,7 @@ class Features:
 
     @cached_property
     def _indicated(self) -> set[str]:
-        """The columns of numbers with an indicator, which one of their parts has."""
+        """The names of the columns of numbers that have an indicator of missing values."""
         return {number.name for number in self.numeric if number.missing}
 
 
@@ -320,7 +320,7 @@ def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, 
 
 
 def parts_of(values: np.ndarray, part: str) -> np.ndarray:
-    """What is taken of a column's values (N,); "" takes them as they are."""
+    """A part of a date or time, computed from a column's values (N,); "" returns the values."""
     return PARTS[part](values) if part else values
 
 

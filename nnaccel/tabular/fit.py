@@ -1,4 +1,4 @@
-"""The training run of a table: its rows split, encoded and weighed, and the epochs."""
+"""The training run of a table: splits, encodes and weights its rows, and runs the epochs."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ Forms = dict[str, str]  # of the targets by name, see `Target.form`
 
 
 class Parts(NamedTuple):
-    """What the rows are for; None where there are none for it."""
+    """The rows of each part; None for a part without rows."""
 
     train: Rows
     validation: Rows | None
@@ -77,7 +77,8 @@ def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None,
 def _read_targets(
     name: str, y: Any, decimal: str, quoted: Mapping[str, frozenset[str]]
 ) -> tuple[Any, Forms]:
-    """The columns of a target as what their text means.   quoted: see `delimited.Structure`."""
+    """The columns of a target, their text read as labels or numbers.   quoted: see
+    `delimited.Structure`."""
     forms: Forms = {}
     columns = by_name(y, name)
     for column, cells in columns.items():
@@ -125,7 +126,7 @@ def split_examples(
 def split_rows(
     rows: Rows, part: str, target: Target | Targets, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
-    """The rows that stay, and that fraction of them which becomes the part of this name."""
+    """Splits off a fraction of the rows: (rows that stay, rows of the part of that name)."""
     stratify = isinstance(target, Target) and target.task == "classification"
     codes = np.arange(rows.n_rows)
     if isinstance(target, Target) and stratify:
@@ -151,7 +152,7 @@ def _in_form(target: Target, forms: Forms) -> Target:
 
 
 def in_own_units(target: Target | Targets) -> Target | Targets:
-    """A regression target that is not standardised, for a loss that has a range."""
+    """The regression target without standardisation, for a loss whose targets have a range."""
     if isinstance(target, Targets):
         return Targets(tuple(replace(t, mean=0.0, scale=1.0) for t in target.columns))
     return replace(target, mean=0.0, scale=1.0)
@@ -160,7 +161,7 @@ def in_own_units(target: Target | Targets) -> Target | Targets:
 def weights_of(
     Y: np.ndarray, target: Target | Targets, settings: Settings, weights: np.ndarray | None
 ) -> np.ndarray | None:
-    """How much each training row counts; ValueError for a target that the settings do not fit."""
+    """The weight of each training row; ValueError for a target that does not fit the settings."""
     if settings.loss == "poisson" and (Y < 0).any():
         raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
     if settings.class_weight is None:
@@ -176,7 +177,7 @@ def weights_of(
 def kernels_for(
     run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
 ) -> bool | str:
-    """`kernels`, but "numpy" for all of them where the run is too short to repay loading them."""
+    """`kernels`, or "numpy" where the run is too short to repay the time to load Numba."""
     steps = n_steps(n_rows, run.batch_size, n_epochs)
     repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
     return kernels if repaid else "numpy"
@@ -267,7 +268,7 @@ class Fit:
         self.chosen = ""
 
     def _edges(self, kinds: list[Settings]) -> Edges:
-        """The edges of the encoding, where a kind of networks has it."""
+        """The edges of the piecewise linear encoding; () where no kind of networks uses it."""
         X, features = self._train[0], self.features
         if not any(kind.numbers == "piecewise" for kind in kinds):
             return ()
@@ -341,7 +342,7 @@ class Fit:
     def _identity_of(
         self, asked: dict[str, Any], kinds: list[Settings], held_out: Any
     ) -> dict[str, Any]:
-        """What the run is, by which a checkpoint of it is known; see `resuming.FIELDS`."""
+        """The description of the run that a checkpoint keeps; see `resuming.FIELDS`."""
         test = None if self._test is None else self._test.data
         texts = [schema.to_json(part.to_dict(), "it") for part in (self.features, self.target)]
         arrays = [*self._train, self._weights, test, *(held_out or ())]
@@ -384,7 +385,7 @@ class Fit:
         return Y if self.loss.targets.kind == "classes" else Y.reshape(len(Y), -1)
 
     def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
-        """What the training loop computes."""
+        """The `Run` of the training loop."""
         return Run(
             network,
             self.loss,
@@ -403,7 +404,7 @@ class Fit:
 
     @property
     def n_params(self) -> int:
-        """The most parameters that the model may have, of all its networks together."""
+        """The largest possible number of parameters of the model, all its networks together."""
         kinds = len(self.branches) if self.folds is not None else 1
         return kinds * self.members * layout(self.network).size
 
@@ -413,19 +414,19 @@ class Fit:
         return len(self.branches) * (self.settings.epochs or 1)
 
     def __iter__(self) -> Iterator[Epoch]:
-        """The epochs, counted through, their metric in the units of the target."""
+        """The epochs, numbered over all kinds of networks; the metric is in units of the target."""
         for i, branch in enumerate(self.branches):
             self._current = i
             for epoch in branch:
                 yield replace(epoch, number=self._before(i) + epoch.number)
 
     def _before(self, i: int) -> int:
-        """How many epochs the kinds before that one have."""
+        """The number of epochs of the kinds before kind i."""
         return i * (self.settings.epochs or 1)
 
     @property
     def n_done(self) -> int:
-        """The number of the last whole epoch, counted through."""
+        """The number of the last finished epoch, counted over all kinds of networks."""
         progress = self.branches[self._current].progress
         return self._before(self._current) + (progress.epoch.number if progress else 0)
 
@@ -439,7 +440,7 @@ class Fit:
 
     @property
     def best(self) -> list[int]:
-        """The numbers of the epochs whose weights the networks have, each in its own run."""
+        """The numbers of the epochs that the networks' weights are from, each in its own run."""
         return self._chosen_branch().best
 
     def _chosen_branch(self) -> Branch:
@@ -468,7 +469,7 @@ class Fit:
         )
 
     def _choose(self, found: list[Trained]) -> tuple[Trained, dict[str, float]]:
-        """The networks of the least out-of-fold loss, and their out-of-fold scores."""
+        """The networks with the lowest out-of-fold loss, and their out-of-fold scores."""
         if self.folds is None:
             return found[0], {}
         (X, Y), loss = self._train, self.loss
@@ -505,7 +506,7 @@ class Fit:
         return {name: value for name, value in result.items() if np.isfinite(value)}
 
     def evaluate(self, model: Model) -> dict[str, Any]:
-        """Scores of the model on the rows held out for the test; none where there are none."""
+        """Scores of the model on the test rows; {} without test rows."""
         if self._test is None:
             return {}
         outputs = model.outputs_of(self._test.data, self.device)

@@ -42,5 +42,5 @@ def is_row_number(values: np.ndarray) -> bool:
 
 
 def tells_apart(n_different: int, n_rows: int) -> bool:
-    """Whether nearly every row has a value of its own."""
+    """Whether nearly all rows have different values."""
     return n_rows > ROWS and n_different > SHARE * n_rows

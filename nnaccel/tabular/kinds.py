@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A reading, and what a person may want to know of it.
+    """A reading, and what a user should be told about it.
 
     ignored: the words that are taken as missing, with their counts, most frequent first.
     ambiguous: whether day and month could be told apart only by the order of the rows.
@@ -202,7 +202,7 @@ _VALUES = {
 
 
 def _candidates(cells: Cells, present: np.ndarray, decimal: str) -> Iterator[tuple[Reading, bool]]:
-    """What the cells may be, and whether that is ambiguous."""
+    """The possible readings of the cells, in order of preference; whether each is ambiguous."""
     for kind, form in (("number", decimal), ("boolean", ""), ("time", ""), ("duration", "")):
         yield Reading(kind, form), False
     form, ambiguous = dates.form_of(cells.texts.filter(_mask(present)))
@@ -235,7 +235,7 @@ def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None)
 
 
 def have_fractions(values: np.ndarray) -> bool:
-    """Whether some of the numbers (N,) are no whole ones."""
+    """Whether any of the numbers (N,) has a fractional part."""
     return any((np.trunc(part) != part).any() for part in (values[:1000], values[1000:]))
 
 

@@ -32,7 +32,7 @@ HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
 
 class Model(NamedTuple):
-    """A trained network with all that it takes to use it on a table."""
+    """A trained network with the encoding and the target of its table."""
 
     network: Network
     params: Array
@@ -50,7 +50,7 @@ class Model(NamedTuple):
         return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
-        """The same for rows that are encoded already, X (N, D)."""
+        """`outputs` of encoded rows X (N, D)."""
         A = self._each(X, device)
         return self._in_units(A if A.ndim == 2 else A.mean(axis=0), X)
 
@@ -63,7 +63,7 @@ class Model(NamedTuple):
     def outputs_and_spread(
         self, data: Any, device: Device | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Both for one look at the table."""
+        """`outputs` and `spread`, with the table encoded once."""
         if self.members == 1:
             raise ValueError(
                 "the model is one network, which has no spread; train it with members above 1"
@@ -174,7 +174,7 @@ class Model(NamedTuple):
 def _check_agreement(
     saved: model_file.ModelFile, features: Features, target: Target | Targets
 ) -> None:
-    """ValueError where the network, its loss, the encoding and the target are not of one model."""
+    """ValueError where the network, its loss, the encoding and the target do not fit together."""
     network = saved.network
     if network.n_inputs != len(features.names):
         raise ValueError(
@@ -217,7 +217,7 @@ EXTRA = {
 
 
 def scoring_of(loss: Loss) -> dict[str, Any]:
-    """What scores need to know beside the target: the quantile that is predicted, if one is."""
+    """The arguments of `scores_of` that a loss decides: the quantile of "pinball"."""
     if loss.name != "pinball":
         return {}
     return {"quantile": dict(loss.options).get("quantile", 0.5)}

@@ -89,7 +89,7 @@ def _from_sqlite(path: Path, table: str | None) -> tuple[str, Any]:
 
 
 def _sqlite_column(values: tuple[Any, ...]) -> Any:
-    """A column whose values may be of any type: text, if some of them are."""
+    """A column of SQLite, whose values may differ in type: as text where any value is text."""
     pa = import_extra("pyarrow")
     if any(type(value) is str for value in values):
         values = tuple(None if value is None else str(value) for value in values)
@@ -97,7 +97,7 @@ def _sqlite_column(values: tuple[Any, ...]) -> Any:
 
 
 def _as_arrow(relation: Any) -> Any:
-    """The rows of a relation, by the name that this version of DuckDB has for it."""
+    """The rows of a relation as a table; the method's name differs between versions of DuckDB."""
     fetch = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
     return fetch()
 

@@ -1,4 +1,4 @@
-"""Which run a checkpoint of a table is of: the settings, and the data in one number."""
+"""The identity of a table's run in a checkpoint: its settings, and a digest of its data."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How to train on a table when nobody says otherwise: every setting, and defaults by the data.
+"""The settings of a training run on a table, and their defaults, which follow from the data.
 
 The defaults were chosen on data sets from 150 to 60,000 rows and are stated in `resolve`, the one
 place that knows them.
@@ -33,7 +33,7 @@ MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which there are so many n
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice about a training run; None, or "auto", leaves it to `resolve`.
+    """Every choice about a training run; `resolve` decides those that are None or "auto".
 
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
@@ -104,7 +104,7 @@ class Settings:
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
     def _make_plain(self) -> None:
-        """Numbers in their range, and Python's own, since a model file holds no others."""
+        """Checks the range of numbers, and makes them Python's own, as a model file needs them."""
         if self.hidden:
             units = tuple(number for size in self.hidden for number in at_least(1, hidden=size))
             object.__setattr__(self, "hidden", units)
@@ -219,7 +219,7 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
 
 
 def default_members(settings: Settings, N: int, *, pixels: bool) -> int:
-    """How many networks there are where nobody says it."""
+    """The default number of networks."""
     if settings.numbers == "both":
         return MEMBERS
     laid_out = settings.hidden is not None or settings.validation_fraction is not None

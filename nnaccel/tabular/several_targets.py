@@ -45,7 +45,7 @@ class Targets:
         return len(self.columns)
 
     def parse(self, values: Any) -> Any:
-        """A table whose columns of text are what the targets hold."""
+        """The table with its columns of text converted to what the targets hold."""
         table = as_table(values)
         for target in self.columns:
             i = table.column_names.index(target.name)
@@ -53,7 +53,7 @@ class Targets:
         return table
 
     def encode(self, values: Any) -> np.ndarray:
-        """What the loss is given (N, K): standardised numbers, or 0 and 1."""
+        """The targets of the loss (N, K): standardised numbers, or 0 and 1."""
         table = as_table(values)
         return np.stack([t.encode(table[t.name]) for t in self.columns], axis=1).astype(np.float64)
 
@@ -97,7 +97,7 @@ class Targets:
 
 
 def is_second(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """Whether each label (N, K) is predicted to be its second class, of that probability."""
+    """Whether each label (N, K) is predicted as its second class, from the class's probability."""
     return outputs >= (0.5 if threshold is None else threshold)
 
 

@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self.y)
 
     def take(self, numbers: np.ndarray) -> "Rows":
@@ -124,7 +124,7 @@ def _of_text(
     targets: tuple[str, ...],
     need_target: bool,
 ) -> Examples:
-    """The examples of a file; what is wrong with its target may be how the file was read."""
+    """The examples of a file; an error about the target also says how the file was read."""
     try:
         examples = _from_table(name, where, table, targets, need_target)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The survey of a table: how its columns are read, and which are of no use, decided once at fit.
+"""The survey of a table: decides once, at fit, how to read its columns and which to drop.
 
 It looks at the whole table in the order of the file, before rows are set aside for tests. What it
 decides is data in the model file, and new tables are read with it.
@@ -35,7 +35,7 @@ class Survey(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a person has decided about the columns of a table.
+    """The user's decisions about the columns of a table.
 
     drop, keep: columns to leave out, and to use whatever they look like.   decimal: the mark of
     numbers in text.   codes: numbers that stand for no value; None: look for them.
@@ -95,7 +95,7 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
 
 
 def _decided(name: str, column: Column, decimal: str) -> Reading:
-    """The reading of a column; warns of what is ignored in it, or is in doubt."""
+    """The reading of a column; warns of ignored cells and of doubtful decisions."""
     reading, ignored, ambiguous = column.decide(decimal)
     if ignored:
         warn(f"column {name!r}: taken as missing: {spelled(ignored)}")
@@ -108,7 +108,7 @@ def _decided(name: str, column: Column, decimal: str) -> Reading:
 def _codes(
     numbers: dict[str, np.ndarray], given: tuple[float, ...] | None
 ) -> dict[str, tuple[float, ...]]:
-    """The numbers that stand for no value, of each column that has some; warns of those found."""
+    """The codes for missing values, by column; warns of the codes that it has found."""
     if given is not None:
         return {name: given for name, v in numbers.items() if given and np.isin(v, given).any()}
     codes = {}

@@ -69,7 +69,7 @@ def is_delimited(path: str | Path) -> bool:
 
 
 def suffix_of(path: Path) -> str:
-    """The extension in lower case, with the one before where that is of a compressed file."""
+    """The extension in lower case; of a compressed file both extensions, such as ".csv.gz"."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() + suffix if suffix in COMPRESSED else suffix
 

@@ -219,7 +219,7 @@ def explain_task(values: Any, target: Target) -> str:
 
 
 def check_loss(loss: str, n_classes: int) -> None:
-    """ValueError for a loss that is not for so many classes, 0 where the target is a number."""
+    """ValueError for a loss that does not fit the number of classes (0: the target is a number)."""
     kind = losses.get(loss).targets.kind
     if (kind == "numbers") != (not n_classes) or (kind == "labels" and n_classes != 2):
         task = f"classification with {n_classes} classes" if n_classes else "regression"
@@ -312,7 +312,7 @@ def _refuse_infinite(levels: np.ndarray, codes: np.ndarray, name: str) -> None:
 
 
 class Distinct(NamedTuple):
-    """The different values in ascending order, and for each row which it is; -1 where missing."""
+    """The distinct values in ascending order, and the index of each row's value; -1: missing."""
 
     levels: np.ndarray
     codes: np.ndarray
@@ -351,7 +351,7 @@ def _one_zero(levels: np.ndarray) -> np.ndarray:
 
 
 def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
-    """An array of objects as an array of what they all are; missing ones become anything."""
+    """An array of objects converted to their common type; missing ones get an arbitrary value."""
     given = values[present].tolist()
     kinds = {KIND.get(np.asarray(v).dtype.kind, type(v).__name__): v for v in given}
     if len(kinds) > 1:
@@ -383,7 +383,7 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
 
 
 def is_text_column(values: Any) -> bool:
-    """Whether these are text of a table, and no list of categories."""
+    """Whether the values are text of a table, not an Arrow dictionary of categories."""
     return _is_arrow(values) and Column(values).text is not None
 
 
@@ -414,7 +414,7 @@ def _kind(levels: np.ndarray) -> str:
 
 
 def _as_kind(levels: np.ndarray, kind: str, name: str) -> np.ndarray:
-    """The levels as that kind, in the same order, if that loses nothing."""
+    """The levels converted to that kind, in the same order, if the conversion is lossless."""
     if _kind(levels) == kind:
         return levels
     try:

@@ -1,4 +1,4 @@
-"""Examples, epochs as a generator, and what consumes them."""
+"""Training: checked examples, epochs as a generator, early stopping and predictions."""
 
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch

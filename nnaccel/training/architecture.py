@@ -37,7 +37,7 @@ OF_TYPE: dict[Any, Field] = {
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """The architecture as plain data: what `rebuild` turns back into an equal network."""
+    """The architecture as plain data, from which `rebuild` makes an equal network."""
     return {
         "n_inputs": network.n_inputs,
         "layers": [_describe_layer(layer) for layer in network.layers],
@@ -102,7 +102,7 @@ def _plain(value: Any, field: Field) -> Any:
 
 
 def _rebuild_layer(data: dict[str, Any], where: str, level: int = 0) -> Layer:
-    """level: of so many layers it is inside."""
+    """level: the number of layers around it."""
     if level > MAX_DEPTH:
         raise ValueError(f"{where}: layers may be nested at most {MAX_DEPTH} deep")
     kind = data.get("type")
@@ -137,7 +137,7 @@ def named(row: Any, options: dict[str, Any], where: str) -> Any:
 
 
 def option_fields(function: Callable[..., Any]) -> dict[str, Field]:
-    """What each option of an activation or a loss must be: a number, or also several of them."""
+    """The field of each option of an activation or a loss: a number, or several numbers."""
     parameters = inspect.signature(function).parameters.values()
     single = (float, "float")
     return {

@@ -1,4 +1,4 @@
-"""Arrays as they are given: real numbers, of the network's width, and finite."""
+"""Checks of the arrays that a user gives: real numbers, the network's width, finite."""
 
 import math
 from contextlib import suppress
@@ -135,7 +135,7 @@ def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
 
 
 def _first_not_finite(flat: Array, *, xp: Namespace) -> int | None:
-    """The number of the first element that is not finite, looked for in parts."""
+    """The index of the first element that is not finite, searched for block by block."""
     for start, stop in bounds(flat.shape[0], 2**20):
         bad = ~xp.isfinite(flat[start:stop])
         if bool(xp.any(bad)):

@@ -29,14 +29,14 @@ from nnaccel.typing import Array
 
 
 class Shape(NamedTuple):
-    """A network by the sizes of its layers, and the minibatch that it is trained with."""
+    """A network by the sizes of its layers, and the size of its minibatch."""
 
     sizes: tuple[int, ...]
     batch: int
 
     @property
     def name(self) -> str:
-        """Such as "784-512-512-10x256"."""
+        """The name, such as "784-512-512-10x256"."""
         return f"{'-'.join(map(str, self.sizes))}x{self.batch}"
 
     @property
@@ -50,12 +50,12 @@ class Shape(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of these products."""
+        """The number of floating-point operations of these products."""
         return sum(2 * n * m * k for n, m, k in self.products)
 
     @property
     def steps(self) -> int:
-        """Of an epoch: enough to forget where one begins, few enough for the data to stay small."""
+        """Steps per epoch: enough to hide the cost of its start, few enough for small data."""
         return int(np.clip(5e8 / self.flops, 8, 1024))
 
     @property
@@ -65,7 +65,7 @@ class Shape(NamedTuple):
 
     @property
     def loss(self) -> str:
-        """One output is the logit of the second of two classes."""
+        """The loss: binary cross-entropy for one output, softmax cross-entropy for more."""
         return "softmax_cross_entropy" if self.sizes[-1] > 1 else "binary_cross_entropy"
 
 
@@ -113,7 +113,7 @@ def _rows(pairs: Sequence[tuple[Device, Shape]], stop: float) -> Iterator[Row]:
 
 
 def measure(shape: Shape, device: Device, seconds: float) -> Row:
-    """One network on one device, in some seconds."""
+    """Times one network on one device within a number of seconds."""
     stop = time.perf_counter() + seconds
     try:
         X, Y, order = examples(shape)
@@ -186,7 +186,7 @@ def examples(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 class Trainer:
-    """What `nnaccel.training.loop.train` builds, without what it does between epochs."""
+    """The compiled epoch of `nnaccel.training.loop.train`, without the work between epochs."""
 
     def __init__(
         self,
@@ -214,11 +214,11 @@ class Trainer:
         self.kernels = self._backend.explain(self.run)
 
     def epoch(self, order: Array) -> np.ndarray:
-        """Trains for an epoch in that order; the loss of each step, on the host."""
+        """Trains for an epoch in that order; returns the loss of each step, on the host."""
         return to_host(self.launch(order))
 
     def launch(self, order: Array) -> Array:
-        """The same, but the losses stay on the device, which may still be at work."""
+        """The same without waiting for the device, where the losses stay."""
         run = self.run
         context = self._backend.context(run.network, run.batch_size, run.precision)
         with context, np.errstate(all="ignore"):

@@ -65,7 +65,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def epoch(self) -> Epoch:
-        """The last epoch of the last run: what `train` goes on after."""
+        """The last epoch of the last run, after which `train(after=...)` continues."""
         return self.runs[-1].epoch
 
     @property
@@ -134,7 +134,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is a checkpoint; what it holds is not checked."""
+    """Whether the header of a file calls it a checkpoint. Not checked: the rest of the file."""
     return safe_file.is_file_of(FORMAT, path)
 
 

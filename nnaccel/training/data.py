@@ -1,4 +1,4 @@
-"""Examples: checked against a network and its loss, put where they are to live, and weighted."""
+"""Examples: checked against a network and its loss, moved to their device, and weighted."""
 
 from collections.abc import Mapping
 from math import prod
@@ -78,7 +78,7 @@ def put(
 def put_held_out(
     network: Network, loss: Loss, where: Device, dtype: str, validation_data: Any
 ) -> Data | HostData | None:
-    """Validation data, (X, Y) or (X, Y, sample_weight), likewise; errors name them."""
+    """Checks and moves validation data, (X, Y) or (X, Y, sample_weight); errors name them."""
     if validation_data is None:
         return None
     try:
@@ -113,7 +113,7 @@ def put_of_members(
 
 
 def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
-    """X as it lives at home: integers that `where` holds as they are, all else finite `dtype`."""
+    """X as it is stored: integers that the device can hold keep their type, all else is `dtype`."""
     if is_sparse(X):
         kept = X.dtype.kind in "biu" and where.keeps(X.data)
         placed = X if kept or X.dtype == dtype else X.astype(dtype)
@@ -160,7 +160,7 @@ def mean_one(weights: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
-    """Whether the examples may live on the device; what is there already stays."""
+    """Whether the examples fit on the device; examples that are there already stay."""
     free = where.memory_free()
     if free is None or where.holds(X):
         return True
@@ -168,13 +168,13 @@ def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
 
 
 def nbytes(x: Array, dtype: str) -> int:
-    """The bytes of an array whose integers stay what they are, and all else becomes `dtype`."""
+    """The size of an array in bytes, once it is `dtype`; integers keep their type."""
     each = getattr(x.dtype, "itemsize", 8) if _is_integral(x) else itemsize(dtype)
     return prod(x.shape) * each
 
 
 def itemsize(dtype: str) -> int:
-    """The bytes of a number, of which the name of its dtype ends in the bits: "float32"."""
+    """The size of a number in bytes, by the bits at the end of the dtype's name: "float32"."""
     return int(dtype.lstrip(ascii_letters)) // 8
 
 

@@ -75,7 +75,7 @@ class explain_device_errors:
 def _advice(
     free: int | None, need: tuple[int, int], batch_size: int | None, data: int
 ) -> tuple[str, str]:
-    """What is known about the memory, and what to do."""
+    """The message about memory: what is free, what is needed, and what to do."""
     params, example = need
     known = [f"the parameters with gradient and moments take {size(params)}"]
     remedy = "use fewer units, fewer rows at a time, or another device"
@@ -109,13 +109,13 @@ def needs(network: Network, dtype: str, members: int = 1) -> tuple[int, int]:
 
 
 def batch_that_fits(room: float, example: int, batch_size: int) -> int:
-    """The largest power of two below `batch_size` whose examples have room; 0 if there is none."""
+    """The largest power of two below `batch_size` that fits into memory; 0 if none does."""
     most = min(int(room // example), batch_size - 1)
     return 1 << (most.bit_length() - 1) if most > 0 else 0
 
 
 def size(n_bytes: float) -> str:
-    """Bytes as people read them."""
+    """A number of bytes in words, such as "1.5 GiB"."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
         if n_bytes >= scale:
             return f"{n_bytes / scale:.1f} {unit}"
@@ -123,7 +123,7 @@ def size(n_bytes: float) -> str:
 
 
 def _units(layers: Any, D: int) -> int:
-    """How many numbers all layers put out, those inside of layers counted."""
+    """The number of outputs of all layers for one example, inner layers included."""
     units = 0
     for layer in layers:
         units += _units(getattr(layer, "layers", ()), D)

@@ -102,7 +102,7 @@ class EarlyStopping:
                 return
 
     def _has_ended(self) -> bool:
-        """Whether there has been no better epoch for so long."""
+        """Whether the last `patience` epochs brought no improvement."""
         if self.patience is None or self.kept is None:
             return False
         return bool(self._seen - np.max(self.numbers) >= self.patience)
@@ -138,7 +138,7 @@ class EarlyStopping:
 
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
-    """The networks of `epoch` that have become better, the others as they are in `best`."""
+    """The networks that have improved from `epoch`, the others from `best`."""
     params = best.params + 0.0  # whoever is interrupted here still has the vectors of `best`
     for k in np.flatnonzero(gains).tolist():
         params = _with_row(params, k, epoch.params[k, :])
@@ -149,7 +149,7 @@ def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
 
 
 def _with_row(params: Array, k: int, row: Array) -> Array:
-    """params (K, P), a vector of our own, with another row k; JAX's arrays cannot be written."""
+    """params (K, P) with another row k, written in place except on JAX."""
     if hasattr(params, "at"):
         return params.at[k].set(row)
     params[k, :] = to_host(row) if isinstance(params, np.ndarray) else row  # read from a file

@@ -86,7 +86,7 @@ class Epoch:
 
     @property
     def state(self) -> State:
-        """The memory of the optimizer."""
+        """The state of the optimizer."""
         if self._state is None:
             raise RuntimeError(
                 "this epoch has networks of different epochs, the best of each, and no run goes on "
@@ -109,7 +109,7 @@ class Epoch:
         return kept
 
     def copy(self) -> "Epoch":
-        """The same epoch with vectors of its own, which no other epoch overwrites."""
+        """A copy of the epoch, whose vectors no other epoch overwrites."""
         origin = self._origin and Origin(self._origin.settings)
         return replace(
             self,
@@ -119,7 +119,7 @@ class Epoch:
         )
 
     def scores(self) -> dict[str, Any]:
-        """The losses and metrics that there are, by name: a row of the training history."""
+        """The losses and metrics of the epoch, by name: a row of the training history."""
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
@@ -141,5 +141,5 @@ def state_after(epoch: Epoch, params: Array, optimizer: Optimizer, where: Device
 
 
 def copy_state(state: State) -> State:
-    """The optimizer's memory in memory of its own."""
+    """A copy of the optimizer's state."""
     return State(state.step + 0, tuple(slot + 0.0 for slot in state.slots))

@@ -101,14 +101,14 @@ def random_point(network: Network, rng: np.random.Generator) -> np.ndarray:
 
 
 class Checked(NamedTuple):
-    """One line of `catalogue`: what was checked, and the outcome."""
+    """One line of `catalogue`: the name of the checked row, and the outcome."""
 
     name: str
     check: GradientCheck
 
 
 class Case(NamedTuple):
-    """A network that shows whether a row of a table is right, and on what it is checked."""
+    """A network that contains a row of a table, with the loss and the targets of its check."""
 
     network: Network
     loss: Loss

@@ -25,7 +25,7 @@ CONVERGED, LIMIT, ABNORMAL = 0, 1, 2  # the codes of scipy.optimize's L-BFGS-B
 
 
 class Iterate(NamedTuple):
-    """A point on the way. `status` is None until the last one, which says why it is the last."""
+    """An iterate. `status` is None until the last one, where it says why the search ended."""
 
     number: int  # iterations done
     params: Array
@@ -213,7 +213,7 @@ def _point(
 
 
 def _evaluate(objective: Objective, params: Array) -> tuple[Array, Array]:
-    """The objective, its gradient in memory of its own."""
+    """The objective, with a copy of its gradient."""
     value, grads = objective(params)
     return value, grads + 0.0
 
@@ -231,5 +231,5 @@ def _largest(grads: Array, xp: Namespace) -> float:
 
 
 def _on_host(*scalars: Array, xp: Namespace) -> list[float]:
-    """Scalars as Python numbers, brought over together."""
+    """Scalars as Python numbers, copied to the host together."""
     return to_host(xp.stack(scalars)).tolist()

@@ -181,7 +181,7 @@ def train(
 
 
 class Given(NamedTuple):
-    """The arrays that `train` was given, as they came."""
+    """The arrays given to `train`, not yet checked."""
 
     X: Any
     Y: Any
@@ -252,7 +252,7 @@ SHORT_BATCHES: dict[str, None] = {"weighted": None, "full": None}
 
 
 def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:
-    """ValueError or TypeError for what would fail later in other words, or not at all."""
+    """ValueError or TypeError for arguments that would fail later with a less helpful message."""
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):
         found = f"{len(validation)} of these" if listed else type(validation).__name__

@@ -30,7 +30,7 @@ FORMAT = safe_file.Format(
 
 
 class ModelFile(NamedTuple):
-    """What a model file holds; params (P,) or (K, P), and the rest for the caller to check."""
+    """The content of a model file; params (P,) or (K, P). Not checked: `extra` and `vectors`."""
 
     network: Network
     params: np.ndarray
@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> ModelFile:
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is a model; what it holds is not checked."""
+    """Whether the header of a file calls it a model. Not checked: the rest of the file."""
     return safe_file.is_file_of(FORMAT, path)
 
 
@@ -103,7 +103,7 @@ def _check_vectors(params: np.ndarray, vectors: Mapping[str, np.ndarray]) -> Non
 
 
 def check_params(network: Network, params: np.ndarray, name: str) -> None:
-    """ValueError for parameters that are not those of the network, or are not finite."""
+    """ValueError for parameters that do not fit the network, or are not finite."""
     size = layout(network).size
     if not size:
         raise ValueError(f"{network} has no parameters, so there is nothing to keep")

@@ -74,7 +74,7 @@ def in_blocks(
     link: Callable[..., Array],
     rows: int,
 ) -> Array:
-    """The same for more rows than one block has."""
+    """`outputs` block by block, for more rows than fit into one block."""
     xp, ops = backend.xp, backend.operations()
     params, parts = flatten(tree, layout(network), xp=xp), []
     for start, stop in bounds(X.shape[0], rows):

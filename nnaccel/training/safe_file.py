@@ -1,4 +1,4 @@
-"""Data and vectors in one file, written and read safely: what model files and checkpoints are.
+"""Data and vectors in one file, written and read safely: model files and checkpoints.
 
 A file is a safetensors file. Its header holds, as JSON, plain data, and a SHA-256 over that text
 and every tensor, since safetensors by itself loads a flipped bit without a word. It is checked
@@ -83,7 +83,7 @@ def read(
 
 
 def is_file_of(kind: Format, path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is of that kind; what it holds is not checked."""
+    """Whether the header of a file names that format. Not checked: the rest of the file."""
     try:
         with open(existing_file(path), "rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""Rows on their way to a device: data that live on the host reach it a chunk at a time.
+"""Streaming: data that stay on the host reach the device a chunk at a time.
 
     chunks = stream(data, where, rows)
     for chunk in chunks(order):       # the rows order[:rows], then order[rows : 2 * rows], ...
@@ -42,7 +42,7 @@ def stream(data: HostData, where: Device, rows: int) -> Chunks:
 
 
 def in_order(data: Data | HostData, where: Device) -> Chunks:
-    """The function () -> the examples as they stand, as many at a time as bounds the memory."""
+    """A function () -> the examples in their order, in blocks that bound the memory."""
     rows = evaluation_rows(data.X)
     if isinstance(data, HostData):
         return stream(data, where, rows)
@@ -63,7 +63,7 @@ def training_rows(data: HostData, batch_size: int) -> int:
 
 
 def bytes_on_device(data: Data | HostData, batch_size: int, dtype: str) -> int:
-    """What the examples take of a device while it trains on them."""
+    """The bytes that the examples take on a device while it trains on them."""
     if isinstance(data, Data):
         return sum(nbytes(x, dtype) for x in data if x is not None)
     rows = min(training_rows(data, batch_size), data.X.shape[0])
@@ -71,14 +71,14 @@ def bytes_on_device(data: Data | HostData, batch_size: int, dtype: str) -> int:
 
 
 def evaluation_rows(X: Any) -> int:
-    """How many rows to evaluate at a time."""
+    """The number of rows to evaluate at once."""
     return min(EVALUATION_ROWS, max(1, ELEMENTS // X.shape[1]) if is_sparse(X) else EVALUATION_ROWS)
 
 
 def _one_by_one(
     data: HostData, where: Device, rows: int, order: np.ndarray | None = None
 ) -> Iterator[Data]:
-    """Chunks gathered and handed to the library, which copies them as it sees fit."""
+    """Gathers chunks one by one and leaves the copy to the library."""
     for part in _parts(data, rows, order):
         yield Data(*(None if x is None else where.asarray(_gather(x, part)) for x in data))
 
@@ -99,7 +99,7 @@ def _gather(x: Any, rows: Rows, out: Any = None) -> Any:
 
 
 class Slot(NamedTuple):
-    """A place for a chunk on the host and one on the device, and when they are free again."""
+    """A buffer for a chunk on the host and one on the device, with the events that free them."""
 
     host: tuple[Any, ...]
     device: tuple[Any, ...]
@@ -171,5 +171,5 @@ class Pipeline:
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each one after the next has been made."""
+    """Yields the items, each one only after the next has been made."""
     return (item for item, _ in pairwise(chain(items, [None])))  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Targets on their way to a loss: of the shape, the kind and the range that it states."""
+"""Checks of the targets of a loss: the shape, the kind and the range that it states."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def _class_numbers(loss: Loss, K: int, Y: Any) -> Any:
 
 
 def _check_range(loss: Loss, Y: Array, xp: Namespace) -> None:
-    """ValueError for numbers (N, K), at least one, that are not what the loss states."""
+    """ValueError for numbers (N, K), at least one, that the loss does not take."""
     targets, name = loss.targets, repr(loss.name)
     if targets.bounded:
         slack = 0.0 if targets.kind == "numbers" else ROUNDING
