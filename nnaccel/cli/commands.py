@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
-from nnaccel.cli.outputs import check_model_file, json_writer, save_model, table_writer
+from nnaccel.cli.outputs import (
+    check_export,
+    check_model_file,
+    json_writer,
+    save_model,
+    table_writer,
+)
 from nnaccel.cli.reading import (
     copied,
     examples_for,
@@ -14,7 +20,7 @@ from nnaccel.cli.reading import (
     rules_of,
     training_examples,
 )
-from nnaccel.cli.streams import in_line
+from nnaccel.cli.streams import in_line, say
 from nnaccel.files import STREAM, existing_file
 
 if TYPE_CHECKING:
@@ -105,6 +111,16 @@ def evaluate(options: Any) -> None:
         ((path, scores),) = found.items()
         shown = score_tables.scores(scores, f"{path} {title}", models[path].target)
     display.console().print(shown)
+
+
+def export(options: Any) -> None:
+    from nnaccel.export.formats import FORMATS, format_of
+
+    format = format_of(options.file, options.format)
+    model = _load(options.model)
+    check_export(options.file, source=options.model, replace=options.force)
+    model.export(options.file, format)
+    say(f"{in_line(options.file)} written: {FORMATS[format].title}")
 
 
 def inspect(options: Any) -> None:

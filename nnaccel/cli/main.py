@@ -19,6 +19,7 @@ from nnaccel.cli.options import (
     Parser,
     bench_options,
     evaluate_options,
+    export_options,
     gradcheck_options,
     model_option,
     predict_options,
@@ -95,6 +96,12 @@ COMMANDS: dict[str, Command] = {
         "Score a model on the rows of a file, or compare several.",
     ),
     "inspect": Command(commands.inspect, model_option, "MODEL", "Show what a model file holds."),
+    "export": Command(
+        commands.export,
+        export_options,
+        "MODEL FILE [options]",
+        "Write a model as ONNX, as a file of NumPy alone, or for PyTorch.",
+    ),
     "devices": Command(
         commands.devices, lambda parser: None, "[options]", "List the devices of this machine."
     ),

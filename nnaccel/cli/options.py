@@ -175,6 +175,16 @@ def model_option(parser: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
 
 
+def export_options(parser: Any) -> None:
+    from nnaccel.export.formats import FORMATS
+
+    suffixes = ", ".join(f"{row.suffix} ({name})" for name, row in FORMATS.items())
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE", help=f"what to write: {suffixes}")
+    option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
 def evaluate_options(parser: Any) -> None:
     parser.add_argument("model", nargs="+", metavar="MODEL",
                         help="a file that nnaccel train wrote; several are compared")  # fmt: skip

@@ -38,6 +38,16 @@ def check_model_file(path: Path, *, replace: bool) -> None:
         )
 
 
+def check_export(path: str, *, source: str, replace: bool) -> None:
+    """Refuse to write over the model itself, and over any other file unless that is wanted."""
+    _check_apart(path, [source], "the model; choose another name")
+    if os.path.exists(path) and not replace:
+        raise FileExistsError(
+            f"{path} exists, a file of {_time_of(Path(path))}; choose another name, or replace it "
+            "with --force"
+        )
+
+
 def save_model(model: "Model", path: Path) -> None:
     """Write the model file, and say which one it replaces."""
     replaced = _time_of(path) if path.exists() else None

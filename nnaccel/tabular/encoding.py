@@ -280,7 +280,7 @@ class Features:
             np.copyto(block, 0, where=missing)
             refuse_infinite([number.name for number in numbers], np.abs(block) > largest)
             for i in (i for i, number in enumerate(numbers) if number.bend):
-                block[i] = bend(block[i])
+                block[i] = bend(block[i], xp=np)
             out[:, part] = block.T
             for number, where in zip(numbers, missing, strict=True):
                 if number.missing:
@@ -321,7 +321,7 @@ def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, 
 
 def parts_of(values: np.ndarray, part: str) -> np.ndarray:
     """What is taken of a column's values (N,); "" takes them as they are."""
-    return PARTS[part](values) if part else values
+    return PARTS[part](values, xp=np) if part else values
 
 
 def check_matrix(X: np.ndarray) -> None:

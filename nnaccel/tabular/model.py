@@ -138,6 +138,21 @@ class Model(NamedTuple):
         }
         checkpoint.save(path, self.network, self.params, loss=self.loss, extra=extra)
 
+    def to_onnx(self) -> Any:
+        """The encoding and the network as one `onnx.ModelProto`; see `export.onnx.table_model`."""
+        from nnaccel.export.onnx import table_model
+
+        return table_model(self)
+
+    def export(self, path: str | PathLike[str], format: str | None = None) -> None:
+        """Write the model as a file that others run without nnaccel; see `export.formats`.
+
+        format: "onnx", "numpy" or "torch"; None: as the suffix says, .onnx, .py or .pt.
+        """
+        from nnaccel.export.formats import export
+
+        export(self, path, format)
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
         """Read a model file. OSError, MemoryError, or ValueError that says what is wrong with it.
