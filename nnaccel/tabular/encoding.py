@@ -133,12 +133,12 @@ class Features:
         another width or with NaN.
         """
         if isinstance(data, np.ndarray):
-            self._check_matrix(data)
+            self.check_matrix(data)
             out = np.zeros((len(data), len(self.names)), dtype)
             self._write_numbers(out, matrix_reader(data, self.columns))
             return out
         table = as_table(data)
-        self._compare_columns(table.column_names)
+        self.check_columns(table.column_names)
         out = np.zeros((table.num_rows, len(self.names)), dtype)
         unread: dict[str, Unread] = {}
 
@@ -230,7 +230,8 @@ class Features:
                     f"features: categories of {column.name!r} are {column.kind}, and read as {kind}"
                 )
 
-    def _check_matrix(self, X: np.ndarray) -> None:
+    def check_matrix(self, X: np.ndarray) -> None:
+        """ValueError for what is no matrix of numbers of the columns of the fit."""
         check_matrix(X)
         if self.categorical or self.readings:
             other = [*(c.name for c in self.categorical), *self.readings]
@@ -244,7 +245,8 @@ class Features:
                 f"{listing(self.columns)}; pass the same columns in the same order"
             )
 
-    def _compare_columns(self, present: list[str]) -> None:
+    def check_columns(self, present: Sequence[str]) -> None:
+        """ValueError where a column that is used is absent; TableWarning for one that is new."""
         used = [*dict.fromkeys(column.name for column in (*self.numeric, *self.categorical))]
         if absent := [name for name in used if name not in present]:
             guess = did_you_mean(absent[0], [name for name in present if name not in used])

@@ -153,6 +153,13 @@ class Model(NamedTuple):
 
         export(self, path, format)
 
+    def inputs(self, data: Any) -> dict[str, np.ndarray]:
+        """What an exported file is given of a table: each column as float64 (N,), NaN where
+        missing, or as text (N,), see `export.columns`. ValueError for one that does not fit."""
+        from nnaccel.export.columns import inputs_of
+
+        return inputs_of(self.features, data)
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
         """Read a model file. OSError, MemoryError, or ValueError that says what is wrong with it.

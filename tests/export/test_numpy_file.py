@@ -20,7 +20,7 @@ from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers import LAYERS, example
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.targets import Target
-from tests.export.examples import coded, fitted, given, outputs_of, table, target
+from tests.export.examples import coded, fitted, outputs_of, table, target
 from tests.test_one_row import Scale, bent, bent_vjp
 
 
@@ -41,7 +41,7 @@ def test_every_kind_of_column(written, dtype):
     model = fitted(columns, target(columns, "two words"), dtype=dtype)
     own = written(model)
     for rows in (columns, table(1, 8), table(2, 4)):
-        inputs, expected = given(model, rows), outputs_of(model, rows)
+        inputs, expected = model.inputs(rows), outputs_of(model, rows)
         np.testing.assert_allclose(own["predict_proba"](inputs), expected, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(own["predict"](inputs), model.target.predicted(expected))
         assert own["encode"](inputs).dtype == dtype
@@ -51,9 +51,9 @@ def test_it_needs_numpy_alone_and_takes_what_numpy_has(tmp_path):
     columns = table()
     model = fitted(columns, target(columns, "three words"), members=3, numbers="piecewise")
     model.export(tmp_path / "m.py")
-    inputs = given(model, columns) | {
+    inputs = model.inputs(columns) | {
         "date": np.array(columns["date"], dtype="M8[D]"),
-        "duration": given(model, columns)["duration"].astype("m8[s]"),
+        "duration": model.inputs(columns)["duration"].astype("m8[s]"),
         "gaps": np.array(columns["gaps"], dtype=object),  # None is missing
         "text": columns["text"],  # too
         "flag": np.array(columns["flag"]),
@@ -88,13 +88,13 @@ def test_several_targets(written):
     ):
         model = fitted(columns, pa.table(y), name="a, b")
         own, expected = written(model), outputs_of(model, columns)
-        found = own["predict"](given(model, columns))
+        found = own["predict"](model.inputs(columns))
         for name, values in model.target.predicted(expected).items():
             if model.target.task == "regression":
                 np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
             else:
                 np.testing.assert_array_equal(found[name], values)
-    P = own["predict_proba"](given(model, columns))
+    P = own["predict_proba"](model.inputs(columns))
     np.testing.assert_allclose(P["b"][:, 1], expected[:, 1], rtol=0, atol=1e-6)
 
 
@@ -150,7 +150,7 @@ def test_names_of_any_characters(written, name):
     y = np.where(np.array([v or 0.0 for v in columns["x"]]) > 0, f"yes {name}", "no")
     model = fitted(columns, y, name=f"y {name}")
     np.testing.assert_array_equal(
-        written(model)["predict"](given(model, columns)), model.predict(columns)
+        written(model)["predict"](model.inputs(columns)), model.predict(columns)
     )
 
 

@@ -16,7 +16,7 @@ from nnaccel.export.onnx import network_model, table_model
 from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers import LAYERS, example
 from nnaccel.maths.network import layout, views
-from tests.export.examples import coded, fitted, given, outputs_of, table, target
+from tests.export.examples import coded, fitted, outputs_of, table, target
 from tests.test_one_row import Scale, bent, bent_vjp
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -50,7 +50,7 @@ def test_every_kind_of_column(dtype):
     assert {c.other for c in model.features.categorical} == {True, False}
     graph = table_model(model)
     for rows in (columns, table(1, 8), table(2, 4)):  # also new values, and gaps that are new
-        found = run(graph, given(model, rows))
+        found = run(graph, model.inputs(rows))
         expected = outputs_of(model, rows)
         np.testing.assert_allclose(found["y probabilities"], expected, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(found["y"], model.target.predicted(expected))
@@ -91,7 +91,7 @@ def test_members_and_the_encoding_of_numbers(numbers):
     y = target(columns, "three words")
     model = fitted(columns, y, members=3, numbers=numbers, hidden=(5, 4))
     assert model.members == (6 if numbers == "both" else 3)
-    found = run(table_model(model), given(model, columns))
+    found = run(table_model(model), model.inputs(columns))
     expected = outputs_of(model, columns)
     np.testing.assert_allclose(found["y probabilities"], expected, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(found["y"], model.target.predicted(expected))
@@ -101,7 +101,7 @@ def test_members_and_the_encoding_of_numbers(numbers):
 def test_classes_of_every_kind(kind):
     columns = {"gaps": table()["gaps"]}
     model = fitted(columns, target(columns, kind), name="label")
-    found = run(table_model(model), given(model, columns))
+    found = run(table_model(model), model.inputs(columns))
     expected = model.predict(columns)
     assert found["label"].dtype == (object if kind == "three words" else expected.dtype)
     np.testing.assert_array_equal(found["label"], expected)
@@ -112,7 +112,7 @@ def test_numbers_in_their_units(loss):
     columns = table()
     kind = "amounts" if loss == "poisson" else "numbers"
     model = fitted(columns, target(columns, kind), loss=loss)
-    found = run(table_model(model), given(model, columns))
+    found = run(table_model(model), model.inputs(columns))
     assert [*found] == ["y"]
     assert_close(found["y"], outputs_of(model, columns))
 
@@ -127,7 +127,7 @@ def test_several_targets():
         ({"a": words, "b": np.roll(words, 1)}, 3),
     ):
         model = fitted(columns, pa.table(y), name="a, b", members=members)
-        found, expected = run(table_model(model), given(model, columns)), outputs_of(model, columns)
+        found, expected = run(table_model(model), model.inputs(columns)), outputs_of(model, columns)
         for k, (name, predicted) in enumerate(model.target.predicted(expected).items()):
             if model.target.task == "regression":
                 assert_close(found[name], predicted)
@@ -143,7 +143,7 @@ def test_names_that_the_graph_has_too():
     columns = dict.fromkeys(names, table()["gaps"]) | {"gaps": table()["gaps"]}
     columns |= {name: np.roll(columns[name], i + 1).tolist() for i, name in enumerate(names)}
     model = fitted(columns, target(columns, "numbers"))
-    found = run(table_model(model), given(model, columns))
+    found = run(table_model(model), model.inputs(columns))
     assert [*found] == ["y predicted predicted"]
     assert_close(next(iter(found.values())), outputs_of(model, columns))
 
