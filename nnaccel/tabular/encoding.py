@@ -118,6 +118,19 @@ class Features:
             *(f"{column.name}={state}" for column in self.categorical for state in column.states),
         ]
 
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
+        """Where the encoded columns of each column of the table are, by its name."""
+        names = [
+            *(number.name for number in self.numeric),
+            *(number.name for number in self.numeric if number.missing),
+            *(column.name for column in self.categorical for _ in column.states),
+        ]
+        found = {name: [] for name in self.columns if name in names}
+        for i, name in enumerate(names):
+            found[name].append(i)
+        return found
+
     def transform(self, data: Any, dtype: Any = "float32") -> np.ndarray:
         """Encode a table, data frame or NumPy matrix as an array (N, D), D = len(names).
 

@@ -8,7 +8,7 @@ fit.model().save("model.safetensors")
 
 import warnings
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from nnaccel.tabular.targets import Target, check_loss, rows_with_target
 from nnaccel.training import checkpoint
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
+
+if TYPE_CHECKING:
+    from nnaccel.tabular.importance import Importance
 
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
@@ -137,6 +140,13 @@ class Model(NamedTuple):
             "scores": self.scores,
         }
         checkpoint.save(path, self.network, self.params, loss=self.loss, extra=extra)
+
+    def importance(self, data: Any, y: Any, **options: Any) -> "Importance":
+        """How much the score falls when a column is shuffled, for each column; options and errors
+        are those of `importance.permutation_importance`."""
+        from nnaccel.tabular.importance import permutation_importance
+
+        return permutation_importance(self, data, y, **options)
 
     def to_onnx(self) -> Any:
         """The encoding and the network as one `onnx.ModelProto`; see `export.onnx.table_model`."""

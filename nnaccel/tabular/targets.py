@@ -112,8 +112,9 @@ class Target:
         probability of each class (N, K), whose rows add up to 1."""
         if self.task == "regression":
             return self.in_units(A[:, 0])
-        P = xp.concat([1.0 - A, A], axis=1) if A.shape[1] == 1 else A
-        return P / xp.sum(P, axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+        if A.shape[1] == 1:
+            return xp.concat([1.0 - A, A], axis=1)
+        return A / xp.sum(A, axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
 
     def predicted(self, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
         """The number, or the label, of each row (N,), from `outputs`.
