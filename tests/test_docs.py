@@ -115,7 +115,7 @@ def test_links_of_all_pages_lead_somewhere():
 
 
 def test_the_page_on_trained_models_runs(tmp_path, monkeypatch, capsys):
-    for package in ("onnx", "onnxruntime", "torch", "pandas", "pyarrow", "rich"):
+    for package in ("matplotlib", "onnx", "onnxruntime", "torch", "pandas", "pyarrow", "rich"):
         pytest.importorskip(package, reason=f"the page needs {package}")
     from nnaccel.cli.main import main
 
