@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
-from nnaccel.cli.outputs import check_model_file, json_writer, save_model, table_writer
+from nnaccel.cli.outputs import (
+    check_export,
+    check_model_file,
+    json_writer,
+    picture_writer,
+    save_model,
+    table_writer,
+)
 from nnaccel.cli.reading import (
     copied,
     examples_for,
     labelled_rows,
     rules_of,
+    some,
     training_examples,
 )
 from nnaccel.cli.streams import in_line, say
@@ -147,6 +155,40 @@ def evaluate(options: Any) -> None:
         ((path, scores),) = found.items()
         shown = score_tables.scores(scores, f"{path} {title}", models[path].target)
     display.console().print(shown)
+
+
+def explain(options: Any) -> None:
+    from nnaccel.cli import display, explanations
+
+    model, sources = _load(options.model), [options.model, options.file]
+    write_json = options.json and json_writer(options.json, sources=sources)
+    write_picture = options.plot and picture_writer(options.plot, sources=sources)
+    if options.row is None:
+        _check_counts(options)
+        rows = labelled_rows(model, options.file, options)
+        device = _device(options.device, str(model.params.dtype))
+        found = explanations.of_columns(model, some(rows, options), options, device)
+    else:
+        examples = examples_for(model, options.file, options, need_target=False)
+        found = explanations.of_row(model, examples.data, options.row)
+    if write_json:
+        write_json({"model": options.model, "file": options.file, **found.data})
+    if write_picture:
+        write_picture(found.draw)
+    if options.json != STREAM:
+        console = display.console()
+        for table in found.tables:
+            console.print(display.table(*table))
+
+
+def export(options: Any) -> None:
+    from nnaccel.export.formats import FORMATS, format_of
+
+    format = format_of(options.file, options.format)
+    model = _load(options.model)
+    check_export(options.file, source=options.model, replace=options.force)
+    model.export(options.file, format)
+    say(f"{in_line(options.file)} written: {FORMATS[format].title}")
 
 
 def inspect(options: Any) -> None:
@@ -288,6 +330,14 @@ def _check_copies(model: "Model", options: Any) -> None:
         predicted += _spreads(model)
     if both := [name for name in options.copied if name in predicted]:
         raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
+
+
+def _check_counts(options: Any) -> None:
+    for name, least in (("repeats", 1), ("rows", 2), ("top", 0), ("seed", 0)):
+        if (value := getattr(options, name)) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if options.seed >= 2**32:
+        raise ValueError(f"--seed must be below 2^32, got {options.seed}")
 
 
 def _check_threshold(model: "Model", threshold: float | None) -> None:

@@ -198,6 +198,42 @@ def model_option(parser: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
 
 
+def explain_options(parser: Any) -> None:
+    from nnaccel.tabular.importance import SCORES
+
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE",
+                        help="rows with their target, or any rows for --row")  # fmt: skip
+    group = parser.add_argument_group("the columns")
+    option(group, "score", choices=tuple(SCORES),
+           help="what shuffling a column harms (default: accuracy, r2, pinball_loss)")  # fmt: skip
+    option(group, "repeats", type=int, default=5, metavar="N", help="shuffles of each column")
+    option(group, "rows", type=int, default=5000, metavar="N", help="at most so many of the rows")
+    option(group, "top", type=int, default=3, metavar="N",
+           help="so many of the first columns with the mean prediction by their value")  # fmt: skip
+    option(group, "seed", type=int, default=0, metavar="N",
+           help="of the shuffles and the rows")  # fmt: skip
+    option(group, "weights", metavar="COLUMN", help="how much each row counts")
+    group = parser.add_argument_group("one row")
+    option(group, "row", type=int, metavar="N",
+           help="what each column does to the prediction of that row, counted from 0")  # fmt: skip
+    group = parser.add_argument_group("output")
+    option(group, "json", metavar="FILE", help="write it there, as JSON; - is standard output")
+    option(group, "plot", metavar="FILE", help="draw it: a .png, .svg or .pdf")
+    device_option(parser)
+    reading_options(parser.add_argument_group("how a table is read", READ))
+
+
+def export_options(parser: Any) -> None:
+    from nnaccel.export.formats import FORMATS
+
+    suffixes = ", ".join(f"{row.suffix} ({name})" for name, row in FORMATS.items())
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE", help=f"what to write: {suffixes}")
+    option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
 def evaluate_options(parser: Any) -> None:
     parser.add_argument("model", nargs="+", metavar="MODEL",
                         help="a file that nnaccel train wrote; several are compared")  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,16 @@ def check_model_file(path: Path, *, replace: bool) -> None:
         raise FileExistsError(
             f"{path} exists, a model of {_time_of(path)}; name another file with --output, or "
             "replace it with --force"
+        )
+
+
+def check_export(path: str, *, source: str, replace: bool) -> None:
+    """Refuse to write over the model itself, and over any other file unless that is wanted."""
+    _check_apart(path, [source], "the model; choose another name")
+    if os.path.exists(path) and not replace:
+        raise FileExistsError(
+            f"{path} exists, a file of {_time_of(Path(path))}; choose another name, or replace it "
+            "with --force"
         )
 
 
@@ -109,6 +120,37 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
             write(path, content)
 
     return write_object
+
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def picture_writer(path: str, *, sources: list[str]) -> Callable[[Callable[[Any], None]], None]:
+    """What writes a picture as a file of the kind that its name says, given what draws it.
+
+    ValueError or OSError for what cannot be written, and for one of the sources.
+    """
+    from nnaccel.cli.pictures import STYLE
+    from nnaccel.training.checkpoint import is_model
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in PICTURES:
+        raise ValueError(f"--plot must end in {', '.join(PICTURES)}, got {path}")
+    matplotlib, made = import_extra("matplotlib"), import_extra("matplotlib.figure")
+    _check_apart(path, sources, "read by this command; choose another --plot")
+    if os.path.exists(path) and is_model(Path(path)):
+        raise FileExistsError(f"{path} is a model file; choose another --plot")
+
+    def write_picture(draw: Callable[[Any], None]) -> None:
+        content = BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure = made.Figure(layout="constrained")
+            draw(figure)
+            figure.savefig(content, format=suffix[1:], dpi=150)
+        write(path, content.getvalue())
+        say(f"{in_line(path)} written")
+
+    return write_picture
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ fit.model().save("model.safetensors")
 
 import warnings
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from nnaccel.tabular.targets import Target, check_loss, rows_with_target
 from nnaccel.training import model_file
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
+
+if TYPE_CHECKING:
+    from nnaccel.tabular.importance import Importance
 
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
@@ -137,6 +140,35 @@ class Model(NamedTuple):
             "scores": self.scores,
         }
         model_file.save(path, self.network, self.params, loss=self.loss, extra=extra)
+
+    def importance(self, data: Any, y: Any, **options: Any) -> "Importance":
+        """How much the score falls when a column is shuffled, for each column; options and errors
+        are those of `importance.permutation_importance`."""
+        from nnaccel.tabular.importance import permutation_importance
+
+        return permutation_importance(self, data, y, **options)
+
+    def to_onnx(self) -> Any:
+        """The encoding and the network as one `onnx.ModelProto`; see `export.onnx.table_model`."""
+        from nnaccel.export.onnx import table_model
+
+        return table_model(self)
+
+    def export(self, path: str | PathLike[str], format: str | None = None) -> None:
+        """Write the model as a file that others run without nnaccel; see `export.formats`.
+
+        format: "onnx", "numpy" or "torch"; None: as the suffix says, .onnx, .py or .pt.
+        """
+        from nnaccel.export.formats import export
+
+        export(self, path, format)
+
+    def inputs(self, data: Any) -> dict[str, np.ndarray]:
+        """What an exported file is given of a table: each column as float64 (N,), NaN where
+        missing, or as text (N,), see `export.columns`. ValueError for one that does not fit."""
+        from nnaccel.export.columns import inputs_of
+
+        return inputs_of(self.features, data)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":

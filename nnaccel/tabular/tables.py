@@ -145,6 +145,11 @@ def warn(message: str) -> None:
     warnings.warn(message, TableWarning, stacklevel=5)
 
 
+CLI = "'nnaccel[cli]'"
+# What brings a package, where it is not the extra [cli].
+BRINGS = {"onnx": "'nnaccel[onnx]'", "matplotlib": "'nnaccel[plot]'", "torch": "torch"}
+
+
 def import_extra(module: str) -> Any:
     """A module of an optional dependency; where it is absent, the command that installs it."""
     try:
@@ -154,6 +159,6 @@ def import_extra(module: str) -> Any:
         package = "scikit-learn" if name == "sklearn" else name
         raise ModuleNotFoundError(
             f"{package} is needed here and is not installed; "
-            "install it with: python -m pip install 'nnaccel[cli]'",
+            f"install it with: python -m pip install {BRINGS.get(name, CLI)}",
             name=name,
         ) from error
