@@ -148,6 +148,18 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
+def interpolating(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Makes every compiled epoch that is built afterwards interpolate in the first layer after an
+    encoding, whatever that costs, or never."""
+    from nnaccel.kernels.numba import epoch as compiled_epoch
+
+    def of(interpolated: bool) -> None:
+        monkeypatch.setattr(compiled_epoch, "repays", lambda *_: interpolated)
+
+    return of
+
+
+@pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the teams that are called together."""
     from nnaccel.kernels.numba import epoch as compiled_epoch
