@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ pytest.importorskip(
     "bench.shared.measures", reason="the benchmarks are not part of this distribution"
 )
 
-from bench.gpu import gpu, launches, peers, phases, report
+from bench.gpu import launches, peers, phases, report, schedule
+from bench.peers.contestants import GPU_CONTESTANTS
 from bench.shared import script
 from bench.shared.report import ROOT
 
@@ -131,6 +133,69 @@ def run_gpu(folder, *words, status=0):
     return done.stdout, json.loads((folder / "gpu.json").read_text())
 
 
+BARE = """
+from importlib.machinery import PathFinder
+
+def find_spec(name, path=None, target=None, find=PathFinder.find_spec):
+    absent = name.partition(".")[0] in ("array_api_compat", "hatchling")
+    return None if absent else find(name, path, target)
+
+PathFinder.find_spec = find_spec
+"""
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The environment of a machine without the packages of nnaccel, and without this checkout on
+    its path."""
+    (tmp_path / "sitecustomize.py").write_text(BARE)
+    return os.environ | {"PYTHONPATH": str(tmp_path)}
+
+
+def started(tmp_path, env, *words):
+    """`gpu.py`, started from another folder than the checkout's."""
+    return subprocess.run(
+        [sys.executable, ROOT / "bench/gpu/gpu.py", *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_starts_on_a_bare_machine(tmp_path, bare):
+    done = started(tmp_path, bare, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: gpu.py")
+
+
+def test_a_bare_machine_is_told_what_to_carry(tmp_path, bare):
+    """In a file, which is there before anything is imported."""
+    done = started(tmp_path, bare, "--out", str(tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert done.returncode == 1, done.stderr
+    assert found["missing"].startswith(
+        "nnaccel needs array-api-compat: python -m pip install array-api-compat; where there is no"
+    )
+    assert done.stdout == f"nothing can run: {found['missing']}\n"
+    assert found["phases"] == {}
+    assert found["missing"] in (tmp_path / "out" / "gpu.md").read_text()
+
+
+def test_children_find_the_checkout(tmp_path):
+    """From any folder, installed or not."""
+    env = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    done = started(tmp_path, env, "--out", str(tmp_path), "--rehearse", "--phases", "machine")
+    assert done.returncode == 0, done.stdout + done.stderr
+    machine = json.loads((tmp_path / "gpu.json").read_text())["phases"]["machine"]
+    assert "cpu" in machine["results"]["devices"]
+
+
+def test_contestants_are_named_without_importing_them():
+    assert tuple(GPU_CONTESTANTS) == schedule.CONTESTANTS
+
+
 def test_without_a_gpu_it_says_so_and_compiles(tmp_path):
     text, found = run_gpu(tmp_path)
     assert text.startswith("no GPU: device 'cuda' needs ")
@@ -182,29 +247,29 @@ def test_a_phase_that_is_late_or_fails_leaves_what_it_has(tmp_path, monkeypatch)
         "if sys.argv[1] == 'fails':\n    sys.exit('it broke')\n"
         "print(json.dumps(['second', {'problem': 'is wrong'}]))\n"
     )
-    monkeypatch.setattr(gpu, "__file__", str(fake))
+    monkeypatch.setattr(schedule, "SCRIPT", fake)
     args = Namespace(out=tmp_path / "out")
-    wait = gpu.status_of
+    wait = schedule.status_of
 
     def status_of(process, seconds):
         """The end of the process, or of the time of the late one, once it has a result."""
-        if seconds > 1.2:
+        if seconds != 1.2:
             return wait(process, seconds)
         while not found["phases"]["machine"]["results"]:
             time.sleep(0.01)
         return wait(process, 0.0)
 
-    monkeypatch.setattr(gpu, "status_of", status_of)
+    monkeypatch.setattr(schedule, "status_of", status_of)
     ends = {"late": "ended after 1 s", "fails": "status 1: it broke", "finds": "is wrong"}
     for word, problem in ends.items():
         monkeypatch.setattr(sys, "argv", ["gpu.py", word])
         found = {"rehearsal": True, "date": "2030-01-02", "command": "", "missing": ""}
         found["phases"] = {}
-        gpu.take("machine", found, args, 1.2 if word == "late" else math.inf)
+        schedule.take("machine", found, args, 1.2 if word == "late" else math.inf)
         entry = json.loads((args.out / "gpu.json").read_text())["phases"]["machine"]
         assert entry["results"]["first"] == {"note": "done"}
         assert problem in entry["problem"]
-    gpu.take("machine", found, args, 0.0)
+    schedule.take("machine", found, args, 0.0)
     assert "no time was left" in found["phases"]["machine"]["problem"]
 
 
@@ -212,19 +277,19 @@ def test_only_a_gpu_is_in_a_hurry(tmp_path, monkeypatch):
     """Where there is none to give back, a busy machine may take as long as it needs."""
     limits = {}
     monkeypatch.setattr(
-        gpu, "take", lambda name, found, args, seconds: limits.update({name: seconds})
+        schedule, "take", lambda name, found, args, seconds: limits.update({name: seconds})
     )
-    monkeypatch.setattr(gpu.report, "markdown_of", lambda found: "")
+    monkeypatch.setattr(schedule.report, "markdown_of", lambda found: "")
     for words, missing in ((), "no driver"), (["--rehearse"], ""), ((), ""):
         monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), *words])
-        monkeypatch.setattr(gpu, "what_is_missing", lambda missing=missing: missing)
+        monkeypatch.setattr(schedule, "missing_gpu", lambda missing=missing: missing)
         limits.clear()
-        gpu.main()
+        schedule.main(None)
         if words or missing:
             assert set(limits.values()) == {math.inf}
-            assert list(limits) == (["sources"] if missing else list(gpu.PHASES))
+            assert list(limits) == (["sources"] if missing else list(schedule.PHASES))
         else:
-            assert all(limits[name] <= phase.seconds for name, phase in gpu.PHASES.items())
+            assert all(limits[name] <= phase.seconds for name, phase in schedule.PHASES.items())
 
 
 def test_the_page_of_a_gpu_run():
