@@ -9,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip(
@@ -19,6 +20,7 @@ from bench.gpu import launches, peers, phases, report, schedule
 from bench.peers.contestants import GPU_CONTESTANTS
 from bench.shared import script
 from bench.shared.report import ROOT
+from nnaccel.training.benchmark import SHAPES
 
 
 def test_precisions_share_the_time(monkeypatch):
@@ -111,6 +113,29 @@ def test_calls_of_a_step_and_of_an_epoch():
     assert found["epoch"] == {"Memcpy DtoH": 1.0, "waits": 1.0, "call cudaStreamSynchronize": 1.0}
     nothing = launches.per_step(launches.tally([]), launches.tally([]))
     assert nothing["note"] == "the profiler has seen no kernels"
+
+
+def test_epochs_of_large_networks_differ_in_length_too(monkeypatch):
+    """Of which there are examples for eight steps: what more steps add is a step."""
+
+    class Trainer:
+        def __init__(self, *_, **__):
+            pass
+
+        def epoch(self, order):
+            self.steps = len(order) // shape.batch
+            return self.steps
+
+    def profiled(function):
+        return function() * [{"cat": "kernel", "name": "gemm"}]
+
+    shape = SHAPES[3]._replace(sizes=(4, 8, 8, 2))
+    data = np.zeros((8 * shape.batch, 4)), np.zeros(8 * shape.batch), np.arange(8 * shape.batch)
+    monkeypatch.setattr(launches, "Trainer", Trainer)
+    monkeypatch.setattr(launches, "profiled", profiled)
+    monkeypatch.setattr(launches, "examples", lambda shape: data)
+    found = launches.calls(shape, Namespace(device="cpu"))
+    assert found == {"step": {"kernels": 1.0, "kernel gemm": 1.0}, "epoch": {}}
 
 
 def test_losses_are_compared_epoch_by_epoch():
