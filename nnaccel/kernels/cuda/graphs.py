@@ -7,11 +7,8 @@ device, at fixed addresses, and `tick` of `graph_step.cuh` ends each step by wri
 next one needs. None of the figures here has been measured on a GPU yet.
 """
 
-import gc
 import logging
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import repeat
@@ -21,6 +18,7 @@ import cupy
 import numpy as np
 from array_api_compat import numpy as host
 
+from nnaccel.kernels.cuda.capture import Capture
 from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, vector_grid
 from nnaccel.kernels.cuda.signatures import TYPES
@@ -123,9 +121,7 @@ class Graphs:
         self.failed = False  # then steps are taken without graphs
         self._space = space
         self._kinds: dict[Any, Kind] = {}  # what has been used last comes last
-        self._pool: Any = None
-        self._give_back: Any = None  # the memory of the pool, once
-        self._stream: Any = None
+        self._capture: Capture | None = None
 
     def run(
         self, frozen: Any, n: int, some: int, step: Callable[..., list[Array]], arrays: list[Array]
@@ -164,38 +160,21 @@ class Graphs:
         log.debug("training goes on without CUDA graphs: %s", reason)
         self.failed = True
         self._kinds.clear()
-        if self._pool is not None:
-            self._give_back()
-        self._pool = self._stream = None
+        if self._capture is not None:
+            self._capture.give_back()
+        self._capture = None
 
     def _captured(self, steps: int, step: Callable[..., list[Array]], arrays: list[Array]) -> Any:
-        """The graph of so many steps, with the memory that it knows by its addresses.
+        """The graph of so many steps, with the memory that it knows by its addresses."""
 
-        CuPy's pool would give away the memory of a temporary array that the graph still writes to
-        (its issue 9655), so such arrays come from a pool that nobody else uses. A pool that is no
-        more keeps what is free in it for ever, so it has to be told.
-        """
-        if self._pool is None:
-            self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-            self._give_back = weakref.finalize(self, self._pool.free_all_blocks)
-            self._give_back.atexit = False  # CUDA may be gone before
-        collecting = gc.isenabled()
-        gc.disable()  # which might give memory back to CUDA meanwhile
-        try:
-            with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-                self._stream.begin_capture()
-                try:
-                    for _ in range(steps):
-                        if not same(step(arrays), arrays):
-                            raise RuntimeError(NOT_IN_PLACE)
-                except BaseException:
-                    with suppress(Exception):  # an invalid capture ends in an error of its own
-                        self._stream.end_capture()
-                    raise
-                graph = self._stream.end_capture()
-        finally:
-            if collecting:
-                gc.enable()
+        def launch() -> None:
+            for _ in range(steps):
+                if not same(step(arrays), arrays):
+                    raise RuntimeError(NOT_IN_PLACE)
+
+        if self._capture is None:
+            self._capture = Capture()
+        graph = self._capture.graph(launch)
         log.debug("captured %d training steps in a CUDA graph", steps)
         return graph, self._space.memory()
 

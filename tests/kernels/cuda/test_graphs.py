@@ -7,6 +7,7 @@ import gc
 import logging
 import pickle
 import sys
+import weakref
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
@@ -404,7 +405,7 @@ def test_memory_that_a_graph_knows_is_nobody_elses(xp, cupy, monkeypatch):
 def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
     """The pool does not do it by itself."""
     pools, make = [], cuda_on_host.MemoryPool
-    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda: pools.append(make()) or pools[0])
+    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda a: pools.append(make(a)) or pools[0])
     if fails:
         monkeypatch.setattr(cuda_on_host.Stream, "end_capture", never_ended)
     problem = simple(NETWORKS["layer norm"])
@@ -415,6 +416,35 @@ def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
     del epoch
     gc.collect()
     assert not pool.free
+
+
+def test_a_device_without_memory_takes_none_from_earlier_graphs(xp, cupy, monkeypatch, caplog):
+    """A pool of CuPy's gives back what is free in it where the device has no memory left. The
+    second graph here finds none, while the first one still writes to what is free."""
+    small = simple(NETWORKS["layer norm"], data=examples(N=10), batch_size=100)
+    large = small._replace(data=examples(N=50))
+    graphs, alive = [], []
+    end, free = cuda_on_host.Stream.end_capture, cuda_on_host.MemoryPool.free_all_blocks
+
+    def end_capture(stream):
+        """After the first graph there is no memory for another."""
+        nothing_left = fail(cuda_on_host.CUDARuntimeError("none left"))
+        monkeypatch.setattr(cupy, "device_memory", nothing_left)
+        graph = end(stream)
+        graphs.append(weakref.ref(graph))
+        return graph
+
+    def free_all_blocks(pool):
+        alive.append([graph() is not None for graph in graphs])
+        free(pool)
+
+    epochs = epoch_of(small, xp), epoch_of(small, xp, graphs=False)
+    monkeypatch.setattr(cuda_on_host.Stream, "end_capture", end_capture)
+    monkeypatch.setattr(cuda_on_host.MemoryPool, "free_all_blocks", free_all_blocks)
+    with caplog.at_level(logging.DEBUG):
+        assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0])
+    assert alive == [[False, False]]  # the second one has not come to its end
+    assert "without CUDA graphs: MemoryError: no room for 1536 bytes of a CUDA graph" in caplog.text
 
 
 def never_ended(stream, end=cuda_on_host.Stream.end_capture):
@@ -458,7 +488,7 @@ def failing(name, error):
 
 def no_room(cupy, patch):
     pool = SimpleNamespace(malloc=fail(MemoryError("no room")), free_all_blocks=lambda: None)
-    patch.setattr(cupy.cuda, "MemoryPool", lambda: pool)
+    patch.setattr(cupy.cuda, "MemoryPool", lambda _: pool)
 
 
 def in_a_step(cupy, patch, error=ValueError):
