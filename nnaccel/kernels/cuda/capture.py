@@ -1,12 +1,19 @@
 """What is launched, captured as a CUDA graph, with the memory that the graph goes on writing to."""
 
 import gc
+import logging
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import cupy
+
+from nnaccel.typing import Array
+
+log = logging.getLogger("nnaccel.kernels.backend")
+
+TOGETHER = 16  # steps of `replayed` in a graph
 
 
 class Capture:
@@ -59,3 +66,35 @@ def give_back(pool: Any, device: int) -> None:
     """Returns what is free in a pool to the device: all of it, once its graphs are gone."""
     with cupy.cuda.Device(device):
         pool.free_all_blocks()
+
+
+def replayed(step: Callable[[], Array]) -> Callable[[int], Array | None]:
+    """A function that takes so many steps, as `plain_loop` of kernels/definition.py: TOGETHER of
+    them a launch, once they have been taken as they are. The arrays of a step must be the same in
+    each. Where it cannot be captured all are taken as they are, and a debug line says why."""
+    result: Array | None = None
+    graph: tuple[Capture, Any] | None = None
+    failed = False
+
+    def captured() -> tuple[Capture, Any]:
+        capture = Capture()
+        return capture, capture.graph(lambda: [step() for _ in range(TOGETHER)])
+
+    def run(n: int) -> Array | None:
+        nonlocal result, graph, failed
+        if result is not None and graph is None and not failed:
+            try:
+                graph = captured()
+            except Exception as error:  # whatever speaks against a graph
+                failed = True
+                log.debug(
+                    "products go on without a CUDA graph: %s: %s", type(error).__name__, error
+                )
+        while graph is not None and n >= TOGETHER:
+            graph[1].launch()
+            n -= TOGETHER
+        for _ in range(n):
+            result = step()
+        return result
+
+    return run

@@ -20,7 +20,9 @@ from bench.gpu import launches, peers, phases, report, schedule
 from bench.peers.contestants import GPU_CONTESTANTS
 from bench.shared import script
 from bench.shared.report import ROOT
-from nnaccel.training.benchmark import SHAPES
+from bench.shared.shapes import LARGE, SHAPES, Shape, problem
+from nnaccel.devices.device import select
+from nnaccel.training import benchmark
 
 
 def test_precisions_share_the_time(monkeypatch):
@@ -136,6 +138,41 @@ def test_epochs_of_large_networks_differ_in_length_too(monkeypatch):
     monkeypatch.setattr(launches, "examples", lambda shape: data)
     found = launches.calls(shape, Namespace(device="cpu"))
     assert found == {"step": {"kernels": 1.0, "kernel gemm": 1.0}, "epoch": {}}
+
+
+def test_an_epoch_on_a_gpu_has_enough_steps_for_its_own_work_not_to_count(tmp_path, monkeypatch):
+    """Of the peers, and of `nnaccel bench`, whose bare products are as many."""
+    assert [shape.steps_on_gpu for shape in SHAPES] == [1024, 128, 128, 128]
+    assert LARGE.steps_on_gpu == 32
+    some = Shape((3, 4, 2), 5)
+    monkeypatch.setattr(Shape, "steps", 8)
+    monkeypatch.setattr(Shape, "steps_on_gpu", 128)
+    given = problem(some)
+    peers.save(given, tmp_path / "0.npz")
+    order = peers.load(tmp_path / "0.npz").order
+    assert order.shape == (128, 5)
+    np.testing.assert_array_equal(order, np.tile(given.order, (16, 1)))
+
+    device, asked = select("cpu"), []
+    products, trainer = benchmark.products, benchmark.Trainer
+
+    class Counting(trainer):
+        def epoch(self, order):
+            asked.append(("steps", len(order) / some.batch))
+            return super().epoch(order)
+
+    def counting(*args):
+        bare = products(*args)
+        return lambda steps: asked.append(("products", steps)) or bare(steps)
+
+    monkeypatch.setattr(benchmark, "Trainer", Counting)
+    monkeypatch.setattr(benchmark, "products", counting)
+    row = benchmark.measure(some, device._replace(name="cuda:0"), 0.01)
+    assert not row.problem
+    assert set(asked) == {("steps", 128), ("products", 128)}
+    asked.clear()
+    benchmark.measure(some, device, 0.01)
+    assert set(asked) == {("steps", 8), ("products", 8)}
 
 
 def test_losses_are_compared_epoch_by_epoch():
@@ -286,14 +323,14 @@ def test_a_phase_that_is_late_or_fails_leaves_what_it_has(tmp_path, monkeypatch)
 
     monkeypatch.setattr(schedule, "status_of", status_of)
     ends = {"late": "ended after 1 s", "fails": "status 1: it broke", "finds": "is wrong"}
-    for word, problem in ends.items():
+    for word, end in ends.items():
         monkeypatch.setattr(sys, "argv", ["gpu.py", word])
         found = {"rehearsal": True, "date": "2030-01-02", "command": "", "missing": ""}
         found["phases"] = {}
         schedule.take("machine", found, args, 1.2 if word == "late" else math.inf)
         entry = json.loads((args.out / "gpu.json").read_text())["phases"]["machine"]
         assert entry["results"]["first"] == {"note": "done"}
-        assert problem in entry["problem"]
+        assert end in entry["problem"]
     schedule.take("machine", found, args, 0.0)
     assert "no time was left" in found["phases"]["machine"]["problem"]
 

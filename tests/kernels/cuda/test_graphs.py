@@ -74,6 +74,8 @@ def xp(cupy, module, monkeypatch):
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.small_network", small)
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.graphs", module)
+    capture = cuda_on_host.modules_on_host().capture
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.capture", capture)
     namespace = ModuleType("array_api_compat.cupy")
     namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
     return namespace
@@ -468,6 +470,36 @@ def test_nothing_is_collected_during_a_capture(xp, monkeypatch):
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_bare_products_are_replayed_too(xp, cupy, captured, monkeypatch):
+    """So that those of a small network are not the time of their launches."""
+    multiply, factor, loop = CuPyBackend(xp).bare_product()
+    rng = np.random.default_rng(0)
+    X, Y = (there(rng.standard_normal(shape).astype(np.float32)) for shape in ((5, 7), (7, 3)))
+    out = cupy.empty((5, 3), np.float32)
+    run = loop(lambda: multiply(factor(X), factor(Y), out))
+    run(2)
+    assert not captured
+    before = cupy.launches, cupy.graphs
+    out.view(np.ndarray)[...] = 0
+    assert run(2 * 16 + 3) is out
+    assert (cupy.launches - before[0], cupy.graphs - before[1]) == (3, 2)
+    assert [len(graph.recorded) for graph in captured] == [16]
+    np.testing.assert_allclose(out.get(), np.matmul(X.get(), Y.get()), rtol=1e-4)
+    run(16)
+    assert len(captured) == 1
+
+
+def test_bare_products_that_cannot_be_captured_are_taken_as_they_are(xp, cupy, caplog):
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.DEBUG):
+        failing("Stream.begin_capture", NO)(cupy, patch)
+        taken = []
+        run = CuPyBackend(xp).bare_product().loop(lambda: taken.append(1) or taken)
+        for _ in range(3):
+            assert run(20) is taken
+    assert len(taken) == 60
+    assert caplog.text.count("go on without a CUDA graph: NotImplementedError: no graphs") == 1
 
 
 # What cannot be captured is trained without graphs, and a debug line says why.
