@@ -68,8 +68,9 @@ def spilled(numbers: Mapping[str, int]) -> int:
 
 
 def tests(results: Found, found: Found) -> str:
-    result = results["pytest"]
-    return "\n".join([result["summary"], *(f"- `{line}`" for line in result["failures"])]) + "\n"
+    summary = results.get("pytest", {}).get("summary", "pytest has not come to its end")
+    failures = [result["problem"] for name, result in results.items() if name != "pytest"]
+    return "\n".join([f"{summary}\n", *(f"- `{failure}`" for failure in failures)]) + "\n"
 
 
 def launches(results: Found, found: Found) -> str:

@@ -41,6 +41,7 @@ class Phase(NamedTuple):
         return getattr(importlib.import_module(f"bench.gpu.{self.module}"), name)(args)
 
 
+SHOWN = 600  # characters of a result
 SCRIPT = Path(__file__).with_name("gpu.py")
 
 # What costs little and tells much comes first; the last has what the others leave.
@@ -236,9 +237,10 @@ def is_problem(result: Any) -> bool:
 
 
 def listen(process: Any, entry: dict[str, Any], found: Any, args: argparse.Namespace) -> None:
-    """Takes down the results of a phase as they come."""
+    """Takes down the results of a phase as they come, and shows them."""
     for line in process.stdout:
         name, result = json.loads(line)
+        print(f"  {name}: {json.dumps(result)[:SHOWN]}", file=sys.stderr)
         entry["results"][name] = result
         write(found, args.out)
 

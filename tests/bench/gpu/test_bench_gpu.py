@@ -175,6 +175,54 @@ def test_an_epoch_on_a_gpu_has_enough_steps_for_its_own_work_not_to_count(tmp_pa
     assert set(asked) == {("steps", 8), ("products", 8)}
 
 
+HANGING = """
+import os, time
+import pytest
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(6))
+def test_one(number):
+    if number == 1:
+        time.sleep(3600)
+    assert number != 3, "three"
+    if number == 4:
+        os._exit(1)
+
+@pytest.mark.gpu
+def test_two(nothing):
+    pass
+"""
+
+
+def test_a_test_that_hangs_costs_its_own_limit(tmp_path, monkeypatch):
+    """As one that ends its process does; each failure is there before the end."""
+    pytest.importorskip("xdist")
+    pytest.importorskip("pytest_timeout")
+    monkeypatch.setattr(phases, "HANGS", 1)
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: of this test")
+    words = phases.pytest_words(["test_hanging.py"], processes=2)
+    *failures, (name, last) = phases.reported(words, tmp_path)
+    assert name == "pytest"
+    assert "3 passed" in last["summary"]
+    assert last["problem"].startswith("pytest: ")
+    found = dict(failures)
+    assert set(found) == {f"test_hanging.py::test_one[{i}]" for i in (1, 3, 4)} | {
+        "test_hanging.py::test_two"
+    }
+    assert "crashed while running" in found["test_hanging.py::test_one[1]"]["problem"]
+    assert "three" in found["test_hanging.py::test_one[3]"]["problem"]
+    assert "fixture 'nothing' not found" in found["test_hanging.py::test_two"]["problem"]
+    text = report.tests(dict(failures), {})
+    assert text.startswith("pytest has not come to its end\n\n- `test_hanging.py::")
+
+
+def test_tests_need_neither_of_the_plugins(monkeypatch):
+    monkeypatch.setattr(phases, "find_spec", lambda _: None)
+    words = phases.pytest_words([])
+    assert not {"-n", "--timeout", "--max-worker-restart"} & set(words)
+
+
 def test_losses_are_compared_epoch_by_epoch():
     a = [{"loss": 2.0, "validation_loss": 1.0, "metric": 5.0}, {"loss": math.nan}]
     b = [{"loss": 1.0, "validation_loss": 1.1, "metric": 9.0}, {"loss": 1.0}]
