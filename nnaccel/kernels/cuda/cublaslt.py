@@ -70,7 +70,7 @@ def library() -> Any:
     try:
         loader = import_module("cuda.pathfinder").load_nvidia_dynamic_lib
         found = ctypes.CDLL(loader("cublasLt").abs_path)
-    except Exception:  # no pathfinder, as before CuPy 14, or none of the libraries that it knows
+    except Exception:  # no pathfinder, or none of the libraries that it knows
         try:
             major = cupy.cuda.runtime.runtimeGetVersion() // 1000
             windows = sys.platform == "win32"
