@@ -28,7 +28,7 @@ using std::tanh;
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __restrict__
 #define __shared__ static  // blocks run one after the other
 #define CUDA_ON_HOST
