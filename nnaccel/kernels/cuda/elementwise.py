@@ -18,7 +18,7 @@ from nnaccel.kernels.cuda.launch import (
     vector_grid,
 )
 from nnaccel.kernels.cuda.output_bias import OutputBias
-from nnaccel.kernels.cuda.signatures import CASTS, INTEGERS, LANES, THREADS, TYPES
+from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch
@@ -123,6 +123,9 @@ class ElementwiseKernels:
             )
         (N, K), dtype = Z.shape, Z.dtype
         value, dZ, copy = cupy.empty((), dtype), self._buffers.empty((N, K), dtype), None
+        if LANES < K <= THREADS * HELD // dtype.itemsize:
+            self._wide_cross_entropy(Z, Y, weights, value, dZ)
+            return value, dZ
         db = self._output_bias.wanted_for(Z) if K <= LANES else None
         if db is not None:
             self._output_bias.found(dZ, db)
@@ -136,6 +139,20 @@ class ElementwiseKernels:
         )  # fmt: skip
         kernel("softmax_cross_entropy", TYPES[dtype.name])((blocks,), (THREADS,), args)
         return value, dZ
+
+    def _wide_cross_entropy(
+        self, Z: Array, Y: Array, weights: Array | None, value: Array, dZ: Array
+    ) -> None:
+        """The same for so many classes that some warps share a row."""
+        N, K = Z.shape
+        width = max(LANES, 1 << (-(-K * Z.itemsize // HELD) - 1).bit_length())
+        blocks = min(BLOCKS, -(-N * width // THREADS))
+        partials, counter = self._buffers.partial_sums(blocks, Z.dtype)
+        args = (
+            Z, Y, INTEGERS[Y.dtype.name], pointer(weights), value, dZ, N, K, width,
+            partials, counter,
+        )  # fmt: skip
+        kernel("wide_cross_entropy", TYPES[Z.dtype.name])((blocks,), (THREADS,), args)
 
     def l2_penalty(
         self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int

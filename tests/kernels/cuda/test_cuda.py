@@ -236,6 +236,46 @@ def test_what_is_not_finite_shows(name, value, H):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+CLASSES = {
+    "float32": (33, 64, 300, 512, 516, 1000, 2048, 4095, 4096, 4097),
+    "float64": (33, 257, 512, 2048, 2049),
+}
+
+
+@HOST
+@pytest.mark.parametrize(("dtype", "K"), [(dtype, K) for dtype in CLASSES for K in CLASSES[dtype]])
+def test_a_loss_of_many_classes_is_its_definition(dtype, K):
+    """Below, at and above the numbers of classes for which more warps share a row."""
+    rng = np.random.default_rng(K)
+    Z, weights = 5 * rng.standard_normal((9, K)), rng.random(9)
+    Y = rng.integers(0, K, 9)
+    Y[:2] = 0, K - 1
+    Z, weights = Z.astype(dtype), weights.astype(dtype)
+    rtol = {"float32": 3e-5, "float64": 1e-12}[dtype]
+    for z in (Z, odd(Z)):
+        for w in (None, weights):
+            found = kernels()[losses.softmax_cross_entropy](z, Y, w)
+            for x, y in zip(found, losses.softmax_cross_entropy(Z, Y, w, xp=compat), strict=True):
+                np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * 1e-3)
+    Z[3, K // 2], Z[5, 7] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        value, dZ = kernels()[losses.softmax_cross_entropy](Z, Y)
+    assert np.isnan(value)
+    assert np.isnan(dZ).any(axis=1).tolist() == [False] * 3 + [True, False, True] + [False] * 3
+
+
+@HOST
+@pytest.mark.parametrize("K", [33, 4096])
+def test_a_row_of_many_classes_is_read_once(K):
+    """So dZ may be written over the logits."""
+    rng = np.random.default_rng(0)
+    Z, Y = rng.standard_normal((20, K)).astype(np.float32), rng.integers(0, K, 20)
+    expected = losses.softmax_cross_entropy(Z, Y, xp=compat)[1]
+    space = cuda_on_host.on_host().Workspace(np)
+    space.elementwise._wide_cross_entropy(Z, Y, None, np.empty((), np.float32), Z)
+    np.testing.assert_allclose(Z, expected, rtol=3e-5, atol=1e-9)
+
+
 SEEDS = (0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)
 
 
