@@ -372,6 +372,7 @@ def test_an_epoch_is_its_steps_by_the_definitions(name, precision):
 def test_the_floor_under_steps_is_of_the_same_products(precision, monkeypatch):
     modules = cuda_on_host.modules_on_host()
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", modules.workspace)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.capture", modules.capture)
     done, plan = [], modules.products.product_plan
     monkeypatch.setattr(
         modules.products,
