@@ -9,7 +9,6 @@ import numpy as np
 
 from nnaccel.arguments import at_least, find
 from nnaccel.training.epoch import SCORES, Epoch
-from nnaccel.typing import Array
 
 
 class EarlyStopping:
@@ -98,18 +97,8 @@ class EarlyStopping:
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
     """The networks of `epoch` that have become better, the others as they are in `best`."""
-    params = best.params
-    for k in np.flatnonzero(gains).tolist():
-        params = _with_row(params, k, epoch.params[k, :])
+    params = best.with_rows_of(epoch, np.flatnonzero(gains))
     scores = {
         name: np.where(gains, value, getattr(best, name)) for name, value in epoch.scores().items()
     }
     return replace(best, number=epoch.number, _params=params, _state=None, **scores)
-
-
-def _with_row(params: Array, k: int, row: Array) -> Array:
-    """params (K, P), a vector of our own, with another row k; JAX's arrays cannot be written."""
-    if hasattr(params, "at"):
-        return params.at[k].set(row)
-    params[k, :] = row
-    return params
