@@ -55,7 +55,7 @@ class ElementwiseKernels:
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
-        """Twin of `minibatch.minibatch`."""
+        """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
         dtype, B = np.dtype(dtype), index.shape[0]
         if (
             not (B and X.size and Y.size)
@@ -70,17 +70,16 @@ class ElementwiseKernels:
         ):
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
         D, row = X.shape[1], Y.shape[1:]
-        X_rows = self._buffers.named("X", (B, D), dtype)
+        X_rows, copy = self._copies.minibatch((B, D), dtype)
         Y_rows = self._buffers.named("Y", (B, *row), Y.dtype)
         w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
-        copy, stride = self._copies.beside_minibatch(X_rows), X.strides[0] // X.itemsize
         args = (
-            X, stride, index, X_rows, pointer(copy), B, D,
+            X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
             Y, Y_rows, Y.itemsize, prod(row), pointer(weights), pointer(w_rows),
         )  # fmt: skip
         launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
         launch(*row_grid(B, D, dtype.itemsize), args)
-        return X_rows, Y_rows, w_rows
+        return copy if X_rows is None else X_rows, Y_rows, w_rows
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""

@@ -207,7 +207,7 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
     Where a step cannot be captured it takes the steps one by one.   count: of the run.
     """
     network, batch_size, metric, seed = run.network, run.batch_size, run.metric, run.seed
-    space = Workspace(xp, run.precision)
+    space = Workspace(xp, run.precision, network)
     whole, K, random = layout(network), network.n_outputs, has_random_layers(network)
     ops = Ops(xp, space.kernels())
     one_step = step_of(network, run.loss, ops=ops, l2=run.l2)

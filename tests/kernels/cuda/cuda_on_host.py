@@ -52,6 +52,8 @@ struct Entry {{
 
 static const Entry table[] = {{{entries}}};
 
+extern "C" unsigned long long fences() {{ return host::fences; }}
+
 extern "C" const char* types_of(int i) {{ return table[i].types; }}
 
 extern "C" void launch(
@@ -79,6 +81,7 @@ def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(binary))
     found.types_of.restype = ctypes.c_char_p
+    found.fences.restype = ctypes.c_ulonglong
     found.folder = folder  # kept as long as the library
     return found
 

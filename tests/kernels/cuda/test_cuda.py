@@ -276,6 +276,15 @@ def test_a_row_of_many_classes_is_read_once(K):
     np.testing.assert_allclose(Z, expected, rtol=3e-5, atol=1e-9)
 
 
+@HOST
+def test_one_thread_fences_for_its_block():
+    """And once more in the last of them: 100 blocks of 256 threads each leave a sum."""
+    before, grads = cuda_on_host.library().fences(), np.ones(100 * 1024, np.float32)
+    found = kernels()[optimizers.clip_by_global_norm](grads, 32.0)
+    assert cuda_on_host.library().fences() - before == 100 + 1
+    np.testing.assert_allclose(found, 0.1, rtol=1e-5)
+
+
 SEEDS = (0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)
 
 

@@ -197,6 +197,26 @@ def test_other_precisions(xp, cupy, precision, network, name):
     assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
 
 
+@pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["dropout"], NETWORKS["layer norm"]])
+def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monkeypatch):
+    """Two thirds of what is written of it; another layer finds float32."""
+    problem, rows = simple(network), []
+    elementwise = cuda_on_host.modules_on_host().elementwise
+    kernel = elementwise.kernel
+
+    def watched(name, *types):
+        launch = kernel(name, *types)
+        if name != "minibatch":
+            return launch
+        return lambda grid, block, args: rows.append(args[3:5]) or launch(grid, block, args)
+
+    monkeypatch.setattr(elementwise, "kernel", watched)
+    run(epoch_in("bf16", problem, xp, graphs=True), problem)
+    dense = type(network.layers[0]) is layers.Dense
+    assert rows
+    assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
+
+
 def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
     """For the network of the benchmarks: a step's fifteen launches and the one that ends it. The
     rest of an epoch is an upload of its numbers, and a launch to begin with."""
