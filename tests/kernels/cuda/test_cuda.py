@@ -21,7 +21,7 @@ from nnaccel.kernels.cuda.source import FOLDER, joined, kernel_source
 from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
-from nnaccel.maths.layers.dense import dense
+from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.layers.dropout import dropout
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import layout, mlp, value_and_grad
@@ -274,6 +274,35 @@ def test_a_row_of_many_classes_is_read_once(K):
     space = cuda_on_host.on_host().Workspace(np)
     space.elementwise._wide_cross_entropy(Z, Y, None, np.empty((), np.float32), Z)
     np.testing.assert_allclose(Z, expected, rtol=3e-5, atol=1e-9)
+
+
+@HOST
+@DTYPES
+@pytest.mark.parametrize("H", [33, 36, 132, 512])
+def test_a_derivative_reads_sixteen_bytes_where_it_can(H, dtype, monkeypatch):
+    """A thread has so many columns; elsewhere in memory, or of another width, it has one."""
+    rng, ops, asked = np.random.default_rng(0), kernels(), []
+    module = cuda_on_host.modules_on_host().dense
+    kernel = module.kernel
+
+    def watched(*name):
+        launch = kernel(*name)
+        return lambda grid, block, args: (
+            asked.append((grid[0], args[7])) or launch(grid, block, args)
+        )
+
+    monkeypatch.setattr(module, "kernel", watched)
+    X, W, dA = (rng.standard_normal(s).astype(dtype) for s in ((300, 7), (7, H), (300, H)))
+    for g in (get("relu"), get("gelu")):
+        for place in (np.copy, odd):
+            Z, A = dense(X, W, np.zeros((1, H), dtype), g, xp=np)
+            expected = dense_vjp(dA, X, W, Z, A, g, xp=compat)
+            asked.clear()
+            found = ops[dense_vjp](place(dA), X, W, Z, A, g)
+            for x, y in zip(found, expected, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+            wide = place is np.copy and H % (16 // X.itemsize) == 0
+            assert asked == [(-(-H // (32 * (16 // X.itemsize if wide else 1))), int(wide))]
 
 
 @HOST
