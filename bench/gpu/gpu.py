@@ -1,5 +1,6 @@
 """Everything that wants a CUDA GPU, in one command.
 
+    python bench/gpu/gpu.py --out FOLDER --first         # the first minutes on a GPU
     python bench/gpu/gpu.py --out FOLDER --mnist mnist.npz
     python bench/gpu/gpu.py --out FOLDER --phases peers --precisions tf32 bf16
     python bench/gpu/gpu.py --out FOLDER --rehearse      # every phase on the CPU, networks tiny

@@ -46,16 +46,24 @@ SCRIPT = Path(__file__).with_name("gpu.py")
 
 # What costs little and tells much comes first; the last has what the others leave.
 PHASES = {
+    "kernels": Phase("first_minutes", 60),
+    "runs": Phase("first_minutes", 75),
+    "steps": Phase("step_details", 110),
     "machine": Phase("phases", 60),
     "sources": Phase("phases", 60),
     "tests": Phase("phases", 120),
+    "products": Phase("step_details", 60),
+    "profile": Phase("step_details", 60),
     "launches": Phase("launches", 60),
     "parity": Phase("phases", 120),
     "fit": Phase("phases", 90),
     "throughput": Phase("throughput", 130),
     "peers": Phase("peers", 600),
 }
+FIRST = ("kernels", "runs", "steps", "tests", "products", "profile")
+REST = tuple(name for name in PHASES if name == "tests" or name not in FIRST)
 WITHOUT_GPU = ("sources",)
+VITAL = "kernels"  # where no kernel compiles, nothing else can work
 
 # What nnaccel imports wherever it runs: the module, and the package that has it.
 REQUIRED = {"array_api_compat": "array-api-compat"}
@@ -100,7 +108,7 @@ def main(description: str | None) -> int:
         return 1
     found["missing"] = "" if args.rehearse else missing_gpu()
     write(found, args.out)
-    names = args.phases
+    names = args.phases or (FIRST if args.first else REST)
     if found["missing"]:
         print(f"no GPU: {found['missing']}")
         names = [name for name in names if name in WITHOUT_GPU]
@@ -116,12 +124,14 @@ def arguments(description: str | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results")
     parser.add_argument("--mnist", type=Path, help="an .npz file; without it there is no such row")
-    parser.add_argument("--phases", nargs="*", choices=PHASES, default=list(PHASES))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--first", action="store_true", help=f"the phases {', '.join(FIRST)}")
+    which.add_argument("--phases", nargs="*", choices=PHASES, help=f"default: {', '.join(REST)}")
     parser.add_argument("--precisions", nargs="*", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--contestants", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--shapes", type=int, nargs="*", help="of the peers; 0 to 5, default all")
     parser.add_argument("--rounds", type=int, default=7, help="of the peers")
-    parser.add_argument("--minutes", type=float, default=8.7, help="for all phases together")
+    parser.add_argument("--minutes", type=float, default=8.7, help="for all; default 8.7")
     parser.add_argument("--arch", default="sm_90", help="that CUDA sources are compiled for")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny networks")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -162,9 +172,18 @@ def take_all(
     stop = time.monotonic() + seconds
     hurry = math.isfinite(seconds)
     for name in names:
+        if is_hopeless(found["phases"].get(VITAL, ended())):
+            found["phases"][name] = ended("not begun: no kernel compiles")
+            continue
         left = min(PHASES[name].seconds, stop - time.monotonic()) if hurry else math.inf
         take(name, found, args, left)
     write(found, args.out)
+
+
+def is_hopeless(entry: dict[str, Any]) -> bool:
+    """Whether a phase of kernels ended without one that compiles."""
+    compiled = sum(result.get("compiled", 0) for result in entry["results"].values())
+    return bool(entry["problem"]) and not compiled
 
 
 def ended(problem: str = "") -> dict[str, Any]:

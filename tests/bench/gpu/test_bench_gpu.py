@@ -1,6 +1,7 @@
 """The run on a GPU, rehearsed on the CPU."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -16,13 +17,14 @@ pytest.importorskip(
     "bench.shared.measures", reason="the benchmarks are not part of this distribution"
 )
 
-from bench.gpu import launches, peers, phases, report, schedule
+from bench.gpu import first_minutes, launches, peers, phases, report, schedule, step_details
 from bench.peers.contestants import GPU_CONTESTANTS
 from bench.shared import script
 from bench.shared.report import ROOT
 from bench.shared.shapes import LARGE, SHAPES, Shape, problem
 from nnaccel.devices.device import select
 from nnaccel.training import benchmark
+from tests.kernels.cuda import cuda_on_host
 
 
 def test_precisions_share_the_time(monkeypatch):
@@ -338,6 +340,95 @@ def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
     assert text.strip() == (tmp_path / "gpu.md").read_text().strip()
 
 
+def test_the_first_minutes_are_rehearsed_on_the_cpu(tmp_path):
+    text, found = run_gpu(tmp_path, "--rehearse", "--first")
+    phases = found["phases"]
+    assert list(phases) == ["kernels", "runs", "steps", "tests", "products", "profile"]
+    assert {name: entry["problem"] for name, entry in phases.items()} == dict.fromkeys(phases, "")
+    differences = [x["largest_difference"] for x in phases["runs"]["results"].values()]
+    assert len(differences) == 15
+    assert max(differences[:10]) < 1e-5
+    assert "of 128 steps" in phases["steps"]["results"]["20-40-36-10x32 bf16 without graphs"]
+    assert "tanh" in text
+
+
+def test_without_a_kernel_that_compiles_nothing_else_begins(tmp_path, monkeypatch):
+    def take(name, found, args, seconds):
+        result = {"compiled": args.good, "problem": "1 do not compile; adam<float>: no"}
+        found["phases"][name] = schedule.ended(result["problem"]) | {"results": {"kernels": result}}
+
+    monkeypatch.setattr(schedule, "take", take)
+    monkeypatch.setattr(schedule, "write", lambda *_: None)
+    for good, end in ((0, "not begun: no kernel compiles"), (1, "1 do not compile; adam<float>")):
+        found = {"phases": {}}
+        schedule.take_all(["kernels", "runs"], found, Namespace(out=tmp_path, good=good), 100.0)
+        assert found["phases"]["runs"]["problem"].startswith(end)
+
+
+def test_kernels_are_compiled_as_for_a_run(monkeypatch):
+    """Their resources are those of the loaded module; what does not compile is named."""
+    modules = cuda_on_host.modules_on_host()
+
+    def kernel(name, *types):
+        if name == "adam":
+            raise RuntimeError("adam.cuh(3): error")
+        local = 48 if name == "small_epoch" else 0
+        return Namespace(num_regs=40, local_size_bytes=local, shared_size_bytes=8, types=types)
+
+    monkeypatch.setattr(modules.launch, "kernel", kernel)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.launch", modules.launch)
+    monkeypatch.setattr(first_minutes, "select", lambda _: select("cpu"))
+    found = first_minutes.compiled(["adam<float>", "clip<double>", "small_epoch<float, 4>"], 2)
+    small = {"small_epoch<float, 4>": {"registers": 40, "local": 48, "shared": 8}}
+    assert found == {
+        "compiled": 2,
+        "most_registers": 40,
+        "with_local_memory": small,
+        "small_epoch": small,
+        "failed": {"adam<float>": "adam.cuh(3): error"},
+        "problem": "1 do not compile; adam<float>: adam.cuh(3): error",
+    }
+
+
+def test_a_question_that_fails_leaves_the_others(caplog):
+    def ask(answer):
+        logging.getLogger("nnaccel").debug("captured 8 training steps in a CUDA graph")
+        logging.getLogger("nnaccel").debug("products stay with CuPy")
+        return {"error": 1 / answer}
+
+    caplog.set_level(logging.DEBUG)
+    (name, good), (_, bad) = (first_minutes.answered("one", ask, x) for x in (2, 0))
+    assert name == "one"
+    assert (good["error"], good["graphs"], good["said"]) == (0.5, 1, ["products stay with CuPy"])
+    assert bad["problem"] == "one: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.skipif(not cuda_on_host.COMPILER, reason=cuda_on_host.NO_COMPILER)
+def test_algorithms_are_timed_on_the_stand_in(monkeypatch):
+    """Of the host's library four are suggested; the one that sums in the output is asked for its
+    bits, which differ."""
+    modules = cuda_on_host.modules_on_host()
+    for name in ("algorithm_choice", "workspace"):
+        monkeypatch.setitem(sys.modules, f"nnaccel.kernels.cuda.{name}", getattr(modules, name))
+    monkeypatch.setitem(sys.modules, "cupy", modules.cupy)
+    monkeypatch.setattr(step_details, "select", lambda _: select("cpu"))
+    monkeypatch.setattr(step_details, "address", lambda x: x.ctypes.data)
+    monkeypatch.setattr(step_details, "to_host", np.array)
+    found = step_details.algorithms("float32", 16, 24, 8)
+    assert found["error"] < 1e-6
+    rows = found["algorithms"]
+    assert [row["us"] for row in rows] == [4e3, 2e3, 3e3, 1e3]
+    assert [row["taken"] for row in rows] == [True, False, False, False]
+    assert [row.get("same_bits") for row in rows] == [None, None, None, False]
+
+
+def test_time_is_that_of_each_kernel():
+    events = 16 * [{"cat": "kernel", "name": "gemm", "dur": 2.0}, {"cat": "cpu_op", "name": "x"}]
+    events += 8 * [{"cat": "kernel", "name": "adam", "dur": 6.0}]
+    found = step_details.by_kernel(events)
+    assert found == {"us_a_step": 5.0, "kernels": [["adam", 0.5, 3.0], ["gemm", 1.0, 2.0]]}
+
+
 def test_peers_are_rehearsed_on_the_cpu(tmp_path):
     pytest.importorskip("torch")
     words = ["--phases", "peers", "--precisions", "ieee", "--rounds", "1"]
@@ -397,9 +488,9 @@ def test_only_a_gpu_is_in_a_hurry(tmp_path, monkeypatch):
         schedule.main(None)
         if words or missing:
             assert set(limits.values()) == {math.inf}
-            assert list(limits) == (["sources"] if missing else list(schedule.PHASES))
+            assert list(limits) == (["sources"] if missing else list(schedule.REST))
         else:
-            assert all(limits[name] <= phase.seconds for name, phase in schedule.PHASES.items())
+            assert all(limits[name] <= schedule.PHASES[name].seconds for name in schedule.REST)
 
 
 def test_the_page_of_a_gpu_run():
