@@ -123,10 +123,11 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
 
 def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """`pytest -m gpu`: each failure as it comes, and at the end the last line."""
-    yield from reported(pytest_words(["tests/devices/test_device.py"] if args.rehearse else []))
+    few = (["tests/devices/test_device.py"], 1) if args.rehearse else ([], PROCESSES)
+    yield from reported(pytest_words(*few))
 
 
-def pytest_words(paths: Sequence[str], processes: int = PROCESSES) -> list[str]:
+def pytest_words(paths: Sequence[str], processes: int) -> list[str]:
     """The command. Kernels are compiled by several processes at once; a test that hangs, or that
     leaves CUDA in an error that lasts, costs a process, and another one takes its place."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-rN"]

@@ -221,7 +221,7 @@ def test_a_test_that_hangs_costs_its_own_limit(tmp_path, monkeypatch):
 
 def test_tests_need_neither_of_the_plugins(monkeypatch):
     monkeypatch.setattr(phases, "find_spec", lambda _: None)
-    words = phases.pytest_words([])
+    words = phases.pytest_words([], 8)
     assert not {"-n", "--timeout", "--max-worker-restart"} & set(words)
 
 
