@@ -20,6 +20,7 @@ from nnaccel.kernels.cuda.launch import (
 from nnaccel.kernels.cuda.output_bias import OutputBias
 from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
+from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import l2_penalty
@@ -42,12 +43,14 @@ class ElementwiseKernels:
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
         self._output_bias = output_bias
+        self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
             minibatch: self.minibatch,
             dropout: self.dropout,
             dropout_vjp: self.dropout_vjp,
+            piecewise_linear: self.piecewise_linear,
             softmax_cross_entropy: self.softmax_cross_entropy,
             l2_penalty: self.l2_penalty,
         }
@@ -101,6 +104,25 @@ class ElementwiseKernels:
         """Twin of `layers.dropout.dropout_vjp`: the result overwrites dA."""
         dA *= M
         return dA
+
+    def piecewise_linear(self, X: Array, bins: Bins) -> Array:
+        """Twin of `layers.piecewise_linear.piecewise_linear`."""
+        if X.ndim != 2 or not X.size or not bins.of or not are_contiguous(X):
+            return piecewise_linear(X, bins, xp=self._xp)
+        (N, D), n_bins = X.shape, len(bins.of)
+        A = self._buffers.empty((N, D + n_bins), X.dtype)
+        args = (X, A, pointer(self._copies.beside(A)), *self._bins_of(bins, X.dtype), N, D, n_bins)
+        kernel("encode", TYPES[X.dtype.name])(*row_grid(N, D + n_bins, X.itemsize), args)
+        return A
+
+    def _bins_of(self, bins: Bins, dtype: Any) -> tuple[Array, Array, Array]:
+        """The inputs, lower edges and slopes of bins on the device, where they are brought once."""
+        known = self._bins.get((id(bins), dtype))
+        if known is None:  # with `bins`, lest others get its id
+            numbers = (cupy.asarray(np.array(x, dtype)) for x in (bins.low, bins.slope))
+            known = bins, (cupy.asarray(np.array(bins.of, np.int64)), *numbers)
+            self._bins[id(bins), dtype] = known
+        return known[1]
 
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0

@@ -48,6 +48,7 @@ PLAIN = [
         "wide_cross_entropy",
         "l2_penalty",
         "dropout",
+        "encode",
         "gradient_descent",
         "momentum",
     ),
