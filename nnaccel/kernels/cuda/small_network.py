@@ -176,6 +176,7 @@ def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: A
         params.ndim in (1, 2)
         and params.shape[0] > 0
         and are_contiguous(*vectors)
+        and (weights is None or weights.ndim == 1)
         and X.dtype == params.dtype
         and X.strides[1] == X.itemsize
         and Y.shape[1:] == (() if plan.loss == CROSS_ENTROPY else (plan.sizes[-1],))

@@ -288,3 +288,10 @@ def test_more_work_is_for_several_networks_alone(module):
     with pytest.raises(NotSupported, match="too much work for one multiprocessor"):
         one.run(params, state, problem.data, problem.order)
     assert epoch(*members(problem, 2), problem.data, problem.order)[2].shape == (1, 2)
+
+
+def test_weights_of_each_network_are_left_to_others(module):
+    """As those of members, each of which leaves out a fold: the kernel reads one of an example."""
+    weights = np.stack([examples(weighted=True).weights] * 2, axis=1)
+    problem = simple(data=examples()._replace(weights=weights))
+    assert small(problem)(*members(problem, 2), problem.data, problem.order) is None
