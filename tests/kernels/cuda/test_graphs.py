@@ -37,6 +37,7 @@ from tests.kernels.test_epoch import (
     UNKNOWN_OPTIMIZERS,
     Foreign,
     assert_refuses,
+    assert_same_run,
     diverging,
     examples,
     members,
@@ -620,13 +621,62 @@ def test_an_interrupted_capture_is_ended(xp, cupy):
     assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, graphs=False), problem))
 
 
+SEVERAL = {
+    "weights": (25, True, 0.0, None),
+    "L2": (16, False, 0.1, None),
+    "metric": (16, False, 0.0, ACCURACY),
+    "weights and metric": (8, True, 0.1, ACCURACY),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize(("batch", "weighted", "l2", "metric"), SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("name", ["adam", "adamw", "scheduled adamw", "other momentum"])
+def test_several_networks_are_replayed_too(xp, cupy, name, batch, weighted, l2, metric, dtype):
+    """With weights of an example, or of each network and example; beside their definitions."""
+    for own in (False, True) if weighted else (False,):
+        data = examples(dtype=dtype, weighted=weighted)
+        problem = simple(
+            None, MANY[name], data, batch_size=batch, dtype=dtype, l2=l2, metric=metric
+        )
+        start = members(problem, 3)
+        if own:
+            data = data._replace(weights=np.random.default_rng(0).random((len(data.X), 3)))
+            data = data._replace(weights=data.weights.astype(dtype))
+            problem = problem._replace(data=data)
+        before = cupy.graphs
+        found = run(epoch_of(problem, xp), problem, start=start)
+        assert cupy.graphs > before, "no graph was launched"
+        expected = by_definition(problem, members(problem, 3))
+        assert_same_run((*found[:2], np.stack(found[2])), expected, dtype)
+
+
+@pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_other_layers_of_several_networks(xp, cupy, network, precision):
+    problem = simple(NETWORKS[network], MANY["adamw"], examples(N=60))
+    before = cupy.graphs
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem, start=members(problem, 2))
+    assert cupy.graphs > before
+    if precision == "float32":
+        expected = by_definition(problem, members(problem, 2))
+        assert_same_run((*found[:2], np.stack(found[2])), expected)
+
+
+def by_definition(problem, start, epochs=3):
+    """What `run` gives, by the definitions."""
+    (params, state), epoch, records = start, problem.steps(), []
+    for number in range(epochs):
+        order = np.random.default_rng(number).permutation(problem.data.X.shape[0])
+        params, state, record = epoch(params, state, problem.data, order)
+        records.append(record)
+    return params, state, np.stack(records)
+
+
 @pytest.mark.parametrize(
     ("problem", "start"),
-    [
-        (simple(optimizer=UNKNOWN_OPTIMIZERS["parameters of its own"]), None),
-        (simple(), members(simple())),
-    ],
-    ids=["an optimizer that nobody knows", "several networks"],
+    [(simple(optimizer=UNKNOWN_OPTIMIZERS["parameters of its own"]), None)],
+    ids=["an optimizer that nobody knows"],
 )
 def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
     epoch = epoch_of(problem, xp)
