@@ -21,6 +21,7 @@ from nnaccel.maths.activations import ACTIVATIONS, get
 from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
+from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import (
     Network,
@@ -284,6 +285,25 @@ def dropout_vjp_cases(draw):
         yield label, (draw(*X.shape), dropout(X, k, rate, xp=np)[1]), {}
 
 
+EDGES = ((-1.0, -0.25, 0.5, 1.5), (), tuple(np.linspace(-2.0, 2.0, 30)))
+
+
+def encoding_cases(draw):
+    for name, edges in {"bins": EDGES, "packs": ((0.0, 1.0, 2.0, 3.0),), "none": ((), ())}.items():
+        bins = Bins.between(edges)
+        for label, X in {
+            "plain": draw(7, 5),
+            "long": draw(200, 3),
+            "no rows": draw(0, 5),
+            "strided": draw(5, 7).T,
+            "stacked": draw(2, 7, 5),
+        }.items():
+            yield f"{name}, {label}", (X, bins), {}
+    X = draw(9, 4)
+    X[:4, 0] = np.nan, np.inf, -np.inf, -1.0
+    yield "what is not a number, and an edge", (X, Bins.between(EDGES)), {}
+
+
 def bernoulli_cases(draw):
     for p in (0.0, 0.3, 1.0):
         for shape in ((7, 5), (0, 5), (200, WIDE), (2, 7, 5)):
@@ -303,6 +323,7 @@ CASES = {
     dense_vjp: dense_vjp_cases,
     dropout: dropout_cases,
     dropout_vjp: dropout_vjp_cases,
+    piecewise_linear: encoding_cases,
     bernoulli: bernoulli_cases,
     losses.softmax: probability_cases,
     losses.softmax_cross_entropy: softmax_cases,

@@ -81,56 +81,78 @@ __global__ void __launch_bounds__(128) narrow_dense(
 
 inline constexpr int ROWS = THREADS / LANES;  // of a block of `activation_vjp`
 
-// The sum of x over threadIdx.y, in the threads where that is 0.
-template <class T>
-__device__ T sum_of_rows(T x) {
-    __shared__ T sums[ROWS][LANES];
+// The sums of x over threadIdx.y, in the threads where that is 0.
+template <int V, class T>
+__device__ Pack<T, V> sum_of_rows(const Pack<T, V>& x) {
+    __shared__ T sums[V][ROWS][LANES];
     __syncthreads();
-    sums[threadIdx.y][threadIdx.x] = x;
+    for (int v = 0; v < V; ++v) sums[v][threadIdx.y][threadIdx.x] = x.x[v];
     __syncthreads();
+    Pack<T, V> sum = x;
     if (threadIdx.y == 0)
-        for (int y = 1; y < ROWS; ++y) x += sums[y][threadIdx.x];
-    return x;
+        for (int y = 1; y < ROWS; ++y)
+            for (int v = 0; v < V; ++v) sum.x[v] += sums[v][y][threadIdx.x];
+    return sum;
 }
 
-// dZ = dA g'(Z), written over dA or to `half` alone, and db = the sum of dZ over rows.
-// dA: (N, H).   db: (H,).   read: (N, H), Z where the derivative reads it, else A.
-// A block is 32 columns x 8 rows and strides down over the rows. The gridDim.y blocks of the same
-// columns leave their sums in partials (gridDim.y, H), which the last of them adds up.
-template <class T, class S, class G>
-__global__ void __launch_bounds__(THREADS) activation_vjp(
-    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, double parameter,
-    T* partials, unsigned* counters) {
+// `activation_vjp` with V columns a thread.
+template <int V, class G, class T, class S>
+__device__ void activation_vjp_of(
+    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, T c, T* partials,
+    unsigned* counter) {
     constexpr int TOGETHER = 4;  // rows that are read together, to wait for memory once
-    const Index column = Index(blockIdx.x) * LANES + threadIdx.x;
+    const Index column = (Index(blockIdx.x) * LANES + threadIdx.x) * V;
     const Index step = Index(gridDim.y) * ROWS;
-    const T c = T(parameter);
-    T sum = 0;
+    Pack<T, V> sum = {};
     for (Index first = Index(blockIdx.y) * ROWS + threadIdx.y; column < H && first < N;
          first += TOGETHER * step) {
-        T da[TOGETHER], y[TOGETHER];
+        Pack<T, V> da[TOGETHER];
+        Pack<S, V> y[TOGETHER];
 #pragma unroll
         for (int s = 0; s < TOGETHER; ++s) {
             const Index row = first + s * step, i = row * H + column;
-            da[s] = row < N ? dA[i] : T(0);
-            y[s] = row < N ? T(read[i]) : T(0);
+            if (row >= N) break;
+            da[s] = load<V>(dA + i);
+            y[s] = load<V>(read + i);
         }
 #pragma unroll
         for (int s = 0; s < TOGETHER; ++s) {
             const Index row = first + s * step, i = row * H + column;
             if (row >= N) break;
-            const Pack<T, 1> dZ = {{G::vjp(da[s], y[s], y[s], c)}};
+            Pack<T, V> dZ;
+            for (int v = 0; v < V; ++v) {
+                dZ.x[v] = G::vjp(da[s].x[v], T(y[s].x[v]), T(y[s].x[v]), c);
+                sum.x[v] += dZ.x[v];
+            }
             if (!half) store(dA + i, dZ);
             store_half(half, i, dZ);
-            sum += dZ.x[0];
         }
     }
     sum = sum_of_rows(sum);
-    if (threadIdx.y == 0 && column < H) partials[blockIdx.y * H + column] = sum;
-    if (!is_last_block(counters + blockIdx.x, gridDim.y)) return;
-    sum = 0;
+    if (threadIdx.y == 0 && column < H) store(partials + blockIdx.y * H + column, sum);
+    if (!is_last_block(counter, gridDim.y)) return;
+    sum = {};
     for (unsigned y = threadIdx.y; column < H && y < gridDim.y; y += ROWS)
-        sum += __ldcg(partials + y * H + column);
+        for (int v = 0; v < V; ++v) sum.x[v] += __ldcg(partials + y * H + column + v);
     sum = sum_of_rows(sum);
-    if (threadIdx.y == 0 && column < H) db[column] = sum;
+    if (threadIdx.y == 0 && column < H)
+        for (int v = 0; v < V; ++v) db[column + v] = sum.x[v];
+}
+
+// dZ = dA g'(Z), written over dA or to `half` alone, and db = the sum of dZ over rows.
+// dA: (N, H).   db: (H,).   read: (N, H), Z where the derivative reads it, else A.   wide: whether a
+// thread takes 16 bytes of dA, at which everything is aligned then, or one number.
+// A block is 32 threads along the columns x 8 rows and strides down over the rows. The gridDim.y
+// blocks of the same columns leave their sums in partials (gridDim.y, H), which the last of them
+// adds up.
+template <class T, class S, class G>
+__global__ void __launch_bounds__(THREADS) activation_vjp(
+    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, double parameter,
+    Index wide, T* partials, unsigned* counters) {
+    if (wide)
+        activation_vjp_of<PACK<T>, G>(
+            dA, read, half, db, N, H, T(parameter), partials, counters + blockIdx.x);
+    else
+        activation_vjp_of<1, G>(
+            dA, read, half, db, N, H, T(parameter), partials, counters + blockIdx.x);
 }

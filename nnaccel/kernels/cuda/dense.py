@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from nnaccel.kernels.cuda.bfloat16 import BF16, Bfloat16Copies
+from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.launch import (
     BLOCKS,
@@ -23,6 +24,8 @@ from nnaccel.typing import Array, Namespace
 # Examples times inputs, up to which a layer of at most LANES units is one kernel: a small product
 # waits for launches, and cuBLAS is better at a large one.
 SMALL = 2**20
+
+MANY_BLOCKS = 256  # about two for each multiprocessor of a large device
 
 
 class Outputs(NamedTuple):
@@ -151,11 +154,17 @@ class DenseKernels:
         read: Z where the derivative reads it, else A.
         """
         (N, H), T, (G, parameter) = dA.shape, TYPES[dA.dtype.name], g
-        columns = -(-H // LANES)
-        strips = max(1, min(BLOCKS // columns, -(-N // LANES)))
         copy = self._copies.alone(dA)
+        each = 16 // dA.itemsize  # columns of a thread
+        wide = H % each == 0 and all(address(x) % 16 == 0 for x in (dA, read))
+        columns = -(-H // (LANES * each if wide else LANES))
+        # A block takes 32 rows at least, but where that would leave multiprocessors without one.
+        rows = LANES if columns * N >= LANES * MANY_BLOCKS else THREADS // LANES
+        strips = max(1, min(BLOCKS // columns, -(-N // rows)))
         partials, counters = self._buffers.partial_sums(strips * H, dA.dtype, columns)
         launch = kernel("activation_vjp", T, BFLOAT16 if read.dtype == BF16 else T, G)
-        args = (dA, read, pointer(copy), db, N, H, parameter, partials, counters)
+        args = (
+            dA, read, pointer(copy), db, N, H, parameter, int(wide), partials, counters,
+        )  # fmt: skip
         launch((columns, strips), (LANES, THREADS // LANES), args)
         return dA if copy is None else copy

@@ -18,8 +18,9 @@ from nnaccel.kernels.cuda.launch import (
     vector_grid,
 )
 from nnaccel.kernels.cuda.output_bias import OutputBias
-from nnaccel.kernels.cuda.signatures import CASTS, INTEGERS, LANES, THREADS, TYPES
+from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
+from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import l2_penalty
@@ -42,12 +43,14 @@ class ElementwiseKernels:
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
         self._output_bias = output_bias
+        self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
             minibatch: self.minibatch,
             dropout: self.dropout,
             dropout_vjp: self.dropout_vjp,
+            piecewise_linear: self.piecewise_linear,
             softmax_cross_entropy: self.softmax_cross_entropy,
             l2_penalty: self.l2_penalty,
         }
@@ -55,7 +58,7 @@ class ElementwiseKernels:
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
-        """Twin of `minibatch.minibatch`."""
+        """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
         dtype, B = np.dtype(dtype), index.shape[0]
         if (
             not (B and X.size and Y.size)
@@ -70,17 +73,16 @@ class ElementwiseKernels:
         ):
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
         D, row = X.shape[1], Y.shape[1:]
-        X_rows = self._buffers.named("X", (B, D), dtype)
+        X_rows, copy = self._copies.minibatch((B, D), dtype)
         Y_rows = self._buffers.named("Y", (B, *row), Y.dtype)
         w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
-        copy, stride = self._copies.beside_minibatch(X_rows), X.strides[0] // X.itemsize
         args = (
-            X, stride, index, X_rows, pointer(copy), B, D,
+            X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
             Y, Y_rows, Y.itemsize, prod(row), pointer(weights), pointer(w_rows),
         )  # fmt: skip
         launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
         launch(*row_grid(B, D, dtype.itemsize), args)
-        return X_rows, Y_rows, w_rows
+        return copy if X_rows is None else X_rows, Y_rows, w_rows
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
@@ -103,6 +105,25 @@ class ElementwiseKernels:
         dA *= M
         return dA
 
+    def piecewise_linear(self, X: Array, bins: Bins) -> Array:
+        """Twin of `layers.piecewise_linear.piecewise_linear`."""
+        if X.ndim != 2 or not X.size or not bins.of or not are_contiguous(X):
+            return piecewise_linear(X, bins, xp=self._xp)
+        (N, D), n_bins = X.shape, len(bins.of)
+        A = self._buffers.empty((N, D + n_bins), X.dtype)
+        args = (X, A, pointer(self._copies.beside(A)), *self._bins_of(bins, X.dtype), N, D, n_bins)
+        kernel("encode", TYPES[X.dtype.name])(*row_grid(N, D + n_bins, X.itemsize), args)
+        return A
+
+    def _bins_of(self, bins: Bins, dtype: Any) -> tuple[Array, Array, Array]:
+        """The inputs, lower edges and slopes of bins on the device, where they are brought once."""
+        known = self._bins.get((id(bins), dtype))
+        if known is None:  # with `bins`, lest others get its id
+            numbers = (cupy.asarray(np.array(x, dtype)) for x in (bins.low, bins.slope))
+            known = bins, (cupy.asarray(np.array(bins.of, np.int64)), *numbers)
+            self._bins[id(bins), dtype] = known
+        return known[1]
+
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
     ) -> tuple[Array, Array]:
@@ -123,6 +144,9 @@ class ElementwiseKernels:
             )
         (N, K), dtype = Z.shape, Z.dtype
         value, dZ, copy = cupy.empty((), dtype), self._buffers.empty((N, K), dtype), None
+        if LANES < K <= THREADS * HELD // dtype.itemsize:
+            self._wide_cross_entropy(Z, Y, weights, value, dZ)
+            return value, dZ
         db = self._output_bias.wanted_for(Z) if K <= LANES else None
         if db is not None:
             self._output_bias.found(dZ, db)
@@ -136,6 +160,20 @@ class ElementwiseKernels:
         )  # fmt: skip
         kernel("softmax_cross_entropy", TYPES[dtype.name])((blocks,), (THREADS,), args)
         return value, dZ
+
+    def _wide_cross_entropy(
+        self, Z: Array, Y: Array, weights: Array | None, value: Array, dZ: Array
+    ) -> None:
+        """The same for so many classes that some warps share a row."""
+        N, K = Z.shape
+        width = max(LANES, 1 << (-(-K * Z.itemsize // HELD) - 1).bit_length())
+        blocks = min(BLOCKS, -(-N * width // THREADS))
+        partials, counter = self._buffers.partial_sums(blocks, Z.dtype)
+        args = (
+            Z, Y, INTEGERS[Y.dtype.name], pointer(weights), value, dZ, N, K, width,
+            partials, counter,
+        )  # fmt: skip
+        kernel("wide_cross_entropy", TYPES[Z.dtype.name])((blocks,), (THREADS,), args)
 
     def l2_penalty(
         self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
