@@ -23,7 +23,7 @@ from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.network import Network, layout
 from nnaccel.ops import Ops
 
-PRODUCT = 4e-11  # seconds that a bin of a row and a unit take in the two products of the first layer
+PRODUCT = 4e-11  # seconds of the first layer's products, for a bin of a row and a unit
 LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with some to spare
 
 
