@@ -71,7 +71,7 @@ def test_digits_with_defaults():
         ("breast_cancer", "accuracy", 0.95, 1),
         ("wine", "accuracy", 0.97, 2),
         ("iris", "accuracy", 0.93, 2),
-        ("diabetes", "R²", 0.40, 1),
+        ("diabetes", "R²", 0.40, 2),
     ],
 )
 def test_small_data_with_defaults(source, score, least, seeds):
