@@ -206,7 +206,7 @@ def explain_options(parser: Any) -> None:
                         help="rows with their target, or any rows for --row")  # fmt: skip
     group = parser.add_argument_group("the columns")
     option(group, "score", choices=tuple(SCORES),
-           help="what shuffling a column harms (default: accuracy, r2, pinball_loss)")  # fmt: skip
+           help="that a shuffle harms (default: accuracy or r2)")  # fmt: skip
     option(group, "repeats", type=int, default=5, metavar="N", help="shuffles of each column")
     option(group, "rows", type=int, default=5000, metavar="N", help="at most so many of the rows")
     option(group, "top", type=int, default=3, metavar="N",
@@ -227,9 +227,9 @@ def explain_options(parser: Any) -> None:
 def export_options(parser: Any) -> None:
     from nnaccel.export.formats import FORMATS
 
-    suffixes = ", ".join(f"{row.suffix} ({name})" for name, row in FORMATS.items())
     model_option(parser)
-    parser.add_argument("file", metavar="FILE", help=f"what to write: {suffixes}")
+    parser.add_argument("file", metavar="FILE",
+                        help="to write: .onnx, .py (NumPy alone), .pt (PyTorch)")  # fmt: skip
     option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
 

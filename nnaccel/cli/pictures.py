@@ -30,10 +30,12 @@ STYLE = {
 def columns(found: Importance, curves: Sequence[Dependence], figure: Any) -> None:
     """The importance of columns with their spread, and the curves beside it."""
     chosen = found.ranking[:SHOWN]
-    figure.set_size_inches(
-        10 if curves else 6, max(0.28 * len(chosen) + 1.2, 2.4 * len(curves), 2.4)
+    heights = [max(2.3, 0.2 * len(c.grid) + 0.8) if _by_name(c) else 2.3 for c in curves]
+    size = max(0.28 * len(chosen) + 1.2, sum(heights), 2.4)
+    figure.set_size_inches(10 if curves else 6, size)
+    grid = figure.add_gridspec(
+        max(1, len(curves)), 2 if curves else 1, height_ratios=heights or None
     )
-    grid = figure.add_gridspec(max(1, len(curves)), 2 if curves else 1)
     axes = figure.add_subplot(grid[:, 0])
     names = [found.columns[i] for i in chosen]
     _bars(axes, names, found.mean[chosen], found.std[chosen])
@@ -64,27 +66,30 @@ def _bars(axes: Any, names: Sequence[str], values: np.ndarray, spread: Any = Non
     axes.axvline(0, color=GREY, lw=0.8)
 
 
+def _by_name(curve: Dependence) -> bool:
+    return curve.kind in ("string", "boolean")
+
+
 def _curve(axes: Any, curve: Dependence) -> None:
     """The mean prediction over the values of a column: a line, or a dot for each category."""
     there = [i for i, value in enumerate(curve.grid) if value is not None]
-    grid = [curve.grid[i] for i in there]
+    grid, missing = [curve.grid[i] for i in there], len(there) < len(curve.grid)
     outputs = list(zip(curve.of, curve.mean.T, COLOURS, strict=False))[:LINES]
-    by_name = curve.kind in ("string", "boolean")
     for name, mean, colour in outputs:
-        if by_name:
-            axes.plot(range(len(grid)), mean[there], "o", color=colour, label=name)
+        if _by_name(curve):
+            axes.plot(mean[there], range(len(grid)), "o", color=colour, label=name)
         else:
             x = np.array(grid).astype("M8[s]") if curve.kind == "date" else grid
             axes.plot(x, mean[there], ".-", color=colour, label=name)
-        if len(there) < len(curve.grid):
-            axes.axhline(mean[-1], color=colour, ls=":", lw=1)
-    if by_name:
+        if missing:
+            line = axes.axvline if _by_name(curve) else axes.axhline
+            line(mean[-1], color=colour, ls=":", lw=1)
+    if _by_name(curve):
         words = {1.0: "true", 0.0: "false"} if curve.kind == "boolean" else {}
-        labels = [_short(words.get(value, value)) for value in grid]
-        axes.set_xticks(range(len(grid)), labels, rotation=60 if len(grid) > 4 else 0)
-    missing = ", dotted where missing" * (len(there) < len(curve.grid))
+        axes.set_yticks(range(len(grid)), [_short(words.get(value, value)) for value in grid])
+        axes.set_ylim(len(grid) - 0.5, -0.5)
     said = f"{outputs[0][0]} by {_short(curve.column)}" if len(outputs) == 1 else curve.column
-    axes.set_title(f"{said}{missing}")
+    axes.set_title(f"{said}{', dotted where missing' * missing}")
     if len(outputs) > 1:
         axes.legend(frameon=False)
 

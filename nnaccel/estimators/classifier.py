@@ -372,7 +372,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         from nnaccel.export.onnx import declare_classes
 
         xp = Z.xp
-        P = softmax(Z, xp=xp) if self.out_activation_ == "softmax" else self._link(Z, xp=xp)
+        P = xp.softmax(Z) if self.out_activation_ == "softmax" else self._link(Z, xp=xp)
         codes = self._decode(Z, xp=xp)
         if not self._has_labels:
             codes = 0 * codes if self.classes_.shape[0] == 1 else codes

@@ -30,7 +30,7 @@ def _onnx(model: "Model", path: Path) -> bytes:
 def _numpy(model: "Model", path: Path) -> bytes:
     from nnaccel.export.numpy_file import numpy_file
 
-    return numpy_file(model, path.stem).encode()
+    return numpy_file(model, path.stem if path.stem.isidentifier() else "model").encode()
 
 
 def _torch(model: "Model", path: Path) -> bytes:

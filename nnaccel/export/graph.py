@@ -41,7 +41,7 @@ class Graph:
         while name in self._names:
             name += " predicted"
         self._names.add(name)
-        self._nodes.append(self._onnx.helper.make_node("Identity", [of], [name]))
+        self._add("Identity", [of], name, {})
         self._outputs.append(self._declared(name, dtype, shape, note))
 
     def constant(self, values: np.ndarray) -> str:
@@ -58,8 +58,13 @@ class Graph:
     def add(self, operator: str, inputs: Iterable[str], **attributes: Any) -> str:
         """The name of what an operator gives for those inputs."""
         name = self._fresh(operator)
-        self._nodes.append(self._onnx.helper.make_node(operator, [*inputs], [name], **attributes))
+        self._add(operator, inputs, name, attributes)
         return name
+
+    def _add(self, operator: str, inputs: Iterable[str], name: str, attributes: Any) -> None:
+        """Add a node that is called like its output: older runtimes mix up those without a name."""
+        make = self._onnx.helper.make_node
+        self._nodes.append(make(operator, [*inputs], [name], name=name, **attributes))
 
     def model(self, note: str, properties: dict[str, str]) -> Any:
         """The graph as a ModelProto, once ONNX has checked it.   note: what it is, in words."""

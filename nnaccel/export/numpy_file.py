@@ -45,12 +45,12 @@ def numpy_file(model: "Model", name: str = "model") -> str:
         _outputs(model, calls),
         _network(model, calls),
         WEIGHTS_OF,
+        ENCODE.format(D=model.network.n_inputs, dtype=params.dtype),
     ]
-    own.append(ENCODE.format(D=model.network.n_inputs, dtype=params.dtype))
     data = "\n".join(_data(model, calls))
     found = sources_of(calls.functions)
-    if taken := OWN & {function.__name__ for function in calls.functions}:
-        raise ValueError(f"a function called {min(taken)!r} cannot be in a file of NumPy")
+    if taken := OWN & {*found.names}:
+        raise ValueError(f"what an activation calls {min(taken)!r} is something else in the file")
     imports = "\n".join(["import base64", *found.imports])
     parts = [
         _heading(model, name),
@@ -134,7 +134,11 @@ OUTPUTS = '''def outputs(table):
         A = {call}.astype(np.float64)
     return A{of_all}'''
 
-OWN = {"encode", "weights", "network", "outputs", "predict", "predict_proba"}
+# The names that the file has for itself.
+OWN = {
+    "encode", "weights", "network", "outputs", "predict", "predict_proba", "Array", "Namespace",
+    "NUMBERS", "CATEGORIES", "PARTS", "TARGETS", "CLASSES", "WEIGHTS", "base64",
+}  # fmt: skip
 
 
 def _heading(model: "Model", name: str) -> str:
@@ -247,34 +251,34 @@ def _outputs(model: "Model", calls: Calls) -> str:
 
 
 # What is predicted, by the task, of one target and of several.
-NUMBER = '''def predict(table):
+PREDICT_NUMBER = '''def predict(table):
     """The number of each row (N,)."""
     [(mean, scale)] = TARGETS.values()
     return outputs(table)[:, 0] * scale + mean'''
 
-NUMBERS = '''def predict(table):
+PREDICT_NUMBERS = '''def predict(table):
     """The numbers of the rows (N,), by the names of the targets."""
     A = outputs(table).T
     return {name: a * scale + mean for a, (name, (mean, scale)) in zip(A, TARGETS.items())}'''
 
-CLASS = '''def predict(table):
+PREDICT_CLASS = '''def predict(table):
     """The most probable class of each row (N,)."""
     [classes] = CLASSES.values()
     return np.array(classes)[predict_proba(table).argmax(axis=1)]'''
 
-PROBABILITIES = '''def predict_proba(table):
+PROBA_OF_CLASSES = '''def predict_proba(table):
     """The probability of each class (N, {n}), in the order of CLASSES."""
     P = outputs(table){of_two}
     return P / P.sum(axis=1, keepdims=True)'''
 OF_TWO = """
     P = np.hstack([1.0 - P, P])"""
 
-LABELS = '''def predict(table):
+PREDICT_LABELS = '''def predict(table):
     """The label of each row (N,), by the names of the targets."""
     P = predict_proba(table)
     return {name: np.array(c)[(P[name][:, 1] >= 0.5).astype(int)] for name, c in CLASSES.items()}'''
 
-LABEL_PROBABILITIES = '''def predict_proba(table):
+PROBA_OF_LABELS = '''def predict_proba(table):
     """The probability of both classes of each row (N, 2), by the names of the targets."""
     A = outputs(table).T
     return {name: np.stack([1.0 - a, a], axis=1) for a, name in zip(A, CLASSES)}'''
@@ -282,11 +286,11 @@ LABEL_PROBABILITIES = '''def predict_proba(table):
 
 def _predictions(target: Target | Targets, n_outputs: int) -> list[str]:
     if target.task == "labels":
-        return [LABELS, LABEL_PROBABILITIES]
+        return [PREDICT_LABELS, PROBA_OF_LABELS]
     if target.task == "regression":
-        return [NUMBERS if isinstance(target, Targets) else NUMBER]
+        return [PREDICT_NUMBERS if isinstance(target, Targets) else PREDICT_NUMBER]
     of_two = OF_TWO if n_outputs == 1 else ""
-    return [CLASS, PROBABILITIES.format(n=len(target.classes), of_two=of_two)]
+    return [PREDICT_CLASS, PROBA_OF_CLASSES.format(n=len(target.classes), of_two=of_two)]
 
 
 def _weights(params: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """Models as ONNX graphs: the encoding of a table, the network and what its target makes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from nnaccel.devices.device import to_host
 from nnaccel.export.columns import HOLDS, kinds_of
 from nnaccel.export.graph import Graph
 from nnaccel.export.traced import Functions, Traced
-from nnaccel.maths import activations
+from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense
-from nnaccel.maths.network import Network, layout, views
+from nnaccel.maths.network import Network, layout, leaves, views
 from nnaccel.ops import Ops
 from nnaccel.tabular.dates import PARTS
 from nnaccel.tabular.encoding import Categorical, Features, Numeric
@@ -24,7 +25,7 @@ from nnaccel.tabular.targets import Target
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-FALSE = -1  # the code of a text that sets no one-hot column
+NO_STATE = -1  # the code of a text that none of the one-hot columns stands for
 
 
 def table_model(model: "Model") -> Any:
@@ -40,7 +41,9 @@ def table_model(model: "Model") -> Any:
     xp = Functions(Graph())
     X = encoded(model.features, xp, model.params.dtype)
     params = views(to_host(model.params), layout(model.network), xp=np)
-    A = xp.astype(model.loss.link(logits(model.network, params, X), xp=xp), np.float64)
+    Z = logits(model.network, params, X)
+    with said_of(f"the loss {model.loss.name!r}"):
+        A = xp.astype(Ops(xp, operators(xp))[model.loss.link](Z), np.float64)
     outputs = model.target.outputs(xp.mean(A, axis=0) if A.ndim == 3 else A, xp=xp)
     declare_target(model.target, outputs)
     return xp.graph.model(f"Predicts {model.target.name}.", {"task": model.target.task})
@@ -52,7 +55,7 @@ def network_model(network: Network, params: Any, declare: Callable[[Traced], Non
     params: the arrays of the layers, NumPy's.   declare: declares the outputs, given the logits.
     """
     xp = Functions(Graph())
-    X = xp.input("X", params[-1][0].dtype, (None, network.n_inputs), "numbers")
+    X = xp.input("X", next(leaves(params)).dtype, (None, network.n_inputs), "numbers")
     declare(logits(network, params, X))
     return xp.graph.model("", {})
 
@@ -67,11 +70,18 @@ def logits(network: Network, params: Any, X: Traced) -> Traced:
     """
     ops = Ops(X.xp, operators(X.xp))
     for i, (layer, own) in enumerate(zip(network.layers, params, strict=True)):
-        try:
+        with said_of(f"layer {i}, {layer!r},"):
             X = layer.forward(own, X, ops=ops, key=None)[0]
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"layer {i}, {layer!r}, cannot be written as ONNX: {error}") from error
     return X
+
+
+@contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """Whatever a function does that has no operator, as a ValueError that says whose it is."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} cannot be written as ONNX: {error}") from error
 
 
 def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -85,6 +95,7 @@ def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
         activations.relu: one("Relu"),
         activations.sigmoid: one("Sigmoid"),
         activations.softplus: one("Softplus"),
+        losses.softmax: xp.softmax,
     }
 
     def of_layer(X: Traced, W: Any, b: Any, activation: Activation) -> tuple[Any, Any]:
@@ -138,10 +149,10 @@ def _part(features: Features, number: Numeric, values: Traced, xp: Functions) ->
 def _one_hot(column: Categorical, values: Traced, xp: Functions) -> Traced:
     """The states of a column of categories (N, n) as 0 and 1; see `encoding.Categorical`."""
     n, levels = len(column.states), np.arange(len(column.states))
-    missing, other = n - 1 - column.other, n - 1 if column.other else FALSE
+    missing, other = n - 1 - column.other, n - 1 if column.other else NO_STATE
     if column.kind == "string":
         codes = {str(level): i for i, level in enumerate(column.levels)}
-        blank = missing if column.missing else FALSE
+        blank = missing if column.missing else NO_STATE
         codes = dict.fromkeys(MISSING, blank) | codes
         return xp.equal(xp.expand_dims(xp.code_of(values, codes, other), axis=1), levels)
     known = np.array(column.levels[column.base :], dtype=np.float64)

@@ -22,8 +22,9 @@ def assigned(name: str, value: Any) -> str:
 
 class Sources(NamedTuple):
     """The text of functions and of what they need: a line each of imports and constants, and the
-    functions as they are written, with their docstrings."""
+    functions as they are written, with their docstrings.   names: those that they have together."""
 
+    names: list[str]
     imports: list[str]
     constants: list[str]
     functions: list[str]
@@ -42,7 +43,7 @@ def sources_of(functions: Iterable[Callable[..., Any]]) -> Sources:
     imports = [_import(n, v) for n, v in found.items() if isinstance(v, ModuleType)]
     is_function = {name: isinstance(found[name], FunctionType) for name in texts}
     constants, own = ([texts[n] for n in texts if is_function[n] is kind] for kind in (False, True))
-    return Sources(sorted(imports), constants, own)
+    return Sources([*found], sorted(imports), constants, own)
 
 
 def _collect(function: Any, found: dict[str, Any], texts: dict[str, str]) -> None:
@@ -60,7 +61,7 @@ def _collect(function: Any, found: dict[str, Any], texts: dict[str, str]) -> Non
         value = function.__globals__[used]
         if isinstance(value, FunctionType):
             _collect(value, found, texts)
-        elif found.setdefault(used, value) is not value:
+        elif found.setdefault(used, value) != value:
             raise ValueError(f"two different things are called {used!r}; rename one of them")
         elif isinstance(value, ModuleType) and value.__name__ in MODULES:
             continue

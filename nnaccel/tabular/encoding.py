@@ -126,7 +126,8 @@ class Features:
             *(number.name for number in self.numeric if number.missing),
             *(column.name for column in self.categorical for _ in column.states),
         ]
-        found = {name: [] for name in self.columns if name in names}
+        used = {*names}
+        found = {name: [] for name in self.columns if name in used}
         for i, name in enumerate(names):
             found[name].append(i)
         return found

@@ -9,7 +9,7 @@ import numpy as np
 from nnaccel.arguments import at_least, did_you_mean, find
 from nnaccel.devices.device import Device
 from nnaccel.export.columns import inputs_of, kinds_of
-from nnaccel.tabular.several_targets import is_second
+from nnaccel.tabular.several_targets import columns_of, is_second
 from nnaccel.tabular.swaps import Swaps
 from nnaccel.tabular.tables import import_extra, listing
 
@@ -237,7 +237,7 @@ def partial_dependence(
 ) -> list[Dependence]:
     """The mean prediction over the rows for values of each of the columns that occur in them.
 
-    Of numbers these are up to `GRID` (20) quantiles, from 1 % to 99 %, of categories the `LEVELS`
+    Of numbers these are `GRID` (20) quantiles at most, from 1 % to 99 %, of categories the `LEVELS`
     (30) most frequent ones; and missing, where it occurs. Rows that do not occur together are
     predicted too, which says little where columns go together.
     ValueError for a table that does not fit, and for columns that the model does not use.
@@ -264,10 +264,11 @@ def partial_dependence(
 
 def names_of(model: "Model") -> tuple[str, ...]:
     """What the predictions of a model are of, in words: one class of two is enough."""
-    if model.target.task != CLASSES:
-        return model.target.names
-    classes = model.target.classes
-    return tuple(f"P({label})" for label in (classes[1:] if len(classes) == 2 else classes))
+    target = model.target
+    if target.task == LABELS:
+        return tuple(f"P({one.name}={one.classes[1]})" for one in columns_of(target))
+    classes = target.classes[1:] if len(target.classes) == 2 else target.classes
+    return tuple(f"P({label})" for label in classes) or target.names
 
 
 def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
@@ -281,13 +282,22 @@ def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
     if is_text:
         chosen = np.sort(np.argsort(-counts, kind="stable")[:LEVELS])
     else:
-        places = np.linspace(0.01, 0.99, GRID)
-        some = (
-            np.quantile(values[~gone], places, method="nearest") if len(present) > GRID else present
-        )
-        chosen = np.searchsorted(present, np.unique(some))
+        chosen = np.searchsorted(present, _spread_out(values[~gone], present))
     rows = np.flatnonzero(~gone)[first[chosen]]
     grid = present[chosen].tolist()
     if gone.any():
         return [*grid, None], np.append(rows, np.argmax(gone))
     return grid, rows
+
+
+def _spread_out(values: np.ndarray, different: np.ndarray) -> np.ndarray:
+    """Some of the numbers, by the quantiles of the rows; where most rows have one value, also by
+    those of the different ones."""
+    if len(different) <= GRID:
+        return different
+    places = np.linspace(0.01, 0.99, GRID)
+    found = np.unique(np.quantile(values, places, method="nearest"))
+    if len(found) > GRID // 2:
+        return found
+    more = np.quantile(different, np.linspace(0.01, 0.99, GRID // 2), method="nearest")
+    return np.unique(np.concatenate([found, more]))

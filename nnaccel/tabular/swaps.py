@@ -80,12 +80,18 @@ class Swaps:
         `Model.outputs` says, (S, N) or (S, N, K).
 
         index: (S, N), the row whose value each row has, for each of S swaps.
+        ValueError where a prediction is not finite.
         """
         (S, N), n = index.shape, self.model.network.n_outputs
         width = max(1, OUTPUTS // (S * N * n))  # columns at a time
         for start in range(0, len(columns), width):
             names = columns[start : start + width]
             for name, own in zip(names, self._predictions(names, index), strict=True):
+                if not np.isfinite(own).all():
+                    raise ValueError(
+                        f"rows give no finite prediction with other values of {name!r}: some are "
+                        "far outside of what the model was trained on; correct or remove them"
+                    )
                 found = self.model.target.outputs(own.reshape(S * N, n))
                 yield name, found.reshape(S, N, *found.shape[1:])
 

@@ -173,11 +173,16 @@ def encode(Z, *, xp):
     return Z
 
 
+def uses_weights(Z, *, xp):
+    return Z * WEIGHTS
+
+
 def uses_another(Z, *, xp):
     return Z * math.tau
 
 
 THINGS = [1.0]
+WEIGHTS = 2.0
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,8 @@ THINGS = [1.0]
         (made("def g(Z, *, xp): return Z"), "g has no text that stands alone; define it with def"),
         (lambda Z, *, xp: Z, "<lambda> has no text that stands alone"),
         (uses_a_list, "uses_a_list uses THINGS, which is no function, number or text, and cannot"),
-        (encode, "a function called 'encode' cannot be in a file of NumPy"),
+        (encode, "what an activation calls 'encode' is something else in the file"),
+        (uses_weights, "what an activation calls 'WEIGHTS' is something else in the file"),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(layer, message):

@@ -15,6 +15,7 @@ import nnaccel as nn
 from nnaccel.export.onnx import network_model, table_model
 from nnaccel.maths.activations import ACTIVATIONS, Activation
 from nnaccel.maths.layers import LAYERS, example
+from nnaccel.maths.losses import Loss, squared_error
 from nnaccel.maths.network import layout, views
 from tests.export.examples import coded, fitted, outputs_of, table, target
 from tests.test_one_row import Scale, bent, bent_vjp
@@ -256,6 +257,23 @@ def test_what_has_no_operators_is_refused_by_name(layer, reason):
         graph_of(network, nn.initialize(network))
     assert reason in str(error.value)
     assert type(layer).__name__ in str(error.value)
+
+
+def test_a_link_without_operators_is_refused_by_name():
+    columns = {"gaps": table()["gaps"]}
+    model = fitted(columns, target(columns, "numbers"))
+    own = Loss("own", squared_error, sorted_units)
+    with pytest.raises(
+        ValueError, match="the loss 'own' cannot be written as ONNX: xp.sort has no"
+    ):
+        table_model(model._replace(loss=own))
+
+
+def test_a_softmax_is_one_operator():
+    columns = {"gaps": table()["gaps"]}
+    model = fitted(columns, target(columns, "three words"), activation=("relu",), members=2)
+    kinds = [node.op_type for node in table_model(model).graph.node]
+    assert (kinds.count("Softmax"), kinds.count("Relu"), kinds.count("Exp")) == (1, 1, 0)
 
 
 def test_operators_are_those_that_runtimes_know():

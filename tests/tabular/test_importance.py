@@ -141,6 +141,8 @@ def test_several_targets(columns):
     found = permutation_importance(model, columns, labels, repeats=1)
     expected = loop(model, columns, lambda P: ((P >= 0.5) == truth).all(axis=1).mean(), 1)
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-9)
+    [curve] = partial_dependence(model, columns, ["flag"])
+    assert (curve.of, curve.mean.shape) == (("P(a=yes)", "P(b=yes)"), (2, 2))
     both = np.stack([number, np.roll(number, 1)], axis=1)
     numbers = pa.table({"a": both[:, 0], "b": both[:, 1]})
     model = fitted(columns, numbers, name="a, b")
@@ -212,6 +214,10 @@ def test_what_is_refused(columns):
         permutation_importance(model, columns, y[:3])
     with pytest.raises(ValueError, match="R² needs rows with different targets; choose another"):
         permutation_importance(model, columns, 0 * y)
+    huge = model._replace(params=np.full_like(model.params, 3e38))
+    message = "rows give no finite prediction with other values of 'number': some are far outside"
+    with pytest.raises(ValueError, match=message):
+        permutation_importance(huge, columns, y)
     with pytest.raises(ValueError, match="the model uses no column named 'txet'.*mean 'text'"):
         partial_dependence(model, columns, ["txet"])
 
@@ -258,6 +264,10 @@ def test_the_grid_is_of_values_that_occur():
     grid, rows = grid_of(many)
     assert (grid[0], grid[-1], len(grid)) == (10.0, 989.0, 20)
     np.testing.assert_array_equal(many[rows], grid)
+    mostly_0 = np.concatenate([np.zeros(2000), many])
+    grid, _ = grid_of(mostly_0)
+    assert grid[:3] == [0.0, 10.0, 41.0]  # 10 by the different values, 41 by the rows
+    assert (grid[-2], grid[-1], len(grid)) == (969.0, 989.0, 18)
     words = np.array([*"abc"] * 2 + ["", "c"], dtype=object)
     assert grid_of(words)[0] == ["a", "b", "c", None]
 
