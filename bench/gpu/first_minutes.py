@@ -117,20 +117,22 @@ class Trial(NamedTuple):
     activation: str = "relu"
     dropout: float = 0.0
     graphs: bool = True
+    networks: int = 1
 
 
 def trials() -> Iterator[Trial]:
-    wide = (40, 100, 60, 10)
+    wide = (40, 128, 64, 10)  # too large for one launch
     for dtype in ("float32", "float64"):
         yield Trial("one launch", (2, 4, 2), 100, dtype=dtype, activation="tanh")
         yield Trial("one launch, tiles", (3, 40, 3), 128, dtype=dtype, activation="tanh")
-        yield Trial("graphs", wide, 64, dtype=dtype)
-        yield Trial("no graphs", wide, 64, dtype=dtype, graphs=False)
-        yield Trial("dropout", wide, 64, dtype=dtype, activation="gelu", dropout=0.1)
+        yield Trial("graphs", wide, 128, dtype=dtype)
+        yield Trial("no graphs", wide, 128, dtype=dtype, graphs=False)
+        yield Trial("five networks", wide, 128, dtype=dtype, activation="silu", networks=5)
+        yield Trial("dropout", wide, 128, dtype=dtype, activation="gelu", dropout=0.1)
     yield Trial("many classes", (40, 64, 700), 64)
     for precision in ("tf32", "bf16"):
         for activation in ("relu", "gelu"):
-            yield Trial("graphs", (40, 128, 64, 10), 64, precision, activation=activation)
+            yield Trial("graphs", wide, 128, precision, activation=activation)
 
 
 def runs(args: argparse.Namespace) -> Results:
@@ -164,7 +166,9 @@ def trained(trial: Trial, device: Device, backend: Backend, epochs: int) -> tupl
     loss, optimizer = losses.get("softmax_cross_entropy"), optimizers.get("adam", 1e-3)
     with device.context():
         data = put(network, loss, device, trial.dtype, X, Y)
-        params = device.asarray(initialize(network), trial.dtype, copy=True)
+        several = trial.networks if trial.networks > 1 else None
+        start = initialize(network, members=several)
+        params = device.asarray(start, trial.dtype, copy=True)
         run = Run(network, loss, optimizer, trial.batch, params.dtype, precision=trial.precision)
         compiled = compile_run(backend, run)
         state = optimizer.init(params, xp=device.xp)
@@ -174,5 +178,5 @@ def trained(trial: Trial, device: Device, backend: Backend, epochs: int) -> tupl
             order = device.asarray(order_of(N, 0, number))
             with backend.context(network, trial.batch, trial.precision), np.errstate(all="ignore"):
                 params, state, records = epoch(params, state, data, order)
-            means.append(to_host(records).mean())
+            means.append(to_host(records).mean(axis=0))
     return np.array(means), backend.explain(run)

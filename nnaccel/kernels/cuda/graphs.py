@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 STEPS = 32  # of a graph, at most: more of them would save little, and take longer to capture
 NODES = 512  # likewise
-SEVERAL = 3  # times as many nodes has a step of several networks, much of it by the definition
 
 # Floating-point operations of a step, from which on it takes a device a tenth of a millisecond at
 # least, and the next graph has been launched before that.
@@ -60,7 +59,6 @@ def steps_per_graph(network: Network, batch: int, n_steps: int, networks: int = 
     if 6 * batch * whole.size * networks > ALONE:
         return 1
     nodes = 3 * len(list(leaves(whole.slots, Slot))) + 4  # about
-    nodes *= 1 if networks == 1 else SEVERAL
     most = min(STEPS, NODES // nodes, n_steps // 2)
     return 1 << max(0, most.bit_length() - 1)
 

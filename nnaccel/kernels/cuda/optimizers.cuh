@@ -111,11 +111,11 @@ __device__ void scale(T* x, Index n, T factor) {
     });
 }
 
-// params *= 1 - amount, for the first n of the P parameters of network number blockIdx.y.
+// params *= 1 - amount, for the first n of the P parameters of each network.
 template <class T>
 __global__ void __launch_bounds__(THREADS) shrink_weights(
     T* params, Index n, Index P, const T* amount_at, double amount) {
-    scale(params + blockIdx.y * P, n, 1 - scalar(amount_at, amount));
+    scale(params + network() * P, n, 1 - scalar(amount_at, amount));
 }
 
 // factor = min(1, max_norm / |grads|), by which `clip` then multiplies.

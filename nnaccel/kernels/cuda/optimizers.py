@@ -116,7 +116,7 @@ class OptimizerKernels:
             P = params.shape[-1]
             grid, block = vector_grid(n_weights, params.itemsize)
             launch = kernel("shrink_weights", TYPES[params.dtype.name])
-            launch((*grid, params.size // P), block, (params, n_weights, P, *numbers))
+            launch((*grid, 1, params.size // P), block, (params, n_weights, P, *numbers))
         return params
 
     def clip_by_global_norm(self, grads: Array, max_norm: Any) -> Array:

@@ -288,7 +288,7 @@ def test_a_derivative_reads_sixteen_bytes_where_it_can(H, dtype, monkeypatch):
     def watched(*name):
         launch = kernel(*name)
         return lambda grid, block, args: (
-            asked.append((grid[0], args[7])) or launch(grid, block, args)
+            asked.append((grid[0], args[8])) or launch(grid, block, args)
         )
 
     monkeypatch.setattr(module, "kernel", watched)
@@ -506,6 +506,18 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
 def test_an_epoch_on_a_gpu_is_its_steps_by_the_definitions(network, dtype):
     data = examples(dtype=dtype, weighted=True)
     assert_trains_on_a_gpu(simple(network, dtype=dtype, data=data, l2=0.01))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", ["every activation", "dropout", "encoding"])
+@DTYPES
+def test_several_networks_on_a_gpu_are_their_steps(network, dtype, monkeypatch):
+    """With weights of each, by graphs."""
+    monkeypatch.setattr("nnaccel.kernels.cuda.graphs.FIRST", 1)
+    data = examples(N=300, dtype=dtype)
+    weights = np.random.default_rng(0).random((300, 3)).astype(dtype)
+    problem = simple(NETWORKS[network], dtype=dtype, data=data._replace(weights=weights), l2=0.01)
+    assert_trains_on_a_gpu(problem, members(problem, 3))
 
 
 @pytest.mark.gpu

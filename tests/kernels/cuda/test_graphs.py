@@ -652,6 +652,26 @@ def test_several_networks_are_replayed_too(xp, cupy, name, batch, weighted, l2, 
         assert_same_run((*found[:2], np.stack(found[2])), expected, dtype)
 
 
+def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
+    """As a table is trained: numbers encoded, SiLU, dropout, and weights of each network, which are
+    gathered by themselves."""
+    hidden = layers.Dense(40, get("silu")), layers.Dropout(0.1)
+    encoding = layers.PiecewiseLinear(((-1.0, 0.0, 1.0),) * 3)
+    network = Network(3, (encoding, *hidden, layers.Dense(36, get("silu")), layers.Dense(3)))
+    nodes = []
+    for K in (1, 5):
+        data = examples(N=64, weighted=True)
+        if K > 1:
+            weights = np.random.default_rng(0).random((64, K)).astype(np.float32)
+            data = data._replace(weights=weights)
+        problem = simple(network, MANY["adamw"], data, batch_size=16)
+        start = members(problem, K) if K > 1 else None
+        run(epoch_of(problem, xp), problem, start=start)
+        nodes.append(min(len(graph.recorded) for graph in captured))
+        captured.clear()
+    assert nodes == [20, 21]
+
+
 @pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_other_layers_of_several_networks(xp, cupy, network, precision):
