@@ -1,7 +1,7 @@
 """What each command does."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnaccel.cli.config_file import print_config
 from nnaccel.cli.outputs import (
     check_export,
+    check_log,
     check_model_file,
     json_writer,
     picture_writer,
@@ -53,17 +54,22 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
     from nnaccel.cli import display, plan
     from nnaccel.cli.checkpoints import Keeper
     from nnaccel.cli.interruption import Interruption
+    from nnaccel.training.logs import to_file
 
     write_json = _json_of_training(options)
     fit, examples, output = _prepared(options, settings, process)
     keeper, console = Keeper(fit, options, process.writes), display.console()
+    epochs: Iterable[Any] = fit
+    if options.log and process.writes:
+        check_log(options)
+        epochs = to_file(fit, options.log, append=options.resume is not None)
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
     # A process that ended its run alone would leave the others waiting for it.
     with Interruption(handles=process.n == 1) as interruption:
         with interruption.gives_up():
             best = partial(getattr, fit, "best_so_far")
-            for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console, best):
+            for _ in display.follow(epochs, fit.n_epochs, fit.metric.name, console, best):
                 keeper.after_epoch()
         if interruption.signal is not None:
             say(f"nnaccel: {interruption.name}: the run ends; once more ends it at once")

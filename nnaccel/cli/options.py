@@ -78,6 +78,7 @@ def data_options(group: Any) -> None:
     group.add_argument("--force", action="store_true",
                        help="replace an older model file, or checkpoint")  # fmt: skip
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
+    option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")
 
 
 def checkpoint_options(group: Any) -> None:

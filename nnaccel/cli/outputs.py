@@ -50,6 +50,19 @@ def check_export(path: str, *, source: str, replace: bool) -> None:
         )
 
 
+def check_log(options: Any) -> None:
+    """FileExistsError for a log in the place of another file, which it would write over."""
+    path = Path(options.log)
+    if path.exists() and not options.resume and not options.force:
+        raise FileExistsError(
+            f"{path} exists; choose another --log, go on with it by --resume, or replace it with "
+            "--force"
+        )
+    sources = [name for name in (options.source, options.test, options.output) if name]
+    if any(os.path.exists(s) and path.exists() and os.path.samefile(s, path) for s in sources):
+        raise FileExistsError(f"{path} is read or written by this command; choose another --log")
+
+
 def save_model(model: "Model", path: Path) -> None:
     """Write the model file, and say which one it replaces."""
     replaced = _time_of(path) if path.exists() else None
