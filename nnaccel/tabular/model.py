@@ -7,6 +7,8 @@ fit.model().save("model.safetensors")
 """
 
 import warnings
+from collections.abc import Iterator
+from html import escape
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +33,7 @@ from nnaccel.typing import Array
 if TYPE_CHECKING:
     from nnaccel.tabular.importance import Importance
 
+SHOWN = 5  # columns and scores in a summary
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
 
@@ -45,6 +48,33 @@ class Model(NamedTuple):
     history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
     settings: dict[str, Any]  # that it was trained with
     scores: dict[str, float]  # on the test data, if there were any, and out of fold
+
+    def __repr__(self) -> str:
+        """Five lines: what is predicted, from which columns, by which network, and how well."""
+        return "\n".join(["Model", *(f"  {name}: {text}" for name, text in self._summary())])
+
+    def _repr_html_(self) -> str:
+        """The same as a table."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, text in self._summary()
+        )
+        return f"<table>{rows}</table>"
+
+    def _summary(self) -> Iterator[tuple[str, str]]:
+        names = ", ".join(map(repr, self.target.names))
+        yield "predicts", f"{names} ({self.target.task})"
+        used = [column.name for column in (*self.features.numeric, *self.features.categorical)]
+        shown = ", ".join(used[:SHOWN]) + ", ..." * (len(used) > SHOWN)
+        yield "columns", f"{len(used)}: {shown}"
+        several = f"{self.members} times " * (self.members > 1)
+        yield "network", f"{several}{self.network!r}, {dtype_name(self.params)}"
+        kept = {name: self.settings.get(name) for name in ("optimizer", "batch_size", "seed")}
+        how = ", ".join(f"{name} {value}" for name, value in kept.items() if value is not None)
+        yield "training", ", ".join([f"{len(self.history)} epochs", *filter(None, [how])])
+        scores = [*self.scores.items()][:SHOWN]
+        yield "scores", ", ".join(f"{name} {v:.4g}" for name, v in scores) or "none"
 
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
