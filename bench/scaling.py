@@ -2,7 +2,7 @@
 
     python bench/scaling.py --processes 1 2 4
 
-Strong scaling splits a minibatch of one size; in weak scaling each process has one of that size.
+Strong scaling shares out one minibatch; in weak scaling each process has one of that size.
 Every process has one thread of a processor, or with `--platform gpu` one GPU. An epoch is timed in
 each of several rounds, and the best one counts.
 """

@@ -90,6 +90,7 @@ _MODULES = {
     "features": "tabular.features",
     "initializers": "maths.initializers",
     "layers": "maths.layers",
+    "logs": "training.logs",
     "losses": "maths.losses",
     "metrics": "maths.metrics",
     "network": "maths.network",

@@ -44,6 +44,19 @@ if find_spec("array_api_strict"):
     array_api_strict.set_array_api_strict_flags(api_version="2024.12")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """scikit-learn's checks of CuPy's arrays, which ask for no device before they make one."""
+    for item in items:
+        if "array_namespace=cupy" in item.name:
+            item.add_marker(pytest.mark.gpu)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where there is no GPU, also beside a CuPy without a driver, what needs one is skipped."""
+    if item.get_closest_marker("gpu"):
+        named("cuda")
+
+
 def pytest_collection_finish() -> None:
     """What is there before the first test is no garbage; a search for it takes half a second."""
     gc.collect()
@@ -143,6 +156,18 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         monkeypatch.setattr(blas_threads, "SMALL", 1)
         monkeypatch.setattr(compiled_epoch, "one_thread", one_thread)
+
+    return of
+
+
+@pytest.fixture
+def interpolating(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Makes every compiled epoch that is built afterwards interpolate in the first layer after an
+    encoding, whatever that costs, or never."""
+    from nnaccel.kernels.numba import epoch as compiled_epoch
+
+    def of(interpolated: bool) -> None:
+        monkeypatch.setattr(compiled_epoch, "repays", lambda *_: interpolated)
 
     return of
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,28 @@ def test_links_of_all_pages_lead_somewhere():
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\[[^\]]+\]\((?!https?:)([^)#\s,]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_on_trained_models_runs(tmp_path, monkeypatch, capsys):
+    for package in ("matplotlib", "onnx", "onnxruntime", "torch", "pandas", "pyarrow", "rich"):
+        pytest.importorskip(package, reason=f"the page needs {package}")
+    from nnaccel.cli.main import main
+
+    text = (ROOT / "docs" / "trained_models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert [language for language, _ in blocks].count("sh") >= 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, "trained_models.md", "exec"), names)
+            continue
+        for line in block.splitlines():
+            assert main(shlex.split(line, comments=True)[1:]) == 0, capsys.readouterr().err
+    expected = names["model"].outputs(names["table"])
+    np.testing.assert_allclose(names["P"], expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(names["predict"](names["table"]), names["label"])
 
 
 # The other pages with code

@@ -26,7 +26,7 @@ FLOORS = [
     ["maths"],
     ["kernels"],
     ["training"],
-    ["tabular"],
+    ["tabular", "export"],  # a model writes itself as a file of others
     ["estimators"],
     ["cli"],
     ["__init__", "__main__"],  # the front of the house: it shows every floor
@@ -36,7 +36,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Modules that may load a big library when they are loaded: nothing else imports them at its top.
 BACKENDS = re.compile(r"kernels/(cuda/\w+|numba/\w+|torch|jax)\.py")
 
-BIG = {"cupy", "torch", "jax", "numba"}
+BIG = {"cupy", "torch", "jax", "numba", "onnx", "matplotlib"}
 ARRAY_LIBRARIES = {"numpy", "array_api_compat", *BIG}
 
 

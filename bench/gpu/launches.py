@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.shared.shapes import Shape, gpu_shapes
 from nnaccel.devices.device import select, to_host
 from nnaccel.kernels.cuda.backend import CuPyBackend
@@ -41,7 +43,7 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
         X, Y, order = examples(shape)
         trainer = Trainer(shape, X, Y, device)
         # On the device already: an upload would wait its turn behind the kernel that fills it.
-        orders = {n: device.asarray(order[: n * shape.batch]) for n in (STEPS, 2 * STEPS)}
+        orders = {n: device.asarray(order_of(n, shape, order)) for n in (STEPS, 2 * STEPS)}
         for _ in range(2):  # graphs are captured after some steps, for each length of an epoch
             for some in orders.values():
                 trainer.epoch(some)
@@ -52,6 +54,11 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             yield f"calls {shape.name} without graphs", calls(shape, args, graphs=False)
         except ImportError as error:
             yield f"calls {shape.name}", {"note": f"the profiler is PyTorch's: {error}"}
+
+
+def order_of(n: int, shape: Shape, order: np.ndarray) -> np.ndarray:
+    """The order of n steps, over and over where there are examples for fewer."""
+    return np.resize(order, n * shape.batch)
 
 
 def waiting(trainer: Trainer, order: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def calls(shape: Shape, args: argparse.Namespace, *, graphs: bool = True) -> dic
     trainer = Trainer(shape, X, Y, device, backend=CuPyBackend(device.xp, graphs=graphs))
     counts = []
     for n in (STEPS, STEPS, 2 * STEPS):  # the first one warms the profiler up
-        some = device.asarray(order[: n * shape.batch])
+        some = device.asarray(order_of(n, shape, order))
         trainer.epoch(some)
         counts.append(tally(profiled(lambda some=some: trainer.epoch(some))))
     return per_step(counts[1], counts[2])

@@ -104,7 +104,7 @@ class Race:
             entry |= {"loss": loss, "first": first}
         turn = 0.01 if self.args.rehearse else TURN
         epochs = max(1, round(turn / seconds)) if seconds > 0 else 1
-        return lambda: 1e3 * ask(epochs)[0] / epochs / shape.steps
+        return lambda: 1e3 * ask(epochs)[0] / epochs / shape.steps_on_gpu
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -134,11 +134,12 @@ def worker(
 
 
 def save(problem: Problem, path: Path) -> None:
-    """Made once for all the processes."""
+    """Made once for all the processes, with an order of a GPU's epoch."""
     arrays: dict[str, Any] = {f"W{i}": W for i, W in enumerate(problem.weights)}
     arrays |= {f"b{i}": b for i, b in enumerate(problem.biases)}
     shape = np.array([*problem.shape.sizes, problem.shape.batch])
-    np.savez(path, shape=shape, X=problem.X, Y=problem.Y, order=problem.order, **arrays)
+    order = np.resize(problem.order, (problem.shape.steps_on_gpu, problem.shape.batch))
+    np.savez(path, shape=shape, X=problem.X, Y=problem.Y, order=order, **arrays)
 
 
 def load(path: Path) -> Problem:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +18,15 @@ import numpy as np
 from bench.shared.precisions import PRECISIONS
 from bench.shared.report import LIBRARIES, ROOT, about
 from bench.shared.rounds import timed
+from bench.shared.script import environment
 from nnaccel.kernels.cuda.signatures import expressions
 from nnaccel.kernels.cuda.source import kernel_source
 
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
 DTYPES = ("float32", "float64")
 MNIST_EPOCHS = 5
+PROCESSES = 8  # of the tests, and as many again in the place of those that end
+HANGS = 60  # seconds, after which a test counts as one
 HIDDEN, BATCH = (512, 512), 256  # of the network that is trained to so much accuracy
 GOAL, MOST_EPOCHS = 0.98, 30
 
@@ -118,24 +122,43 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
 
 
 def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """`pytest -m gpu`: its last line, and which tests failed."""
-    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfE", "--tb=short"]
-    words += [
-        "-p",
-        "no:cacheprovider",
-        *(["tests/devices/test_device.py"] if args.rehearse else []),
-    ]
-    process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """`pytest -m gpu`: each failure as it comes, and at the end the last line."""
+    few = (["tests/devices/test_device.py"], 1) if args.rehearse else ([], PROCESSES)
+    yield from reported(pytest_words(*few))
+
+
+def pytest_words(paths: Sequence[str], processes: int) -> list[str]:
+    """The command. Kernels are compiled by several processes at once; a test that hangs, or that
+    leaves CUDA in an error that lasts, costs a process, and another one takes its place."""
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-rN"]
+    words += ["-p", "bench.gpu.failures_at_once", "-p", "no:cacheprovider"]
+    if find_spec("xdist"):
+        words += ["-n", str(processes), "--max-worker-restart", str(PROCESSES)]
+    if find_spec("pytest_timeout"):
+        words += ["--timeout", str(HANGS), "--timeout-method", "thread"]
+    return [*words, *paths]
+
+
+def reported(words: list[str], folder: Path = ROOT) -> Iterator[tuple[str, Any]]:
+    """The failures of a run of pytest under their names, and "pytest" with its summary."""
     lines = []
-    for line in process.stdout or ():
-        print(line, end="", flush=True)  # to the log, also if time runs out
-        lines += [line.strip()] if line.strip() else []
-    status, summary = process.wait(), lines[-1].strip("= ") if lines else "pytest said nothing"
-    failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    result = {"summary": summary, "failures": failures}
-    yield "pytest", result | ({"problem": f"pytest: {summary}"} if status else {})
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)  # to the log
+            lines += [line.strip()] if line.strip() else []
+            if line.startswith(("FAILED ", "ERROR ")):
+                _, name, reason = line.strip().split(" ", 2)
+                yield name, {"problem": f"{name} {reason}"}
+    summary = lines[-1].strip("= ") if lines else "pytest said nothing"
+    problem = {"problem": f"pytest: {summary}"} if process.returncode else {}
+    yield "pytest", {"summary": summary} | problem
 
 
 def parity(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:

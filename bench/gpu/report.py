@@ -40,6 +40,16 @@ def remark(result: Any) -> str:
     return result.get("problem") or result.get("note", "") if isinstance(result, dict) else ""
 
 
+def answers(results: Found, found: Found) -> str:
+    """What was found, a row for each question."""
+    rows = []
+    for name, result in results.items():
+        facts = {key: value for key, value in result.items() if value and key != "problem"}
+        words = [f"{key} {value}" for key, value in facts.items()]
+        rows.append((name, "; ".join([*filter(None, [result.get("problem")]), *words])))
+    return table(("", "found"), rows)
+
+
 def machine(results: Found, found: Found) -> str:
     rows: list[tuple[str, Any]] = []
     for name, result in results.items():
@@ -68,8 +78,9 @@ def spilled(numbers: Mapping[str, int]) -> int:
 
 
 def tests(results: Found, found: Found) -> str:
-    result = results["pytest"]
-    return "\n".join([result["summary"], *(f"- `{line}`" for line in result["failures"])]) + "\n"
+    summary = results.get("pytest", {}).get("summary", "pytest has not come to its end")
+    failures = [result["problem"] for name, result in results.items() if name != "pytest"]
+    return "\n".join([f"{summary}\n", *(f"- `{failure}`" for failure in failures)]) + "\n"
 
 
 def launches(results: Found, found: Found) -> str:
@@ -201,6 +212,7 @@ def columns_of(result: Found, peak: float) -> dict[str, Callable[[Entry], str]]:
 
 
 RENDERED: dict[str, Callable[[Found, Found], str]] = {
+    **dict.fromkeys(("kernels", "runs", "steps", "products", "profile"), answers),
     "machine": machine,
     "sources": sources,
     "tests": tests,

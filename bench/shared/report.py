@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.shared.measures import Entry
-from nnaccel.devices.available import available
+from bench.shared.script import ROOT as ROOT
 
-ROOT = Path(__file__).parents[2]  # of the checkout
 RESULTS = ROOT / "bench" / "results"
 LIBRARIES = ("nnaccel", "numpy", "numba", "torch", "jax", "scikit-learn")
 OURS = ("nnaccel", "nnaccel[fast]", "nnaccel jax", "nnaccel torch")
@@ -35,6 +34,8 @@ def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 def hardware(device: str = "cpu") -> str:
     """What the device is, in words."""
+    from nnaccel.devices.available import available  # a page can be written without nnaccel
+
     known = {found.name: found.hardware for found in available()}
     return known.get(device) or known.get("cpu") or platform.processor()
 

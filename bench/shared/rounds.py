@@ -20,6 +20,7 @@ from bench.shared.measures import Entry
 from bench.shared.script import environment
 
 PAUSE = 0.25  # seconds between turns: thread pools spin that long before they sleep
+END = 10.0  # seconds that a worker has to end in
 IDLE = 0.85  # the share of the processors' time in a pause in which nobody else is at work
 
 
@@ -90,8 +91,14 @@ class Worker:
         return [float(word) for word in answer.split()]
 
     def close(self) -> None:
-        """Ends it, and passes on what nnaccel has said to those who debug it."""
-        self.process.communicate()
+        """Ends it, and passes on what nnaccel has said to those who debug it. One that hangs where
+        it should end, as in a driver, is not waited for."""
+        for _ in range(2):
+            try:
+                self.process.communicate(timeout=END)
+                break
+            except subprocess.TimeoutExpired:
+                self.process.kill()
         self.errors.seek(0)
         for line in self.errors:
             if line.startswith("DEBUG:nnaccel"):

@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-from bench.shared.report import ROOT
+ROOT = Path(__file__).parents[2]  # of the checkout
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -1,18 +1,27 @@
 """What each command does."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
-from nnaccel.cli.outputs import check_model_file, json_writer, save_model, table_writer
+from nnaccel.cli.outputs import (
+    check_export,
+    check_log,
+    check_model_file,
+    json_writer,
+    picture_writer,
+    save_model,
+    table_writer,
+)
 from nnaccel.cli.reading import (
     copied,
     examples_for,
     labelled_rows,
     rules_of,
+    some,
     training_examples,
 )
 from nnaccel.cli.streams import in_line, say
@@ -45,18 +54,23 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
     from nnaccel.cli import display, plan
     from nnaccel.cli.checkpoints import Keeper
     from nnaccel.cli.interruption import Interruption
+    from nnaccel.training.logs import to_file
 
     write_json = _json_of_training(options)
     fit, examples, output = _prepared(options, settings, process)
     draw = _plot_of_training(options, fit, examples)
     keeper, console = Keeper(fit, options, process.writes), display.console()
+    epochs: Iterable[Any] = fit
+    if options.log and process.writes:
+        check_log(options)
+        epochs = to_file(fit, options.log, append=options.resume is not None)
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
     # A process that ended its run alone would leave the others waiting for it.
     with Interruption(handles=process.n == 1) as interruption:
         with interruption.gives_up():
             best = partial(getattr, fit, "best_so_far")
-            for _ in display.follow(fit, fit.n_epochs, fit.metric.name, console, best):
+            for _ in display.follow(epochs, fit.n_epochs, fit.metric.name, console, best):
                 keeper.after_epoch()
         if interruption.signal is not None:
             say(f"nnaccel: {interruption.name}: the run ends; once more ends it at once")
@@ -151,6 +165,40 @@ def evaluate(options: Any) -> None:
         ((path, scores),) = found.items()
         shown = score_tables.scores(scores, f"{path} {title}", models[path].target)
     display.console().print(shown)
+
+
+def explain(options: Any) -> None:
+    from nnaccel.cli import display, explanations
+
+    model, sources = _load(options.model), [options.model, options.file]
+    write_json = options.json and json_writer(options.json, sources=sources)
+    write_picture = options.plot and picture_writer(options.plot, sources=sources)
+    if options.row is None:
+        _check_counts(options)
+        rows = labelled_rows(model, options.file, options)
+        device = _device(options.device, str(model.params.dtype))
+        found = explanations.of_columns(model, some(rows, options), options, device)
+    else:
+        examples = examples_for(model, options.file, options, need_target=False)
+        found = explanations.of_row(model, examples.data, options.row)
+    if write_json:
+        write_json({"model": options.model, "file": options.file, **found.data})
+    if write_picture:
+        write_picture(found.draw)
+    if options.json != STREAM:
+        console = display.console()
+        for table in found.tables:
+            console.print(display.table(*table))
+
+
+def export(options: Any) -> None:
+    from nnaccel.export.formats import FORMATS, format_of
+
+    format = format_of(options.file, options.format)
+    model = _load(options.model)
+    check_export(options.file, source=options.model, replace=options.force)
+    model.export(options.file, format)
+    say(f"{in_line(options.file)} written: {FORMATS[format].title}")
 
 
 def inspect(options: Any) -> None:
@@ -253,9 +301,9 @@ def _plot_of_training(
     """What draws the boundary of the trained model, if that is wanted."""
     if options.plot is None:
         return None
-    from nnaccel.cli.boundary import plot_writer
+    from nnaccel.cli.boundary import boundary_writer
 
-    return plot_writer(
+    return boundary_writer(
         options.plot, fit, examples, [s for s in (options.source, options.test) if s]
     )
 
@@ -305,6 +353,14 @@ def _check_copies(model: "Model", options: Any) -> None:
         predicted += _spreads(model)
     if both := [name for name in options.copied if name in predicted]:
         raise ValueError(f"--with: {both[0]!r} is also the name of a prediction; leave it out")
+
+
+def _check_counts(options: Any) -> None:
+    for name, least in (("repeats", 1), ("rows", 2), ("top", 0), ("seed", 0)):
+        if (value := getattr(options, name)) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if options.seed >= 2**32:
+        raise ValueError(f"--seed must be below 2^32, got {options.seed}")
 
 
 def _check_threshold(model: "Model", threshold: float | None) -> None:

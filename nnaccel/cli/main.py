@@ -19,6 +19,8 @@ from nnaccel.cli.options import (
     Parser,
     bench_options,
     evaluate_options,
+    explain_options,
+    export_options,
     gradcheck_options,
     model_option,
     predict_options,
@@ -96,6 +98,18 @@ COMMANDS: dict[str, Command] = {
         "Score a model on the rows of a file, or compare several.",
     ),
     "inspect": Command(commands.inspect, model_option, "MODEL", "Show what a model file holds."),
+    "explain": Command(
+        commands.explain,
+        explain_options,
+        "MODEL FILE [options]",
+        "Show what a model makes of the columns, or of one row.",
+    ),
+    "export": Command(
+        commands.export,
+        export_options,
+        "MODEL FILE [options]",
+        "Write a model as ONNX, as a file of NumPy alone, or for PyTorch.",
+    ),
     "devices": Command(
         commands.devices, lambda parser: None, "[options]", "List the devices of this machine."
     ),

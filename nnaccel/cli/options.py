@@ -80,6 +80,7 @@ def data_options(group: Any) -> None:
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
     option(group, "plot", metavar="FILE",
            help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
+    option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")
 
 
 def checkpoint_options(group: Any) -> None:
@@ -198,6 +199,42 @@ def device_option(parser: Any) -> None:
 
 def model_option(parser: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
+
+
+def explain_options(parser: Any) -> None:
+    from nnaccel.tabular.importance import SCORES
+
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE",
+                        help="rows with their target, or any rows for --row")  # fmt: skip
+    group = parser.add_argument_group("the columns")
+    option(group, "score", choices=tuple(SCORES),
+           help="that a shuffle harms (default: accuracy or r2)")  # fmt: skip
+    option(group, "repeats", type=int, default=5, metavar="N", help="shuffles of each column")
+    option(group, "rows", type=int, default=5000, metavar="N", help="at most so many of the rows")
+    option(group, "top", type=int, default=3, metavar="N",
+           help="so many of the first columns with the mean prediction by their value")  # fmt: skip
+    option(group, "seed", type=int, default=0, metavar="N",
+           help="of the shuffles and the rows")  # fmt: skip
+    option(group, "weights", metavar="COLUMN", help="how much each row counts")
+    group = parser.add_argument_group("one row")
+    option(group, "row", type=int, metavar="N",
+           help="what each column does to the prediction of that row, counted from 0")  # fmt: skip
+    group = parser.add_argument_group("output")
+    option(group, "json", metavar="FILE", help="write it there, as JSON; - is standard output")
+    option(group, "plot", metavar="FILE", help="draw it: a .png, .svg or .pdf")
+    device_option(parser)
+    reading_options(parser.add_argument_group("how a table is read", READ))
+
+
+def export_options(parser: Any) -> None:
+    from nnaccel.export.formats import FORMATS
+
+    model_option(parser)
+    parser.add_argument("file", metavar="FILE",
+                        help="to write: .onnx, .py (NumPy alone), .pt (PyTorch)")  # fmt: skip
+    option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def evaluate_options(parser: Any) -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,29 @@ def check_model_file(path: Path, *, replace: bool) -> None:
             f"{path} exists, a model of {_time_of(path)}; name another file with --output, or "
             "replace it with --force"
         )
+
+
+def check_export(path: str, *, source: str, replace: bool) -> None:
+    """Refuse to write over the model itself, and over any other file unless that is wanted."""
+    _check_apart(path, [source], "the model; choose another name")
+    if os.path.exists(path) and not replace:
+        raise FileExistsError(
+            f"{path} exists, a file of {_time_of(Path(path))}; choose another name, or replace it "
+            "with --force"
+        )
+
+
+def check_log(options: Any) -> None:
+    """FileExistsError for a log in the place of another file, which it would write over."""
+    path = Path(options.log)
+    if path.exists() and not options.resume and not options.force:
+        raise FileExistsError(
+            f"{path} exists; choose another --log, go on with it by --resume, or replace it with "
+            "--force"
+        )
+    sources = [name for name in (options.source, options.test, options.output) if name]
+    if any(os.path.exists(s) and path.exists() and os.path.samefile(s, path) for s in sources):
+        raise FileExistsError(f"{path} is read or written by this command; choose another --log")
 
 
 def save_model(model: "Model", path: Path) -> None:
@@ -73,7 +97,7 @@ def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]],
     if suffix not in WRITERS:
         raise ValueError(f"--output must end in {', '.join(WRITERS)}, got {path}")
     if path is not None:
-        check_apart(path, [source], "the file to predict; choose another --output")
+        _check_apart(path, [source], "the file to predict; choose another --output")
 
     def write_columns(columns: dict[str, Any]) -> None:
         pa = import_extra("pyarrow")
@@ -96,7 +120,7 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
     from nnaccel.training.model_file import is_model
 
     if path != STREAM:
-        check_apart(path, sources, "read by this command; choose another --json")
+        _check_apart(path, sources, "read by this command; choose another --json")
         if os.path.exists(path) and is_model(Path(path)):
             raise FileExistsError(f"{path} is a model file; choose another --json")
 
@@ -109,6 +133,37 @@ def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], 
             write(path, content)
 
     return write_object
+
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def picture_writer(path: str, *, sources: list[str]) -> Callable[[Callable[[Any], None]], None]:
+    """What writes a picture as a file of the kind that its name says, given what draws it.
+
+    ValueError or OSError for what cannot be written, and for one of the sources.
+    """
+    from nnaccel.cli.pictures import STYLE
+    from nnaccel.training.model_file import is_model
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in PICTURES:
+        raise ValueError(f"--plot must end in {', '.join(PICTURES)}, got {path}")
+    matplotlib, made = import_extra("matplotlib"), import_extra("matplotlib.figure")
+    _check_apart(path, sources, "read by this command; choose another --plot")
+    if os.path.exists(path) and is_model(Path(path)):
+        raise FileExistsError(f"{path} is a model file; choose another --plot")
+
+    def write_picture(draw: Callable[[Any], None]) -> None:
+        content = BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure = made.Figure(layout="constrained")
+            draw(figure)
+            figure.savefig(content, format=suffix[1:], dpi=150)
+        write(path, content.getvalue())
+        say(f"{in_line(path)} written")
+
+    return write_picture
 
 
 def plain(value: Any) -> Any:
@@ -130,7 +185,7 @@ def print_bytes(content: bytes) -> None:
         output.write_bytes(content)
 
 
-def check_apart(path: str, sources: list[str], what: str) -> None:
+def _check_apart(path: str, sources: list[str], what: str) -> None:
     """OSError for a file that cannot be written, or is one of the sources: what, says the error."""
     writable(path)
     for source in sources:

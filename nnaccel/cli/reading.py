@@ -82,6 +82,14 @@ def labelled_rows(model: "Model", file: str, options: Any) -> "Rows":
     return labelled(rows, model.target.name)
 
 
+def some(rows: "Rows", options: Any) -> "Rows":
+    """At most --rows of the rows, drawn by --seed, in their order."""
+    if rows.n_rows <= options.rows:
+        return rows
+    rng = np.random.default_rng(options.seed)
+    return rows.take(np.sort(rng.choice(rows.n_rows, options.rows, replace=False)))
+
+
 def copied(examples: "Examples", names: list[str]) -> dict[str, Any]:
     """Columns of the examples (N,), as they came, by name; ValueError for one that is not there."""
     from nnaccel.tabular.tables import listing

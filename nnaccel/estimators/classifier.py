@@ -368,6 +368,27 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
             return self._score_on_host(X, y, sample_weight)
         return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
 
+    def _declare_outputs(self, Z: Any) -> None:
+        from nnaccel.export.onnx import declare_classes
+
+        xp = Z.xp
+        P = xp.softmax(Z) if self.out_activation_ == "softmax" else self._link(Z, xp=xp)
+        codes = self._decode(Z, xp=xp)
+        if not self._has_labels:
+            codes = 0 * codes if self.classes_.shape[0] == 1 else codes
+            declare_classes("y", on_host(self.classes_), codes, P)
+            return
+        xp.declare("y", codes)
+        xp.declare("y probabilities", P)
+
+    @property
+    def _label_binarizer(self) -> LabelBinarizer:
+        """As scikit-learn's classifier has it; the converter of skl2onnx reads it."""
+        binarizer = LabelBinarizer()
+        binarizer.classes_, binarizer.y_type_ = on_host(self.classes_), self._y_type
+        binarizer.sparse_input_ = self._sparse_labels
+        return binarizer
+
     @property
     def _has_labels(self) -> bool:
         """Several labels, each with a yes or no of its own."""

@@ -107,8 +107,7 @@ def write(path: str | Path, estimator: Any) -> None:
 
     ValueError for a parameter that is no plain data, such as a schedule written as a function.
     """
-    sizes = [W.shape[1] for W in estimator.coefs_[:-1]]
-    network = network_of(estimator, estimator.n_features_in_, sizes)
+    network = estimator._network()
     first = on_host(estimator.coefs_[0])
     plan = FitPlan(network, estimator._loss(), select("cpu"), str(first.dtype))
     kind, classes = _classes(getattr(estimator, "classes_", None))

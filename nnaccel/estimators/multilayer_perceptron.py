@@ -165,6 +165,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         """scikit-learn's score of this kind of estimator."""
         raise NotImplementedError
 
+    def _declare_outputs(self, Z: Any) -> None:
+        """Declare what is predicted as outputs of an ONNX graph, from its logits Z."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ input
 
     def _where(self, X: Any) -> Device:
@@ -244,6 +248,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         params = flatten(tree, layout(plan.network), xp=plan.where.xp)
         return plan.where.asarray(params, plan.dtype)
 
+    def _network(self) -> Network:
+        """The network whose parameters the fitted attributes are."""
+        return network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+
     def _tree(self, network: Network, where: Device) -> Any:
         """The fitted attributes on a device, as the layers of the network take them."""
         arrays = self.coefs_, self.intercepts_
@@ -271,7 +279,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
             check_is_fitted(self)
         home = device_of(X) if is_foreign(X) else CPU
         where = self._computes(X, home, method)
-        network = network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+        network = self._network()
         with where.context():
             tree = self._tree(network, where)
         X = check_X(self, X, tree[-1][0].dtype)
@@ -290,6 +298,23 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         if hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
         return device_of(self._first_coef)
+
+    def to_onnx(self) -> Any:
+        """The fitted network as an ONNX graph.
+
+        Its input is `X` (n_samples, n_features), of the dtype of `coefs_`. Its outputs are `y`,
+        as of `predict`, and of a classifier also `y probabilities`, as of `predict_proba`.
+
+        Returns
+        -------
+        model : onnx.ModelProto
+            For ``onnx.save(model, path)``, or ``model.SerializeToString()`` for a runtime.
+        """
+        from nnaccel.export.onnx import network_model
+
+        check_is_fitted(self)
+        network = self._network()
+        return network_model(network, self._tree(network, CPU), self._declare_outputs)
 
     @property
     def _first_coef(self) -> Array:

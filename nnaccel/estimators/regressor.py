@@ -314,6 +314,9 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         predicted = self._loss().link(Z, xp=xp)
         return predicted[:, 0] if self.n_outputs_ == 1 else predicted
 
+    def _declare_outputs(self, Z: Any) -> None:
+        Z.xp.declare("y", self._decode(Z, xp=Z.xp))
+
     def _loss(self) -> Loss:
         options = {"huber": {"delta": self.delta}, "pinball": {"quantile": self.quantile}}
         return losses.get(self.loss, **options.get(self.loss, {}))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
+from nnaccel.devices.device import device_of
 from nnaccel.estimators.held_out import HeldOut, set_aside, validate
 
 # isort: split
@@ -121,7 +122,8 @@ class StochasticRun:
             epoch = next(epochs)
             self.record(epoch)
             if improves(estimator) and estimator.early_stopping:
-                self.best = epoch.params + 0.0
+                with device_of(epoch.params).context():
+                    self.best = epoch.params + 0.0
             if watch.end():
                 return
             if estimator._no_improvement_count > estimator.n_iter_no_change:

@@ -230,6 +230,21 @@ class _TableModel(_OfTables):
         check_is_fitted(self)
         self.model_.save(path)
 
+    def to_onnx(self) -> Any:
+        """The encoding and the network as one ONNX graph.
+
+        It has an input for each column that the model uses, and the outputs `y` and, of a
+        classifier, `y probabilities`; of several targets `y0`, `y1`, ... What an input holds, its
+        documentation in the graph says.
+
+        Returns
+        -------
+        model : onnx.ModelProto
+            For ``onnx.save(model, path)``, or ``model.SerializeToString()`` for a runtime.
+        """
+        check_is_fitted(self)
+        return self.model_.to_onnx()
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
         """An estimator with the model of a file, such as one that `nnaccel train` wrote.

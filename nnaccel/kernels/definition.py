@@ -77,11 +77,25 @@ class Refused(NamedTuple):
     reason: str
 
 
+def plain_loop(step: Callable[[], R]) -> Callable[[int], R | None]:
+    """A function that takes so many steps and returns what the last one gives."""
+
+    def run(n: int) -> R | None:
+        result = None
+        for _ in range(n):
+            result = step()
+        return result
+
+    return run
+
+
 class BareProduct(NamedTuple):
     """A matrix product as the kernels of a library make it."""
 
     multiply: Callable[[Array, Array, Array], Array]  # (X, Y, out) -> X Y, in `out` where possible
     factor: Callable[[Array], Array]  # an array as `multiply` takes it
+    # As `plain_loop`: a step of products, always with the same arrays, as fast as may be.
+    loop: Callable[[Callable[[], Array]], Callable[[int], Array | None]] = plain_loop
 
 
 def offer(name: str, build: Callable[..., FusedEpoch], *args: Any) -> FusedEpoch | Refused:

@@ -4,14 +4,17 @@ A moment is a count of seconds (float64) since 1970-01-01 00:00, in UTC where th
 offset, else on the clock of the text. A time of day and a duration are seconds, too.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.tabular.tables import import_extra
+from nnaccel.typing import Array, Namespace
 
 DAY, YEAR = 86_400.0, 365.2425
+BEFORE_1970 = 719_528  # days from the beginning of the year 0 in the Gregorian calendar
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?"
@@ -90,44 +93,75 @@ def form_of(texts: Any) -> tuple[str | None, bool]:
 
 # ---------------------------------------------------------------------------- features
 
-# What becomes a column of numbers: of a moment, and of a time of day.
-Part = Callable[[np.ndarray], np.ndarray]
+
+class Part(NamedTuple):
+    """What becomes a column of numbers: a place in time, or the sine or cosine of its place in a
+    cycle, of which it is a share.
+
+    Like the places below it maps seconds (N,), NaN where missing, to numbers (N,); of any library.
+    """
+
+    place: Callable[..., Array]
+    turn: str = ""  # "sin", "cos", or the place as it is
+
+    def __call__(self, seconds: Array, *, xp: Namespace) -> Array:
+        found = self.place(seconds, xp=xp)
+        return getattr(xp, self.turn)(2 * math.pi * found) if self.turn else found
 
 
-def _cycle(function: Any, position: Part) -> Part:
-    return lambda seconds: function(2 * np.pi * position(seconds))
+def days_of(seconds: Array, *, xp: Namespace) -> Array:
+    """Days."""
+    return seconds / DAY
 
 
-def _day_of_year(seconds: np.ndarray) -> np.ndarray:
+def seconds_of(seconds: Array, *, xp: Namespace) -> Array:
+    """The seconds as they are."""
+    return seconds
+
+
+def share_of_year(seconds: Array, *, xp: Namespace) -> Array:
     """The fraction of the year that has passed."""
-    return _since(seconds, "Y") / YEAR
+    return (seconds / DAY - first_day(xp.floor(seconds / DAY), xp=xp)) / YEAR
 
 
-def _since(seconds: np.ndarray, unit: str) -> np.ndarray:
-    """The days since the year ("Y") began."""
-    known = np.where(np.isnan(seconds), 0.0, seconds)
-    days = np.floor(known / DAY)
-    start = days.astype("M8[D]").astype(f"M8[{unit}]").astype("M8[D]").astype(np.float64)
-    return np.where(np.isnan(seconds), np.nan, known / DAY - start)
+def share_of_week(seconds: Array, *, xp: Namespace) -> Array:
+    """The fraction of the week that had passed when the day began; weeks begin on Thursday."""
+    day = xp.floor(seconds / DAY)
+    return (day - 7 * xp.floor(day / 7)) / 7
 
 
-def _day_of_week(seconds: np.ndarray) -> np.ndarray:
-    return np.floor(seconds / DAY) % 7 / 7
+def share_of_day(seconds: Array, *, xp: Namespace) -> Array:
+    """The fraction of the day that has passed."""
+    return seconds / DAY - xp.floor(seconds / DAY)
 
 
-def _time_of_day(seconds: np.ndarray) -> np.ndarray:
-    return seconds / DAY % 1.0
+def first_day(day: Array, *, xp: Namespace) -> Array:
+    """The day on which the year of a day begins, both counted from 1970-01-01.
+
+    The year is estimated from its mean length, which is one too early or too late at most.
+    """
+    day = day + BEFORE_1970
+    year = xp.floor(day / YEAR)
+    early, late = day >= days_before(year + 1, xp=xp), day < days_before(year, xp=xp)
+    year = year + xp.astype(early, day.dtype) - xp.astype(late, day.dtype)
+    return days_before(year, xp=xp) - BEFORE_1970
+
+
+def days_before(year: Array, *, xp: Namespace) -> Array:
+    """The days from the beginning of the year 0 to that of another, in the Gregorian calendar."""
+    leap = xp.floor((year + 3) / 4) - xp.floor((year + 99) / 100) + xp.floor((year + 399) / 400)
+    return 365 * year + leap
 
 
 PARTS: dict[str, Part] = {
-    "days": lambda seconds: seconds / DAY,
-    "seconds": lambda seconds: seconds,
-    "sin year": _cycle(np.sin, _day_of_year),
-    "cos year": _cycle(np.cos, _day_of_year),
-    "sin week": _cycle(np.sin, _day_of_week),
-    "cos week": _cycle(np.cos, _day_of_week),
-    "sin day": _cycle(np.sin, _time_of_day),
-    "cos day": _cycle(np.cos, _time_of_day),
+    "days": Part(days_of),
+    "seconds": Part(seconds_of),
+    "sin year": Part(share_of_year, "sin"),
+    "cos year": Part(share_of_year, "cos"),
+    "sin week": Part(share_of_week, "sin"),
+    "cos week": Part(share_of_week, "cos"),
+    "sin day": Part(share_of_day, "sin"),
+    "cos day": Part(share_of_day, "cos"),
 }
 # The parts of each kind of column; those that do not vary are dropped.
 OF = {

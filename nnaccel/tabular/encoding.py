@@ -118,6 +118,20 @@ class Features:
             *(f"{column.name}={state}" for column in self.categorical for state in column.states),
         ]
 
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
+        """Where the encoded columns of each column of the table are, by its name."""
+        names = [
+            *(number.name for number in self.numeric),
+            *(number.name for number in self.numeric if number.missing),
+            *(column.name for column in self.categorical for _ in column.states),
+        ]
+        used = {*names}
+        found = {name: [] for name in self.columns if name in used}
+        for i, name in enumerate(names):
+            found[name].append(i)
+        return found
+
     def transform(self, data: Any, dtype: Any = "float32") -> np.ndarray:
         """Encode a table, data frame or NumPy matrix as an array (N, D), D = len(names).
 
@@ -133,12 +147,12 @@ class Features:
         another width or with NaN.
         """
         if isinstance(data, np.ndarray):
-            self._check_matrix(data)
+            self.check_matrix(data)
             out = np.zeros((len(data), len(self.names)), dtype)
             self._write_numbers(out, matrix_reader(data, self.columns))
             return out
         table = as_table(data)
-        self._compare_columns(table.column_names)
+        self.check_columns(table.column_names)
         out = np.zeros((table.num_rows, len(self.names)), dtype)
         unread: dict[str, Unread] = {}
 
@@ -230,7 +244,8 @@ class Features:
                     f"features: categories of {column.name!r} are {column.kind}, and read as {kind}"
                 )
 
-    def _check_matrix(self, X: np.ndarray) -> None:
+    def check_matrix(self, X: np.ndarray) -> None:
+        """ValueError for what is no matrix of numbers of the columns of the fit."""
         check_matrix(X)
         if self.categorical or self.readings:
             other = [*(c.name for c in self.categorical), *self.readings]
@@ -244,7 +259,8 @@ class Features:
                 f"{listing(self.columns)}; pass the same columns in the same order"
             )
 
-    def _compare_columns(self, present: list[str]) -> None:
+    def check_columns(self, present: Sequence[str]) -> None:
+        """ValueError where a column that is used is absent; TableWarning for one that is new."""
         used = [*dict.fromkeys(column.name for column in (*self.numeric, *self.categorical))]
         if absent := [name for name in used if name not in present]:
             guess = did_you_mean(absent[0], [name for name in present if name not in used])
@@ -280,7 +296,7 @@ class Features:
             np.copyto(block, 0, where=missing)
             refuse_infinite([number.name for number in numbers], np.abs(block) > largest)
             for i in (i for i, number in enumerate(numbers) if number.bend):
-                block[i] = bend(block[i])
+                block[i] = bend(block[i], xp=np)
             out[:, part] = block.T
             for number, where in zip(numbers, missing, strict=True):
                 if number.missing:
@@ -321,7 +337,7 @@ def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, 
 
 def parts_of(values: np.ndarray, part: str) -> np.ndarray:
     """A part of a date or time, computed from a column's values (N,); "" returns the values."""
-    return PARTS[part](values) if part else values
+    return PARTS[part](values, xp=np) if part else values
 
 
 def check_matrix(X: np.ndarray) -> None:

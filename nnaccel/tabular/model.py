@@ -7,8 +7,10 @@ fit.model().save("model.safetensors")
 """
 
 import warnings
+from collections.abc import Iterator
+from html import escape
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +30,10 @@ from nnaccel.training import model_file
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
+if TYPE_CHECKING:
+    from nnaccel.tabular.importance import Importance
+
+SHOWN = 5  # columns and scores in a summary
 HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
 
 
@@ -42,6 +48,33 @@ class Model(NamedTuple):
     history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
     settings: dict[str, Any]  # that it was trained with
     scores: dict[str, float]  # on the test data, if there were any, and out of fold
+
+    def __repr__(self) -> str:
+        """Five lines: what is predicted, from which columns, by which network, and how well."""
+        return "\n".join(["Model", *(f"  {name}: {text}" for name, text in self._summary())])
+
+    def _repr_html_(self) -> str:
+        """The same as a table."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, text in self._summary()
+        )
+        return f"<table>{rows}</table>"
+
+    def _summary(self) -> Iterator[tuple[str, str]]:
+        names = ", ".join(map(repr, self.target.names))
+        yield "predicts", f"{names} ({self.target.task})"
+        used = [column.name for column in (*self.features.numeric, *self.features.categorical)]
+        shown = ", ".join(used[:SHOWN]) + ", ..." * (len(used) > SHOWN)
+        yield "columns", f"{len(used)}: {shown}"
+        several = f"{self.members} times " * (self.members > 1)
+        yield "network", f"{several}{self.network!r}, {dtype_name(self.params)}"
+        kept = {name: self.settings.get(name) for name in ("optimizer", "batch_size", "seed")}
+        how = ", ".join(f"{name} {value}" for name, value in kept.items() if value is not None)
+        yield "training", ", ".join([f"{len(self.history)} epochs", *filter(None, [how])])
+        scores = [*self.scores.items()][:SHOWN]
+        yield "scores", ", ".join(f"{name} {v:.4g}" for name, v in scores) or "none"
 
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
@@ -137,6 +170,35 @@ class Model(NamedTuple):
             "scores": self.scores,
         }
         model_file.save(path, self.network, self.params, loss=self.loss, extra=extra)
+
+    def importance(self, data: Any, y: Any, **options: Any) -> "Importance":
+        """How much the score falls when a column is shuffled, for each column; options and errors
+        are those of `importance.permutation_importance`."""
+        from nnaccel.tabular.importance import permutation_importance
+
+        return permutation_importance(self, data, y, **options)
+
+    def to_onnx(self) -> Any:
+        """The encoding and the network as one `onnx.ModelProto`; see `export.onnx.table_model`."""
+        from nnaccel.export.onnx import table_model
+
+        return table_model(self)
+
+    def export(self, path: str | PathLike[str], format: str | None = None) -> None:
+        """Write the model as a file that others run without nnaccel; see `export.formats`.
+
+        format: "onnx", "numpy" or "torch"; None: as the suffix says, .onnx, .py or .pt.
+        """
+        from nnaccel.export.formats import export
+
+        export(self, path, format)
+
+    def inputs(self, data: Any) -> dict[str, np.ndarray]:
+        """What an exported file is given of a table: each column as float64 (N,), NaN where
+        missing, or as text (N,), see `export.columns`. ValueError for one that does not fit."""
+        from nnaccel.export.columns import inputs_of
+
+        return inputs_of(self.features, data)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":

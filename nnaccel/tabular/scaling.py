@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnaccel.typing import Array, Namespace
+
 OUTLIER = 8.0  # standard deviations from the mean, which no well-behaved column shows
 BEND = 20.0  # scaled numbers up to it stay as they are: a long tail keeps its resolution
 NORMAL_QUARTILES = 1.349  # between the quartiles of a normal variable, in standard deviations
@@ -25,14 +27,14 @@ class Scale(NamedTuple):
     varies: bool
 
 
-def bend(z: np.ndarray) -> np.ndarray:
+def bend(z: Array, *, xp: Namespace) -> Array:
     """z as it is from -B to B, B = 20; beyond, B (1 + log(|z| / B)) with its sign.
 
     Smooth and rising everywhere: it keeps the order of large values, which grow without bound but
     slowly: one at a million is as one at 236.
     """
-    size = np.maximum(np.abs(z), BEND)
-    return np.where(np.abs(z) <= BEND, z, np.copysign(BEND * (1 + np.log(size / BEND)), z))
+    far = xp.maximum(xp.abs(z) / BEND, xp.ones_like(z))
+    return xp.where(far > 1, xp.sign(z) * (BEND * (1 + xp.log(far))), z)
 
 
 def scales(read: Callable[[slice], np.ndarray], columns: int, rows: int) -> list[Scale]:

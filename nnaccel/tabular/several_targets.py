@@ -9,6 +9,7 @@ import numpy as np
 from nnaccel import schema
 from nnaccel.tabular.tables import as_table
 from nnaccel.tabular.targets import Target, fit_target
+from nnaccel.typing import Array, Namespace
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Targets:
         table = as_table(values)
         return np.stack([t.encode(table[t.name]) for t in self.columns], axis=1).astype(np.float64)
 
-    def outputs(self, A: np.ndarray) -> np.ndarray:
+    def outputs(self, A: Array, *, xp: Namespace = np) -> Array:
         """Predictions A (N, K) of the network as numbers in their units, or P(second class)."""
         if self.task == "labels":
             return A
-        return np.stack([t.decode(A[:, k]) for k, t in enumerate(self.columns)], axis=1)
+        return xp.stack([t.in_units(A[:, k]) for k, t in enumerate(self.columns)], axis=1)
 
     def predicted(
         self, outputs: np.ndarray, threshold: float | None = None
@@ -107,14 +108,14 @@ def columns_of(target: Target | Targets) -> tuple[Target, ...]:
 
 
 def probabilities(
-    target: Target | Targets, outputs: np.ndarray
-) -> Iterator[tuple[Target, np.ndarray]]:
+    target: Target | Targets, outputs: Array, *, xp: Namespace = np
+) -> Iterator[tuple[Target, Array]]:
     """The target of each column with the probability of its classes (N, K), from `outputs`."""
     if isinstance(target, Target):
         yield target, outputs
         return
     for k, one in enumerate(target.columns):
-        yield one, np.stack([1 - outputs[:, k], outputs[:, k]], axis=1)
+        yield one, xp.stack([1 - outputs[:, k], outputs[:, k]], axis=1)
 
 
 def target_of(data: Any) -> Target | Targets:

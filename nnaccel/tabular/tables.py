@@ -145,7 +145,12 @@ def warn(message: str) -> None:
     warnings.warn(message, TableWarning, stacklevel=5)
 
 
-def import_extra(module: str, extra: str = "cli") -> Any:
+CLI = "'nnaccel[cli]'"
+# What brings a package, where it is not the extra [cli].
+BRINGS = {"onnx": "'nnaccel[onnx]'", "matplotlib": "'nnaccel[plot]'", "torch": "torch"}
+
+
+def import_extra(module: str) -> Any:
     """A module of an optional dependency; where it is absent, the command that installs it."""
     try:
         return import_module(module)
@@ -154,6 +159,6 @@ def import_extra(module: str, extra: str = "cli") -> Any:
         package = "scikit-learn" if name == "sklearn" else name
         raise ModuleNotFoundError(
             f"{package} is needed here and is not installed; "
-            f"install it with: python -m pip install 'nnaccel[{extra}]'",
+            f"install it with: python -m pip install {BRINGS.get(name, CLI)}",
             name=name,
         ) from error

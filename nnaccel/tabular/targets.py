@@ -19,6 +19,7 @@ from nnaccel.tabular.columns import KINDS, Column, without_nan
 from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.tables import import_extra, listing
+from nnaccel.typing import Array, Namespace
 
 MAX_CLASSES = 20  # more different integers than this are taken as quantities, not as labels
 MIN_ROWS = 5  # and so are integers that have fewer rows each than this, on average
@@ -96,19 +97,24 @@ class Target:
         """
         if self.task == "classification":
             return np.array(self.classes)[np.asarray(values)]
-        return np.asarray(values, dtype=np.float64) * self.scale + self.mean
+        return self.in_units(np.asarray(values, dtype=np.float64))
+
+    def in_units(self, values: Array) -> Array:
+        """Standardised numbers, of any array library, in their own units."""
+        return values * self.scale + self.mean
 
     def n_outputs(self, loss_kind: str) -> int:
         """The outputs of a network with a loss whose targets are of that kind."""
         return 1 if self.task == "regression" or loss_kind == "labels" else len(self.classes)
 
-    def outputs(self, A: np.ndarray) -> np.ndarray:
+    def outputs(self, A: Array, *, xp: Namespace = np) -> Array:
         """Predictions A (N, K) of the network as numbers (N,) in their own units, or as the
         probability of each class (N, K), whose rows add up to 1."""
         if self.task == "regression":
-            return self.decode(A[:, 0])
-        P = np.hstack([1.0 - A, A]) if A.shape[1] == 1 else A
-        return P / P.sum(axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+            return self.in_units(A[:, 0])
+        if A.shape[1] == 1:
+            return xp.concat([1.0 - A, A], axis=1)
+        return A / xp.sum(A, axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
 
     def predicted(self, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
         """The number, or the label, of each row (N,), from `outputs`.

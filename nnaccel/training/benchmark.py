@@ -59,6 +59,11 @@ class Shape(NamedTuple):
         return int(np.clip(5e8 / self.flops, 8, 1024))
 
     @property
+    def steps_on_gpu(self) -> int:
+        """Of an epoch there, whose 0.2 ms of the host's work would else count as steps."""
+        return max(self.steps, 128 if self.flops < 1e12 else 32)
+
+    @property
     def network(self) -> Network:
         D, *hidden, K = self.sizes
         return mlp(D, hidden, K)
@@ -117,10 +122,11 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
     stop = time.perf_counter() + seconds
     try:
         X, Y, order = examples(shape)
-        # The largest take a tenth of a second a step; on CuPy, graphs are for longer epochs.
-        few = max(2, int(2e10 / shape.flops))
-        steps = shape.steps if device.name.startswith("cuda") else min(shape.steps, few)
-        order = order[: steps * shape.batch]
+        # On the CPU the largest take a tenth of a second a step.
+        few = min(shape.steps, max(2, int(2e10 / shape.flops)))
+        on_gpu = any(word in device.name for word in ("cuda", "gpu"))
+        steps = shape.steps_on_gpu if on_gpu else few
+        order = np.resize(order, steps * shape.batch)
         with explain_device_errors(device, shape.network, "float32"), device.context():
             trainer = Trainer(shape, X, Y, device)
             bare = products(shape, device)
@@ -232,7 +238,7 @@ def products(shape: Shape, device: Device, precision: str = "float32") -> Callab
     """The bare matrix products of so many steps, on as many threads, and each into memory that is
     there where possible. precision: on CuPy, whose kernels have it; float32 elsewhere."""
     backend, xp = backend_of(device.xp), device.xp
-    multiply, given = backend.bare_product(precision)
+    multiply, given, loop = backend.bare_product(precision)
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]
     W = [device.asarray(np.ones((D, H), np.float32) / D) for D, H in pairwise(shape.sizes)]
     A, W = [given(x) for x in A], [given(x) for x in W]
@@ -242,12 +248,15 @@ def products(shape: Shape, device: Device, precision: str = "float32") -> Callab
     shapes = [(left.shape[0], right.shape[1]) for left, right in pairs]
     outs = [device.asarray(np.empty(size, np.float32)) for size in shapes]
 
+    def step() -> Array:
+        found = [multiply(x, y, out) for (x, y), out in zip(pairs, outs, strict=True)]
+        return found[-1]
+
+    run = loop(step)
+
     def bare(steps: int) -> None:
-        result = None
         with backend.context(shape.network, shape.batch):
-            for _ in range(steps):
-                for (left, right), out in zip(pairs, outs, strict=True):
-                    result = multiply(left, right, out)
+            result = run(steps)
         device.synchronize(result)
 
     return bare

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnaccel.arguments import at_least, find
-from nnaccel.devices.device import to_host
 from nnaccel.training.epoch import SCORES, Epoch
-from nnaccel.typing import Array
 
 if TYPE_CHECKING:
     from nnaccel.training.checkpoint import Progress
@@ -139,18 +137,8 @@ class EarlyStopping:
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
     """The networks that have improved from `epoch`, the others from `best`."""
-    params = best.params + 0.0  # whoever is interrupted here still has the vectors of `best`
-    for k in np.flatnonzero(gains).tolist():
-        params = _with_row(params, k, epoch.params[k, :])
+    params = best.with_rows_of(epoch, np.flatnonzero(gains))
     scores = {
         name: np.where(gains, value, getattr(best, name)) for name, value in epoch.scores().items()
     }
     return replace(best, number=epoch.number, _params=params, _state=None, **scores)
-
-
-def _with_row(params: Array, k: int, row: Array) -> Array:
-    """params (K, P) with another row k, written in place except on JAX."""
-    if hasattr(params, "at"):
-        return params.at[k].set(row)
-    params[k, :] = to_host(row) if isinstance(params, np.ndarray) else row  # read from a file
-    return params

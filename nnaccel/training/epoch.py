@@ -1,9 +1,12 @@
 """What `train` yields: one epoch, its parameters, optimizer state and scores."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnaccel.devices.device import Device, dtype_name
+import numpy as np
+
+from nnaccel.devices.device import Device, device_of, dtype_name, to_host
 from nnaccel.kernels.definition import Run
 from nnaccel.kernels.params import join_params
 from nnaccel.maths.network import leaves
@@ -104,19 +107,37 @@ class Epoch:
                 f"the vectors of epoch {self.number} are gone: the next epoch has taken their "
                 "memory; keep epoch.copy() before it begins"
             )
-        kept = join_params(kept)
+        with self._on_device():
+            kept = join_params(kept)
         object.__setattr__(self, name, kept)
         return kept
 
     def copy(self) -> "Epoch":
         """A copy of the epoch, whose vectors no other epoch overwrites."""
         origin = self._origin and Origin(self._origin.settings)
-        return replace(
-            self,
-            _params=self.params + 0.0,
-            _state=None if self._state is None else copy_state(self.state),
-            _origin=origin,
-        )
+        with self._on_device():
+            params = self.params + 0.0
+            state = None if self._state is None else copy_state(self.state)
+        return replace(self, _params=params, _state=state, _origin=origin)
+
+    def with_rows_of(self, other: "Epoch", rows: np.ndarray) -> Array:
+        """The parameters (K, P) of K networks, with these rows as in the other epoch.
+
+        Those of this epoch stay as they are, for whoever is interrupted here."""
+        with self._on_device():
+            params = self.params + 0.0
+        with other._on_device():
+            for k in rows.tolist():
+                row = other.params[k, :]
+                if hasattr(params, "at"):  # JAX's arrays cannot be written
+                    params = params.at[k].set(row)
+                else:
+                    params[k, :] = to_host(row) if isinstance(params, np.ndarray) else row
+        return params
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Within it the device of the vectors is the current one, on which CuPy computes."""
+        return device_of(next(leaves(self._params))).context()
 
     def scores(self) -> dict[str, Any]:
         """The losses and metrics of the epoch, by name: a row of the training history."""

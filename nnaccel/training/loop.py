@@ -32,6 +32,7 @@ from nnaccel.training.data import Data, HostData, floating_dtype, put, put_held_
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, Origin, state_after
 from nnaccel.training.members import check_examples_of_members, check_members, l2_of
+from nnaccel.training.orders import Orders
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
     check_finite,
@@ -234,7 +235,7 @@ def _begin(
         params, state = map(compiled.split_params, (params, state))
     epochs = Epochs(epoch, later, given.dropout_until)
     begun = Begun(run, origin, epochs, compiled.evaluate, params, state, held_out)
-    orders = partial(order_of, N, run.seed, shuffle=shuffle)
+    orders = Orders(partial(order_of, N, run.seed, shuffle=shuffle), numbers, N, where)
     guard = explain_device_errors(
         where,
         network,
@@ -304,11 +305,11 @@ def _epochs(
     begun: Begun,
     N: int,
     numbers: range,
-    orders: Callable[[int], np.ndarray],
+    orders: Orders,
     where: Device,
     backend: Backend,
 ) -> Iterator[Epoch]:
-    """The epochs of `train` with these numbers.   orders: the order (N,) of each."""
+    """The epochs of `train` with these numbers."""
     (run, origin, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
     del begun  # which would keep the first parameters
     sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
@@ -319,10 +320,12 @@ def _epochs(
         # Overflow is looked for where it shows, in the losses of the whole epoch.
         with where.context(), context, np.errstate(all="ignore"):
             origin.overwritten = number - 1 if backend.overwrites else 0
-            params, state, records = epoch(number, params, state, orders(number))
-            if seconds > LONG:
-                backend.wait(records)
-            values = to_host(records)
+            order = orders.of(number)
+            with orders.next_drawn(number):
+                params, state, records = epoch(number, params, state, order)
+                if seconds > LONG:
+                    backend.wait(records)
+                values = to_host(records)
             seconds = time.perf_counter() - started
             check_finite(values, params, number, xp=where.xp)
             trained = summarise(values, sizes, metric)

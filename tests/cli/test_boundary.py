@@ -19,7 +19,7 @@ TWO = ("--drop", "petal length (cm)", "petal width (cm)")
 def test_the_picture_says_how_many_rows_are_right(run, here):
     pytest.importorskip("matplotlib", reason="the picture needs the extra [plot]")
     run("train", "iris", *TWO, *QUICK, "--plot", "iris.svg", "--test-fraction", "0")
-    assert run.err.splitlines() == ["the decision boundary is drawn in iris.svg"]
+    assert run.err.splitlines() == ["iris.svg written"]
     iris, model = read("iris"), Model.load(here / "iris.safetensors")
     right = model.evaluate(iris.data, iris.y)["accuracy"]
     picture = (here / "iris.svg").read_text(encoding="utf-8")
@@ -63,7 +63,7 @@ def test_what_has_no_picture_is_refused_before_training(error, run, here):
         "--plot draws the boundary between the classes of one target; leave it out"
     )
     assert error("train", "moons", "--plot", "m.jpg", *QUICK) == (
-        "--plot must end in .png, .pdf, .svg, got m.jpg"
+        "--plot must end in .png, .svg, .pdf, got m.jpg"
     )
     rows = [f"{i % 7}.5,{i * 3 % 11}.25,{i % 12}" for i in range(120)]
     (here / "t.csv").write_text("\n".join(["a,b,y", *rows]))

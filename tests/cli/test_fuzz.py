@@ -61,13 +61,13 @@ def option(action, rng):
         word = word[:-1] + rng.choice("=xé\x1b")
     known = [*action.choices] if action.choices else [*NUMBERS] if action.type else [*WORDS]
     pool = known * 4 + [*NUMBERS, *WORDS]
-    if action.dest == "output":  # what others read is left alone
+    if action.dest in ("output", "log"):  # what others read is left alone
         pool = [word for word in pool if word not in ("d.csv", "run.yaml")]
     most = {0: 0, None: 1}.get(action.nargs, 3)
     return [word, *rng.choices(pool, k=most if rng.random() < 0.9 else rng.randrange(4))]
 
 
-def first_epoch(epochs, total, metric, console):
+def first_epoch(epochs, *_):
     yield from islice(epochs, 1)
 
 

@@ -1,6 +1,7 @@
 """Runs of `nnaccel train` that are interrupted, and that go on; and disks that fail meanwhile."""
 
 import errno
+import json
 import os
 import shlex
 import signal
@@ -282,6 +283,28 @@ def test_another_run_does_not_take_the_place_of_a_checkpoint(table, run, error):
     run(*arguments, "--force")
     run(*arguments, "--resume", "c", "--epochs", "3")
     assert checkpoint.load("c").epoch.number == 3
+
+
+def test_a_log_goes_on_with_its_run(table, run, error):
+    arguments = (*ARGUMENTS, "--epochs", "3", "--checkpoint", "c", "--log", "log.jsonl")
+    run(*arguments)
+    longer = [word if word != "3" else "5" for word in arguments]
+    run(*longer, "--resume", "c")
+    rows = [json.loads(line) for line in (table / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    history = Model.load("d.safetensors").history
+    assert [row["loss"] for row in rows] == [row["loss"] for row in history]
+    assert error(*ARGUMENTS, "--output", "n", "--log", "log.txt") == (
+        "a log is a .jsonl or a .csv file, got log.txt"
+    )
+    assert error(*ARGUMENTS, "--output", "n", "--log", "log.jsonl").startswith(
+        "log.jsonl exists; choose another --log"
+    )
+    before = (table / "d.csv").read_bytes()
+    assert error(*ARGUMENTS, "--output", "n", "--log", "d.csv", "--force") == (
+        "d.csv is read or written by this command; choose another --log"
+    )
+    assert (table / "d.csv").read_bytes() == before
 
 
 def test_a_configuration_may_say_so(table, run):

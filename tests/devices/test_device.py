@@ -13,6 +13,7 @@ from nnaccel.devices import device as device_module
 from nnaccel.devices import install_hints
 from nnaccel.devices.available import available, unusable
 from nnaccel.devices.device import Device, device_of, dtype_of, prepare, select, to_host
+from tests import conftest
 
 # Names
 
@@ -577,6 +578,20 @@ def test_cupy_shares_the_gpu_with_pytorch():
     tensor = other.asarray(x)
     assert tensor.data_ptr() == x.data.ptr
     assert device.asarray(tensor).data.ptr == x.data.ptr
+
+
+def test_what_needs_a_gpu_says_so_and_is_skipped_without(monkeypatch):
+    """As beside a CuPy that finds no driver, whose first array raises."""
+    fake_cupy(monkeypatch, CUDARuntimeError("cudaErrorInsufficientDriver: no driver"))
+    names = "check(array_namespace=cupy,dtype_name=None)", "check(array_namespace=numpy)"
+    marks = {name: [] for name in names}
+    items = [SimpleNamespace(name=name, add_marker=marks[name].append) for name in names]
+    conftest.pytest_collection_modifyitems(items)
+    assert [[mark.name for mark in marks[name]] for name in names] == [["gpu"], []]
+    plain, marked = (SimpleNamespace(get_closest_marker=x.get) for x in ({}, {"gpu": "a mark"}))
+    conftest.pytest_runtest_setup(plain)
+    with pytest.raises(pytest.skip.Exception, match="device 'cuda' needs an NVIDIA GPU"):
+        conftest.pytest_runtest_setup(marked)
 
 
 # Integers never wrap

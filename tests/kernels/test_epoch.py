@@ -285,6 +285,15 @@ NETWORKS = {
     "dropout": mlp(3, [8, 8], 3, dropout=0.3),
     "two dropouts": Network(3, (layers.Dropout(0.2), layers.Dropout(0.1), layers.Dense(3))),
     "layer norm": Network(3, (layers.Dense(6), layers.LayerNorm(), layers.Dense(3))),
+    "encoding": Network(
+        3,
+        (
+            layers.PiecewiseLinear(((-1.0, -0.5, 0.5, 1.0), (), (-0.5, 1.5))),
+            layers.Dense(6, get("silu")),
+            layers.Dropout(0.1),
+            layers.Dense(3),
+        ),
+    ),
     "residual": Network(
         3, (layers.Residual((layers.Dense(3, get("tanh")), layers.Dense(3))), layers.Dense(3))
     ),

@@ -18,10 +18,21 @@ from nnaccel.kernels.epoch import on_epoch_start
 from nnaccel.kernels.numpy.backend import NumPyBackend
 from nnaccel.maths import losses, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
+from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
+from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.minibatch import minibatch
-from nnaccel.maths.network import flatten, forward, l2_penalty, layout, mlp, value_and_grad, views
+from nnaccel.maths.network import (
+    Network,
+    flatten,
+    forward,
+    l2_penalty,
+    layout,
+    mlp,
+    value_and_grad,
+    views,
+)
 from nnaccel.maths.optimizers import clipped
 from nnaccel.maths.random import Key, bernoulli
 from nnaccel.ops import Ops
@@ -274,6 +285,25 @@ def dropout_vjp_cases(draw):
         yield label, (draw(*X.shape), dropout(X, k, rate, xp=np)[1]), {}
 
 
+EDGES = ((-1.0, -0.25, 0.5, 1.5), (), tuple(np.linspace(-2.0, 2.0, 30)))
+
+
+def encoding_cases(draw):
+    for name, edges in {"bins": EDGES, "packs": ((0.0, 1.0, 2.0, 3.0),), "none": ((), ())}.items():
+        bins = Bins.between(edges)
+        for label, X in {
+            "plain": draw(7, 5),
+            "long": draw(200, 3),
+            "no rows": draw(0, 5),
+            "strided": draw(5, 7).T,
+            "stacked": draw(2, 7, 5),
+        }.items():
+            yield f"{name}, {label}", (X, bins), {}
+    X = draw(9, 4)
+    X[:4, 0] = np.nan, np.inf, -np.inf, -1.0
+    yield "what is not a number, and an edge", (X, Bins.between(EDGES)), {}
+
+
 def bernoulli_cases(draw):
     for p in (0.0, 0.3, 1.0):
         for shape in ((7, 5), (0, 5), (200, WIDE), (2, 7, 5)):
@@ -293,6 +323,7 @@ CASES = {
     dense_vjp: dense_vjp_cases,
     dropout: dropout_cases,
     dropout_vjp: dropout_vjp_cases,
+    piecewise_linear: encoding_cases,
     bernoulli: bernoulli_cases,
     losses.softmax: probability_cases,
     losses.softmax_cross_entropy: softmax_cases,
@@ -549,6 +580,17 @@ def test_numba_is_for_runs_that_save_more_than_it_takes_to_load(dropout, loss, n
     network = mlp(2, [4], 2, dropout=dropout)
     run = Run(network, losses.get(loss), optimizers.adam(0.01), 400, np.dtype("float32"))
     assert backend_of(np).repays_loading(run, n_steps) == worth
+
+
+@pytest.mark.parametrize(("n_steps", "worth"), [(300, False), (1200, True)])
+def test_numba_repays_loading_earlier_where_it_spares_the_products_with_bins(n_steps, worth):
+    edges = tuple(tuple(np.linspace(0, 1, 65).tolist()) for _ in range(5))
+    dense_layers = mlp(5 * 65, [256, 128, 64], 1, activation="tanh").layers
+    loss, rule = losses.get("binary_cross_entropy"), optimizers.adam(0.01)
+    run = Run(Network(5, (PiecewiseLinear(edges), *dense_layers)), loss, rule, 128, np.float32)
+    assert backend_of(np).repays_loading(run, n_steps) == worth
+    alone = run._replace(network=Network(5 * 65, dense_layers))
+    assert not backend_of(np).repays_loading(alone, n_steps)
 
 
 # The hot path: allocations

@@ -187,12 +187,18 @@ def test_day_and_month_are_told_apart_by_the_order_of_rows_where_nothing_else_do
 
 def test_parts_of_a_date():
     moment = np.array([(dt.datetime(2024, 1, 1, 6) - EPOCH).total_seconds(), np.nan])
-    assert dates.PARTS["days"](moment)[0] == 19723.25
-    assert dates.PARTS["cos year"](moment)[0] == pytest.approx(1, abs=1e-4)
-    assert dates.PARTS["sin day"](moment)[0] == pytest.approx(1)
-    week = [dates.PARTS["sin week"](moment + 86400 * i)[0] for i in range(7)]
+    assert dates.PARTS["days"](moment, xp=np)[0] == 19723.25
+    assert dates.PARTS["cos year"](moment, xp=np)[0] == pytest.approx(1, abs=1e-4)
+    assert dates.PARTS["sin day"](moment, xp=np)[0] == pytest.approx(1)
+    week = [dates.PARTS["sin week"](moment + 86400 * i, xp=np)[0] for i in range(7)]
     assert sum(week) == pytest.approx(0, abs=1e-12)
-    assert all(np.isnan(part(moment)[1]) for part in dates.PARTS.values())
+    assert all(np.isnan(part(moment, xp=np)[1]) for part in dates.PARTS.values())
+
+
+def test_the_first_day_of_a_year_is_that_of_the_calendar():
+    days = np.arange(-720_000.0, 1_500_000.0)  # from the year -1 to 6076
+    years = days.astype("M8[D]").astype("M8[Y]").astype("M8[D]").astype(np.float64)
+    np.testing.assert_array_equal(dates.first_day(days, xp=np), years)
 
 
 # ---------------------------------------------------------------------------- codes for missing

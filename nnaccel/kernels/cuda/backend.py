@@ -35,10 +35,11 @@ class CuPyBackend(Definition):
         return Ops(self.xp, kernels(self.xp, precision), "kernels of CUDA")
 
     def bare_product(self, precision: str = "float32") -> BareProduct:
+        from nnaccel.kernels.cuda.capture import replayed
         from nnaccel.kernels.cuda.workspace import Workspace
 
         space = Workspace(self.xp, precision)
-        return BareProduct(space.products.matmul, space.copies.factor)
+        return BareProduct(space.products.matmul, space.copies.factor, replayed)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         from nnaccel.kernels.cuda import small_network

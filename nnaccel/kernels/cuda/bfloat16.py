@@ -14,7 +14,7 @@ from nnaccel.kernels.cuda.launch import kernel, vector_grid
 from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.kernels.gradient_buffers import gradient_homes
 from nnaccel.maths.layers import Chain, Dense, Residual
-from nnaccel.maths.network import Layout, views
+from nnaccel.maths.network import Layout, Network, views
 from nnaccel.typing import Array
 
 BF16 = np.dtype(np.uint16)
@@ -26,11 +26,15 @@ class Bfloat16Copies:
     The copy of the parameters lives as long as they do: the update writes both. That of the
     minibatch lives until the next one, those of activations and gradients for a pass through the
     network. Between two dense layers A is in bfloat16 alone, and in float32 beside it where the
-    derivative reads more than its sign.   enabled: whether the products are of bfloat16.
+    derivative reads more than its sign; so is the minibatch before one.   enabled: whether the
+    products are of bfloat16.   network: of the run, where that is known.
     """
 
-    def __init__(self, buffers: DeviceBuffers, *, enabled: bool) -> None:
+    def __init__(
+        self, buffers: DeviceBuffers, *, enabled: bool, network: Network | None = None
+    ) -> None:
         self._buffers, self.enabled = buffers, enabled
+        self._dense_first = network is not None and type(network.layers[0]) is Dense
         # Arrays of this pass and their copies, by the id of the array, which is kept here lest
         # another one gets that id. An array that is in bfloat16 alone is its own copy.
         self._copies: dict[int, tuple[Array, Array]] = {}
@@ -106,12 +110,15 @@ class Bfloat16Copies:
         self._copies[id(x)] = x, copy
         return copy
 
-    def beside_minibatch(self, X: Array) -> Array | None:
-        """The same for the examples of a minibatch."""
-        if not self.rounds(X):
-            return None
-        self._minibatch = X, self._buffers.named("X in bfloat16", X.shape, BF16)
-        return self._minibatch[1]
+    def minibatch(self, shape: tuple[int, ...], dtype: Any) -> tuple[Array | None, Array | None]:
+        """Where the examples of a minibatch are written: as they are, and in bfloat16; None where
+        nobody reads them so."""
+        if not (self.enabled and dtype == np.float32):
+            return self._buffers.named("X", shape, dtype), None
+        copy = self._buffers.named("X in bfloat16", shape, BF16)
+        X = None if self._dense_first else self._buffers.named("X", shape, dtype)
+        self._minibatch = copy if X is None else X, copy
+        return X, copy
 
     def alone(self, like: Array) -> Array | None:
         """Where a kernel writes what only products read, in place of an array like this one; None

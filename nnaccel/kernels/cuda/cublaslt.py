@@ -40,7 +40,8 @@ class header:
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES = 7
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES = 8
     CUBLASLT_MATMUL_PREF_IMPL_MASK = 12
-    CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2
+    CUBLASLT_REDUCTION_SCHEME_INPLACE, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 1, 2
+    CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME = 3
     CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16F = 0x01 << 16
     CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF = 0x02 << 16
     CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_TF32 = 0x04 << 16
@@ -70,7 +71,7 @@ def library() -> Any:
     try:
         loader = import_module("cuda.pathfinder").load_nvidia_dynamic_lib
         found = ctypes.CDLL(loader("cublasLt").abs_path)
-    except Exception:  # no pathfinder, as before CuPy 14, or none of the libraries that it knows
+    except Exception:  # no pathfinder, or none of the libraries that it knows
         try:
             major = cupy.cuda.runtime.runtimeGetVersion() // 1000
             windows = sys.platform == "win32"
@@ -97,6 +98,7 @@ def declared(found: Any) -> Any:
         "MatmulPreferenceDestroy": [pointer],
         "MatmulPreferenceSetAttribute": attribute,
         "MatmulAlgoGetHeuristic": [*[pointer] * 7, integer, pointer, pointer],
+        "MatmulAlgoConfigGetAttribute": [pointer, integer, pointer, size, pointer],
         "Matmul": [*[pointer] * 14, size, pointer],
     }
     for name, types in arguments.items():

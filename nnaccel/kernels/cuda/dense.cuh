@@ -8,13 +8,24 @@
 #include "precision.cuh"
 #include "sums.cuh"
 
+// Blocks that a multiprocessor has room for at least, by the registers that this leaves a thread. Left
+// to itself, a compiler makes room for more, and keeps numbers in local memory for it.
+template <class T>
+constexpr int blocks(int of_float, int of_double) {
+    return sizeof(T) == sizeof(float) ? of_float : of_double;
+}
+
 // Z += b and A = g(Z), (N, H). A may be Z, or null where only `half` is read; Z is kept only where
-// the derivative reads it. The launch geometry is that of `minibatch`.
+// the derivative reads it. The launch geometry is that of `minibatch`, for each network.
 template <class T, class G>
-__global__ void __launch_bounds__(THREADS) bias_activation(
-    T* Z, const T* b, T* A, Bf16* half, Index N, Index H, double parameter) {
+__global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
+    T* Z, const T* b, Index b_gap, T* A, Bf16* half, Index N, Index H, double parameter) {
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
+    Z += network() * N * H;
+    b += network() * b_gap;
+    A = moved(A, network() * N * H);
+    half = moved(half, network() * N * H);
     const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
     const Index step = Index(gridDim.y) * blockDim.x;
     const T c = T(parameter);
@@ -43,12 +54,19 @@ __global__ void __launch_bounds__(THREADS) bias_activation(
 // `bias_activation`.   A warp computes a row, OUTPUTS columns at a time: its lanes share out D and
 // then add up their sums. A block is 32 x blockDim.y threads.
 template <class T, class S, class G>
-__global__ void __launch_bounds__(128) narrow_dense(
-    const S* __restrict__ X, const S* __restrict__ W, const T* __restrict__ b, T* Z, T* A,
-    Bf16* half, Index N, Index D, Index H, double parameter, Index tf32) {
+__global__ void __launch_bounds__(128, blocks<T>(6, 4)) narrow_dense(
+    const S* __restrict__ X, Index X_gap, const S* __restrict__ W, Index W_gap,
+    const T* __restrict__ b, Index b_gap, T* Z, T* A, Bf16* half, Index N, Index D, Index H,
+    double parameter, Index tf32) {
     constexpr int OUTPUTS = 8;
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
+    X += network() * X_gap;
+    W += network() * W_gap;
+    b += network() * b_gap;
+    Z += network() * N * H;
+    A = moved(A, network() * N * H);
+    half = moved(half, network() * N * H);
     const int lane = threadIdx.x, last = int(H) - 1;
     const bool shorten = sizeof(S) == sizeof(float) && tf32;
     T mine = 0;  // the output of this lane
@@ -81,56 +99,82 @@ __global__ void __launch_bounds__(128) narrow_dense(
 
 inline constexpr int ROWS = THREADS / LANES;  // of a block of `activation_vjp`
 
-// The sum of x over threadIdx.y, in the threads where that is 0.
-template <class T>
-__device__ T sum_of_rows(T x) {
-    __shared__ T sums[ROWS][LANES];
+// The sums of x over threadIdx.y, in the threads where that is 0.
+template <int V, class T>
+__device__ Pack<T, V> sum_of_rows(const Pack<T, V>& x) {
+    __shared__ T sums[V][ROWS][LANES];
     __syncthreads();
-    sums[threadIdx.y][threadIdx.x] = x;
+    for (int v = 0; v < V; ++v) sums[v][threadIdx.y][threadIdx.x] = x.x[v];
     __syncthreads();
+    Pack<T, V> sum = x;
     if (threadIdx.y == 0)
-        for (int y = 1; y < ROWS; ++y) x += sums[y][threadIdx.x];
-    return x;
+        for (int y = 1; y < ROWS; ++y)
+            for (int v = 0; v < V; ++v) sum.x[v] += sums[v][y][threadIdx.x];
+    return sum;
 }
 
-// dZ = dA g'(Z), written over dA or to `half` alone, and db = the sum of dZ over rows.
-// dA: (N, H).   db: (H,).   read: (N, H), Z where the derivative reads it, else A.
-// A block is 32 columns x 8 rows and strides down over the rows. The gridDim.y blocks of the same
-// columns leave their sums in partials (gridDim.y, H), which the last of them adds up.
-template <class T, class S, class G>
-__global__ void __launch_bounds__(THREADS) activation_vjp(
-    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, double parameter,
-    T* partials, unsigned* counters) {
+// `activation_vjp` with V columns a thread.
+template <int V, class G, class T, class S>
+__device__ void activation_vjp_of(
+    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index N, Index H, T c, T* partials,
+    unsigned* counter) {
     constexpr int TOGETHER = 4;  // rows that are read together, to wait for memory once
-    const Index column = Index(blockIdx.x) * LANES + threadIdx.x;
+    const Index column = (Index(blockIdx.x) * LANES + threadIdx.x) * V;
     const Index step = Index(gridDim.y) * ROWS;
-    const T c = T(parameter);
-    T sum = 0;
+    Pack<T, V> sum = {};
     for (Index first = Index(blockIdx.y) * ROWS + threadIdx.y; column < H && first < N;
          first += TOGETHER * step) {
-        T da[TOGETHER], y[TOGETHER];
+        Pack<T, V> da[TOGETHER];
+        Pack<S, V> y[TOGETHER];
 #pragma unroll
         for (int s = 0; s < TOGETHER; ++s) {
             const Index row = first + s * step, i = row * H + column;
-            da[s] = row < N ? dA[i] : T(0);
-            y[s] = row < N ? T(read[i]) : T(0);
+            if (row >= N) break;
+            da[s] = load<V>(dA + i);
+            y[s] = load<V>(read + i);
         }
 #pragma unroll
         for (int s = 0; s < TOGETHER; ++s) {
             const Index row = first + s * step, i = row * H + column;
             if (row >= N) break;
-            const Pack<T, 1> dZ = {{G::vjp(da[s], y[s], y[s], c)}};
+            Pack<T, V> dZ;
+            for (int v = 0; v < V; ++v) {
+                dZ.x[v] = G::vjp(da[s].x[v], T(y[s].x[v]), T(y[s].x[v]), c);
+                sum.x[v] += dZ.x[v];
+            }
             if (!half) store(dA + i, dZ);
             store_half(half, i, dZ);
-            sum += dZ.x[0];
         }
     }
     sum = sum_of_rows(sum);
-    if (threadIdx.y == 0 && column < H) partials[blockIdx.y * H + column] = sum;
-    if (!is_last_block(counters + blockIdx.x, gridDim.y)) return;
-    sum = 0;
+    if (threadIdx.y == 0 && column < H) store(partials + blockIdx.y * H + column, sum);
+    if (!is_last_block(counter, gridDim.y)) return;
+    sum = {};
     for (unsigned y = threadIdx.y; column < H && y < gridDim.y; y += ROWS)
-        sum += __ldcg(partials + y * H + column);
+        for (int v = 0; v < V; ++v) sum.x[v] += __ldcg(partials + y * H + column + v);
     sum = sum_of_rows(sum);
-    if (threadIdx.y == 0 && column < H) db[column] = sum;
+    if (threadIdx.y == 0 && column < H)
+        for (int v = 0; v < V; ++v) db[column + v] = sum.x[v];
+}
+
+// dZ = dA g'(Z), written over dA or to `half` alone, and db = the sum of dZ over rows.
+// dA: (N, H).   db: (H,).   read: (N, H), Z where the derivative reads it, else A.   wide: whether a
+// thread takes 16 bytes of dA, at which everything is aligned then, or one number.
+// A block is 32 threads along the columns x 8 rows and strides down over the rows. The gridDim.y
+// blocks of the same columns leave their sums in partials (networks, gridDim.y, H), which the last of
+// them adds up.
+template <class T, class S, class G>
+__global__ void __launch_bounds__(THREADS, blocks<T>(3, 2)) activation_vjp(
+    T* dA, const S* __restrict__ read, Bf16* half, T* db, Index db_gap, Index N, Index H,
+    double parameter, Index wide, T* partials, unsigned* counters) {
+    dA += network() * N * H;
+    read += network() * N * H;
+    half = moved(half, network() * N * H);
+    db += network() * db_gap;
+    partials += network() * gridDim.y * H;
+    counters += network() * gridDim.x + blockIdx.x;
+    if (wide)
+        activation_vjp_of<PACK<T>, G>(dA, read, half, db, N, H, T(parameter), partials, counters);
+    else
+        activation_vjp_of<1, G>(dA, read, half, db, N, H, T(parameter), partials, counters);
 }

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 from nnaccel.kernels.cuda.bfloat16 import BF16, Bfloat16Copies
+from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.launch import (
     BLOCKS,
     are_contiguous,
+    are_matrices,
+    gap,
     kernel,
     pointer,
     row_grid,
@@ -24,6 +28,8 @@ from nnaccel.typing import Array, Namespace
 # waits for launches, and cuBLAS is better at a large one.
 SMALL = 2**20
 
+MANY_BLOCKS = 256  # about two for each multiprocessor of a large device
+
 
 class Outputs(NamedTuple):
     """Where a layer writes: pre-activations, activations, and those in bfloat16."""
@@ -34,8 +40,8 @@ class Outputs(NamedTuple):
 
 
 class DenseKernels:
-    """`dense` and its derivative. An activation without a functor, stacked networks and arrays
-    with gaps are left to the definition, but for the products."""
+    """`dense` and its derivative, of one network or of several side by side. An activation without
+    a functor and arrays with gaps are left to the definition, but for the products."""
 
     def __init__(
         self,
@@ -64,7 +70,8 @@ class DenseKernels:
         Z = self._buffers.empty(shape, W.dtype)
         x, w = self._copies.factor(X), self._copies.factor(W)
         g = functor(activation)
-        if g is None or len(shape) > 2 or not (are_contiguous(W, b) and x.flags.c_contiguous):
+        fits = W.ndim == b.ndim == len(shape) and are_matrices(W, b) and x.flags.c_contiguous
+        if g is None or not fits:
             Z = self._products.matmul(x, w, Z) + b
             return Z, activation.forward(Z, xp=self._xp)
         A = self._buffers.empty(shape, W.dtype) if activation.reads_Z else Z
@@ -81,17 +88,20 @@ class DenseKernels:
 
     def _forward(self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float]) -> None:
         """Z = x w + b and A = g(Z): one kernel for a small layer, else a product and a kernel."""
-        (N, D), H, T, (G, parameter) = x.shape, w.shape[1], TYPES[b.dtype.name], g
-        A, copy = pointer(to.A), pointer(to.copy)
+        (N, D), H, T, (G, parameter) = x.shape[-2:], w.shape[-1], TYPES[b.dtype.name], g
+        A, copy, networks = pointer(to.A), pointer(to.copy), prod(to.Z.shape[:-2])
         if H <= LANES and N * D <= SMALL:
             rows = THREADS // LANES // 2
             launch = kernel("narrow_dense", T, BFLOAT16 if x.dtype == BF16 else T, G)
-            args = (x, w, b, to.Z, A, copy, N, D, H, parameter, int(self._tf32))
-            launch((-(-N // rows),), (LANES, rows), args)
+            factors = (x, gap(x), w, gap(w), b, gap(b))
+            args = (*factors, to.Z, A, copy, N, D, H, parameter, int(self._tf32))
+            launch((-(-N // rows), 1, networks), (LANES, rows), args)
         else:
             self._products.matmul(x, w, to.Z)
             launch = kernel("bias_activation", T, G)
-            launch(*row_grid(N, H, b.itemsize), (to.Z, b, A, copy, N, H, parameter))
+            grid, block = row_grid(N, H, b.itemsize)
+            args = (to.Z, b, gap(b), A, copy, N, H, parameter)
+            launch((*grid, networks), block, args)
 
     def dense_vjp(
         self,
@@ -136,13 +146,14 @@ class DenseKernels:
         """
         g = functor(activation)
         read: Any = Z if activation.reads_Z or (A.dtype == BF16 and Z is not None) else A
-        if g is None or A.ndim > 2 or not (are_contiguous(W, dA) and read.flags.c_contiguous):
+        fits = W.ndim == A.ndim and are_matrices(W) and are_contiguous(dA)
+        if g is None or not (fits and read.flags.c_contiguous) or dA.dtype != W.dtype:
             dZ = activation.vjp(dA, Z, A, xp=self._xp)
             return dZ, self._xp.sum(dZ, axis=-2, keepdims=True)
         if db is not None and self._output_bias.is_sum(db, dA):
             return dA, db
         if db is None:
-            db = self._buffers.empty((1, W.shape[1]), W.dtype)
+            db = self._buffers.empty((*W.shape[:-2], 1, W.shape[-1]), W.dtype)
         return self._activation_vjp(dA, read, g, db), db
 
     def _activation_vjp(self, dA: Array, read: Array, g: tuple[str, float], db: Array) -> Array:
@@ -150,12 +161,20 @@ class DenseKernels:
 
         read: Z where the derivative reads it, else A.
         """
-        (N, H), T, (G, parameter) = dA.shape, TYPES[dA.dtype.name], g
-        columns = -(-H // LANES)
-        strips = max(1, min(BLOCKS // columns, -(-N // LANES)))
-        copy = self._copies.alone(dA)
-        partials, counters = self._buffers.partial_sums(strips * H, dA.dtype, columns)
+        (N, H), T, (G, parameter) = dA.shape[-2:], TYPES[dA.dtype.name], g
+        copy, networks = self._copies.alone(dA), prod(dA.shape[:-2])
+        each = 16 // dA.itemsize  # columns of a thread
+        wide = H % each == 0 and all(address(x) % 16 == 0 for x in (dA, read))
+        columns = -(-H // (LANES * each if wide else LANES))
+        # A block takes 32 rows at least, but where that would leave multiprocessors without one.
+        enough = networks * columns * N >= LANES * MANY_BLOCKS
+        rows = LANES if enough else THREADS // LANES
+        strips = max(1, min(BLOCKS // columns, -(-N // rows)))
+        n_sums, n_counters = networks * strips * H, networks * columns
+        partials, counters = self._buffers.partial_sums(n_sums, dA.dtype, n_counters)
         launch = kernel("activation_vjp", T, BFLOAT16 if read.dtype == BF16 else T, G)
-        args = (dA, read, pointer(copy), db, N, H, parameter, partials, counters)
-        launch((columns, strips), (LANES, THREADS // LANES), args)
+        args = (
+            dA, read, pointer(copy), db, gap(db), N, H, parameter, int(wide), partials, counters,
+        )  # fmt: skip
+        launch((columns, strips, networks), (LANES, THREADS // LANES), args)
         return dA if copy is None else copy

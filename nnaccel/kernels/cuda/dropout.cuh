@@ -16,7 +16,8 @@ __device__ inline unsigned mix(unsigned x) {
 
 inline constexpr unsigned GOLDEN = 0x9E3779B9u, BITS = 24;
 
-// A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0.
+// A = X M with M = 1 / keep where the draw of an element is below `threshold`, else 0. X and A have n
+// elements for each network, M has n for all.
 template <class T>
 __global__ void __launch_bounds__(THREADS) dropout(
     const T* X, T* A, T* M, Bf16* half, Index n, Index seed, const int* step_at, Index step,
@@ -24,6 +25,10 @@ __global__ void __launch_bounds__(THREADS) dropout(
     const unsigned moment = step_at ? unsigned(*step_at) : unsigned(step);
     const unsigned key = mix(mix((moment + unsigned(seed)) * GOLDEN) + unsigned(path));
     const T kept = 1 / T(keep);
+    const bool first = network() == 0;
+    X += network() * n;
+    A += network() * n;
+    half = moved(half, network() * n);
     for_each_pack<T>(n, aligned(X, A, M, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
         const Pack<T, V> x = load<V>(X + i);
@@ -34,7 +39,7 @@ __global__ void __launch_bounds__(THREADS) dropout(
             a.x[v] = x.x[v] * m.x[v];
         }
         store(A + i, a);
-        store(M + i, m);
+        if (first) store(M + i, m);
         store_half(half, i, a);
     });
 }

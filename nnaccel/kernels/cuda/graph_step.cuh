@@ -15,7 +15,7 @@ struct Epoch {
     Index n;
     const Index* order;  // (N,): the examples, `batch` a step
     Index N, batch;
-    T* losses;           // (steps,)
+    T* losses;           // (steps, networks)
     T* logits;           // (kept, stride) or null: a ring of the logits of `kept` steps
     Index kept, stride;
     Index step;          // the one under way
@@ -48,13 +48,15 @@ __global__ void __launch_bounds__(THREADS) begin(
     prepare(epoch, 0, numbers, index);
 }
 
-// Ends a step.   loss, Z: its loss and its logits, `size` numbers.
+// Ends a step.   loss: (networks,).   Z: its logits, `size` numbers.
 template <class T>
 __global__ void __launch_bounds__(THREADS) tick(
-    Epoch<T>* at, const T* loss, const T* Z, Index size, T* numbers, Index* index, int* count_at,
-    unsigned* counter) {
+    Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, T* numbers, Index* index,
+    int* count_at, unsigned* counter) {
     const Epoch<T> epoch = *at;
-    if (blockIdx.x == 0 && threadIdx.x == 0) epoch.losses[epoch.step] = *loss;
+    if (blockIdx.x == 0)
+        for (Index i = threadIdx.x; i < networks; i += THREADS)
+            epoch.losses[epoch.step * networks + i] = loss[i];
     if (epoch.logits) {
         T* to = epoch.logits + epoch.step % epoch.kept * epoch.stride;
         for_each_pack<T>(size, aligned(Z, to), [&](Index i, auto count) {

@@ -7,26 +7,24 @@ device, at fixed addresses, and `tick` of `graph_step.cuh` ends each step by wri
 next one needs. None of the figures here has been measured on a GPU yet.
 """
 
-import gc
 import logging
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import repeat
+from math import prod
 from typing import Any
 
 import cupy
 import numpy as np
 from array_api_compat import numpy as host
 
+from nnaccel.kernels.cuda.capture import Capture
 from nnaccel.kernels.cuda.cublaslt import address
-from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, vector_grid
-from nnaccel.kernels.cuda.signatures import TYPES
+from nnaccel.kernels.cuda.launch import are_contiguous
+from nnaccel.kernels.cuda.step_slots import StepSlots, logits_of, means_of
 from nnaccel.kernels.cuda.workspace import Workspace
 from nnaccel.kernels.definition import FusedEpoch, NotSupported, Run
-from nnaccel.kernels.dense_plan import by_batch
 from nnaccel.kernels.epoch import on_epoch_start, step_of
 from nnaccel.kernels.optimizer_trace import Count, updates_of
 from nnaccel.maths.minibatch import bounds
@@ -54,54 +52,11 @@ LOGITS = 2**22  # numbers that wait for the metric, which is computed for many s
 NOT_IN_PLACE = "a step gives other arrays than it has been given"
 
 
-class StepSlots:
-    """The arrays that captured steps find at the same addresses in every step and epoch; two
-    kernels of `graph_step.cuh` write there.
-
-    n: numbers of the optimizer in a step.   batch: examples in one.
-    """
-
-    def __init__(self, n: int, batch: int, dtype: Any) -> None:
-        self._type, self._batch = TYPES[dtype.name], batch
-        self._epoch = cupy.empty(128, np.uint8)  # memory for an `Epoch`
-        self._counter = cupy.zeros((1,), np.uint32)
-        self.numbers = cupy.empty((n,), dtype)
-        self.index = cupy.empty((batch,), np.int64)  # the examples of the minibatch
-        self.count = cupy.empty((), np.int32)  # updates before this one
-
-    def begin(
-        self, table: Array | None, order: Array, losses: Array, logits: Array | None, count: int
-    ) -> None:
-        """The first step of an epoch is the next one. These arrays must live until the last one.
-
-        table: (n_steps, n), or None where n is 0.   order: (N,).   losses: (n_steps,).   logits:
-        (kept, batch, K), of so many steps and then of the next in their place, or None.   count:
-        of updates before.
-        """
-        kept, K = (1, 0) if logits is None else (logits.shape[0], logits.shape[2])
-        args = (
-            self._epoch, pointer(table), self.numbers.shape[0], order, order.shape[0], self._batch,
-            losses, pointer(logits), kept, self._batch * K,
-            self.numbers, self.index, self.count, count,
-        )  # fmt: skip
-        kernel("begin", self._type)(*vector_grid(self._batch, self.index.itemsize), args)
-
-    def tick(self, value: Array, Z: Array, keeps: bool) -> None:
-        """Ends a step with its loss (), and its logits (B, K) if the epoch keeps them."""
-        value = cupy.asarray(value, self.numbers.dtype)
-        Z = cupy.ascontiguousarray(Z, self.numbers.dtype)
-        grid, block = vector_grid(max(self._batch, Z.size if keeps else 0), Z.itemsize)
-        args = (
-            self._epoch, value, Z, Z.size, self.numbers, self.index, self.count, self._counter,
-        )  # fmt: skip
-        kernel("tick", self._type)(grid, block, args)
-
-
-def steps_per_graph(network: Network, batch: int, n_steps: int) -> int:
-    """How many steps to put into a graph for epochs of so many: some for a network whose steps
-    take no longer than their launches."""
+def steps_per_graph(network: Network, batch: int, n_steps: int, networks: int = 1) -> int:
+    """How many steps to put into a graph for epochs of so many: some for a network, or networks,
+    whose steps take no longer than their launches."""
     whole = layout(network)
-    if 6 * batch * whole.size > ALONE:
+    if 6 * batch * whole.size * networks > ALONE:
         return 1
     nodes = 3 * len(list(leaves(whole.slots, Slot))) + 4  # about
     most = min(STEPS, NODES // nodes, n_steps // 2)
@@ -123,9 +78,7 @@ class Graphs:
         self.failed = False  # then steps are taken without graphs
         self._space = space
         self._kinds: dict[Any, Kind] = {}  # what has been used last comes last
-        self._pool: Any = None
-        self._give_back: Any = None  # the memory of the pool, once
-        self._stream: Any = None
+        self._capture: Capture | None = None
 
     def run(
         self, frozen: Any, n: int, some: int, step: Callable[..., list[Array]], arrays: list[Array]
@@ -164,38 +117,21 @@ class Graphs:
         log.debug("training goes on without CUDA graphs: %s", reason)
         self.failed = True
         self._kinds.clear()
-        if self._pool is not None:
-            self._give_back()
-        self._pool = self._stream = None
+        if self._capture is not None:
+            self._capture.give_back()
+        self._capture = None
 
     def _captured(self, steps: int, step: Callable[..., list[Array]], arrays: list[Array]) -> Any:
-        """The graph of so many steps, with the memory that it knows by its addresses.
+        """The graph of so many steps, with the memory that it knows by its addresses."""
 
-        CuPy's pool would give away the memory of a temporary array that the graph still writes to
-        (its issue 9655), so such arrays come from a pool that nobody else uses. A pool that is no
-        more keeps what is free in it for ever, so it has to be told.
-        """
-        if self._pool is None:
-            self._pool, self._stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-            self._give_back = weakref.finalize(self, self._pool.free_all_blocks)
-            self._give_back.atexit = False  # CUDA may be gone before
-        collecting = gc.isenabled()
-        gc.disable()  # which might give memory back to CUDA meanwhile
-        try:
-            with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-                self._stream.begin_capture()
-                try:
-                    for _ in range(steps):
-                        if not same(step(arrays), arrays):
-                            raise RuntimeError(NOT_IN_PLACE)
-                except BaseException:
-                    with suppress(Exception):  # an invalid capture ends in an error of its own
-                        self._stream.end_capture()
-                    raise
-                graph = self._stream.end_capture()
-        finally:
-            if collecting:
-                gc.enable()
+        def launch() -> None:
+            for _ in range(steps):
+                if not same(step(arrays), arrays):
+                    raise RuntimeError(NOT_IN_PLACE)
+
+        if self._capture is None:
+            self._capture = Capture()
+        graph = self._capture.graph(launch)
         log.debug("captured %d training steps in a CUDA graph", steps)
         return graph, self._space.memory()
 
@@ -211,9 +147,10 @@ def address_of(x: Array | None) -> Any:
 
 
 def kernel_supports(params: Array, state: State, order: Array) -> bool:
-    """Whether these are one network's vectors, and an order, as the kernels take them."""
+    """Whether these are vectors of a network, or of several, and an order, as kernels take them."""
     return (
-        params.ndim == 1
+        params.ndim in (1, 2)
+        and params.size > 0
         and are_contiguous(params, *state.slots)
         and order.shape[0] > 0
         and order.dtype == np.int64
@@ -224,11 +161,11 @@ def kernel_supports(params: Array, state: State, order: Array) -> bool:
 def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
     """The epoch of a run as replays of CUDA graphs.
 
-    It refuses several networks, types that the kernels do not know, and what `updates_of` refuses.
+    It refuses types that the kernels do not know, and what `updates_of` refuses.
     Where a step cannot be captured it takes the steps one by one.   count: of the run.
     """
     network, batch_size, metric, seed = run.network, run.batch_size, run.metric, run.seed
-    space = Workspace(xp, run.precision)
+    space = Workspace(xp, run.precision, network)
     whole, K, random = layout(network), network.n_outputs, has_random_layers(network)
     ops = Ops(xp, space.kernels())
     one_step = step_of(run, ops=ops)
@@ -236,9 +173,9 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
 
     def epoch_of_graphs(params: Array, state: State, data: Any, order: Array) -> Any:
         if not kernel_supports(params, state, order):
-            raise NotSupported("the kernels do not take arrays of these types, or several networks")
-        N, dtype = order.shape[0], params.dtype
-        batch = min(batch_size, N)
+            raise NotSupported("the kernels do not take arrays of these types")
+        N, dtype, lead = order.shape[0], params.dtype, params.shape[:-1]
+        batch, networks = min(batch_size, N), prod(lead)
         n_steps, n_full, rest = -(-N // batch), N // batch, N % batch
         before = count.of(state.step)
         now = State(before, state.slots)
@@ -257,10 +194,11 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
         constants = [float(x) for _, numbers in asked for x in numbers if not np.ndim(x)]
         frozen = (places, *constants, *map(address_of, (params, *state.slots, *data)))
 
-        kept = n_steps if metric is None else min(n_steps, max(1, LOGITS // (batch * K)))
+        size = networks * batch * K
+        kept = n_steps if metric is None else min(n_steps, max(1, LOGITS // size))
         table = cupy.asarray(np.array(columns, dtype).T.copy()) if columns else None
-        logits = None if metric is None else cupy.empty((kept, batch, K), dtype)
-        losses = cupy.empty((n_steps,), dtype)
+        logits = None if metric is None else cupy.empty((kept, size), dtype)
+        losses = cupy.empty((n_steps, *lead), dtype)
         places.begin(table, order, losses, logits, int(before))
 
         def replay(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
@@ -276,16 +214,17 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
 
             return graphs.run((B, *frozen), n, some, step, arrays)
 
-        arrays, means, some = [params, *state.slots], [], steps_per_graph(network, batch, n_full)
+        some = steps_per_graph(network, batch, n_full, networks)
+        arrays, means = [params, *state.slots], []
         for first, last in bounds(n_steps, kept):
             arrays = replay(arrays, batch, min(last, n_full) - first, some)
             if last > n_full:
                 arrays = replay(arrays, rest, 1, 1)
             if logits is not None and metric is not None:
                 index = order[first * batch : last * batch]
-                Z = xp.reshape(logits, (-1, K))[: index.shape[0]]
                 Y, weights = (None if x is None else xp.take(x, index, axis=0) for x in data[1:])
-                means.append(by_batch(metric, Z, Y, weights, batch, xp=xp))
+                Z = logits_of(logits, index.shape[0], batch, (*lead, K), xp=xp)
+                means.append(means_of(metric, Z, Y, weights, batch, xp=xp))
         params, *slots = arrays
         state = State(count.after(state.step, n_steps), tuple(slots))
         records = xp.stack([losses, xp.concat(means)], axis=1) if means else losses

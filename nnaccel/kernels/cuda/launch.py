@@ -82,6 +82,24 @@ def scalar(x: Any, like: Array) -> Scalar | None:
     return (x, 0.0) if x.dtype == like.dtype else None
 
 
+def gap(x: Array | None) -> int:
+    """Elements from the matrix of one network to that of the next; 0 where all have the same."""
+    return 0 if x is None or x.ndim < 3 or x.shape[0] == 1 else x.strides[0] // x.itemsize
+
+
+def are_matrices(*arrays: Array) -> bool:
+    """Whether the arrays are matrices, or stacks of them, each of which is contiguous, and all of
+    the first one's type, float32 or float64."""
+    dtype = arrays[0].dtype
+    return dtype.name in TYPES and all(
+        x.dtype == dtype
+        and x.ndim in (2, 3)
+        and (x.shape[-1] == 1 or x.strides[-1] == x.itemsize)
+        and (x.shape[-2] == 1 or x.strides[-2] == x.shape[-1] * x.itemsize)
+        for x in arrays
+    )
+
+
 def are_contiguous(*arrays: Array) -> bool:
     """Whether the arrays are contiguous and all of the first one's type, float32 or float64."""
     dtype = arrays[0].dtype

@@ -9,6 +9,9 @@
 // With bfloat16 products, a kernel whose result is a factor of a product also writes it in bfloat16
 // to `half`, or there alone where nothing else reads it. The pointer is null in other precisions.
 //
+// Several networks are as many layers of a grid: `network()` is the number of one. What they do not
+// share lies one after the other, or so many elements apart as an argument `.._gap` says.
+//
 // The same input gives the same bits: every sum has a fixed order, and no floating number is added
 // to atomically. NaN passes through every kernel, so that divergence shows.
 
@@ -19,6 +22,15 @@ using Index = long long;
 inline constexpr unsigned WARP = 0xffffffff;  // all lanes of a warp
 inline constexpr int LANES = 32;
 inline constexpr int THREADS = 256;           // of a block, but for `narrow_dense`
+
+// The number of the network that this block computes for.
+__device__ inline Index network() { return blockIdx.z; }
+
+// A pointer moved by so many elements, unless it is null.
+template <class T>
+__device__ T* moved(T* at, Index by) {
+    return at ? at + by : at;
+}
 
 // A number that is part of a type, for arguments that are known when a kernel is compiled.
 template <int V>

@@ -12,7 +12,8 @@ __device__ void copy_row(const void* from, void* to, Index example, Index row, I
     for (Index i = threadIdx.x; i < units; i += blockDim.x) target[i] = source[i];
 }
 
-// X_rows, Y_rows, weight_rows = the rows `index` (B,) of X, Y and weights; X is cast to T.
+// X_rows, Y_rows, weight_rows = the rows `index` (B,) of X, Y and weights; X is cast to T. X_rows is
+// null where only `half` is read.
 // X: (N, D), `stride` elements from row to row.   Y: rows of `units` units of `unit` bytes, which
 // are 1, 2, 4 or 8.   A block takes blockDim.y examples; blockIdx.y numbers their columns.
 template <class T, class S>
@@ -25,20 +26,19 @@ __global__ void __launch_bounds__(THREADS) minibatch(
     const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
     const Index step = Index(gridDim.y) * blockDim.x;
     const S* from = X + example * stride;
-    T* to = X_rows + row * D;
     constexpr int V = PACK<T>;
     if (D % V == 0 && stride % V == 0 && aligned(X, X_rows, half)) {
         for (Index i = first * V; i < D; i += step * V) {
             const Pack<S, V> source = load<V>(from + i);
             Pack<T, V> target;
             for (int v = 0; v < V; ++v) target.x[v] = T(source.x[v]);
-            store(to + i, target);
+            if (X_rows) store(X_rows + row * D + i, target);
             store_half(half, row * D + i, target);
         }
     } else {
         for (Index i = first; i < D; i += step) {
             const Pack<T, 1> target = {{T(from[i])}};
-            store(to + i, target);
+            if (X_rows) store(X_rows + row * D + i, target);
             store_half(half, row * D + i, target);
         }
     }

@@ -1,4 +1,5 @@
-// Optimizers: twins of the updates in maths/optimizers.py, in place on flat vectors of n numbers.
+// Optimizers: twins of the updates in maths/optimizers.py, in place on flat vectors of n numbers, or
+// on those of several networks one after the other.
 // `half` is the bfloat16 copy of the parameters. `adam` has as many arguments as its definition.
 
 #pragma once
@@ -110,11 +111,11 @@ __device__ void scale(T* x, Index n, T factor) {
     });
 }
 
-// params *= 1 - amount.
+// params *= 1 - amount, for the first n of the P parameters of each network.
 template <class T>
 __global__ void __launch_bounds__(THREADS) shrink_weights(
-    T* params, Index n, const T* amount_at, double amount) {
-    scale(params, n, 1 - scalar(amount_at, amount));
+    T* params, Index n, Index P, const T* amount_at, double amount) {
+    scale(params + network() * P, n, 1 - scalar(amount_at, amount));
 }
 
 // factor = min(1, max_norm / |grads|), by which `clip` then multiplies.

@@ -12,8 +12,8 @@ from nnaccel.typing import Array, Namespace
 
 
 class OptimizerKernels:
-    """The rules of `nnaccel.maths.optimizers`. Vectors of several networks, and numbers that a
-    kernel does not take, are left to the definition."""
+    """The rules of `nnaccel.maths.optimizers`, for vectors of a network, or of several. Clipping of
+    several, and numbers that a kernel does not take, are left to the definition."""
 
     def __init__(self, xp: Namespace, buffers: DeviceBuffers, copies: Bfloat16Copies) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
@@ -93,15 +93,15 @@ class OptimizerKernels:
         numbers = self._numbers(vectors, changing)
         if numbers is None or not all(isinstance(x, float | int) for x in fixed):
             return False
-        copy, n = self._copies.begin_update(params, whole=True), params.shape[0]
+        copy, n = self._copies.begin_update(params, whole=True), params.size
         if n:
             args = (*vectors, pointer(copy), n, *numbers, *map(float, fixed))
             kernel(name, TYPES[params.dtype.name])(*vector_grid(n, params.itemsize), args)
         return True
 
     def _numbers(self, vectors: tuple[Array, ...], changing: tuple) -> list[Any] | None:
-        """Numbers as pairs of arguments; None for other arrays than one network's vectors."""
-        if vectors[0].ndim != 1 or not are_contiguous(*vectors):
+        """Numbers as pairs of arguments; None for other arrays than vectors in one piece."""
+        if vectors[0].ndim not in (1, 2) or not are_contiguous(*vectors):
             return None
         pairs = [scalar(x, vectors[0]) for x in changing]
         return None if None in pairs else [x for pair in pairs if pair for x in pair]
@@ -112,14 +112,16 @@ class OptimizerKernels:
         if numbers is None:
             return optimizers.shrink_weights(params, amount, n_weights, xp=self._xp)
         self._copies.begin_update(params, whole=False)
-        if n_weights:
+        if n_weights and params.size:
+            P = params.shape[-1]
+            grid, block = vector_grid(n_weights, params.itemsize)
             launch = kernel("shrink_weights", TYPES[params.dtype.name])
-            launch(*vector_grid(n_weights, params.itemsize), (params, n_weights, *numbers))
+            launch((*grid, 1, params.size // P), block, (params, n_weights, P, *numbers))
         return params
 
     def clip_by_global_norm(self, grads: Array, max_norm: Any) -> Array:
         """Twin of `optimizers.clip_by_global_norm`, in place: a launch for the norm, and one."""
-        numbers = self._numbers((grads,), (max_norm,))
+        numbers = self._numbers((grads,), (max_norm,)) if grads.ndim == 1 else None
         if numbers is None:
             return optimizers.clip_by_global_norm(grads, max_norm, xp=self._xp)
         T, n = TYPES[grads.dtype.name], grads.shape[0]

@@ -5,9 +5,9 @@ would like. CUPY_TF32 is CuPy's and has no meaning here. NVIDIA_TF32_OVERRIDE=0 
 all of a process, so that "tf32" then computes in float32 too.
 
 The same product has the same bits in every process on a machine. Sums have a fixed order in all
-algorithms that are asked for: those that keep partial sums of K in the output, in the order in
-which they come, or round them to its type are left out. Which of the library's suggestions is
-taken, `algorithm_choice.py` decides.
+algorithms that are asked for: those that round partial sums of K to the type of the output are left
+out, and so are those that add them up in the output, though in a fixed order by the words of the
+library; see IN_PLACE. Which of the library's suggestions is taken, `algorithm_choice.py` decides.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ from nnaccel.kernels.cuda.cublaslt import (
     Algorithm,
     Description,
     address,
+    check,
     failure,
     handle,
     header,
@@ -30,6 +31,11 @@ from nnaccel.kernels.cuda.cublaslt import (
 from nnaccel.typing import Array
 
 log = logging.getLogger("nnaccel.kernels.backend")
+
+# Whether algorithms may add up partial sums of K in an output of float32, which saves the launch of
+# a second kernel. Such an algorithm has to show that it gives the same bits in a thousand runs. Off
+# until a GPU has shown it: `products` of bench/gpu/gpu.py looks.
+IN_PLACE = False
 
 CANDIDATES = 8  # suggestions of the library that are timed
 ALIGNED = 256  # bytes: what the library takes for granted where it is not told
@@ -154,15 +160,28 @@ class ProductPlan:
         if status := self.run(x, y, out, workspace, stream):
             raise failure("cublasLtMatmul", status)
 
-    def candidates(self) -> list[Algorithm]:
-        """The suggestions of the library, those that it thinks fastest first."""
+    def sums_in_place(self, algorithm: Algorithm) -> bool:
+        """Whether an algorithm adds up partial sums in the output."""
+        scheme, written = ctypes.c_uint32(), ctypes.c_size_t()
+        check(
+            "cublasLtMatmulAlgoConfigGetAttribute",
+            ctypes.addressof(algorithm), header.CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+            ctypes.byref(scheme), ctypes.sizeof(scheme), ctypes.byref(written),
+        )  # fmt: skip
+        return bool(scheme.value & header.CUBLASLT_REDUCTION_SCHEME_INPLACE)
+
+    def candidates(self, *, in_place: bool | None = None) -> list[Algorithm]:
+        """The suggestions of the library, those that it thinks fastest first.   in_place: whether
+        they may add up partial sums in an output of float32; by default as IN_PLACE says."""
+        schemes = header.CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+        if (IN_PLACE if in_place is None else in_place) and (
+            self.problem.out.type == header.CUDA_R_32F
+        ):
+            schemes |= header.CUBLASLT_REDUCTION_SCHEME_INPLACE
         preference, compute = Description("MatmulPreference"), self.problem.compute
         workspace = ctypes.c_uint64(WORKSPACE)
         preference.put(header.CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace)
-        preference.put(
-            header.CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-            ctypes.c_uint32(header.CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE),
-        )
+        preference.put(header.CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, ctypes.c_uint32(schemes))
         first = header.CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES
         y, x, out = self.problem.alignments
         for i, alignment in enumerate((y, x, out, out)):  # of A, B, C and D, which follow
@@ -201,7 +220,7 @@ def product_plan(
         algorithms = plan.candidates()
         if algorithms:
             addresses = [address(x) for x in (X, Y, out, workspace)]
-            plan.choose(algorithms[choice(plan, algorithms, addresses)])
+            plan.choose(algorithms[choice(plan, algorithms, addresses, out)])
         else:
             log.debug("a product stays with CuPy: cuBLASLt has no algorithm for %s", problem)
             plan = None

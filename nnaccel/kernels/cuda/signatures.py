@@ -11,6 +11,7 @@ from nnaccel.maths.activations import Activation
 
 # Constants of `memory.cuh`: threads in a block, lanes in a warp.
 THREADS, LANES = 256, 32
+HELD = 64  # bytes of a row that a thread of `wide_cross_entropy` holds, as in `loss.cuh`
 
 TYPES = {"float32": "float", "float64": "double"}
 BFLOAT16 = "Bf16"  # which arrays of the host hold as 16-bit integers
@@ -42,7 +43,15 @@ FUNCTORS = {
 READS_Z = ("gelu", "silu", "mish")  # activations whose derivatives read Z
 READS_SIGN = ("Identity", "Relu", "LeakyRelu")  # functors whose derivatives read only the sign of A
 PLAIN = [
-    *("softmax_cross_entropy", "l2_penalty", "dropout", "gradient_descent", "momentum"),
+    *(
+        "softmax_cross_entropy",
+        "wide_cross_entropy",
+        "l2_penalty",
+        "dropout",
+        "encode",
+        "gradient_descent",
+        "momentum",
+    ),
     *("nesterov", "rmsprop", "adam", "shrink_weights", "clip_factor", "clip", "begin", "tick"),
 ]
 

@@ -93,8 +93,10 @@ __device__ T small_loss(
 // n_buffers: 2 where the next minibatch comes in beside this one, else 1.   columns, example_lanes,
 // sharing_lanes: see `Geometry` in small_network.py.
 // The arguments are many because a launch passes numbers one by one.
+// One block a multiprocessor: left to itself, a compiler may make room for two of them, and keep
+// numbers in local memory for it.
 template <class T, int V>
-__global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640) small_epoch(
+__global__ void __launch_bounds__(V > 1 ? 512 : sizeof(T) == 4 ? 768 : 640, 1) small_epoch(
     T* params, T* mu, T* nu, Index P, const Index* offsets, const T* slopes, Index layers,
     const T* X, Index row, const T* Y, Index C, const T* weights, const Index* order, Index N,
     Index batch, Index full, Index begin, Index steps, const T* scalars, double beta_1, double beta_2,

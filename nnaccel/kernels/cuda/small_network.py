@@ -30,9 +30,9 @@ ACTIVATIONS = [
 ]
 
 # Floating-point operations of a step, up to which one multiprocessor is faster than all of them: in
-# such loops it does an estimated 100 to 150 a nanosecond, and the launches of a step of kernels
-# take about 90 microseconds.
-MOST = 9e6
+# such loops it does an estimated 100 to 150 a nanosecond, and a step of graphs takes an estimated
+# 35 microseconds. Several networks would take many more launches than that, so they may work more.
+MOST, MORE_OF_SEVERAL = 4e6, 2
 
 STEPS = 4096  # of a launch, at most, so that a display does not wait for seconds
 
@@ -177,6 +177,7 @@ def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: A
         params.ndim in (1, 2)
         and params.shape[0] > 0
         and are_contiguous(*vectors)
+        and (weights is None or weights.ndim == 1)
         and X.dtype == params.dtype
         and X.strides[1] == X.itemsize
         and Y.shape[1:] == (() if plan.loss == CROSS_ENTROPY else (plan.sizes[-1],))
@@ -196,8 +197,12 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
     network, batch_size = run.network, run.batch_size
     plan = plan_of(run, ACTIVATIONS)
     check_adam(run)
-    if work(plan.sizes, batch_size) > MOST:
-        raise NotSupported("a step is too much work for one multiprocessor")
+    n_flops, too_much = (
+        work(plan.sizes, batch_size),
+        "a step is too much work for one multiprocessor",
+    )
+    if n_flops > MOST * MORE_OF_SEVERAL:
+        raise NotSupported(too_much)
     sizes, size, n_weights = plan.sizes, layout(network).size, layout(network).n_weights
     codes = [ACTIVATIONS.index(name) for name in plan.activations]
     targets = 1 if plan.loss == CROSS_ENTROPY else sizes[-1]
@@ -207,6 +212,8 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
     def epoch_in_one_launch(params: Array, state: State, data: Any, order: Array) -> Any:
         if not kernel_supports(plan, params, state, data, order):
             raise NotSupported("the kernel does not read arrays of these types")
+        if params.ndim == 1 and n_flops > MOST:
+            raise NotSupported(too_much)
         (X, Y, weights), N, dtype = data, order.shape[0], params.dtype
         batch = min(batch_size, N)
         shape = geometry(sizes, batch, dtype.itemsize)

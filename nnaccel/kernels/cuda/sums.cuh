@@ -22,14 +22,17 @@ __device__ T block_sum(T x) {
 }
 
 // Whether this block is the last one of `blocks` to arrive here. The last one sees all that the
-// others wrote before they arrived, and finds the counter reset to 0.
+// others wrote before they arrived, and finds the counter reset to 0. One thread fences for its
+// block, whose writes it sees since the barrier.
 __device__ inline bool is_last_block(unsigned* counter, unsigned blocks) {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicInc(counter, blocks - 1) == blocks - 1;
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        __threadfence();
+        last = atomicInc(counter, blocks - 1) == blocks - 1;
+        if (last) __threadfence();
+    }
     __syncthreads();
-    if (last) __threadfence();
     return last;
 }
 

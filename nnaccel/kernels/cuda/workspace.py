@@ -18,7 +18,7 @@ from nnaccel.kernels.cuda.optimizers import OptimizerKernels
 from nnaccel.kernels.cuda.output_bias import OutputBias
 from nnaccel.kernels.cuda.products import Products
 from nnaccel.kernels.epoch import on_epoch_start
-from nnaccel.maths.network import Layout, flatten, views
+from nnaccel.maths.network import Layout, Network, flatten, views
 from nnaccel.typing import Array, Namespace
 
 
@@ -33,13 +33,16 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
 class Workspace:
     """The memory of one training run on a device, and the kernels that write into it.
 
-    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".
+    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".   network: the one
+    that alone is trained with it; None where it may be any.
     """
 
-    def __init__(self, xp: Namespace, precision: str = "float32") -> None:
+    def __init__(
+        self, xp: Namespace, precision: str = "float32", network: Network | None = None
+    ) -> None:
         self.buffers = buffers = DeviceBuffers()
         self.products = Products(buffers, tf32=precision == "tf32")
-        self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16")
+        self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16", network=network)
         self.output_bias = OutputBias()
         self.dense = DenseKernels(
             xp, precision, buffers, self.products, self.copies, self.output_bias

@@ -21,11 +21,11 @@ from nnaccel.kernels.epoch import data_of
 from nnaccel.kernels.numba.activations import ACTIVATIONS
 from nnaccel.kernels.numba.dropout import ALL, keys_of
 from nnaccel.kernels.numba.gather import Encoding, encoding_of
+from nnaccel.kernels.numba.interpolation import locate, located_for, repays
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.kernels.numba.several_networks import Progress, train_share
 from nnaccel.kernels.numba.step import (
     VECTOR,
-    Adam,
     Batch,
     Buffers,
     Examples,
@@ -44,6 +44,7 @@ from nnaccel.kernels.numba.step import (
     update,
 )
 from nnaccel.kernels.numba.thread_team import barrier_wait, run_parallel
+from nnaccel.kernels.numba.updates import Adam, Numbers
 from nnaccel.kernels.numpy.blas_threads import blas_name, blas_threads, one_thread, threads_for
 from nnaccel.kernels.optimizer_trace import Rules, check_adam, rules_of
 from nnaccel.maths import metrics, minibatch
@@ -73,6 +74,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     known = plan_of(run, ACTIVATIONS, dropout=True, encoding=True)
     check_adam(run)
     n_weights = layout(network).n_weights
+    interpolated = not known.rates[0] and repays(known.bins, batch_size)
     members = threads_for(network, batch_size)
     # The metric of somebody else may want the logits of all examples, whatever their weights.
     weighs_short = run.short_batch == "weighted"
@@ -80,10 +82,11 @@ def compiled_epoch(run: Run) -> FusedEpoch:
 
     @lru_cache(maxsize=1)
     def memory_of(dtype: Any, size: int) -> tuple[Array, Encoding, Array]:
-        layers = layers_of(known, n_weights, dtype)
+        width = network.n_inputs if interpolated else known.sizes[0]
+        layers = layers_of(known, width, n_weights, dtype)
         per_example = layers[-1]["at_dA"] + known.sizes[-1]
         spaces = np.empty((size, (batch_size + VECTOR) * per_example), dtype)
-        return layers, encoding_of(known.bins, network.n_inputs, dtype), spaces
+        return layers, encoding_of(known.bins, dtype, interpolated=interpolated), spaces
 
     def epoch_by_numba(params: Array, state: State, data: Any, order: Array) -> Any:
         X, Y, _ = data
@@ -112,7 +115,8 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 steps = Steps(index, batch_size, scalars[now], keys[now], leave_out, weighs_short)
                 values = np.zeros((size, len(part)), dtype)
                 Z = np.zeros((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
-                buffers = Buffers(space, values, Z)
+                located = located_for(encoding, batch_size)
+                buffers = Buffers(space, values, Z, located)
                 call(train, size, layers, examples, encoding, steps, objective, adam, buffers)
                 values = values.sum(0)
                 if run.metric is not None:
@@ -184,13 +188,13 @@ def in_this_thread(function: Callable[..., None], size: int, *args: Any) -> None
     function(0, 1, np.zeros(2, np.int64), *args)
 
 
-def layers_of(plan: Plan, n_weights: int, dtype: Any) -> Array:
-    """The plan as a table (L + 1,) of `layer_type`."""
+def layers_of(plan: Plan, width: int, n_weights: int, dtype: Any) -> Array:
+    """The plan as a table (L + 1,) of `layer_type`.   width: of the input as examples have it."""
     sizes = np.array(plan.sizes)
-    before = np.cumsum([0, padded(sizes[0]), *sizes[1:]])
+    before = np.cumsum([0, padded(width), *sizes[1:]])
     keep = 1.0 - np.array([*plan.rates, 0.0])
     layers = np.zeros(len(sizes), layer_type(dtype))
-    layers["width"] = sizes
+    layers["width"] = [width, *sizes[1:]]
     layers["at_A"] = before[:-1]
     layers["at_dA"] = before[:-1] + sum(sizes[1:])  # there is none for X
     layers["at_W"] = np.cumsum([0, *(sizes[:-1] * sizes[1:])])
@@ -257,7 +261,7 @@ def train(
     """Trains in place, as member `rank` of a team of that size that shares all arrays."""
     team, N = Member(rank, size, barrier), steps.order.shape[0]
     number = state.params.dtype.type
-    own = own_memory(layers, state.params.dtype, steps.batch_size, size)
+    own = own_memory(layers, encoding, state.params.dtype, steps.batch_size, size)
     for step in range(steps.scalars.shape[0]):
         start = step * steps.batch_size
         n = B = min(steps.batch_size, N - start)
@@ -268,20 +272,22 @@ def train(
             index = own.index[:B]
         first, last = share_of(B, rank, size)
         batch = Batch(step, start, n, B, padded(n), first, last)
-        threshold, space = layers[0].threshold, buffers.space
-        x = gather(batch, index[first:last], examples, encoding, steps, threshold, space, own)
+        space = buffers.space
+        x = gather(batch, index[first:last], examples, encoding, steps, layers[0], space, own)
+        if encoding.interpolated:
+            locate(encoding, x, first, last, buffers.located)
         if not barrier_wait(barrier, size):
             return
-        if not forward(batch, x, layers, steps.keys, state.params, buffers, own.places, team):
+        if not forward(batch, x, layers, steps.keys, state.params, encoding, buffers, own, team):
             return
         value = loss_and_dZ(batch, layers, steps, objective, space, own)
         if not barrier_wait(barrier, size):
             return
         if not backward(batch, layers, steps.keys, state.params, space, own.places, team):
             return
-        value += update(
-            batch, x, layers, steps.scalars, share * objective.l2, state, space, own.grads, team
-        )
+        scalars = steps.scalars[step]
+        numbers = Numbers(scalars[0], scalars[1], scalars[2], share * objective.l2)
+        value += update(batch, x, layers, encoding, numbers, state, buffers, own, team)
         buffers.values[rank, step] = value / share
         if not barrier_wait(barrier, size):
             return

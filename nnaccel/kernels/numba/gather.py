@@ -22,19 +22,24 @@ NARROW = 15
 
 
 class Encoding(NamedTuple):
-    """The bins of the piecewise linear encoding, those of one input side by side."""
+    """The bins of the piecewise linear encoding, those of one input side by side.
 
-    begins: Array  # (D + 1,), where those of each input begin; none: there is no encoding
+    F inputs have bins; none: there is no encoding.
+    """
+
+    inputs: Array  # (F,), which inputs these are
+    begins: Array  # (F + 1,), where the bins of each begin
     low: Array  # (n_bins,), the lower edges
     slope: Array  # (n_bins,), 1 / width
+    interpolated: bool  # whether the first layer goes without it, see `interpolation.py`
 
 
-def encoding_of(bins: Bins | None, D: int, dtype: Any) -> Encoding:
-    """The encoding of D inputs by these bins."""
-    if bins is None:
-        return Encoding(np.empty(0, np.int64), np.empty(0, dtype), np.empty(0, dtype))
-    begins = np.searchsorted(bins.of, np.arange(D + 1)).astype(np.int64)
-    return Encoding(begins, np.asarray(bins.low, dtype), np.asarray(bins.slope, dtype))
+def encoding_of(bins: Bins | None, dtype: Any, *, interpolated: bool = False) -> Encoding:
+    """The encoding by these bins."""
+    of, low, slope = ((), (), ()) if bins is None else bins
+    inputs = np.unique(np.array(of, np.int64))
+    begins = np.append(np.searchsorted(of, inputs), len(of)).astype(np.int64)
+    return Encoding(inputs, begins, np.array(low, dtype), np.array(slope, dtype), interpolated)
 
 
 @compiled
@@ -69,15 +74,15 @@ def encode(encoding: Encoding, to: Array) -> None:
 
     NaN stays NaN, as no comparison with it holds.
     """
-    begins, low, slope = encoding
+    inputs, begins, low, slope, _ = encoding
     number = to.dtype.type
-    D, one, zero = begins.shape[0] - 1, number(1), number(0)
+    D, one, zero = to.shape[1] - low.shape[0], number(1), number(0)
     for i in range(to.shape[0]):
         example = to[i]
         bins = example[D:]
-        for d in range(D):
-            x = example[d]
-            for t in range(begins[d], begins[d + 1]):
+        for f in range(inputs.shape[0]):
+            x = example[inputs[f]]
+            for t in range(begins[f], begins[f + 1]):
                 share = (x - low[t]) * slope[t]
                 share = zero if share < zero else share
                 bins[t] = one if share > one else share

@@ -24,10 +24,17 @@ from nnaccel.kernels.numba.activations import activate, derive
 from nnaccel.kernels.numba.blas import product
 from nnaccel.kernels.numba.dropout import ALL, drop, drop_unit
 from nnaccel.kernels.numba.gather import NARROW, Encoding, columns, encode, rows
+from nnaccel.kernels.numba.interpolation import (
+    Located,
+    Scratch,
+    interpolate,
+    scratch_for,
+    update_bins,
+)
 from nnaccel.kernels.numba.jit import compiled, inlined
 from nnaccel.kernels.numba.losses import binary_cross_entropy, cross_entropy, squared_error
 from nnaccel.kernels.numba.thread_team import barrier_wait
-from nnaccel.kernels.numba.updates import adam, add_penalty
+from nnaccel.kernels.numba.updates import Adam, Numbers, adam, update_weights
 from nnaccel.typing import Array
 
 VECTOR = 16  # float32 numbers in the widest vector registers
@@ -36,7 +43,7 @@ VECTOR = 16  # float32 numbers in the widest vector registers
 def layer_type(dtype: Any) -> np.dtype:
     """The type of the table of layers: a record for the input and each layer, l = 0, ..., L."""
     fields = {
-        "width": np.int64,  # of A^[l]
+        "width": np.int64,  # of A^[l]; for the input without what is interpolated
         "at_A": np.int64,  # where A^[l] begins in the workspace, per example
         "at_dA": np.int64,
         "at_W": np.int64,  # where W of the layer that reads A^[l] begins in the parameters
@@ -76,23 +83,13 @@ class Objective(NamedTuple):
     l2: Any
 
 
-class Adam(NamedTuple):
-    """The parameters with their moments, (P,), and the numbers that stay the same."""
-
-    params: Array
-    mu: Array
-    nu: Array
-    beta_1: Any
-    beta_2: Any
-    tiny: Any  # the smallest normal number
-
-
 class Buffers(NamedTuple):
     """Memory that all members share."""
 
     space: Array  # X, A and dA of all layers
     values: Array  # (size, n_steps), the members' parts of each loss
     logits: Array  # (N, K), or (0, K) where no metric reads them
+    located: Located  # of no examples where the first layer does not interpolate
 
 
 class Own(NamedTuple):
@@ -104,6 +101,7 @@ class Own(NamedTuple):
     share: Array  # (n,), the weight of each over the size of the minibatch
     scratch: Array  # (n,)
     grads: Array  # its part of one dW
+    of_bins: Scratch  # for the first layer where it interpolates
 
 
 class Batch(NamedTuple):
@@ -156,7 +154,7 @@ def total(values: Array) -> Any:
 
 
 @inlined
-def own_memory(layers: Array, dtype: Any, batch_size: int, size: int) -> Own:
+def own_memory(layers: Array, encoding: Encoding, dtype: Any, batch_size: int, size: int) -> Own:
     """Allocates what a member needs for minibatches of that size."""
     zero = np.int64(0)
     n, largest = share_of(batch_size, zero, size)[1], 0
@@ -165,8 +163,11 @@ def own_memory(layers: Array, dtype: Any, batch_size: int, size: int) -> Own:
         largest = max(largest, n_rows * layers[layer + 1].width)
     places = np.arange(batch_size).astype(np.uint32)
     Y = np.empty((layers[-1].width, n), dtype)
-    index = np.empty(batch_size, np.int64)
-    return Own(index, places, Y, np.empty(n, dtype), np.empty(n, dtype), np.empty(largest, dtype))
+    index, grads = np.empty(batch_size, np.int64), np.empty(largest, dtype)
+    H = layers[1].width  # of which the member has all where there is no other layer
+    n_units = H if layers.shape[0] == 2 else share_of(H, zero, size)[1]
+    of_bins = scratch_for(encoding, dtype, batch_size, n_units)
+    return Own(index, places, Y, np.empty(n, dtype), np.empty(n, dtype), grads, of_bins)
 
 
 @compiled
@@ -190,18 +191,18 @@ def gather(
     examples: Examples,
     encoding: Encoding,
     steps: Steps,
-    threshold: Any,
+    layer: Any,
     space: Array,
     own: Own,
 ) -> Array:
     """Gathers the member's examples, with the numbers in index (n,): Y and their shares for itself,
     X for all.
 
-    Returns X^T (D, B), encoded and with dropout at that threshold, in the workspace.
+    Returns X^T (D, B), encoded and with dropout as `layer` says, in the workspace.
     """
     X, number = examples.X, space.dtype.type
     n, places, key = index.shape[0], own.places, steps.keys[batch.step, 0]
-    n_inputs, D = X.shape[1], X.shape[1] + encoding.low.shape[0]
+    n_inputs, D, threshold = X.shape[1], layer.width, layer.threshold
     own.share[:n] = number(1) / number(steps.batch_size if steps.weighs_short else batch.size)
     if examples.weights.shape[0]:
         for i in range(n):
@@ -218,7 +219,7 @@ def gather(
         for i in range(n):
             for k in range(own.Y.shape[0]):
                 own.Y[k, i] = examples.targets[index[i], k]
-    encoded = encoding.begins.shape[0] > 0
+    encoded = n_inputs < D
     if D <= NARROW and not encoded:
         x = matrix(space, np.int64(0), D, batch.row)
         columns(X, index, x[:, batch.first : batch.last])
@@ -242,15 +243,16 @@ def forward(
     layers: Array,
     keys: Array,
     params: Array,
+    encoding: Encoding,
     buffers: Buffers,
-    places: Array,
+    own: Own,
     team: Member,
 ) -> bool:
     """A = g(W^T A + b): some units of each layer, some examples of the last one.
 
     False where the team was aborted.
     """
-    L, B, A = layers.shape[0] - 1, batch.B, x
+    L, B, A, places = layers.shape[0] - 1, batch.B, x, own.places
     for layer in range(L):
         D, H = layers[layer].width, layers[layer + 1].width
         W = matrix(params, layers[layer].at_W, D, H)
@@ -262,6 +264,9 @@ def forward(
             units, examples = (np.int64(0), H), (batch.first, batch.last)
         (h, end), (first, last) = units, examples
         product(W[:, h:end].T, A[:, first:last], layers[layer].scale, Z[h:end, first:last])
+        if layer == 0 and encoding.interpolated:
+            W = matrix(params, layers[0].at_W + D * H, encoding.low.shape[0], H)
+            interpolate(encoding, buffers.located, own.of_bins, W, Z, units, examples)
         mask = keys[batch.step, layer + 1], layers[layer + 1].threshold, places
         activate(Z, b, layers[layer].code, layers[layer].slope, mask, units, examples)
         A = Z[:, :B]
@@ -320,8 +325,8 @@ def backward(
 
 @inlined
 def update(
-    batch: Batch, x: Array, layers: Array, scalars: Array, l2: Any, state: Adam, space: Array,
-    grads: Array, team: Member,
+    batch: Batch, x: Array, layers: Array, encoding: Encoding, numbers: Numbers, state: Adam,
+    buffers: Buffers, own: Own, team: Member,
 ) -> Any:  # fmt: skip
     """dW = A dZ^T and Adam, some rows of each W; db = sum of dZ and Adam, some units.
 
@@ -329,29 +334,26 @@ def update(
     processor's cache.   Returns the member's part of the penalty.
     """
     params, mu, nu, beta_1, beta_2, tiny = state
-    number = params.dtype.type
-    B, row, A, penalty = batch.B, batch.row, x, number(0)
-    rate, epsilon, keep = scalars[batch.step, 0], scalars[batch.step, 1], scalars[batch.step, 2]
+    B, row, A, grads, penalty = batch.B, batch.row, x, own.grads, params.dtype.type(0)
     for layer in range(layers.shape[0] - 1):
-        D, H = layers[layer].width, layers[layer + 1].width
-        dZ = matrix(space, row * layers[layer + 1].at_dA, H, row)
+        D, H, at_W = layers[layer].width, layers[layer + 1].width, layers[layer].at_W
+        dZ = matrix(buffers.space, row * layers[layer + 1].at_dA, H, row)
         d, end = share_of(D, team.rank, team.size)
         dW = matrix(grads, np.int64(0), end - d, H)
         product(A[d:end, :], dZ[:, :B].T, layers[layer].scale, dW[:, :H])
-        part = slice(layers[layer].at_W + d * H, layers[layer].at_W + end * H)
-        W, g = params[part], grads[: (end - d) * H]
-        if l2 != number(0):
-            penalty += number(0.5) * l2 * add_penalty(g, W, l2)
-        if keep != number(1):
-            for i in range(W.shape[0]):
-                W[i] *= keep
-        adam(W, g, mu[part], nu[part], rate, beta_1, beta_2, epsilon, tiny)
+        penalty += update_weights(state, at_W + d * H, grads[: (end - d) * H], numbers)
 
-        h, end = share_of(H, team.rank, team.size)
+        units = h, end = share_of(H, team.rank, team.size)
+        if layer == 0 and encoding.interpolated:
+            penalty += update_bins(
+                encoding, buffers.located, own.of_bins, dZ, B, state, at_W + D * H, numbers, units
+            )
         for i in range(h, end):
             grads[i - h] = total(dZ[i][:B])
         part = slice(layers[layer].at_b + h, layers[layer].at_b + end)
-        g = grads[: end - h]
-        adam(params[part], g, mu[part], nu[part], rate, beta_1, beta_2, epsilon, tiny)
-        A = matrix(space, row * layers[layer + 1].at_A, H, row)[:, :B]
+        rate, epsilon = numbers.rate, numbers.epsilon
+        adam(
+            params[part], grads[: end - h], mu[part], nu[part], rate, beta_1, beta_2, epsilon, tiny
+        )
+        A = matrix(buffers.space, row * layers[layer + 1].at_A, H, row)[:, :B]
     return penalty

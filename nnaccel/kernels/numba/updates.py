@@ -1,11 +1,50 @@
 """The update of the parameters in compiled code: the L2 penalty and Adam, each in one pass."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.typing import Array
+
+
+class Adam(NamedTuple):
+    """The parameters with their moments, (P,), and the numbers that stay the same."""
+
+    params: Array
+    mu: Array
+    nu: Array
+    beta_1: Any
+    beta_2: Any
+    tiny: Any  # the smallest normal number
+
+
+class Numbers(NamedTuple):
+    """What a step has of its own."""
+
+    rate: Any  # Adam's, and its epsilon, with the bias corrections in them
+    epsilon: Any
+    keep: Any  # the factor of weight decay
+    l2: Any
+
+
+@compiled
+def update_weights(state: Adam, start: int, dW: Array, numbers: Numbers) -> Any:
+    """Updates as many weights as there are in dW (n,), from `start` on; returns their penalty.
+
+    dW gets the gradient of the penalty.
+    """
+    params, mu, nu, beta_1, beta_2, tiny = state
+    rate, epsilon, keep, l2 = numbers
+    number, part = params.dtype.type, slice(start, start + dW.shape[0])
+    W, penalty = params[part], number(0)
+    if l2 != number(0):
+        penalty = number(0.5) * l2 * add_penalty(dW, W, l2)
+    if keep != number(1):
+        for i in range(W.shape[0]):
+            W[i] *= keep
+    adam(W, dW, mu[part], nu[part], rate, beta_1, beta_2, epsilon, tiny)
+    return penalty
 
 
 @compiled

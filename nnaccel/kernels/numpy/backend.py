@@ -19,9 +19,11 @@ from nnaccel.kernels.definition import (
     offer,
 )
 from nnaccel.kernels.numpy import blas_threads, call_list, workspace
+from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.network import Network, layout
 from nnaccel.ops import Ops
 
+PRODUCT = 4e-11  # seconds of the first layer's products, for a bin of a row and a unit
 LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with some to spare
 
 
@@ -81,15 +83,18 @@ class NumPyBackend(Definition):
         """Whether that many steps save more time with Numba than loading it takes.
 
         It saves about 40 microseconds of calls a step, or 6 beside the list of calls, and 0.7
-        nanoseconds for each parameter and each unit of an example: passes through memory.
+        nanoseconds for each parameter and each unit of an example: passes through memory. After a
+        piecewise linear encoding it does without the products with bins.
         """
         few_calls = isinstance(offer("", call_list.call_list_epoch, run), FusedEpoch)
-        units, D = 0, run.network.n_inputs
+        widths = [run.network.n_inputs]
         for layer in run.network.layers:
-            D = layer.width(D)
-            units += D
-        elements = layout(run.network).size + run.batch_size * units
-        return n_steps * ((6e-6 if few_calls else 40e-6) + 0.7e-9 * elements) > LOADING
+            widths.append(layer.width(widths[-1]))
+        elements = layout(run.network).size + run.batch_size * sum(widths[1:])
+        first, seconds = run.network.layers[0], 6e-6 if few_calls else 40e-6
+        if isinstance(first, PiecewiseLinear) and len(widths) > 2:
+            seconds += PRODUCT * run.batch_size * first.n_bins * widths[2]
+        return n_steps * (seconds + 0.7e-9 * elements) > LOADING
 
     def _has_numba(self) -> bool:
         return self.numba and has_numba()

@@ -46,13 +46,13 @@ enum Kind {
     IN_TURN,   // one sum
     IN_EIGHT,  // eight sums, for matrices at multiples of 16 bytes
     HALVES,    // two sums, the first of them in the workspace
-    IN_PLACE,  // two sums, added to the output in another order each time
+    IN_PLACE,  // three sums, added to the output in another order each time, or always in the same
     KINDS
 };
 
 double clock_now = 0;
 double costs[KINDS] = {4, 2, 3, 1};  // negative: fails
-bool tf32_is_forced = false;
+bool tf32_is_forced = false, in_order = false;
 long long handles = 0, objects = 0, products = 0;
 
 template <class T, class P>
@@ -139,6 +139,12 @@ uint64_t fingerprint(const Product& p, const Layout& a, const Layout& b, const L
     return h;
 }
 
+uint32_t scheme_of(int kind) {
+    return kind == HALVES     ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+           : kind == IN_PLACE ? CUBLASLT_REDUCTION_SCHEME_INPLACE
+                              : CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
 size_t workspace_of(Kind kind, const Layout& d) {
     return kind == HALVES ? 8 * d.rows * d.columns * d.count : 0;
 }
@@ -169,7 +175,7 @@ void multiply(
     for (int64_t j = 0; j < n; ++j)
         for (uint64_t l = 0; l < k; ++l)
             right[j * k + l] = T(read(B + size * (p.flip_b ? l * b.leading + j : j * b.leading + l), b.type, tf32));
-    const uint64_t parts = kind == IN_EIGHT ? 8 : kind == IN_TURN ? 1 : 2;
+    const uint64_t parts = kind == IN_EIGHT ? 8 : kind == IN_TURN ? 1 : kind == HALVES ? 2 : 3;
     for (int64_t j = 0; j < n; ++j) {
         std::vector<std::vector<T>> sums(parts, std::vector<T>(m, T(0)));
         for (uint64_t l = 0; l < k; ++l) {
@@ -179,7 +185,7 @@ void multiply(
             for (int64_t i = 0; i < m; ++i) sum[i] += x[i] * y;
         }
         if (kind == HALVES) std::memcpy(workspace, sums[0].data(), m * sizeof(T));
-        if (kind == IN_PLACE && products % 2) std::swap(sums[0], sums[1]);
+        if (kind == IN_PLACE && products % 2 && !in_order) std::swap(sums[0], sums[2]);
         for (uint64_t part = 1; part < parts; ++part)
             for (int64_t i = 0; i < m; ++i) sums[0][i] += sums[part][i];
         for (int64_t i = 0; i < m; ++i)
@@ -195,6 +201,7 @@ extern "C" {
 double host_clock() { return clock_now; }
 void host_cost(int kind, double cost) { costs[kind] = cost; }
 void host_force_tf32(int yes) { tf32_is_forced = yes; }
+void host_keep_order(int yes) { in_order = yes; }
 long long host_objects() { return objects; }
 
 size_t cublasLtGetVersion() { return 130000; }
@@ -331,11 +338,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
                                    : a.type == CUDA_R_16BF ? CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF
                                    : tf32                  ? CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_TF32
                                                            : CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_32F;
-            const uint32_t scheme = kind == HALVES     ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
-                                    : kind == IN_PLACE ? CUBLASLT_REDUCTION_SCHEME_INPLACE
-                                                       : CUBLASLT_REDUCTION_SCHEME_NONE;
             const size_t need = workspace_of(Kind(kind), d);
-            if ((scheme & ~asked.schemes) || (input & ~asked.implementations) || need > asked.workspace ||
+            if ((scheme_of(kind) & ~asked.schemes) || (input & ~asked.implementations) || need > asked.workspace ||
                 (kind == IN_EIGHT && !wide))
                 continue;
             cublasLtMatmulHeuristicResult_t& result = results[(*found)++];
@@ -347,6 +351,17 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
             result.state = CUBLAS_STATUS_SUCCESS;
         }
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(
+    const cublasLtMatmulAlgo_t* algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute, void* to,
+    size_t size, size_t* written) {
+    const uint32_t scheme = scheme_of(int(algorithm->data[0]));
+    if (attribute != CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME || !to || size != sizeof scheme || !written)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(to, &scheme, size);
+    *written = size;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasLtMatmul(

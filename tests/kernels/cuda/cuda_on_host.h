@@ -28,7 +28,7 @@ using std::tanh;
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __restrict__
 #define __shared__ static  // blocks run one after the other
 #define CUDA_ON_HOST
@@ -72,6 +72,7 @@ static const std::function<void()>* body;
 static unsigned threads, begun;      // threads of the block, and those that have begun
 static unsigned long long progress;  // counts barriers released and threads ended
 static bool turned;
+static unsigned long long fences;    // since the library was loaded
 
 // Shared memory of the size that a launch asks for; blocks find what is not a number in it.
 static std::vector<unsigned char> shared;
@@ -224,7 +225,7 @@ void launch(
 
 static inline void __syncthreads() { host::wait(host::block); }
 static inline void __syncwarp() { host::wait(host::warps[host::self->thread / 32]); }
-static inline void __threadfence() {}
+static inline void __threadfence() { ++host::fences; }
 
 template <class T>
 T* shared_memory() {

@@ -19,11 +19,12 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,6 +51,8 @@ struct Entry {{
 }};
 
 static const Entry table[] = {{{entries}}};
+
+extern "C" unsigned long long fences() {{ return host::fences; }}
 
 extern "C" const char* types_of(int i) {{ return table[i].types; }}
 
@@ -78,6 +81,7 @@ def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(binary))
     found.types_of.restype = ctypes.c_char_p
+    found.fences.restype = ctypes.c_ulonglong
     found.folder = folder  # kept as long as the library
     return found
 
@@ -191,13 +195,24 @@ class CompileException(Exception):
     """CuPy's own is not a RuntimeError either."""
 
 
+class CUDARuntimeError(RuntimeError):
+    """There is no memory left."""
+
+
+class DeviceMemory:
+    """A piece of the device's memory, of the size that pools ask for."""
+
+    def __init__(self, size: int) -> None:
+        self.block = np.empty(size + 512, np.uint8)
+
+
 class Memory:
     """A piece of a pool's memory; it goes back when the last array of it is gone."""
 
     def __init__(self, pool: "MemoryPool", size: int) -> None:
         rounded = -(-max(size, 1) // 512) * 512
         free = pool.free[rounded]
-        self.block = free.pop() if free else np.empty(rounded + 512, np.uint8)
+        self.block = free.pop() if free else pool.new(rounded)
         self.free = free
         # No number is in it, so that what reads it before it is written shows.
         self.block.fill(0xFF)
@@ -207,20 +222,40 @@ class Memory:
         }  # fmt: skip
 
     def __del__(self) -> None:
-        self.free.append(self.block)
+        if hasattr(self, "block"):
+            self.free.append(self.block)
 
 
 class MemoryPool:
-    """Memory is not given back by itself, as in CuPy, where that of a pool that is gone is lost."""
+    """Memory is not given back by itself, as in CuPy, where that of a pool that is gone is lost.
+    Where CUDA says that there is none left, what is free goes back to the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocator: Callable[[int], DeviceMemory] = DeviceMemory) -> None:
         self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+        self._allocator = allocator
+
+    def new(self, size: int) -> np.ndarray:
+        try:
+            return self._allocator(size).block
+        except CUDARuntimeError:
+            self.free_all_blocks()
+            return self._allocator(size).block
 
     def free_all_blocks(self) -> None:
         self.free.clear()
 
     def malloc(self, size: int) -> Memory:
         return Memory(self, size)
+
+
+class Device(nullcontext):
+    """The only one."""
+
+    attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 227 * 1024}
+
+    def __init__(self, number: int = 0) -> None:
+        assert number == 0
+        super().__init__(self)
 
 
 class Address:
@@ -399,6 +434,7 @@ def stand_in() -> ModuleType:
     cupy.recorded = cupy.stream = None
     cupy.patient = False
     cupy.malloc = MemoryPool().malloc
+    cupy.device_memory = DeviceMemory
 
     def launch(run):
         """What runs now, or in each launch of the graph that is being captured."""
@@ -505,13 +541,16 @@ def stand_in() -> ModuleType:
     cupy.empty_like = lambda x: empty(x.shape, x.dtype)
     cupy.reshape = np.reshape
     cupy.cuda = SimpleNamespace(
-        Device=lambda: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 * 1024}),
+        Device=Device,
+        Memory=lambda size: cupy.device_memory(size),
+        MemoryPointer=lambda memory, offset: memory,
         MemoryPool=MemoryPool,
         Stream=partial(Stream, cupy),
         compiler=SimpleNamespace(CompileException=CompileException),
         runtime=SimpleNamespace(
             runtimeGetVersion=lambda: 13000,
             driverGetVersion=lambda: 12080,
+            CUDARuntimeError=CUDARuntimeError,
             getDevice=lambda: 0,
             memsetAsync=memset,
             getDeviceProperties=lambda _: {"name": b"host", "multiProcessorCount": 1},

@@ -21,7 +21,7 @@ from nnaccel.kernels.cuda.source import FOLDER, joined, kernel_source
 from nnaccel.kernels.definition import Run
 from nnaccel.maths import losses, metrics, optimizers
 from nnaccel.maths.activations import ACTIVATIONS, get
-from nnaccel.maths.layers.dense import dense
+from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.layers.dropout import dropout
 from nnaccel.maths.minibatch import minibatch
 from nnaccel.maths.network import layout, mlp, value_and_grad
@@ -236,6 +236,84 @@ def test_what_is_not_finite_shows(name, value, H):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+CLASSES = {
+    "float32": (33, 64, 300, 512, 516, 1000, 2048, 4095, 4096, 4097),
+    "float64": (33, 257, 512, 2048, 2049),
+}
+
+
+@HOST
+@pytest.mark.parametrize(("dtype", "K"), [(dtype, K) for dtype in CLASSES for K in CLASSES[dtype]])
+def test_a_loss_of_many_classes_is_its_definition(dtype, K):
+    """Below, at and above the numbers of classes for which more warps share a row."""
+    rng = np.random.default_rng(K)
+    Z, weights = 5 * rng.standard_normal((9, K)), rng.random(9)
+    Y = rng.integers(0, K, 9)
+    Y[:2] = 0, K - 1
+    Z, weights = Z.astype(dtype), weights.astype(dtype)
+    rtol = {"float32": 3e-5, "float64": 1e-12}[dtype]
+    for z in (Z, odd(Z)):
+        for w in (None, weights):
+            found = kernels()[losses.softmax_cross_entropy](z, Y, w)
+            for x, y in zip(found, losses.softmax_cross_entropy(Z, Y, w, xp=compat), strict=True):
+                np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * 1e-3)
+    Z[3, K // 2], Z[5, 7] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        value, dZ = kernels()[losses.softmax_cross_entropy](Z, Y)
+    assert np.isnan(value)
+    assert np.isnan(dZ).any(axis=1).tolist() == [False] * 3 + [True, False, True] + [False] * 3
+
+
+@HOST
+@pytest.mark.parametrize("K", [33, 4096])
+def test_a_row_of_many_classes_is_read_once(K):
+    """So dZ may be written over the logits."""
+    rng = np.random.default_rng(0)
+    Z, Y = rng.standard_normal((20, K)).astype(np.float32), rng.integers(0, K, 20)
+    expected = losses.softmax_cross_entropy(Z, Y, xp=compat)[1]
+    space = cuda_on_host.on_host().Workspace(np)
+    space.elementwise._wide_cross_entropy(Z, Y, None, np.empty((), np.float32), Z)
+    np.testing.assert_allclose(Z, expected, rtol=3e-5, atol=1e-9)
+
+
+@HOST
+@DTYPES
+@pytest.mark.parametrize("H", [33, 36, 132, 512])
+def test_a_derivative_reads_sixteen_bytes_where_it_can(H, dtype, monkeypatch):
+    """A thread has so many columns; elsewhere in memory, or of another width, it has one."""
+    rng, ops, asked = np.random.default_rng(0), kernels(), []
+    module = cuda_on_host.modules_on_host().dense
+    kernel = module.kernel
+
+    def watched(*name):
+        launch = kernel(*name)
+        return lambda grid, block, args: (
+            asked.append((grid[0], args[8])) or launch(grid, block, args)
+        )
+
+    monkeypatch.setattr(module, "kernel", watched)
+    X, W, dA = (rng.standard_normal(s).astype(dtype) for s in ((300, 7), (7, H), (300, H)))
+    for g in (get("relu"), get("gelu")):
+        for place in (np.copy, odd):
+            Z, A = dense(X, W, np.zeros((1, H), dtype), g, xp=np)
+            expected = dense_vjp(dA, X, W, Z, A, g, xp=compat)
+            asked.clear()
+            found = ops[dense_vjp](place(dA), X, W, Z, A, g)
+            for x, y in zip(found, expected, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+            wide = place is np.copy and H % (16 // X.itemsize) == 0
+            assert asked == [(-(-H // (32 * (16 // X.itemsize if wide else 1))), int(wide))]
+
+
+@HOST
+def test_one_thread_fences_for_its_block():
+    """And once more in the last of them: 100 blocks of 256 threads each leave a sum."""
+    before, grads = cuda_on_host.library().fences(), np.ones(100 * 1024, np.float32)
+    found = kernels()[optimizers.clip_by_global_norm](grads, 32.0)
+    assert cuda_on_host.library().fences() - before == 100 + 1
+    np.testing.assert_allclose(found, 0.1, rtol=1e-5)
+
+
 SEEDS = (0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)
 
 
@@ -428,6 +506,18 @@ def test_a_run_has_the_same_bits_in_any_order_of_blocks_and_threads(cupy, name):
 def test_an_epoch_on_a_gpu_is_its_steps_by_the_definitions(network, dtype):
     data = examples(dtype=dtype, weighted=True)
     assert_trains_on_a_gpu(simple(network, dtype=dtype, data=data, l2=0.01))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", ["every activation", "dropout", "encoding"])
+@DTYPES
+def test_several_networks_on_a_gpu_are_their_steps(network, dtype, monkeypatch):
+    """With weights of each, by graphs."""
+    monkeypatch.setattr("nnaccel.kernels.cuda.graphs.FIRST", 1)
+    data = examples(N=300, dtype=dtype)
+    weights = np.random.default_rng(0).random((300, 3)).astype(dtype)
+    problem = simple(NETWORKS[network], dtype=dtype, data=data._replace(weights=weights), l2=0.01)
+    assert_trains_on_a_gpu(problem, members(problem, 3))
 
 
 @pytest.mark.gpu

@@ -372,6 +372,7 @@ def test_an_epoch_is_its_steps_by_the_definitions(name, precision):
 def test_the_floor_under_steps_is_of_the_same_products(precision, monkeypatch):
     modules = cuda_on_host.modules_on_host()
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", modules.workspace)
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.capture", modules.capture)
     done, plan = [], modules.products.product_plan
     monkeypatch.setattr(
         modules.products,
@@ -406,7 +407,8 @@ def test_without_cublaslt_a_pass_is_the_same(precision, monkeypatch):
 @PRECISION
 @pytest.mark.parametrize("network", PASSES.values(), ids=PASSES)
 def test_a_pass_on_a_gpu_is_that_of_rounded_factors(network, precision):
-    """A GPU may cut factors off for TF32 instead of rounding them, with twice the error."""
+    """A GPU may cut factors off for TF32 instead of rounding them, with twice the error; and one
+    that is older than TF32, or is told so, computes in float32, with none."""
     there, data = named("cuda"), examples()
     from nnaccel.kernels.cuda import workspace
 
@@ -420,6 +422,6 @@ def test_a_pass_on_a_gpu_is_that_of_rounded_factors(network, precision):
         run(params, data.X, data.Y, ops=o)[1] for o in (definitions(precision), Ops(np))
     )
     gap = distance(expected, exact)
-    assert gap / 8 < distance(found, exact) < 4 * gap
+    assert distance(found, exact) < 4 * gap
     if precision == "bf16":
         assert distance(found, expected) < gap / 8

@@ -7,6 +7,7 @@ import gc
 import logging
 import pickle
 import sys
+import weakref
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
@@ -36,6 +37,7 @@ from tests.kernels.test_epoch import (
     UNKNOWN_OPTIMIZERS,
     Foreign,
     assert_refuses,
+    assert_same_run,
     diverging,
     examples,
     members,
@@ -73,6 +75,8 @@ def xp(cupy, module, monkeypatch):
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.workspace", cuda_on_host.on_host())
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.small_network", small)
     monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.graphs", module)
+    capture = cuda_on_host.modules_on_host().capture
+    monkeypatch.setitem(sys.modules, "nnaccel.kernels.cuda.capture", capture)
     namespace = ModuleType("array_api_compat.cupy")
     namespace.__dict__.update({k: v for k, v in vars(compat).items() if k[:2] != "__"})
     return namespace
@@ -192,6 +196,26 @@ def test_other_precisions(xp, cupy, precision, network, name):
     found = run(epoch_in(precision, problem, xp, graphs=True), problem)
     assert cupy.graphs > before
     assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
+
+
+@pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["dropout"], NETWORKS["layer norm"]])
+def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monkeypatch):
+    """Two thirds of what is written of it; another layer finds float32."""
+    problem, rows = simple(network), []
+    elementwise = cuda_on_host.modules_on_host().elementwise
+    kernel = elementwise.kernel
+
+    def watched(name, *types):
+        launch = kernel(name, *types)
+        if name != "minibatch":
+            return launch
+        return lambda grid, block, args: rows.append(args[3:5]) or launch(grid, block, args)
+
+    monkeypatch.setattr(elementwise, "kernel", watched)
+    run(epoch_in("bf16", problem, xp, graphs=True), problem)
+    dense = type(network.layers[0]) is layers.Dense
+    assert rows
+    assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
 
 
 def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
@@ -405,7 +429,7 @@ def test_memory_that_a_graph_knows_is_nobody_elses(xp, cupy, monkeypatch):
 def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
     """The pool does not do it by itself."""
     pools, make = [], cuda_on_host.MemoryPool
-    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda: pools.append(make()) or pools[0])
+    monkeypatch.setattr(cupy.cuda, "MemoryPool", lambda a: pools.append(make(a)) or pools[0])
     if fails:
         monkeypatch.setattr(cuda_on_host.Stream, "end_capture", never_ended)
     problem = simple(NETWORKS["layer norm"])
@@ -416,6 +440,35 @@ def test_memory_of_graphs_goes_back_with_them(xp, cupy, monkeypatch, fails):
     del epoch
     gc.collect()
     assert not pool.free
+
+
+def test_a_device_without_memory_takes_none_from_earlier_graphs(xp, cupy, monkeypatch, caplog):
+    """A pool of CuPy's gives back what is free in it where the device has no memory left. The
+    second graph here finds none, while the first one still writes to what is free."""
+    small = simple(NETWORKS["layer norm"], data=examples(N=10), batch_size=100)
+    large = small._replace(data=examples(N=50))
+    graphs, alive = [], []
+    end, free = cuda_on_host.Stream.end_capture, cuda_on_host.MemoryPool.free_all_blocks
+
+    def end_capture(stream):
+        """After the first graph there is no memory for another."""
+        nothing_left = fail(cuda_on_host.CUDARuntimeError("none left"))
+        monkeypatch.setattr(cupy, "device_memory", nothing_left)
+        graph = end(stream)
+        graphs.append(weakref.ref(graph))
+        return graph
+
+    def free_all_blocks(pool):
+        alive.append([graph() is not None for graph in graphs])
+        free(pool)
+
+    epochs = epoch_of(small, xp), epoch_of(small, xp, graphs=False)
+    monkeypatch.setattr(cuda_on_host.Stream, "end_capture", end_capture)
+    monkeypatch.setattr(cuda_on_host.MemoryPool, "free_all_blocks", free_all_blocks)
+    with caplog.at_level(logging.DEBUG):
+        assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0])
+    assert alive == [[False, False]]  # the second one has not come to its end
+    assert "without CUDA graphs: MemoryError: no room for 1536 bytes of a CUDA graph" in caplog.text
 
 
 def never_ended(stream, end=cuda_on_host.Stream.end_capture):
@@ -441,6 +494,36 @@ def test_nothing_is_collected_during_a_capture(xp, monkeypatch):
         gc.enable()
 
 
+def test_bare_products_are_replayed_too(xp, cupy, captured, monkeypatch):
+    """So that those of a small network are not the time of their launches."""
+    multiply, factor, loop = CuPyBackend(xp).bare_product()
+    rng = np.random.default_rng(0)
+    X, Y = (there(rng.standard_normal(shape).astype(np.float32)) for shape in ((5, 7), (7, 3)))
+    out = cupy.empty((5, 3), np.float32)
+    run = loop(lambda: multiply(factor(X), factor(Y), out))
+    run(2)
+    assert not captured
+    before = cupy.launches, cupy.graphs
+    out.view(np.ndarray)[...] = 0
+    assert run(2 * 16 + 3) is out
+    assert (cupy.launches - before[0], cupy.graphs - before[1]) == (3, 2)
+    assert [len(graph.recorded) for graph in captured] == [16]
+    np.testing.assert_allclose(out.get(), np.matmul(X.get(), Y.get()), rtol=1e-4)
+    run(16)
+    assert len(captured) == 1
+
+
+def test_bare_products_that_cannot_be_captured_are_taken_as_they_are(xp, cupy, caplog):
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.DEBUG):
+        failing("Stream.begin_capture", NO)(cupy, patch)
+        taken = []
+        run = CuPyBackend(xp).bare_product().loop(lambda: taken.append(1) or taken)
+        for _ in range(3):
+            assert run(20) is taken
+    assert len(taken) == 60
+    assert caplog.text.count("go on without a CUDA graph: NotImplementedError: no graphs") == 1
+
+
 # What cannot be captured is trained without graphs, and a debug line says why.
 
 
@@ -459,7 +542,7 @@ def failing(name, error):
 
 def no_room(cupy, patch):
     pool = SimpleNamespace(malloc=fail(MemoryError("no room")), free_all_blocks=lambda: None)
-    patch.setattr(cupy.cuda, "MemoryPool", lambda: pool)
+    patch.setattr(cupy.cuda, "MemoryPool", lambda _: pool)
 
 
 def in_a_step(cupy, patch, error=ValueError):
@@ -539,13 +622,82 @@ def test_an_interrupted_capture_is_ended(xp, cupy):
     assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, graphs=False), problem))
 
 
+SEVERAL = {
+    "weights": (25, True, 0.0, None),
+    "L2": (16, False, 0.1, None),
+    "metric": (16, False, 0.0, ACCURACY),
+    "weights and metric": (8, True, 0.1, ACCURACY),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize(("batch", "weighted", "l2", "metric"), SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("name", ["adam", "adamw", "scheduled adamw", "other momentum"])
+def test_several_networks_are_replayed_too(xp, cupy, name, batch, weighted, l2, metric, dtype):
+    """With weights of an example, or of each network and example; beside their definitions."""
+    for own in (False, True) if weighted else (False,):
+        data = examples(dtype=dtype, weighted=weighted)
+        problem = simple(
+            None, MANY[name], data, batch_size=batch, dtype=dtype, l2=l2, metric=metric
+        )
+        start = members(problem, 3)
+        if own:
+            data = data._replace(weights=np.random.default_rng(0).random((len(data.X), 3)))
+            data = data._replace(weights=data.weights.astype(dtype))
+            problem = problem._replace(data=data)
+        before = cupy.graphs
+        found = run(epoch_of(problem, xp), problem, start=start)
+        assert cupy.graphs > before, "no graph was launched"
+        expected = by_definition(problem, members(problem, 3))
+        assert_same_run((*found[:2], np.stack(found[2])), expected, dtype)
+
+
+def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
+    """As a table is trained: numbers encoded, SiLU, dropout, and weights of each network, which are
+    gathered by themselves."""
+    hidden = layers.Dense(40, get("silu")), layers.Dropout(0.1)
+    encoding = layers.PiecewiseLinear(((-1.0, 0.0, 1.0),) * 3)
+    network = Network(3, (encoding, *hidden, layers.Dense(36, get("silu")), layers.Dense(3)))
+    nodes = []
+    for K in (1, 5):
+        data = examples(N=64, weighted=True)
+        if K > 1:
+            weights = np.random.default_rng(0).random((64, K)).astype(np.float32)
+            data = data._replace(weights=weights)
+        problem = simple(network, MANY["adamw"], data, batch_size=16)
+        start = members(problem, K) if K > 1 else None
+        run(epoch_of(problem, xp), problem, start=start)
+        nodes.append(min(len(graph.recorded) for graph in captured))
+        captured.clear()
+    assert nodes == [20, 21]
+
+
+@pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_other_layers_of_several_networks(xp, cupy, network, precision):
+    problem = simple(NETWORKS[network], MANY["adamw"], examples(N=60))
+    before = cupy.graphs
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem, start=members(problem, 2))
+    assert cupy.graphs > before
+    if precision == "float32":
+        expected = by_definition(problem, members(problem, 2))
+        assert_same_run((*found[:2], np.stack(found[2])), expected)
+
+
+def by_definition(problem, start, epochs=3):
+    """What `run` gives, by the definitions."""
+    (params, state), epoch, records = start, problem.steps(), []
+    for number in range(epochs):
+        order = np.random.default_rng(number).permutation(problem.data.X.shape[0])
+        params, state, record = epoch(params, state, problem.data, order)
+        records.append(record)
+    return params, state, np.stack(records)
+
+
 @pytest.mark.parametrize(
     ("problem", "start"),
-    [
-        (simple(optimizer=UNKNOWN_OPTIMIZERS["parameters of its own"]), None),
-        (simple(), members(simple())),
-    ],
-    ids=["an optimizer that nobody knows", "several networks"],
+    [(simple(optimizer=UNKNOWN_OPTIMIZERS["parameters of its own"]), None)],
+    ids=["an optimizer that nobody knows"],
 )
 def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
     epoch = epoch_of(problem, xp)

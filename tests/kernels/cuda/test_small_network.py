@@ -284,3 +284,23 @@ def test_other_types_and_sizes_are_refused(problem):
 )
 def test_other_optimizers_are_refused_before_there_are_arrays(optimizer):
     assert small(simple(optimizer=optimizer)) is None
+
+
+def test_more_work_is_for_several_networks_alone(module):
+    """Which would otherwise take a launch for each operation."""
+    network, batch = mlp(100, [100], 10), 92
+    assert module.MOST < module.work([100, 100, 10], batch) < 2 * module.MOST
+    problem = simple(network, data=examples(K=10, N=batch, D=100), batch_size=batch)
+    epoch = small(problem)
+    params, state = problem.start
+    one = module.one_launch_epoch(problem.run_on(compat), compat)
+    with pytest.raises(NotSupported, match="too much work for one multiprocessor"):
+        one.run(params, state, problem.data, problem.order)
+    assert epoch(*members(problem, 2), problem.data, problem.order)[2].shape == (1, 2)
+
+
+def test_weights_of_each_network_are_left_to_others(module):
+    """As those of members, each of which leaves out a fold: the kernel reads one of an example."""
+    weights = np.stack([examples(weighted=True).weights] * 2, axis=1)
+    problem = simple(data=examples()._replace(weights=weights))
+    assert small(problem)(*members(problem, 2), problem.data, problem.order) is None

@@ -19,6 +19,10 @@ pytest.importorskip("scipy")
 from nnaccel.kernels.numba import gather
 from nnaccel.kernels.numba.activations import ACTIVATIONS
 
+BOTH_WAYS = pytest.mark.parametrize(
+    "interpolated", [False, True], ids=["by products", "interpolated"]
+)
+
 # Three inputs, of which one has no bins; and many, whose rows are wide.
 FEW = ((-1.0, -0.2, 0.0, 0.7, 2.0), (), (-0.5, 0.5))
 MANY = tuple(tuple(np.linspace(-2, 2, 2 + 7 * (j % 5)).tolist()) for j in range(19))
@@ -48,37 +52,45 @@ def test_the_encoding_is_that_of_the_definition(dtype, edges, n):
     X[-1] = np.resize([2.0, -0.5, 0.5, -1.0], D)
     found = np.full((n + 2, D + len(bins.of) + 3), 7.0, dtype)
     found[1:-1, :D] = X
-    gather.encode(gather.encoding_of(bins, D, X.dtype), found[1:-1, :-3])
+    gather.encode(gather.encoding_of(bins, X.dtype), found[1:-1, :-3])
     np.testing.assert_array_equal(found[1:-1, :-3], piecewise_linear(X, bins, xp=np))
     found[1:-1, :-3] = 7.0
     assert (found == 7.0).all()
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_an_epoch_with_an_encoding_is_its_steps(dtype, edges, size, team):
+def test_an_epoch_with_an_encoding_is_its_steps(
+    dtype, edges, size, interpolated, team, interpolating
+):
     """With a last batch that is short, with weights and dropout and without."""
     team(size)
+    interpolating(interpolated)
     D = inputs_of(edges)
     for rate in (0.0, 0.3):
-        network = network_of(edges, D=D, on_inputs=rate, hidden=rate)
+        network = network_of(edges, D=D, on_inputs=rate * (not interpolated), hidden=rate)
         data = examples(N=70, D=D, dtype=dtype, weighted=rate > 0)
         problem = simple(network, data=data, dtype=dtype, l2=0.1 * rate, batch_size=32, seed=11)
         found = trained(problem.small(numba=True), problem, state_step=9)
         assert_same_run(found, trained(problem.steps(), problem, state_step=9), dtype)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(("loss", "K"), LOSSES)
-def test_every_loss_comes_after_an_encoding(loss, K):
+def test_every_loss_comes_after_an_encoding(loss, K, interpolated, interpolating):
+    interpolating(interpolated)
     data = examples(loss, K, weighted=True)
     problem = simple(network_of(K=K), data=data, loss=loss, metric=metrics.for_loss(loss))
     assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("edges", [FEW, MANY], ids=["few", "many"])
-def test_bytes_are_encoded_as_numbers(edges, dtype):
+def test_bytes_are_encoded_as_numbers(edges, dtype, interpolated, interpolating):
+    interpolating(interpolated)
     edges = tuple(tuple(3.0 + e for e in row) for row in edges)
     D = inputs_of(edges)
     X = np.random.default_rng(0).integers(0, 6, (50, D), np.uint8)
@@ -88,16 +100,20 @@ def test_bytes_are_encoded_as_numbers(edges, dtype):
     assert_same_run(found, trained(problem.steps(), problem), dtype)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(("N", "batch_size"), [(1, 16), (1, 1), (33, 16)])
-def test_one_row_is_encoded(N, batch_size):
+def test_one_row_is_encoded(N, batch_size, interpolated, interpolating):
     """That is all there is, or the last batch."""
+    interpolating(interpolated)
     problem = simple(network_of(), data=examples(N=N), batch_size=batch_size)
     assert_same_run(trained(problem.small(numba=True), problem), trained(problem.steps(), problem))
 
 
-def test_a_run_with_an_encoding_is_that_of_the_definition():
+@BOTH_WAYS
+def test_a_run_with_an_encoding_is_that_of_the_definition(interpolated, interpolating):
+    interpolating(interpolated)
     X, Y, weights = examples(N=70, weighted=True)
-    network, options = network_of(on_inputs=0.1, hidden=0.2), {"sample_weight": weights, "seed": 3}
+    network, options = network_of(hidden=0.2), {"sample_weight": weights, "seed": 3}
     found, expected = (
         [e.copy() for e in train(network, X, Y, loss="softmax_cross_entropy", epochs=3,
                                  batch_size=32, kernels=kernels, **options)]

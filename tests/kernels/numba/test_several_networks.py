@@ -74,12 +74,21 @@ def alone(problem, K, k):
 METRIC = metrics.for_loss("softmax_cross_entropy")
 
 
+INTERPOLATED = pytest.mark.parametrize(
+    "interpolated", [False, True], ids=["by products", "interpolated"]
+)
+
+
+@INTERPOLATED
 @pytest.mark.parametrize("metric", [None, METRIC], ids=["loss", "metric"])
 @pytest.mark.parametrize("work", [1, compiled_epoch.WORK])
 @pytest.mark.parametrize(("K", "size"), [(5, 2), (2, 2), (3, 2), (5, 3), (2, 3), (1, 2), (4, 1)])
-def test_each_network_has_the_bits_that_it_has_alone(K, size, work, metric, threads, monkeypatch):
+def test_each_network_has_the_bits_that_it_has_alone(
+    K, size, work, metric, interpolated, threads, interpolating, monkeypatch
+):
     """Whether two threads share a network or not, in one call or in one for each step."""
     threads(size)
+    interpolating(interpolated)
     monkeypatch.setattr(compiled_epoch, "WORK", work)
     problem = problem_of(K, metric=metric, optimizer=optimizers.adamw(0.01))
     params, state, records = trained(problem.small(numba=True), problem, start=start_of(problem, K))
@@ -92,9 +101,11 @@ def test_each_network_has_the_bits_that_it_has_alone(K, size, work, metric, thre
         assert state.step == expected[1].step
 
 
+@INTERPOLATED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_they_train_as_the_definition_has_it(dtype, threads, sizes):
+def test_they_train_as_the_definition_has_it(dtype, interpolated, threads, interpolating, sizes):
     threads(2)
+    interpolating(interpolated)
     problem = problem_of(5, metric=METRIC)
     data = problem.data
     data = data._replace(X=data.X.astype(dtype), weights=data.weights.astype(dtype))

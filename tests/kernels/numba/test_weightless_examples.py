@@ -64,10 +64,12 @@ def test_they_take_no_part(loss, K, how, size, team, left_out):
 @pytest.mark.parametrize("how", WEIGHTS)
 @pytest.mark.parametrize("D", [3, 20])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_they_take_no_part_among_rows_and_columns(dtype, D, how):
-    """Of minibatches whose rows are padded too, and with an encoding."""
-    for before in ((), (PiecewiseLinear(((-1.0, 0.0, 0.5, 2.0),)),)):
-        network = network_of("tanh", D=D, before=before)
+def test_they_take_no_part_among_rows_and_columns(dtype, D, how, interpolating):
+    """Of minibatches whose rows are padded too, and with an encoding, interpolated or not."""
+    encoding = PiecewiseLinear(((-1.0, 0.0, 0.5, 2.0),))
+    for before, interpolated in (((), False), ((encoding,), False), ((encoding,), True)):
+        interpolating(interpolated)
+        network = network_of("tanh", D=D, rate=0.0 if interpolated else 0.3, before=before)
         data = data_of(how, N=320, D=D, dtype=dtype)
         problem = simple(network, data=data, dtype=dtype, batch_size=192)
         found = trained(problem.small(numba=True), problem)

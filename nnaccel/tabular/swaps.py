@@ -1,0 +1,156 @@
+"""Predictions for rows in which one column has the values of other rows, for many swaps at once.
+
+What a dense first layer makes of a row is a sum over the columns, Z = b + sum of G_c: a swap of the
+column c takes G_c from another row, Z' = Z - G_c + G_c', and leaves the other terms as they are. So
+the encoding and the first product are computed once for all swaps. The other layers see the rows of
+many swaps as one matrix, a block at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import Device, device_of, dtype_name, to_host
+from nnaccel.kernels.backend import backend_of
+from nnaccel.maths.layers import Chain, Dense, PiecewiseLinear
+from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
+from nnaccel.maths.minibatch import bounds
+from nnaccel.maths.network import layout, views
+from nnaccel.ops import Ops
+from nnaccel.typing import Array
+
+if TYPE_CHECKING:
+    from nnaccel.tabular.model import Model
+
+OUTPUTS = 1 << 24  # numbers that are predicted before they are given away: 128 MB
+ROWS = 1 << 16  # of a block, on a device that has no cache to stay in
+
+
+class Front(NamedTuple):
+    """What a network does before the layer that mixes its inputs: the encoding of numbers, if any.
+
+    n: the layers that it takes, 0 or 1.   bins: of the encoding, or none.   places: where each
+    column of the table is in what that layer is given (E,), with its bins.
+    """
+
+    n: int
+    bins: Bins
+    places: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, model: "Model") -> "Front":
+        first, features = model.network.layers[0], model.features
+        encodes = isinstance(first, PiecewiseLinear)
+        bins = first.bins if encodes else Bins((), (), ())
+        of, D = np.array(bins.of, dtype=np.int64), model.network.n_inputs
+        places = {
+            name: np.concatenate([own, D + np.flatnonzero(np.isin(of, own))]).astype(np.int64)
+            for name, own in features.places.items()
+        }
+        return cls(int(encodes), bins, places)
+
+
+class Swaps:
+    """The rows of a table, encoded, and a model that predicts them with one column swapped.
+
+    columns: those of the table that the model uses.   X: the encoded rows (N, D), on the host.
+    ValueError for a table that does not fit the model.
+    """
+
+    def __init__(self, model: "Model", data: Any, device: Device | None = None) -> None:
+        self.model = model
+        self.columns = [*model.features.places]
+        self.X = model.features.transform(data, dtype_name(model.params))
+        self._front = Front.of(model)
+        mixing = model.network.layers[self._front.n]
+        self._activation = mixing.activation if isinstance(mixing, Dense) else None
+        params = model.params if device is None else device.asarray(model.params)
+        self._where = device_of(params)
+        several = params.ndim == 2
+        with self._where.context():
+            self._X = self._where.asarray(self.X)
+            each = range(params.shape[0]) if several else ()
+            self._members = [params[k, :] for k in each] or [params]
+
+    def outputs(
+        self, columns: Sequence[str], index: np.ndarray
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Each column, and what is predicted where it has the values of other rows: as
+        `Model.outputs` says, (S, N) or (S, N, K).
+
+        index: (S, N), the row whose value each row has, for each of S swaps.
+        ValueError where a prediction is not finite.
+        """
+        (S, N), n = index.shape, self.model.network.n_outputs
+        width = max(1, OUTPUTS // (S * N * n))  # columns at a time
+        for start in range(0, len(columns), width):
+            names = columns[start : start + width]
+            for name, own in zip(names, self._predictions(names, index), strict=True):
+                if not np.isfinite(own).all():
+                    raise ValueError(
+                        f"rows give no finite prediction with other values of {name!r}: some are "
+                        "far outside of what the model was trained on; correct or remove them"
+                    )
+                found = self.model.target.outputs(own.reshape(S * N, n))
+                yield name, found.reshape(S, N, *found.shape[1:])
+
+    def _predictions(self, names: Sequence[str], index: np.ndarray) -> np.ndarray:
+        """The mean predictions of the networks (columns, S, N, n_outputs)."""
+        where, backend = self._where, backend_of(self._where.xp, "numpy")
+        rows = max(1, min(ROWS, backend.prediction_rows) // len(index))
+        out = np.zeros((len(names), *index.shape, self.model.network.n_outputs))
+        threads = backend.context(self.model.network, rows * len(index))
+        guard = backend.ieee_products("float32")
+        with where.context(), threads, guard, np.errstate(all="ignore"):
+            ops, to = backend.operations(), where.asarray(index)
+            for params in self._members:
+                W, b = self._mixing(params)
+                Z = self._sums(W, b, rows)
+                for name, own in zip(names, out, strict=True):
+                    G = self._term(name, W)
+                    others = Z - G
+                    for start, stop in bounds(index.shape[1], rows):
+                        part = slice(start, stop)
+                        terms = where.xp.take(G, where.xp.reshape(to[:, part], (-1,)), axis=0)
+                        own[:, part] += self._finished(params, terms, others[part, :], ops)
+        return out / len(self._members)
+
+    def _mixing(self, params: Array) -> tuple[Array, Array]:
+        """W (E, H) and b (1, H) of the layer that mixes its inputs; of one that is not dense those
+        that leave them as they are."""
+        xp = self._where.xp
+        if self._activation:
+            return views(params, layout(self.model.network), xp=xp)[self._front.n]
+        W = xp.eye(self.X.shape[1] + len(self._front.bins.of), dtype=params.dtype)
+        return W, xp.zeros_like(W[:1, :])
+
+    def _sums(self, W: Array, b: Array, rows: int) -> Array:
+        """What that layer makes of all rows (N, H), before its activation."""
+        xp, bins = self._where.xp, self._front.bins
+        blocks = (self._X[start:stop, :] for start, stop in bounds(len(self.X), rows))
+        return xp.concat([piecewise_linear(X, bins, xp=xp) @ W + b for X in blocks], axis=0)
+
+    def _term(self, column: str, W: Array) -> Array:
+        """What the column adds to that (N, H)."""
+        xp, (_, bins, places), D = self._where.xp, self._front, self.X.shape[1]
+        own, mine = (places[column][in_X] for in_X in (places[column] < D, places[column] >= D))
+        picked = [tuple(np.array(values)[mine - D].tolist()) for values in bins]
+        of = tuple(np.searchsorted(own, picked[0]).tolist())
+        X = xp.take(self._X, self._where.asarray(own), axis=1)
+        E = piecewise_linear(X, Bins(of, *picked[1:]), xp=xp)
+        W = xp.take(W, self._where.asarray(places[column]), axis=0)
+        return E * W if W.shape[0] == 1 else E @ W  # NumPy takes long for a product of one column
+
+    def _finished(self, params: Array, terms: Array, others: Array, ops: Ops) -> np.ndarray:
+        """Predictions (S, rows, n), given the terms of the column (S rows, H) and all others."""
+        xp, network = self._where.xp, self.model.network
+        Z = xp.reshape(terms, (-1, *others.shape))
+        Z += others
+        A, tree = xp.reshape(Z, terms.shape), ops[views](params, layout(network))
+        n = self._front.n
+        if self._activation:
+            A, n = self._activation.forward(A, xp=xp), n + 1
+        A = Chain(network.layers[n:]).forward(tree[n:], A, ops=ops, key=None)[0]
+        A = to_host(self.model.loss.link(A, xp=xp))
+        return A.reshape(-1, len(others), A.shape[1])
