@@ -74,7 +74,7 @@ def logits_of(network: Network, params: Any, rows: HeldOut) -> np.ndarray:
 
 
 def scale_of(Z: np.ndarray, rows: HeldOut, loss: Loss) -> tuple[float, float]:
-    """The number up to 1 that makes the loss of the logits Z (n, n_outputs) least, and that loss.
+    """The factor of at most 1 for the logits Z (n, n_outputs) with the lowest loss, and that loss.
 
     The loss is convex in it, so bisection on its derivative, sum dZ Z, finds it.
     """

@@ -93,7 +93,7 @@ def _read_targets(
 def split_examples(
     examples: Examples, settings: Settings, test_fraction: float, forms: Forms
 ) -> tuple[Parts, Target | Targets, list[Settings]]:
-    """The parts of the examples, the target as it is trained on, and the settings resolved of each
+    """The parts of the examples, the target that training uses, and the resolved settings of each
     kind of networks to train.
 
     forms: how the numbers of a target are written, see `Target.form`.

@@ -48,9 +48,9 @@ def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) 
 
 
 class Folds(NamedTuple):
-    """The rows of each fold: index (K, n), and of which entries there are, real (K, n) of 0 and 1.
+    """The rows of each fold: index (K, n), and real (K, n), 0 for entries that only fill up.
 
-    Folds differ by one row at most; the shorter ones have a row again, which counts nothing.
+    Folds differ by one row at most; a shorter one repeats a row, which has weight 0.
     """
 
     number: np.ndarray  # (N,), the fold of each row
@@ -110,9 +110,9 @@ BOTH = "both"
 
 
 def with_both(logits: dict[str, np.ndarray], loss: Loss) -> dict[str, np.ndarray]:
-    """The logits of each kind, and where there are two those of their mean prediction.
+    """The logits of each kind and, where there are two kinds, of their mean prediction.
 
-    There are none for a link that has no inverse here.
+    A link whose inverse is not in `LOGITS` has no logits of the mean.
     """
     if len(logits) == 1 or loss.link not in LOGITS:
         return logits
@@ -123,7 +123,7 @@ def with_both(logits: dict[str, np.ndarray], loss: Loss) -> dict[str, np.ndarray
 def best_of(
     logits: dict[str, np.ndarray], Y: np.ndarray, weights: np.ndarray | None, loss: Loss
 ) -> str:
-    """The kind of the least out-of-fold loss.   logits: (N, n_outputs) of each kind."""
+    """The kind with the lowest out-of-fold loss.   logits: (N, n_outputs) of each kind."""
 
     def value(kind: str) -> float:
         return float(loss.function(logits[kind], Y, weights, xp=np, **dict(loss.options))[0])

@@ -228,8 +228,8 @@ def default_members(settings: Settings, N: int, *, pixels: bool) -> int:
 
 
 def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False) -> list[Settings]:
-    """The kinds of networks to train, as resolved settings: one, or for numbers that are "auto" or
-    "both" after `resolve` one of each kind."""
+    """The kinds of networks to train, as resolved settings: one kind, or both kinds where `numbers`
+    is "auto" or "both" after `resolve`."""
     resolved = resolve(settings, N, n_classes, pixels=pixels)
     kinds = [resolved.numbers]
     if resolved.numbers in ("auto", "both"):
@@ -248,8 +248,8 @@ def even_batch(batch_size: int, N: int) -> int:
 
 
 def validation_fraction(settings: Settings, N: int) -> float:
-    """The share of N rows to set aside: as it is set, else none of few rows, else 15 %, at most
-    5,000 rows. Early stopping asks for some in any case."""
+    """The fraction of N rows to set aside: the given one; else 15 %, at most 5,000 rows, or none of
+    fewer than 2,000 rows without early stopping."""
     if settings.validation_fraction is not None:
         return settings.validation_fraction
     if N < SMALL and not settings.early_stopping:

@@ -20,8 +20,11 @@ from nnaccel.tabular.tables import checked, listing, pop_target
 
 
 class Rows(NamedTuple):
-    """Rows that are not yet encoded: a table or a matrix (N, D), the target of each, a column or a
-    table of several, and how much each counts (N,), None: all alike."""
+    """Rows before their encoding.
+
+    data: a table or a matrix (N, D).   y: the target, a column, or a table of several.
+    weights: how much each row counts (N,); None: all alike.
+    """
 
     data: Any
     y: Any

@@ -25,8 +25,8 @@ REFUSED = {
 
 
 class Survey(NamedTuple):
-    """How a table is read: its columns, the reading of each that is used, why others are not, and
-    the decimal mark."""
+    """How a table is read: its columns, the readings of those in use, the reasons why others are
+    dropped, and the decimal mark."""
 
     columns: tuple[str, ...]
     readings: dict[str, Reading]

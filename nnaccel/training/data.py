@@ -28,7 +28,7 @@ class Data(NamedTuple):
 
 
 class HostData(NamedTuple):
-    """The same on the host, as NumPy arrays, or with X a CSR matrix of SciPy or CuPy.
+    """Examples on the host, as NumPy arrays, or with X a CSR matrix of SciPy or CuPy.
 
     The rows reach a device a chunk at a time, as `Data`; see `nnaccel.training.streaming`.
     """
@@ -50,10 +50,10 @@ def put(
     Y: Any,
     weights: Any = None,
 ) -> Data | HostData:
-    """Examples checked against a network and its loss, and put where they are to live.
+    """Checks examples against a network and its loss, and moves them to the device.
 
-    That is the device, unless they are sparse or take more than `RESIDENT` of its free memory.
-    Integer X and classes stay integers; other targets become (N, K) of `dtype`, weights are
+    They stay on the host if X is sparse or takes more than `RESIDENT` of the device's free memory.
+    Integer X and classes stay integers; other targets become (N, K) of `dtype`; weights are
     brought to mean 1. ValueError or TypeError that names the array, what was expected and what
     came: its kind, its shape, a number that is not finite, targets out of the range of the loss.
     """
@@ -92,8 +92,8 @@ def put_held_out(
 def put_of_members(
     network: Network, loss: Loss, where: Device, dtype: str, X: Any, Y: Any, weights: Any = None
 ) -> Data:
-    """Examples of each of K networks, X (K, n, D), Y (K, n, ...) and weights (K, n), which are
-    brought to mean 1 for each: `Data` with the axis of the networks in front."""
+    """`Data` of K networks, each with examples of its own: X (K, n, D), Y (K, n, ...) and weights
+    (K, n), which are brought to mean 1 for each network."""
     for name, array in (("Y", Y), ("sample_weight", weights)):
         if array is not None and tuple(array.shape[:2]) != tuple(X.shape[:2]):
             raise ValueError(
@@ -126,10 +126,10 @@ def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
 
 
 def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
-    """Sample weights (N,), or those of K networks (K, N) as (N, K), in float64 on the host, brought
-    to mean 1 for each.
+    """Sample weights, float64 on the host, brought to mean 1 for each network: (N,), or (N, K) from
+    the weights (K, N) of K networks.
 
-    One that is so small beside the others that `dtype` has no number for it counts nothing.
+    A weight that underflows in `dtype` becomes 0.
     """
     weights = to_host(real_array("sample_weight", weights)).astype(np.float64)
     if weights.ndim == 2 and len(weights) and weights.shape[1] == X.shape[0]:  # of K networks
@@ -151,8 +151,10 @@ def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
 
 
 def mean_one(weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights (N,), finite, not negative and not all zero, brought to mean 1, and what they were
-    divided by, however large or small they are."""
+    """Weights (N,) divided by their mean, and the mean; neither overflows.
+
+    Not checked: that they are finite, not negative and not all zero.
+    """
     largest = float(weights.max())
     shares = weights / largest  # at most 1, so that neither they nor their sum overflow
     mean = float(shares.mean())

@@ -18,8 +18,8 @@ SCORES = ("loss", "metric", "validation_loss", "validation_metric")
 
 @dataclass(eq=False)
 class Origin:
-    """The run that an epoch is of: what must be the same to continue it, by the names of arguments,
-    and the number of the last epoch whose vectors it has written over."""
+    """The run that yielded an epoch: the settings that must be equal to continue it, by the names
+    of arguments, and the number of the last epoch whose vectors it has overwritten."""
 
     settings: dict[str, Any]
     overwritten: int = 0

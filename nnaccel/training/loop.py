@@ -208,9 +208,9 @@ class Given(NamedTuple):
 def _begin(
     run: Run, given: Given, numbers: range, shuffle: bool, where: Device, backend: Backend
 ) -> Iterator[Epoch]:
-    """The epochs of a run, whose data are on the device now.
+    """Moves the data of a run to the device and begins its epochs.
 
-    A function of its own, so that an error does not keep alive what it has put there.
+    A function of its own, so that an error does not keep the arrays on the device alive.
     """
     network, loss, dtype = run.network, run.loss, run.dtype
     data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
@@ -289,7 +289,7 @@ class Epochs(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A run that can go on: its compiled functions, its parameters and state, split, and the
+    """A run in progress: its compiled functions, its parameters and state (split), and the
     validation data."""
 
     run: Run
