@@ -168,6 +168,11 @@ class Definition:
         """The context that steps run in: how many threads, which arithmetic."""
         return self.ieee_products(precision)
 
+    def team(self) -> AbstractContextManager[int]:
+        """How many Python threads may compute at once, each with operations of its own, while this
+        lasts."""
+        return nullcontext(1)
+
     def repays_loading(self, run: Run, n_steps: int) -> bool:
         """Whether a run of n_steps steps is worth loading all kernels for."""
         return True
