@@ -137,11 +137,10 @@ class Swaps:
     def _mixing(self, params: Array) -> tuple[Array, Array]:
         """W (E, H) and b (1, H) of the layer that mixes its inputs; of one that is not dense those
         that leave them as they are."""
-        xp = self._where.xp
         if self._activation:
-            return views(params, layout(self.model.network), xp=xp)[self._front.n]
-        W = xp.eye(self.X.shape[1] + len(self._front.bins.of), dtype=params.dtype)
-        return W, xp.zeros_like(W[:1, :])
+            return views(params, layout(self.model.network), xp=self._where.xp)[self._front.n]
+        same = np.eye(self.X.shape[1] + len(self._front.bins.of), dtype=self.X.dtype)
+        return self._where.asarray(same), self._where.asarray(np.zeros_like(same[:1]))
 
     def _sums(self, W: Array, b: Array, rows: int) -> Array:
         """What that layer makes of all rows (N, H), before its activation."""
