@@ -218,9 +218,9 @@ def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monk
     assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
 
 
-def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
-    """For the network of the benchmarks: a step's fifteen launches and the one that ends it. The
-    rest of an epoch is an upload of its numbers, and a launch to begin with."""
+def test_a_step_is_fifteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
+    """For the network of the benchmarks: a step's fifteen launches, the last of which, the update,
+    ends it. The rest of an epoch is an upload of its numbers, and a launch to begin with."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (131, 784)).astype(np.uint8)
     data = Data(X, rng.integers(0, 10, len(X)), None)
@@ -234,9 +234,35 @@ def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured)
     count(0)
     run(epoch_of(problem, xp), problem, after=count)
     # 32 full batches and a shorter one; the first of each is taken alone.
-    assert [len(graph.recorded) for graph in captured] == [16 * 16, 16, 16]
-    assert counts[1] == (1 + 15, 2 * 16 + 1, 1, 0)
+    assert [len(graph.recorded) for graph in captured] == [16 * 15, 15, 15]
+    assert counts[1] == (1 + 15, 2 * 15 + 1, 1, 0)
     assert counts[2] == counts[3] == (2 + 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copied", "ends"),
+    [
+        ("adam", 2**14, "adam"),
+        ("other momentum", 2**14, "momentum"),
+        ("adam", 40, "tick"),  # 16 examples of 3 logits are more than that
+        ("lion", 2**14, "tick"),
+    ],
+)
+def test_the_update_ends_a_step_where_it_can(xp, module, optimizer, copied, ends, monkeypatch):
+    """Not where one block of it would copy much, nor where the definition updates."""
+    monkeypatch.setattr(module, "COPIED", copied)
+    known = MANY | {"lion": optimizers.get("lion", 0.01)}
+    problem, asked = simple(None, known[optimizer], metric=ACCURACY), []
+    for part in ("optimizers", "step_slots"):
+        part = getattr(cuda_on_host.modules_on_host(), part)
+        kernel = part.kernel
+        monkeypatch.setattr(
+            part, "kernel", lambda *name, kernel=kernel: asked.append(name[0]) or kernel(*name)
+        )
+    run(epoch_of(problem, xp), problem)
+    assert asked[0] == "begin"
+    assert ends in asked
+    assert ("tick" in asked) == (ends == "tick")
 
 
 def test_steps_go_together_where_they_are_small(module):
@@ -668,7 +694,7 @@ def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
         run(epoch_of(problem, xp), problem, start=start)
         nodes.append(min(len(graph.recorded) for graph in captured))
         captured.clear()
-    assert nodes == [20, 21]
+    assert nodes == [19, 20]
 
 
 @pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
