@@ -102,7 +102,6 @@ class OptimizerKernels:
         if n:
             args = (*vectors, pointer(copy), n, *numbers, *map(float, fixed))
             launch = partial(self._launch, name, params, args)
-            self.release()
             if self._holds:
                 self._held = launch
             else:
@@ -132,7 +131,9 @@ class OptimizerKernels:
         self._holds = False
 
     def _numbers(self, vectors: tuple[Array, ...], changing: tuple) -> list[Any] | None:
-        """Numbers as pairs of arguments; None for other arrays than vectors in one piece."""
+        """Numbers as pairs of arguments; None for other arrays than vectors in one piece. An update
+        that waits comes before what asks for them."""
+        self.release()
         if vectors[0].ndim not in (1, 2) or not are_contiguous(*vectors):
             return None
         pairs = [scalar(x, vectors[0]) for x in changing]
