@@ -28,6 +28,7 @@ from nnaccel.training import loop
 from nnaccel.training.data import Data
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
+from nnaccel.training.step import initialize
 from tests.kernels.cuda import cuda_on_host
 from tests.kernels.cuda.cuda_on_host import OnDevice
 from tests.kernels.test_epoch import (
@@ -793,6 +794,42 @@ def test_a_run_stops_in_the_same_epoch_with_the_same_weights(where, cupy, reside
     assert scores == expected
     assert best.number == reference.number < len(scores) < 40
     np.testing.assert_array_equal(best.params.get(), reference.params.get())
+
+
+def test_members_of_a_table_are_trained_alike_with_graphs_and_without(where, cupy, monkeypatch):
+    """An encoding, dropout that ends before the run, folds as weights, rows held out of each."""
+    X, Y, _ = examples(N=120)
+    folds = np.random.default_rng(0).integers(0, 2, (3, 120)) + 0.5
+    held_out = np.stack([X[k::3] for k in range(3)]), np.stack([Y[k::3] for k in range(3)])
+    encoding = layers.PiecewiseLinear(((-1.0, 0.0, 1.0),) * 3)
+    hidden = layers.Dense(20, get("silu")), layers.Dropout(0.1)
+    network = Network(3, (encoding, *hidden, layers.Dense(3)))
+    runs, replayed = [], []
+    for graphs in (True, False):
+        monkeypatch.setattr(loop, "backend_of", lambda xp, _, g=graphs: CuPyBackend(xp, graphs=g))
+        before = cupy.graphs
+        epochs = train(
+            network, X, Y, loss="softmax_cross_entropy", epochs=4, batch_size=16, metric=ACCURACY,
+            sample_weight=folds, validation_data=held_out, dropout_until=3, device=where,
+            params=initialize(network, members=3),
+        )  # fmt: skip
+        runs.append([epoch.scores() for epoch in epochs])
+        replayed.append(cupy.graphs > before)
+    assert replayed == [True, False]
+    for found, expected in zip(*runs, strict=True):
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+
+
+def test_the_first_runs_on_a_gpu_are_rehearsed(where, cupy):
+    """Those of `bench/gpu/gpu.py --first`, beside the definitions on the CPU."""
+    first = pytest.importorskip("bench.gpu.first_minutes", reason="the benchmarks are not here")
+    for trial in first.trials():
+        if trial.dtype == "float32" and trial.name in ("graphs", "no graphs", "five networks"):
+            before = cupy.graphs
+            found = first.compared(trial, where, epochs=1)
+            assert "problem" not in found, trial
+            assert (cupy.graphs > before) == trial.graphs
 
 
 def test_an_estimator_that_was_trained_with_graphs_can_be_pickled(where, cupy, monkeypatch):
