@@ -193,6 +193,11 @@ class Definition:
         """Waits for the records of an epoch that takes long, in Python where the library would wait
         in its own code: there no signal reaches the process, so nobody could interrupt a run."""
 
+    def team(self) -> AbstractContextManager[int]:
+        """How many Python threads may compute at once, each with operations of its own, while this
+        lasts."""
+        return nullcontext(1)
+
     def repays_loading(self, run: Run, n_steps: int) -> bool:
         """Whether a run of n_steps steps is worth loading all kernels for."""
         return True

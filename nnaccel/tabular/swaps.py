@@ -7,12 +7,14 @@ many swaps as one matrix, a block at a time.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.devices.device import Device, device_of, dtype_name, to_host
-from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths.layers import Chain, Dense, PiecewiseLinear
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.minibatch import bounds
@@ -49,6 +51,15 @@ class Front(NamedTuple):
             for name, own in features.places.items()
         }
         return cls(int(encodes), bins, places)
+
+
+class First(NamedTuple):
+    """The parameters of a network, and of the layer that mixes its inputs W (E, H) and what it
+    makes of all rows, Z (N, H)."""
+
+    params: Array
+    W: Array
+    Z: Array
 
 
 class Swaps:
@@ -100,36 +111,44 @@ class Swaps:
         where, backend = self._where, backend_of(self._where.xp, "numpy")
         rows = max(1, min(ROWS, backend.prediction_rows) // len(index))
         out = np.zeros((len(names), *index.shape, self.model.network.n_outputs))
-        threads = backend.context(self.model.network, rows * len(index))
         guard = backend.ieee_products("float32")
-        with where.context(), threads, guard, np.errstate(all="ignore"):
-            ops, to = backend.operations(), where.asarray(index)
+        with where.context(), guard, backend.team() as n, ThreadPoolExecutor(n) as pool:
+            to, run = where.asarray(index), pool.map if n > 1 else map
             for params in self._members:
                 W, b = self._mixing(params)
-                Z = self._sums(W, b, rows)
-                for name, own in zip(names, out, strict=True):
-                    G = self._term(name, W)
-                    others = Z - G
-                    for start, stop in bounds(index.shape[1], rows):
-                        part = slice(start, stop)
-                        terms = where.xp.take(G, where.xp.reshape(to[:, part], (-1,)), axis=0)
-                        own[:, part] += self._finished(params, terms, others[part, :], ops)
+                first = First(params, W, self._sums(W, b, rows))
+                add = partial(self._add, first, to, rows, backend)
+                _ = [*run(add, names, out)]
         return out / len(self._members)
+
+    def _add(
+        self, first: First, to: Array, rows: int, backend: Backend, name: str, out: np.ndarray
+    ) -> None:
+        """Add the predictions of a network with one column swapped to out (S, N, n_outputs)."""
+        xp, ops = self._where.xp, backend.operations()
+        with self._where.context(), np.errstate(all="ignore"):
+            G = self._term(name, first.W)
+            others = first.Z - G
+            for start, stop in bounds(out.shape[1], rows):
+                part = slice(start, stop)
+                terms = xp.take(G, xp.reshape(to[:, part], (-1,)), axis=0)
+                out[:, part] += self._finished(first.params, terms, others[part, :], ops)
 
     def _mixing(self, params: Array) -> tuple[Array, Array]:
         """W (E, H) and b (1, H) of the layer that mixes its inputs; of one that is not dense those
         that leave them as they are."""
-        xp = self._where.xp
         if self._activation:
-            return views(params, layout(self.model.network), xp=xp)[self._front.n]
-        W = xp.eye(self.X.shape[1] + len(self._front.bins.of), dtype=params.dtype)
-        return W, xp.zeros_like(W[:1, :])
+            return views(params, layout(self.model.network), xp=self._where.xp)[self._front.n]
+        same = np.eye(self.X.shape[1] + len(self._front.bins.of), dtype=self.X.dtype)
+        return self._where.asarray(same), self._where.asarray(np.zeros_like(same[:1]))
 
     def _sums(self, W: Array, b: Array, rows: int) -> Array:
         """What that layer makes of all rows (N, H), before its activation."""
         xp, bins = self._where.xp, self._front.bins
         blocks = (self._X[start:stop, :] for start, stop in bounds(len(self.X), rows))
-        return xp.concat([piecewise_linear(X, bins, xp=xp) @ W + b for X in blocks], axis=0)
+        with np.errstate(all="ignore"):
+            parts = [piecewise_linear(X, bins, xp=xp) @ W + b for X in blocks]
+        return xp.concat(parts, axis=0)
 
     def _term(self, column: str, W: Array) -> Array:
         """What the column adds to that (N, H)."""

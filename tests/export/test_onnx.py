@@ -263,9 +263,7 @@ def test_a_link_without_operators_is_refused_by_name():
     columns = {"gaps": table()["gaps"]}
     model = fitted(columns, target(columns, "numbers"))
     own = Loss("own", squared_error, sorted_units)
-    with pytest.raises(
-        ValueError, match="the loss 'own' cannot be written as ONNX: xp.sort has no"
-    ):
+    with pytest.raises(ValueError, match="the loss 'own' cannot be written as ONNX: xp.sort has"):
         table_model(model._replace(loss=own))
 
 

@@ -1,6 +1,7 @@
 """Permutation importance and partial dependence, against loops over the table as it is."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn import metrics
 from sklearn.inspection import permutation_importance as of_scikit_learn
 
 import nnaccel as nn
+from nnaccel.kernels.numpy.backend import NumPyBackend
 from nnaccel.maths import losses
 from nnaccel.tabular import swaps
 from nnaccel.tabular.features import fit_features
@@ -159,6 +161,16 @@ def test_blocks_make_no_difference(columns, monkeypatch):
     monkeypatch.setattr(swaps, "OUTPUTS", 2500)
     found = permutation_importance(model, columns, y, score="log_loss", repeats=3).values
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-6)
+
+
+def test_threads_make_no_difference(columns, monkeypatch):
+    y = target(columns, "two words")
+    model = fitted(columns, y, members=2, numbers="piecewise")
+    found = {}
+    for n in (1, 3):
+        monkeypatch.setattr(NumPyBackend, "team", lambda self, n=n: nullcontext(n))
+        found[n] = permutation_importance(model, columns, y, score="log_loss", repeats=3).values
+    np.testing.assert_array_equal(found[3], found[1])
 
 
 @pytest.mark.parametrize("name", ["torch:cpu", "jax:cpu"])

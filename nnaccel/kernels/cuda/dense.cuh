@@ -8,13 +8,6 @@
 #include "precision.cuh"
 #include "sums.cuh"
 
-// Blocks that a multiprocessor has room for at least, by the registers that this leaves a thread. Left
-// to itself, a compiler makes room for more, and keeps numbers in local memory for it.
-template <class T>
-constexpr int blocks(int of_float, int of_double) {
-    return sizeof(T) == sizeof(float) ? of_float : of_double;
-}
-
 // Z += b and A = g(Z), (N, H). A may be Z, or null where only `half` is read; Z is kept only where
 // the derivative reads it. The launch geometry is that of `minibatch`, for each network.
 template <class T, class G>

@@ -2,7 +2,8 @@
 //
 // A captured step has the addresses and numbers of the time when it was captured. What differs from
 // step to step, or from epoch to epoch, it finds on the device at fixed addresses: `begin` writes
-// there before an epoch, and `tick`, the last kernel of each step, writes for the next step.
+// there before an epoch, and the last kernel of each step writes for the next one: that of the update,
+// with `end_step`, or else `tick`.
 
 #pragma once
 
@@ -19,20 +20,21 @@ struct Epoch {
     T* logits;           // (kept, stride) or null: a ring of the logits of `kept` steps
     Index kept, stride;
     Index step;          // the one under way
+    T* numbers;          // (n,): where a step finds its numbers,
+    Index* index;        // (batch,): its examples,
+    int* count;          // and the updates before it
 };
 
 static_assert(sizeof(Epoch<double>) <= 128, "the memory that graphs.py makes for it");
 
 // Copies the numbers of a step and its examples to where the step finds them, if there is one.
 template <class T>
-__device__ void prepare(const Epoch<T>& epoch, Index step, T* numbers, Index* index) {
-    const Index thread = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-    const Index threads = Index(gridDim.x) * blockDim.x;
+__device__ void prepare(const Epoch<T>& epoch, Index step, Index thread, Index threads) {
     const Index first = step * epoch.batch, left = epoch.N - first;
     if (left <= 0) return;
-    for (Index i = thread; i < epoch.n; i += threads) numbers[i] = epoch.table[step * epoch.n + i];
+    for (Index i = thread; i < epoch.n; i += threads) epoch.numbers[i] = epoch.table[step * epoch.n + i];
     for (Index i = thread; i < left && i < epoch.batch; i += threads)
-        index[i] = epoch.order[first + i];
+        epoch.index[i] = epoch.order[first + i];
 }
 
 // Begins an epoch.   count: the updates before it.
@@ -40,32 +42,60 @@ template <class T>
 __global__ void __launch_bounds__(THREADS) begin(
     Epoch<T>* at, const T* table, Index n, const Index* order, Index N, Index batch, T* losses,
     T* logits, Index kept, Index stride, T* numbers, Index* index, int* count_at, Index count) {
-    const Epoch<T> epoch = {table, n, order, N, batch, losses, logits, kept, stride, 0};
+    const Epoch<T> epoch = {
+        table, n, order, N, batch, losses, logits, kept, stride, 0, numbers, index, count_at};
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         *at = epoch;
         *count_at = int(count);
     }
-    prepare(epoch, 0, numbers, index);
+    prepare(
+        epoch, 0, Index(blockIdx.x) * blockDim.x + threadIdx.x, Index(gridDim.x) * blockDim.x);
 }
 
-// Ends a step.   loss: (networks,).   Z: its logits, `size` numbers.
+// Ends a step by `threads` threads, of which this is number `thread`: takes down its loss (networks,)
+// and its logits Z, `size` numbers, and puts in place what the next one finds.
 template <class T>
-__global__ void __launch_bounds__(THREADS) tick(
-    Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, T* numbers, Index* index,
-    int* count_at, unsigned* counter) {
-    const Epoch<T> epoch = *at;
-    if (blockIdx.x == 0)
-        for (Index i = threadIdx.x; i < networks; i += THREADS)
-            epoch.losses[epoch.step * networks + i] = loss[i];
+__device__ void take_down(
+    const Epoch<T>& epoch, const T* loss, Index networks, const T* Z, Index size, Index thread,
+    Index threads) {
+    for (Index i = thread; i < networks; i += threads)
+        epoch.losses[epoch.step * networks + i] = loss[i];
     if (epoch.logits) {
         T* to = epoch.logits + epoch.step % epoch.kept * epoch.stride;
-        for_each_pack<T>(size, aligned(Z, to), [&](Index i, auto count) {
-            store(to + i, load<decltype(count)::value>(Z + i));
-        });
+        constexpr int V = PACK<T>;
+        const Index whole = aligned(Z, to) ? size - size % V : 0;
+        for (Index i = thread * V; i < whole; i += threads * V) store(to + i, load<V>(Z + i));
+        for (Index i = whole + thread; i < size; i += threads) to[i] = Z[i];
     }
-    prepare(epoch, epoch.step + 1, numbers, index);
-    if (is_last_block(counter, gridDim.x) && threadIdx.x == 0) {
-        at->step = epoch.step + 1;
-        ++*count_at;
-    }
+    prepare(epoch, epoch.step + 1, thread, threads);
+}
+
+// The step that follows is the one under way.
+template <class T>
+__device__ void step_on(Epoch<T>* at) {
+    ++at->step;
+    ++*at->count;
+}
+
+// Ends a step in the last block of the kernel of its update, whose others have read by then what is
+// put in place here.   at: null where the step goes on.
+template <class T>
+__device__ void end_step(
+    Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, unsigned* counter) {
+    if (!at || !is_last_block(counter, gridDim.x)) return;
+    const Epoch<T> epoch = *at;
+    __syncthreads();  // all have read it
+    take_down(epoch, loss, networks, Z, size, threadIdx.x, blockDim.x);
+    if (threadIdx.x == 0) step_on(at);
+}
+
+// The same in a kernel of its own, by all its blocks.
+template <class T>
+__global__ void __launch_bounds__(THREADS) tick(
+    Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, unsigned* counter) {
+    const Epoch<T> epoch = *at;
+    take_down(
+        epoch, loss, networks, Z, size, Index(blockIdx.x) * blockDim.x + threadIdx.x,
+        Index(gridDim.x) * blockDim.x);
+    if (is_last_block(counter, gridDim.x) && threadIdx.x == 0) step_on(at);
 }

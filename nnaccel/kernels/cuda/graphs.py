@@ -49,6 +49,8 @@ KINDS = 16  # of steps whose graphs are kept: streamed data take turns in three 
 
 LOGITS = 2**22  # numbers that wait for the metric, which is computed for many steps at once
 
+COPIED = 2**14  # numbers that a block of the update copies at the end of a step, at most
+
 NOT_IN_PLACE = "a step gives other arrays than it has been given"
 
 
@@ -206,14 +208,24 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
 
             def step(arrays: list[Array]) -> list[Array]:
                 key = Key(seed, places.count) if random else None
-                params, slots, value, (Z, *_) = one_step(
-                    arrays[0], arrays[1:], data, places.index[:B], key, updates
-                )
-                places.tick(value, Z, logits is not None)
+                if ends_step:
+                    space.optimizers.hold()
+                try:
+                    params, slots, value, (Z, *_) = one_step(
+                        arrays[0], arrays[1:], data, places.index[:B], key, updates
+                    )
+                    ended = space.optimizers.release(places.end(value, Z)) if ends_step else False
+                finally:
+                    space.optimizers.hold_no_more()
+                if not ended:
+                    places.tick(value, Z, logits is not None)
                 return [params, *slots]
 
             return graphs.run((B, *frozen), n, some, step, arrays)
 
+        # The update is the last kernel of a step, unless something comes after it, or one block of
+        # it would have to copy much.
+        ends_step = whole.n_trained == whole.size and batch + (logits is not None) * size <= COPIED
         some = steps_per_graph(network, batch, n_full, networks)
         arrays, means = [params, *state.slots], []
         for first, last in bounds(n_steps, kept):

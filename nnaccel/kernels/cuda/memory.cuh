@@ -23,6 +23,13 @@ inline constexpr unsigned WARP = 0xffffffff;  // all lanes of a warp
 inline constexpr int LANES = 32;
 inline constexpr int THREADS = 256;           // of a block, but for `narrow_dense`
 
+// Blocks that a multiprocessor has room for at least, by the registers that this leaves a thread. Left
+// to itself, a compiler makes room for more, and keeps numbers in local memory for it.
+template <class T>
+constexpr int blocks(int of_float, int of_double) {
+    return sizeof(T) == sizeof(float) ? of_float : of_double;
+}
+
 // The number of the network that this block computes for.
 __device__ inline Index network() { return blockIdx.z; }
 

@@ -1,16 +1,19 @@
 // Optimizers: twins of the updates in maths/optimizers.py, in place on flat vectors of n numbers, or
 // on those of several networks one after the other.
-// `half` is the bfloat16 copy of the parameters. `adam` has as many arguments as its definition.
+// `half` is the bfloat16 copy of the parameters. In a captured step `end` and what follows are as of
+// `end_step`; else `end` is null. `adam` has as many arguments as its definition.
 
 #pragma once
 
+#include "graph_step.cuh"
 #include "memory.cuh"
 #include "precision.cuh"
 #include "sums.cuh"
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) gradient_descent(
-    T* params, const T* grads, Bf16* half, Index n, const T* rate_at, double rate) {
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) gradient_descent(
+    T* params, const T* grads, Bf16* half, Index n, const T* rate_at, double rate, Epoch<T>* end,
+    const T* loss, Index networks, const T* Z, Index size, unsigned* counter) {
     const T r = scalar(rate_at, rate);
     for_each_pack<T>(n, aligned(params, grads, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
@@ -20,6 +23,7 @@ __global__ void __launch_bounds__(THREADS) gradient_descent(
         store(params + i, p);
         store_half(half, i, p);
     });
+    end_step(end, loss, networks, Z, size, counter);
 }
 
 template <class T, bool nesterov>
@@ -42,23 +46,28 @@ __device__ void momentum_step(
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) momentum(
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) momentum(
     T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
-    double beta) {
+    double beta, Epoch<T>* end, const T* loss, Index networks, const T* Z, Index size,
+    unsigned* counter) {
     momentum_step<T, false>(params, grads, velocity, half, n, rate_at, rate, beta);
+    end_step(end, loss, networks, Z, size, counter);
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) nesterov(
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) nesterov(
     T* params, const T* grads, T* velocity, Bf16* half, Index n, const T* rate_at, double rate,
-    double beta) {
+    double beta, Epoch<T>* end, const T* loss, Index networks, const T* Z, Index size,
+    unsigned* counter) {
     momentum_step<T, true>(params, grads, velocity, half, n, rate_at, rate, beta);
+    end_step(end, loss, networks, Z, size, counter);
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) rmsprop(
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) rmsprop(
     T* params, const T* grads, T* square, Bf16* half, Index n, const T* rate_at, double rate,
-    double beta, double epsilon) {
+    double beta, double epsilon, Epoch<T>* end, const T* loss, Index networks, const T* Z,
+    Index size, unsigned* counter) {
     const T r = scalar(rate_at, rate), b = T(beta), rest = T(1 - beta), e = T(epsilon);
     for_each_pack<T>(n, aligned(params, grads, square, half), [&](Index i, auto count) {
         constexpr int V = decltype(count)::value;
@@ -72,14 +81,16 @@ __global__ void __launch_bounds__(THREADS) rmsprop(
         store(square + i, s);
         store_half(half, i, p);
     });
+    end_step(end, loss, networks, Z, size, counter);
 }
 
 // m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon), root = sqrt(c2).
 template <class T>
-__global__ void __launch_bounds__(THREADS) adam(
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) adam(
     T* params, const T* grads, T* mu, T* nu, Bf16* half, Index n, const T* rate_at, double rate,
     const T* correction_1_at, double correction_1, const T* correction_2_at, double correction_2,
-    double beta_1, double beta_2, double epsilon) {
+    double beta_1, double beta_2, double epsilon, Epoch<T>* end, const T* loss, Index networks,
+    const T* Z, Index size, unsigned* counter) {
     const T root = sqrt(scalar(correction_2_at, correction_2)), e = root * T(epsilon);
     const T r = scalar(rate_at, rate) * root / scalar(correction_1_at, correction_1);
     const T b1 = T(beta_1), rest_1 = T(1 - beta_1), b2 = T(beta_2), rest_2 = T(1 - beta_2);
@@ -97,6 +108,7 @@ __global__ void __launch_bounds__(THREADS) adam(
         store(nu + i, s);
         store_half(half, i, p);
     });
+    end_step(end, loss, networks, Z, size, counter);
 }
 
 // x *= factor.

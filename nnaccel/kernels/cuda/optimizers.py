@@ -1,6 +1,7 @@
 """Updates of the whole parameter vector on a device, each in one launch and in place."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
@@ -10,6 +11,8 @@ from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.maths import optimizers
 from nnaccel.typing import Array, Namespace
 
+NO_END = (0, 0, 0, 0, 0, 0)  # arguments of an update that ends no captured step
+
 
 class OptimizerKernels:
     """The rules of `nnaccel.maths.optimizers`, for vectors of a network, or of several. Clipping of
@@ -17,6 +20,8 @@ class OptimizerKernels:
 
     def __init__(self, xp: Namespace, buffers: DeviceBuffers, copies: Bfloat16Copies) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
+        self._holds = False
+        self._held: Callable[[tuple[Any, ...]], None] | None = None  # the launch of an update
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -96,11 +101,39 @@ class OptimizerKernels:
         copy, n = self._copies.begin_update(params, whole=True), params.size
         if n:
             args = (*vectors, pointer(copy), n, *numbers, *map(float, fixed))
-            kernel(name, TYPES[params.dtype.name])(*vector_grid(n, params.itemsize), args)
+            launch = partial(self._launch, name, params, args)
+            if self._holds:
+                self._held = launch
+            else:
+                launch(NO_END)
         return True
 
+    def _launch(
+        self, name: str, params: Array, args: tuple[Any, ...], end: tuple[Any, ...]
+    ) -> None:
+        grid = vector_grid(params.size, params.itemsize)
+        kernel(name, TYPES[params.dtype.name])(*grid, (*args, *end))
+
+    def hold(self) -> None:
+        """The next update waits for `release`, by which time it is known what a step ends with."""
+        self._holds, self._held = True, None
+
+    def release(self, end: tuple[Any, ...] = NO_END) -> bool:
+        """Launches the update that waits; False where none does.   end: the arguments by which it
+        ends a captured step."""
+        held, self._held = self._held, None
+        if held is not None:
+            held(end)
+        return held is not None
+
+    def hold_no_more(self) -> None:
+        """Updates are launched as they come."""
+        self._holds = False
+
     def _numbers(self, vectors: tuple[Array, ...], changing: tuple) -> list[Any] | None:
-        """Numbers as pairs of arguments; None for other arrays than vectors in one piece."""
+        """Numbers as pairs of arguments; None for other arrays than vectors in one piece. An update
+        that waits comes before what asks for them."""
+        self.release()
         if vectors[0].ndim not in (1, 2) or not are_contiguous(*vectors):
             return None
         pairs = [scalar(x, vectors[0]) for x in changing]

@@ -46,14 +46,15 @@ class StepSlots:
 
     def tick(self, value: Array, Z: Array, keeps: bool) -> None:
         """Ends a step with its loss (...), and its logits (..., B, K) if the epoch keeps them."""
+        end = self.end(value, Z)
+        grid, block = vector_grid(max(self._batch, Z.size if keeps else 0), Z.itemsize)
+        kernel("tick", self._type)(grid, block, end)
+
+    def end(self, value: Array, Z: Array) -> tuple[Any, ...]:
+        """The arguments by which a kernel ends a step."""
         value = cupy.ascontiguousarray(value, self.numbers.dtype)
         Z = cupy.ascontiguousarray(Z, self.numbers.dtype)
-        grid, block = vector_grid(max(self._batch, Z.size if keeps else 0), Z.itemsize)
-        args = (
-            self._epoch, value, value.size, Z, Z.size,
-            self.numbers, self.index, self.count, self._counter,
-        )  # fmt: skip
-        kernel("tick", self._type)(grid, block, args)
+        return self._epoch, value, value.size, Z, Z.size, self._counter
 
 
 def logits_of(kept: Array, N: int, batch: int, shape: tuple[int, ...], *, xp: Namespace) -> Array:

@@ -1,6 +1,7 @@
 """NumPy's backend: Numba's kernels where it is installed, NumPy's own, and fewer BLAS threads."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -78,6 +79,12 @@ class NumPyBackend(Definition):
         """One BLAS thread where all products are small."""
         small = blas_threads.one_is_enough(network, batch_size)
         return blas_threads.one_thread() if small else nullcontext()
+
+    @contextmanager
+    def team(self) -> Iterator[int]:
+        """As many as the BLAS has threads, each with one of them."""
+        with blas_threads.one_thread() as threads:
+            yield max(1, threads)
 
     def repays_loading(self, run: Run, n_steps: int) -> bool:
         """Whether that many steps save more time with Numba than loading it takes.

@@ -306,6 +306,28 @@ def test_a_derivative_reads_sixteen_bytes_where_it_can(H, dtype, monkeypatch):
 
 
 @HOST
+def test_an_update_that_waits_comes_before_what_follows(cupy):
+    """It waits for the end of a step; whatever else is asked for first does not overtake it."""
+    space = cuda_on_host.on_host().Workspace(np)
+    ops = Ops(np, space.kernels())
+    params, grads = np.ones(6, np.float32), np.full(6, 2.0, np.float32)
+    space.optimizers.hold()
+    before = cupy.launches
+    ops[optimizers.gradient_descent_update](params, grads, 0.25)
+    assert cupy.launches == before
+    assert params.tolist() == [1.0] * 6
+    ops[optimizers.shrink_weights](params, 0.5, 3)
+    assert params.tolist() == [0.25] * 3 + [0.5] * 3
+    ops[optimizers.gradient_descent_update](params, grads, 0.25)
+    assert space.optimizers.release()
+    assert params.tolist() == [-0.25] * 3 + [0.0] * 3
+    assert not space.optimizers.release()
+    space.optimizers.hold_no_more()
+    ops[optimizers.gradient_descent_update](params, grads, 0.25)
+    assert params.tolist() == [-0.75] * 3 + [-0.5] * 3
+
+
+@HOST
 def test_one_thread_fences_for_its_block():
     """And once more in the last of them: 100 blocks of 256 threads each leave a sum."""
     before, grads = cuda_on_host.library().fences(), np.ones(100 * 1024, np.float32)

@@ -28,6 +28,7 @@ from nnaccel.training import loop
 from nnaccel.training.data import Data
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.loop import train
+from nnaccel.training.step import initialize
 from tests.kernels.cuda import cuda_on_host
 from tests.kernels.cuda.cuda_on_host import OnDevice
 from tests.kernels.test_epoch import (
@@ -218,9 +219,9 @@ def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monk
     assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
 
 
-def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
-    """For the network of the benchmarks: a step's fifteen launches and the one that ends it. The
-    rest of an epoch is an upload of its numbers, and a launch to begin with."""
+def test_a_step_is_fifteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
+    """For the network of the benchmarks: a step's fifteen launches, the last of which, the update,
+    ends it. The rest of an epoch is an upload of its numbers, and a launch to begin with."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (131, 784)).astype(np.uint8)
     data = Data(X, rng.integers(0, 10, len(X)), None)
@@ -235,9 +236,35 @@ def test_a_step_is_sixteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured)
     run(epoch_of(problem, xp), problem, after=count)
     # 32 full batches and a shorter one, which weighs its gradient by an operation of CuPy; the
     # first of each is taken alone.
-    assert [len(graph.recorded) for graph in captured] == [16 * 16, 16, 17]
-    assert counts[1] == (1 + 15, 2 * 16 + 1, 1, 1)
+    assert [len(graph.recorded) for graph in captured] == [16 * 15, 15, 16]
+    assert counts[1] == (1 + 15, 2 * 15 + 1, 1, 1)
     assert counts[2] == counts[3] == (2 + 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copied", "ends"),
+    [
+        ("adam", 2**14, "adam"),
+        ("other momentum", 2**14, "momentum"),
+        ("adam", 40, "tick"),  # 16 examples of 3 logits are more than that
+        ("lion", 2**14, "tick"),
+    ],
+)
+def test_the_update_ends_a_step_where_it_can(xp, module, optimizer, copied, ends, monkeypatch):
+    """Not where one block of it would copy much, nor where the definition updates."""
+    monkeypatch.setattr(module, "COPIED", copied)
+    known = MANY | {"lion": optimizers.get("lion", 0.01)}
+    problem, asked = simple(None, known[optimizer], metric=ACCURACY), []
+    for part in ("optimizers", "step_slots"):
+        part = getattr(cuda_on_host.modules_on_host(), part)
+        kernel = part.kernel
+        monkeypatch.setattr(
+            part, "kernel", lambda *name, kernel=kernel: asked.append(name[0]) or kernel(*name)
+        )
+    run(epoch_of(problem, xp), problem)
+    assert asked[0] == "begin"
+    assert ends in asked
+    assert ("tick" in asked) == (ends == "tick")
 
 
 def test_steps_go_together_where_they_are_small(module):
@@ -669,7 +696,7 @@ def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
         run(epoch_of(problem, xp), problem, start=start)
         nodes.append(min(len(graph.recorded) for graph in captured))
         captured.clear()
-    assert nodes == [20, 21]
+    assert nodes == [19, 20]
 
 
 @pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
@@ -768,6 +795,42 @@ def test_a_run_stops_in_the_same_epoch_with_the_same_weights(where, cupy, reside
     assert scores == expected
     assert best.number == reference.number < len(scores) < 40
     np.testing.assert_array_equal(best.params.get(), reference.params.get())
+
+
+def test_members_of_a_table_are_trained_alike_with_graphs_and_without(where, cupy, monkeypatch):
+    """An encoding, dropout that ends before the run, folds as weights, rows held out of each."""
+    X, Y, _ = examples(N=120)
+    folds = np.random.default_rng(0).integers(0, 2, (3, 120)) + 0.5
+    held_out = np.stack([X[k::3] for k in range(3)]), np.stack([Y[k::3] for k in range(3)])
+    encoding = layers.PiecewiseLinear(((-1.0, 0.0, 1.0),) * 3)
+    hidden = layers.Dense(20, get("silu")), layers.Dropout(0.1)
+    network = Network(3, (encoding, *hidden, layers.Dense(3)))
+    runs, replayed = [], []
+    for graphs in (True, False):
+        monkeypatch.setattr(loop, "backend_of", lambda xp, _, g=graphs: CuPyBackend(xp, graphs=g))
+        before = cupy.graphs
+        epochs = train(
+            network, X, Y, loss="softmax_cross_entropy", epochs=4, batch_size=16, metric=ACCURACY,
+            sample_weight=folds, validation_data=held_out, dropout_until=3, device=where,
+            params=initialize(network, members=3),
+        )  # fmt: skip
+        runs.append([epoch.scores() for epoch in epochs])
+        replayed.append(cupy.graphs > before)
+    assert replayed == [True, False]
+    for found, expected in zip(*runs, strict=True):
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+
+
+def test_the_first_runs_on_a_gpu_are_rehearsed(where, cupy):
+    """Those of `bench/gpu/gpu.py --first`, beside the definitions on the CPU."""
+    first = pytest.importorskip("bench.gpu.first_minutes", reason="the benchmarks are not here")
+    for trial in first.trials():
+        if trial.dtype == "float32" and trial.name in ("graphs", "no graphs", "five networks"):
+            before = cupy.graphs
+            found = first.compared(trial, where, epochs=1)
+            assert "problem" not in found, trial
+            assert (cupy.graphs > before) == trial.graphs
 
 
 def test_an_estimator_that_was_trained_with_graphs_can_be_pickled(where, cupy, monkeypatch):

@@ -39,6 +39,16 @@ def test_small_products_take_one_thread_and_large_ones_all():
         assert pools_of_blas() == {2}
 
 
+def test_a_team_of_python_threads_has_a_thread_of_the_blas_each():
+    with backend_of(np).team() as n:
+        assert (n, pools_of_blas()) == (2, {1})
+        with backend_of(np).team() as again:  # those threads are still its own
+            assert again == 2
+    assert pools_of_blas() == {2}
+    with backend_of(np, kernels=False).team() as n:
+        assert (n, pools_of_blas()) == (1, {2})
+
+
 def test_other_libraries_have_threads_of_their_own():
     xp = pytest.importorskip("array_api_compat.torch")
     with backend_of(xp).context(SMALL, 200):
