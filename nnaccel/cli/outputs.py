@@ -144,7 +144,7 @@ def picture_writer(path: str, *, sources: list[str]) -> Callable[[Callable[[Any]
     ValueError or OSError for what cannot be written, and for one of the sources.
     """
     from nnaccel.cli.pictures import STYLE
-    from nnaccel.training.checkpoint import is_model
+    from nnaccel.training.model_file import is_model
 
     suffix = Path(path).suffix.lower()
     if suffix not in PICTURES:
