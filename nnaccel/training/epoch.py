@@ -125,14 +125,16 @@ class Epoch:
 
         Those of this epoch stay as they are, for whoever is interrupted here."""
         with self._on_device():
-            params = self.params + 0.0
+            params: Any = self.params + 0.0
         with other._on_device():
             for k in rows.tolist():
                 row = other.params[k, :]
-                if hasattr(params, "at"):  # JAX's arrays cannot be written
+                if isinstance(params, np.ndarray):  # perhaps read from a file
+                    params[k, :] = to_host(row)
+                elif hasattr(params, "at"):  # JAX's arrays cannot be written
                     params = params.at[k].set(row)
                 else:
-                    params[k, :] = to_host(row) if isinstance(params, np.ndarray) else row
+                    params[k, :] = row
         return params
 
     def _on_device(self) -> AbstractContextManager[Any]:

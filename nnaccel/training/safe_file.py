@@ -71,7 +71,7 @@ def read(
     header = schema.from_json(text, "header")
     found = header.get("format") if type(header) is dict else None
     if found != kind.name:
-        other = schema.TEXT.holds(found) and found.startswith("nnaccel ")
+        other = type(found) is str and found.startswith("nnaccel ")
         raise ValueError(f"it is an {found} file, not {kind.words}" if other else FOREIGN)
     schema.check({"version": header.get("version")}, {"version": schema.COUNT}, "header")
     if header["version"] > kind.version:
