@@ -174,7 +174,7 @@ class Rows:
         table = table if len(rows) == table.num_rows else table.take(rows)
         with quiet():
             X = learnt.features.transform(table, planes["X"].dtype, Surprises(many=True))
-            Y = self._target(y, rows)
+            Y = self._reader.encoded(y, rows)
         found = {"X": X, "Y": Y.astype(planes["Y"].dtype)}
         if "weights" in planes:
             own = np.ones(len(rows)) if weights is None else weights[rows]
@@ -185,12 +185,6 @@ class Rows:
             own = np.where(training, own / learnt.mean_weight, own)
             found["weights"] = own.astype(planes["weights"].dtype)
         return found
-
-    def _target(self, y: dict[str, Any], rows: np.ndarray) -> np.ndarray:
-        target = self._learnt.target
-        if isinstance(target, Target):
-            return target.encode(y[target.name].take(rows))
-        return np.stack([t.encode(y[t.name].take(rows)) for t in target.columns], axis=1)
 
     def _places(self, name: str, n: int) -> np.ndarray:
         """Where the next n rows of a part go, as numbers of rows in the file."""

@@ -52,10 +52,15 @@ class Reader:
     """Tells the rows of batches apart: those with a target, by what they are for."""
 
     def __init__(
-        self, target: Target | Targets, shares: Shares, seed: int, weights: str | None, decimal: str
+        self,
+        target: Target | Targets,
+        shares: Shares,
+        seed: int,
+        weights: str | None,
+        decimal: str | None,
     ) -> None:
         """target: what its columns are.   weights: the column that says how much a row counts.
-        decimal: the mark of numbers in its text."""
+        decimal: the mark of numbers in its text; None: as a batch suggests."""
         self.target, self.columns, self.shares = target, columns_of(target), shares
         self.seed, self._weights, self._decimal = seed, weights, decimal
 
@@ -77,6 +82,11 @@ class Reader:
         present = np.all([rows_with_target(v, name) for name, v in y.items()], axis=0)
         part = self.shares.part_of(shares_of(batch.numbers, self.seed))
         return RowsOf(np.where(present, part, -1), y, self._weights_of(batch))
+
+    def encoded(self, y: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+        """The targets (n,) or (n, K) of those rows of a batch, as the loss takes them."""
+        each = [one.encode(y[one.name].take(rows)) for one in self.columns]
+        return each[0] if isinstance(self.target, Target) else np.stack(each, axis=1)
 
     def _weights_of(self, batch: Batch) -> np.ndarray | None:
         if self._weights is None:
