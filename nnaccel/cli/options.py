@@ -75,7 +75,7 @@ def data_options(group: Any) -> None:
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     stream_option(group)
     option(group, "cache", metavar="DIR",
-           help="where encoded rows of a streamed table go (default: beside the output)")  # fmt: skip
+           help="for the encoded rows of a streamed table (default: the output's)")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
     group.add_argument("--force", action="store_true",
                        help="replace an older model file, or checkpoint")  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.tabular import kinds
-from nnaccel.tabular.columns import AS_NUMBERS, KINDS
+from nnaccel.tabular.columns import AS_NUMBERS, KINDS, Column
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
@@ -29,7 +29,7 @@ def read_labels(
     TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
     their counts; labels that differ in case or blanks only.
     """
-    text = Text(column)
+    text = _text_of(column)
     reading, ignored, _ = kinds.decide(text, decimal)
     if reading.kind == "number":
         warn_missing(name, ignored)
@@ -50,7 +50,7 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
     TableWarning: words that cannot be read, and are missing, with their counts. ValueError where
     nothing can be read.
     """
-    text = Text(column)
+    text = _text_of(column)
     values, unread = kinds.read(text, reading)
     if unread and np.isnan(values).all():
         raise ValueError(
@@ -59,6 +59,10 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
         )
     warn_missing(name, unread)
     return typed(text, values, reading)
+
+
+def _text_of(column: Any) -> Text:
+    return Column(column).text or Text(column)
 
 
 def typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
@@ -83,7 +87,7 @@ def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
 
     TableWarning: the marks, with their counts.
     """
-    text = Text(column)
+    text = _text_of(column)
     marks = text.cells.blank & ~np.isin(np.array(text.cells.texts), classes)
     return _without(name, text, marks)
 

@@ -1,6 +1,7 @@
 """A random sample of the rows of a stream, in the order of the table; all rows of a small one."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,16 @@ def shares_of(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 
 def followed(stream: Stream, what: str, progress: Progress, total: int | None) -> Iterator[Batch]:
-    """The batches of a pass, while it is said how far it is.   total: rows, if that is known."""
-    for batch in stream.batches():
-        yield batch
-        done = batch.done
-        if total:
-            done = (batch.number + batch.table.num_rows) / total
-        progress(what, done)
+    """The batches of a pass, each read by a thread while the one before is in use, and it is said
+    how far the pass is.   total: rows, if that is known."""
+    with ThreadPoolExecutor(1) as reader:
+        batches = stream.batches()
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+            n = batch.number + batch.table.num_rows
+            progress(what, n / total if total else batch.done)
 
 
 def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:

@@ -68,6 +68,7 @@ class Stream:
         self.source, self.targets = source, targets
         self._layout = layout._replace(names=layout.names or targets)
         self.structure: Structure | None = None
+        self._texts: dict[Path, Delimited] = {}
         self.name, self.parts = _parts_of(source, self._delimited)
         self.n_bytes = sum(part.path.stat().st_size for part in self.parts if part.path)
         self.state = self._state()
@@ -88,10 +89,12 @@ class Stream:
                 )
 
     def _delimited(self, path: Path) -> Delimited:
-        names = self.structure.names if self.structure else self._layout.names
-        text = Delimited(path, self._layout._replace(names=names))
-        self.structure = self.structure or text.structure
-        return text
+        """A file of text, whose structure is found once."""
+        if path not in self._texts:
+            names = self.structure.names if self.structure else self._layout.names
+            self._texts[path] = Delimited(path, self._layout._replace(names=names))
+            self.structure = self.structure or self._texts[path].structure
+        return self._texts[path]
 
     @cached_property
     def schema(self) -> Any:

@@ -123,7 +123,8 @@ def look_at(sample: Sample, stream: Stream, wanted: Wanted) -> Look:
     y = examples.y
     present = np.all([rows_with_target(v, n) for n, v in by_name(y, name).items()], axis=0)
     if not present.any():
-        raise ValueError(f"target {name!r} has no values in {sample}; choose another target")
+        where = "at all" if sample.whole else f"in {sample}"
+        raise ValueError(f"target {name!r} has no values {where}; choose another target")
     target = fit_target_of(take(y, np.flatnonzero(present)), settings.task, name, forms)
     shares = _shares(settings, wanted.test_fraction, sample.n_rows * float(present.mean()))
     part = shares.part_of(shares_of(sample.numbers, settings.seed))
