@@ -72,7 +72,8 @@ class Streamed:
         try:
             pop_target(empty, names if target else ())
         except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+            how = f"; {self.structure}" if self.structure else ""
+            raise ValueError(f"{source}: {error}{how}") from None
 
     @property
     def structure(self) -> Structure | None:

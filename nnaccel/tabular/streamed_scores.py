@@ -1,7 +1,7 @@
 """Scores of any number of rows, a batch at a time: the names and values of `scores.scores_of`.
 
 All are exact, to rounding, but the ROC AUC and the average precision: they are those of
-probabilities that are rounded to one of 65,536 steps of their logits.
+probabilities whose logits are rounded to one of many steps.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from nnaccel.tabular.sources import Rows
 from nnaccel.tabular.targets import Target, class_numbers
 from nnaccel.training.on_disk import DiskArray
 
-STEPS = 2**16  # of logits, all classes together
+STEPS, LEAST_STEPS = 2**18, 2**12  # of logits, of all classes together and of one
 FURTHEST = 20.0  # logit that has a step of its own
 ROWS = 2**16  # read from the disk at once
 
@@ -121,7 +121,7 @@ class _Classes:
     def __init__(self, target: Target, threshold: float | None) -> None:
         self._target, self._threshold, K = target, threshold, len(target.classes)
         self._ranked = [1] if K == 2 else [*range(K)]  # the classes that have a curve
-        self._steps = max(256, STEPS // len(self._ranked))
+        self._steps = max(LEAST_STEPS, STEPS // len(self._ranked))
         self._curves = np.zeros((len(self._ranked), 2, self._steps))
         self._confusion = np.zeros((K, K))
         self._log_loss, self._brier = 0.0, 0.0

@@ -14,6 +14,7 @@ from nnaccel.tabular.delimited import (
     encoding_of,
     open_rows,
     read_text,
+    structure_of,
     uneven_rows,
 )
 from nnaccel.tabular.table_files import COMPRESSED
@@ -37,12 +38,13 @@ class Delimited:
             raise Malformed("it is empty; expected a table with column names and rows")
         self._encoding = encoding_of(_whole_lines(head, len(head) == SAMPLE), layout.encoding)
         text = codecs.getincrementaldecoder(self._encoding or "utf-8")("strict").decode(head)
-        lines = text.encode()
-        table, self.structure = read_text(_whole_lines(lines, len(head) == SAMPLE), layout)
+        lines = _whole_lines(text.encode(), len(head) == SAMPLE)
+        comment = structure_of(lines, layout).comment
+        table, self.structure = read_text(lines, layout._replace(encoding=None))
         self.names = table.column_names
         self._used = _places(self.structure, self.names)
-        if self.structure.comment:
-            self._clean = _without_comments(self.structure.comment.encode())
+        if comment:
+            self._clean = _without_comments(comment.encode())
         elif self.structure.delimiter == " ":
             self._clean = _single_spaces
 
