@@ -69,7 +69,7 @@ def predictions(
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
     """The columns to copy, the outputs and, if it is wanted, the spread of each batch of rows."""
     stream, surprises = _opened(model, options), Surprises(many=True)
-    for batch in stream.batches():
+    for batch in _pieces(model, stream):
         X = _encoded(model, batch, surprises, None)
         spread = None
         if options.spread:
@@ -91,7 +91,7 @@ def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, An
     reader = Reader(model.target, Shares(0.0, 0.0), 0, options.weights, None)
     found = Scores(model.target, threshold=options.threshold, **scoring_of(model.loss))
     without = 0
-    for batch in stream.batches():
+    for batch in _pieces(model, stream):
         part, y, weights = reader.rows_of(batch)
         rows = np.flatnonzero(part >= 0)
         without += len(part) - len(rows)
@@ -105,6 +105,12 @@ def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, An
     if without:
         warn(f"{without:,} rows without a {model.target.name!r} are left out")
     return found.result(), found.n_rows
+
+
+def _pieces(model: "Model", stream: Stream) -> Iterator[Batch]:
+    """The rows of a file, so many at a time as bounds the memory."""
+    width = len(model.features.names)
+    return (piece for batch in stream.batches() for piece in batch.pieces(width))
 
 
 def _opened(model: "Model", options: Any, needed: Sequence[str] = ()) -> Stream:

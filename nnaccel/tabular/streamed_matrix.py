@@ -85,7 +85,8 @@ def write_matrix(
     rows = Rows(planes, learnt, regions, reader)
     with whole_file(path, size) as file:
         for batch in followed(stream, "encoding", progress, sum(learnt.n_rows.values())):
-            rows.write(file, batch)
+            for piece in batch.pieces(len(learnt.features.names)):
+                rows.write(file, piece)
         rows.check_complete(stream.source)
         stream.check_unchanged()
         _put(file, _told(learnt, planes, regions, rows.digest.hexdigest()), 0)

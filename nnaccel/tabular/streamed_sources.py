@@ -23,6 +23,7 @@ from nnaccel.tabular.table_files import BATCH, READERS, is_delimited, suffix_of
 from nnaccel.tabular.tables import checked, import_extra, listing
 
 PATTERN = re.compile(r"[*?\[]")
+NUMBERS = 2**23  # that a piece of a batch may become: 32 MB in float32
 FITS = "it is read whole; leave out --stream"
 
 
@@ -40,6 +41,16 @@ class Batch(NamedTuple):
     def numbers(self) -> np.ndarray:
         """The numbers of its rows in the whole source (n,)."""
         return self.number + np.arange(self.table.num_rows)
+
+    def pieces(self, width: int) -> Iterator["Batch"]:
+        """The same rows, so many at a time as bounds the memory of `width` numbers for each."""
+        rows = max(1, NUMBERS // width)
+        for start in range(0, self.table.num_rows, rows):
+            yield self._replace(
+                table=self.table.slice(start, rows),
+                first=self.first + start,
+                number=self.number + start,
+            )
 
 
 class Part(NamedTuple):

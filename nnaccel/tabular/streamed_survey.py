@@ -8,6 +8,7 @@ larger than the sample everything is as in memory.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,12 +97,10 @@ def learn(stream: Stream, wanted: Wanted, progress: Progress) -> Learnt:
     tally.check(stream.source)
     target = _for_loss(target, settings, tally)
     weights = tally.class_weights(target) if settings.class_weight else ()
-    with quiet():
-        shown = features.transform(look.training)
     return Learnt(
         features,
         target,
-        bin_edges(shown, len(features.numeric), features.present(shown)),
+        _edges(features, look.training),
         look.shares,
         tally.n_rows,
         weights,
@@ -153,6 +152,16 @@ def _encoding(found: Survey, counts: ColumnCounts, rules: Rules, n_rows: int) ->
             warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
         specs |= useless
     return collect(found.columns, specs, found.readings)
+
+
+def _edges(features: Features, training: Any) -> Edges:
+    """The edges of the piecewise linear encoding, by the sample's training rows."""
+    if not features.numeric:
+        return ()
+    numbers = replace(features, categorical=())
+    with quiet():
+        X = numbers.transform(training)
+    return bin_edges(X, len(features.numeric), numbers.present(X))
 
 
 def _for_loss(target: Target | Targets, settings: Settings, tally: Tally) -> Target | Targets:

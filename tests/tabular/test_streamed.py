@@ -436,9 +436,7 @@ def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
     commented = ["# about", "i,name,v", *rows[:1500], "# half", *rows[1500:]]
     texts = {
         "plain.csv": "\n".join(["i,name,v", *rows]).encode(),
-        "comment.csv": "\n".join(
-            ["# about", "i,name,v", *rows[:1500], "# half", *rows[1500:]]
-        ).encode(),
+        "comment.csv": "\n".join(commented).encode(),
         "utf16.csv": "\n".join(["i,name,v", *rows]).encode("utf-16"),
         "latin.csv": "\n".join(["i,näme,v", *rows]).encode("latin-1"),
         "spaces.txt": "\n".join(f"{i:5}   {i / 7:8.3f}" for i in range(2000)).encode(),
