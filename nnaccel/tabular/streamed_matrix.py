@@ -9,7 +9,6 @@ of the table, and as large as what training holds in memory.
 
 import hashlib
 import json
-import os
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +79,6 @@ def write_matrix(
     """
     planes = _planes(learnt, reader, dtype)
     regions = max(1, min(planes["X"].shape[0], _regions(learnt, planes["X"])))
-    told = _told(learnt, planes, regions, "0" * 64)
     size = max(plane.offset + _size(plane) for plane in planes.values())
     rows = Rows(planes, learnt, regions, reader)
     with whole_file(path, size) as file:
@@ -90,7 +88,6 @@ def write_matrix(
         rows.check_complete(stream.source)
         stream.check_unchanged()
         _put(file, _told(learnt, planes, regions, rows.digest.hexdigest()), 0)
-    assert len(told) <= planes["X"].offset
 
 
 def _regions(learnt: Learnt, X: Plane) -> int:
@@ -233,11 +230,9 @@ def scattered(rows: np.ndarray, total: int, regions: int, seed: int) -> np.ndarr
 
 def _put(file: Any, content: np.ndarray, position: int) -> None:
     """Write content at a place; OSError that names the disk's fault."""
-    rest = np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
     try:
-        while rest:
-            n = os.pwrite(file.fileno(), rest, position)
-            rest, position = rest[n:], position + n
+        file.seek(position)
+        file.write(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)
     except OSError as error:
         what = "the disk is full" if error.errno in FULL else error.strerror
         raise OSError(error.errno, f"cannot write the encoded rows ({what})") from None

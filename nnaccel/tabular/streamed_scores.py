@@ -13,20 +13,21 @@ from nnaccel.tabular.model import Model, scoring_of
 from nnaccel.tabular.scores import ALWAYS, SHOWN_CLASSES
 from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.sources import Rows
+from nnaccel.tabular.streamed_sources import NUMBERS
 from nnaccel.tabular.targets import Target, class_numbers
 from nnaccel.training.on_disk import DiskArray
 
 STEPS, LEAST_STEPS = 2**18, 2**12  # of logits, of all classes together and of one
 FURTHEST = 20.0  # logit that has a step of its own
-ROWS = 2**16  # read from the disk at once
 
 
 def scores_on_disk(model: Model, rows: Rows, device: Device | None) -> dict[str, Any]:
     """The scores of a model on rows that are encoded, on the disk, and so is their target."""
     X, Y, weights = rows.data, rows.y, rows.weights
     found = Scores(model.target, **scoring_of(model.loss))
-    for start in range(0, len(X), ROWS):
-        part = slice(start, start + ROWS)
+    rows_at_once = max(1, NUMBERS // X.shape[1])
+    for start in range(0, len(X), rows_at_once):
+        part = slice(start, start + rows_at_once)
         own = weights[part] if isinstance(weights, DiskArray) else None
         found.add(model.outputs_of(X[part], device), Y[part], own)
     return found.result()

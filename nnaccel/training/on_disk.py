@@ -8,7 +8,6 @@ Only explicit reads touch the file: a damaged disk raises an error, where a mapp
 process.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -29,7 +28,8 @@ BLOCKS = 64  # of a region: a window has one of each stretch
 
 
 class DiskArray:
-    """An array in a file, of which slices of rows are read when they are asked for.
+    """An array in a file, of which slices of rows are read when they are asked for, by one thread
+    at a time.
 
     shape: (N, ...).   dtype: NumPy's.   regions: how many its rows were scattered over.
     """
@@ -69,12 +69,12 @@ class DiskArray:
         OSError where the file ends before, or cannot be read.
         """
         rest = out.reshape(-1).view(np.uint8).data
-        position = self.offset + start * self.row_bytes
+        self._file.seek(self.offset + start * self.row_bytes)
         while rest:
-            n = os.preadv(self._file.fileno(), [rest], position)
+            n = self._file.readinto(rest)
             if not n:
                 raise OSError(f"{self.path} is shorter than it was; remove it and begin anew")
-            rest, position = rest[n:], position + n
+            rest = rest[n:]
 
     def close(self) -> None:
         """Closes the file."""
