@@ -97,7 +97,7 @@ def predict(options: Any) -> None:
         raise ValueError("--spread is for a model of several networks, and this one is of one")
     _check_copies(model, options)
     streamed = streaming.wants_stream(options.file, options)
-    find = streaming.predictions if streamed else _predictions
+    find: Any = streaming.predictions if streamed else _predictions
     device = _device(options.device, str(model.params.dtype))
     write(_columns(model, options, *found) for found in find(model, options, device))
 

@@ -160,20 +160,22 @@ class Features:
         self, out: np.ndarray, column: Categorical, cells: Column, found: Surprises
     ) -> None:
         """Fill the columns (N, len(column.states)) of a category."""
-        name, kind = column.name, self.reading(column).kind
-        data, words = categories_of(name, cells, self.reading(column))
+        name, reading = column.name, self.reading(column)
+        data, words = categories_of(name, cells, reading)
         missing, new = _write_one_hot(out, column, data)
         if words:
             found.note_unread(name, words)
             if missing == len(data):
-                found.note_refused(name, type_changed(name, kind, cells, words[0][0]))
+                found.note_refused(name, type_changed(name, reading.kind, cells, words[0][0]))
         if cells.kind not in (column.kind, "null") and 0 < new == len(data) - missing:
             example = cells.source.drop_null()[0]
             found.note_refused(name, type_changed(name, column.kind, cells, example))
-        elif missing < len(data):
+        elif found.many and missing < len(data):
             found.note_readable(name)
-        found.filled[name] += 0 if column.missing else missing
-        found.unseen[name] += 0 if column.other else new
+        if missing and not column.missing:
+            found.filled[name] += missing
+        if new and not column.other:
+            found.unseen[name] += new
 
     def present(self, X: np.ndarray) -> np.ndarray:
         """Which numbers were there in the table that X (N, D) encodes: (N, n_numbers)."""

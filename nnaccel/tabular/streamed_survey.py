@@ -17,7 +17,7 @@ from nnaccel.maths import losses
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.features import collect, fit_features
 from nnaccel.tabular.members import Edges, bin_edges
-from nnaccel.tabular.preparation import fit_target_of, in_own_units, surveyed
+from nnaccel.tabular.preparation import Forms, fit_target_of, in_own_units, surveyed
 from nnaccel.tabular.settings import Settings, validation_fraction, variants
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, take
@@ -27,7 +27,7 @@ from nnaccel.tabular.streamed_sources import Batch, Stream
 from nnaccel.tabular.streamed_tally import PARTS, Reader, Shares, Tally
 from nnaccel.tabular.survey import Rules, Survey
 from nnaccel.tabular.tables import by_name, pop_target, quiet, warn
-from nnaccel.tabular.targets import Target, rows_with_target
+from nnaccel.tabular.targets import Target, distinct_values, rows_with_target
 
 MOST_HELD = 100_000  # rows that tell the best epoch: they are in memory
 
@@ -61,7 +61,8 @@ class Learnt(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the sample shows.   training: those of its rows that train, as the survey types them."""
+    """What the sample shows.   training: those of its rows that train, as the survey types them.
+    target: whole if the sample is; else what its values are, which is enough to read them."""
 
     found: Survey
     training: Any
@@ -124,16 +125,30 @@ def look_at(sample: Sample, stream: Stream, wanted: Wanted) -> Look:
     if not present.any():
         where = "at all" if sample.whole else f"in {sample}"
         raise ValueError(f"target {name!r} has no values {where}; choose another target")
-    target = fit_target_of(take(y, np.flatnonzero(present)), settings.task, name, forms)
     shares = _shares(settings, wanted.test_fraction, sample.n_rows * float(present.mean()))
     part = shares.part_of(shares_of(sample.numbers, settings.seed))
-    if target.task == "regression":
-        rows = np.flatnonzero(present & (part != PARTS.index("test")))
-        target = fit_target_of(take(y, rows), "regression", name, forms)
+    rows = np.flatnonzero(present)
+    if sample.whole:
+        target = fit_target_of(take(y, rows), settings.task, name, forms)
+        if target.task == "regression":
+            rows = np.flatnonzero(present & (part != PARTS.index("test")))
+            target = fit_target_of(take(y, rows), "regression", name, forms)
+    else:
+        each = [_kind_of(take(v, rows), n, forms) for n, v in by_name(y, name).items()]
+        target = Targets(tuple(each)) if len(each) > 1 else each[0]
     training = take(examples.data, np.flatnonzero(present & (part == PARTS.index("train"))))
     if not training.num_rows:
         raise ValueError(f"{stream.source} has no row left to train on; add rows")
     return Look(found, training, target, shares)
+
+
+def _kind_of(values: Any, name: str, forms: Forms) -> Target:
+    """What the values of a target are, of which a sample may lack some, and how they are written:
+    labels, or numbers whatever they are for."""
+    levels, form = distinct_values(values, name).levels, forms.get(name) or "."
+    if levels.dtype.kind in "iuf":
+        return Target("regression", name, (), float(levels.astype(np.float64).mean()), form=form)
+    return Target("classification", name, tuple(levels.tolist()), form=form)
 
 
 def _shares(settings: Settings, test: float, n_rows: float) -> Shares:

@@ -28,6 +28,7 @@ from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
 from nnaccel.tabular.streamed_examples import stream
 from nnaccel.tabular.streamed_matrix import find_matrix, scattered
+from nnaccel.tabular.streamed_sample import take_sample
 from nnaccel.tabular.streamed_sources import Stream
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.training import checkpoint
@@ -135,6 +136,23 @@ def test_a_class_that_the_sample_lacks_is_a_class(tmp_path):
     cells["y"][1234] = cells["y"][99] = "perhaps"
     path = write(cells, tmp_path / "t.parquet")
     assert fitted(path, "y", tmp_path).target.classes == ("no", "perhaps", "yes")
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize(
+    ("usual", "rare", "classes"),
+    [("no", "yes", ("no", "yes")), ("0", "1", (0, 1)), ("false", "true", (False, True))],
+)
+def test_a_target_that_is_constant_in_the_sample_is_none(tmp_path, usual, rare, classes):
+    numbers = take_sample(
+        Stream(write(columns(), tmp_path / "s.parquet")).batches(), 0, "s"
+    ).numbers
+    others = [i for i in range(N) if i not in set(numbers.tolist())]
+    cells = columns() | {"y": [usual] * N}
+    for i in others[:9]:
+        cells["y"][i] = rare
+    path = write(cells, tmp_path / "t.parquet")
+    assert fitted(path, "y", tmp_path).target.classes == classes
 
 
 @pytest.mark.usefixtures("small_samples")
