@@ -13,7 +13,8 @@ from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
 from nnaccel.tabular.preparation import Prepared
 from nnaccel.tabular.settings import Settings, to_dict, variants
 from nnaccel.tabular.sources import Rows
-from nnaccel.tabular.streamed_matrix import Matrix, find_matrix, write_matrix
+from nnaccel.tabular.streamed_file import Matrix, find_matrix
+from nnaccel.tabular.streamed_matrix import write_matrix
 from nnaccel.tabular.streamed_sample import Progress
 from nnaccel.tabular.streamed_sources import Stream
 from nnaccel.tabular.streamed_survey import Wanted, learn

@@ -21,6 +21,11 @@ from nnaccel.tabular.table_files import COMPRESSED
 from nnaccel.tabular.tables import import_extra
 
 BLOCK = 1 << 22  # bytes of text read at once; no row may be longer
+# What Arrow says of a text -> what it is, and what helps.
+REMEDIES = {
+    "invalid UTF8": "it is no UTF-8 text; name its encoding with --encoding, for example latin-1",
+    "straddling": f"a row has more than {BLOCK:,} bytes; read it whole, without --stream",
+}
 
 
 class Delimited:
@@ -55,13 +60,23 @@ class Delimited:
         uneven: list[Any] = []
         with pa.OSFile(str(self.path)) as raw, self._opened(raw) as text:
             text.read(self.structure.start)
-            opened = open_rows(text, self.structure, uneven, BLOCK)
-            for batch in opened or ():
+            for batch in self._blocks(text, uneven):
                 if uneven:
                     raise uneven_rows(uneven, self.structure)
                 yield self._named(batch), min(raw.tell() / size, 1.0)
             if uneven:
                 raise uneven_rows(uneven, self.structure)
+
+    def _blocks(self, text: Any, uneven: list[Any]) -> Iterator[Any]:
+        """What Arrow reads of a text; Malformed, with the remedy, where the beginning misled."""
+        pa = import_extra("pyarrow")
+        try:
+            yield from open_rows(text, self.structure, uneven, BLOCK) or ()
+        except pa.ArrowInvalid as error:
+            for sign, remedy in REMEDIES.items():
+                if sign in str(error):
+                    raise Malformed(remedy) from None
+            raise
 
     def _named(self, batch: Any) -> Any:
         pa = import_extra("pyarrow")

@@ -27,7 +27,8 @@ from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
 from nnaccel.tabular.streamed_examples import stream
-from nnaccel.tabular.streamed_matrix import find_matrix, scattered
+from nnaccel.tabular.streamed_file import find_matrix
+from nnaccel.tabular.streamed_matrix import scattered
 from nnaccel.tabular.streamed_sample import take_sample
 from nnaccel.tabular.streamed_sources import Stream
 from nnaccel.tabular.survey import NO_RULES, Rules
@@ -480,3 +481,36 @@ def test_too_many_labels_are_refused(tmp_path, monkeypatch):
     path = write(cells, tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="target 'y' has more than 100 different labels"):
         fitted(path, "y", tmp_path)
+
+
+def test_text_that_is_no_utf_8_further_on_is_said(tmp_path):
+    rows = [f"{i},name" for i in range(200_000)]
+    path = tmp_path / "t.csv"
+    path.write_bytes("\n".join(["i,name", *rows, "1,näme"]).encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"t\.csv: it is no UTF-8 text; name its encoding with --en"
+    ):
+        for _ in Stream(str(path)).batches():
+            pass
+
+
+@pytest.mark.usefixtures("small_samples")
+def test_batches_without_a_target_are_left_out(tmp_path):
+    cells = columns()
+    cells["y"][300:1500] = [""] * 1200
+    path = write(cells, tmp_path / "t.parquet")
+    _, _, rows, *_, messages = told(lambda: stream(path, "y", cache=tmp_path))
+    assert sum(rows.values()) == N - 1200
+    assert "1,200 rows without a 'y' are left out" in messages
+
+
+@pytest.mark.parametrize("dtype", ["O", "int64", "S8"])
+def test_a_forged_file_of_rows_is_not_believed(tmp_path, dtype):
+    path = write(columns(), tmp_path / "t.parquet")
+    fitted(path, "y", tmp_path)
+    [file] = tmp_path.glob("*.rows")
+    content = file.read_bytes()
+    forged = content.replace(b'"float32"', f'"{dtype}"'.encode().ljust(9), 1)
+    assert forged != content
+    file.write_bytes(forged)
+    assert find_matrix(file) is None
