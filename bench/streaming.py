@@ -2,7 +2,7 @@
 
     python bench/streaming.py memory [--limit 1] [--times 10]  # a table so many times the limit
     python bench/streaming.py speed [--rows 1500000]           # rows a second of passes and epochs
-    python bench/streaming.py order [--seeds 3]                # rows sorted by class, or shuffled
+    python bench/streaming.py order [--seeds 5]                # rows sorted by class, or shuffled
 
 Tables are made in a temporary folder, which is removed. Other programs slow all of it down: close
 them first, or read the ratios alone.
@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 import nnaccel as nn
+from nnaccel.tabular import streamed_matrix
 
 PIECE = 250_000  # rows made at once
 LEVELS = np.array([f"level {i:02}" for i in range(100)])
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1.0, help="of the address space, in GB")
     parser.add_argument("--times", type=float, default=10, help="the limit: the encoded rows")
     parser.add_argument("--rows", type=int, default=1_500_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", help="for the tables (default: the system's)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder, warnings.catch_warnings():
@@ -130,21 +131,25 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
 
 
 def order(folder: Path, args: argparse.Namespace) -> None:
-    """The test accuracy of the same rows, sorted by class and shuffled, over seeds."""
-    rows = 200_000
+    """The test accuracy of the same rows, sorted by class and shuffled, in some 25 windows, and in
+    memory, where each epoch shuffles all of them; over seeds."""
+    rows, streamed_matrix.WINDOW = 150_000, 2**20
     table = pa.table(narrow(np.random.default_rng(0), rows))
-    test = pa.table(narrow(np.random.default_rng(1), 50_000))
-    shuffled = np.random.default_rng(2).permutation(rows)
-    for name, numbers in (
-        ("sorted", np.argsort(table["y"], kind="stable")),
-        ("shuffled", shuffled),
-    ):
+    test = pa.table(narrow(np.random.default_rng(1), 100_000))
+    orders = {
+        "sorted by class": np.argsort(table["y"], kind="stable"),
+        "shuffled": np.random.default_rng(2).permutation(rows),
+        "shuffled, in memory": np.random.default_rng(2).permutation(rows),
+    }
+    for name, numbers in orders.items():
         path = str(folder / f"{name}.parquet")
         parquet.write_table(table.take(numbers), path)
         found = []
         for seed in range(args.seeds):
-            settings = nn.Settings(epochs=5, members=1, seed=seed)
-            fit = nn.Fit(nn.stream(path, "y", cache=folder), settings, test_fraction=0.0)
+            in_memory = name.endswith("in memory")
+            examples = nn.read(path, "y") if in_memory else nn.stream(path, "y", cache=folder)
+            settings = nn.Settings(epochs=4, members=1, seed=seed, hidden=(64, 32))
+            fit = nn.Fit(examples, settings, test_fraction=0.0)
             for _ in fit:
                 pass
             found.append(fit.model().evaluate(test.drop_columns(["y"]), test["y"])["accuracy"])
