@@ -1,5 +1,6 @@
 """Tables that are not read whole: when, and what train, predict and evaluate then do."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
 
 
 def wants_stream(source: str, options: Any) -> bool:
-    """Whether a source is to be streamed: it was asked for, or it is too large, which is said."""
+    """Whether a source is to be streamed: it was asked for, or it is too large, which is said.
+
+    IsADirectoryError for what can only be streamed.
+    """
     if options.stream:
         return True
-    if source == STREAM or not is_streamable(source) or is_many(source):
+    if is_many(source):
+        raise IsADirectoryError(
+            f"{source} is a folder, not a file; name one file inside it, or read all of its tables "
+            "with --stream"
+            if os.path.isdir(source)
+            else f"{source} is a pattern for files; read them as one table with --stream"
+        )
+    if source == STREAM or not is_streamable(source):
         return False
     size = is_large(source, layout_of(options))
     if size is None:

@@ -14,6 +14,9 @@ ROWS = 100_000  # of a sample
 BYTES = 2**28  # that a sample may take, if rows are long
 SAMPLE, SPLIT, SCATTER = 1, 2, 3  # what random numbers of rows are for: see `row_keys`
 
+WEYL = 0x9E3779B97F4A7C15  # of the golden ratio: its multiples are far apart
+MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
 # Called with what a pass is called, and the share that is done, None where nobody knows.
 Progress = Callable[[str, float | None], None]
 
@@ -47,10 +50,6 @@ def row_keys(numbers: np.ndarray, seed: int, purpose: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(WEYL)
         return _mixed(_mixed(base + z) ^ base)
-
-
-WEYL = 0x9E3779B97F4A7C15
-MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:

@@ -160,6 +160,20 @@ def test_what_cannot_be_streamed_is_said_in_one_line(here, error, argv, message)
     assert message in error("train", *argv, *target, "--stream", *QUICK)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("parts", "parts is a folder, not a file; name one file inside it, or read all of its"),
+        ("parts/*.csv", "parts/*.csv is a pattern for files; read them as one table with --stream"),
+    ],
+)
+def test_folders_and_patterns_need_the_option(trained, here, error, source, message):
+    (here / "parts").mkdir()
+    assert message in error("train", source, "--target", "y")
+    assert message in error("predict", trained / "label", source)
+    assert message in error("evaluate", trained / "label", source)
+
+
 def test_progress_says_what_is_done_and_left(capsys):
     from nnaccel.cli import display
 
