@@ -139,11 +139,17 @@ def write(path: str | os.PathLike[str], content: Any) -> None:
     left in the folder is removed.   Raises OSError, also where a folder, a pipe or a device has
     that name.
     """
-    with whole_file(path) as file:
-        try:
-            file.write(content)
-        except OSError as error:
-            raise _unwritable(path, error, error.strerror) from None
+    with whole_file(path) as file, writing(path):
+        file.write(content)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error of the system as one that says what cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror or str(error)) from None
 
 
 @contextmanager
@@ -160,15 +166,13 @@ def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
         with file:  # its lock is given back with it, once it has its name
             _make_room(file, path, size)
             yield file
-            try:
+            with writing(path):
                 file.flush()
                 os.fsync(file.fileno())
                 os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
                 if fcntl is None:  # a system that does not rename what is open
                     file.close()
                 os.replace(file.name, target)
-            except OSError as error:
-                raise _unwritable(path, error, error.strerror) from None
     finally:
         with suppress(OSError):
             Path(file.name).unlink(missing_ok=True)

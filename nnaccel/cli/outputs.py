@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnaccel.cli.streams import in_line, say, visible
-from nnaccel.files import STREAM, whole_file, writable, write
+from nnaccel.files import STREAM, whole_file, writable, write, writing
 from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
@@ -85,10 +86,13 @@ def batches_writer(path: str | None, *, source: str) -> Callable[[Iterator[dict[
                 print_bytes(csv_of(table, header=not i))
             return
         n, first = 0, next(tables)
-        with whole_file(path) as file, WRITERS[suffix](file, first.schema) as writer:
+        with whole_file(path) as file, closing(WRITERS[suffix](file, first.schema)) as writer:
             for table in chain([first], tables):
-                writer.write_table(table)
+                with writing(path):
+                    writer.write_table(table)
                 n += table.num_rows
+            with writing(path):
+                writer.close()
         say(f"{n:,} predictions written to {in_line(path)}")
 
     return write_batches

@@ -5,7 +5,6 @@ a label is what the file says.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -32,15 +31,15 @@ def read_labels(
     text = _text_of(column)
     reading, ignored, _ = kinds.decide(text, decimal)
     if reading.kind == "number":
-        warn_missing(name, ignored)
-        return typed(text, kinds.read(text, reading)[0], reading), reading
+        _warn_missing(name, ignored)
+        return _typed(text, kinds.read(text, reading)[0], reading), reading
     if reading.kind in AS_NUMBERS:
         raise ValueError(
             f"target {name!r} holds {KINDS[reading.kind]}, and a target is numbers or classes; "
             "turn it into numbers, such as days since a date"
         )
     if reading.kind == "boolean":
-        return typed(text, kinds.read(text, reading)[0], reading), reading
+        return _typed(text, kinds.read(text, reading)[0], reading), reading
     return _labels(name, text, quoted), Reading("string")
 
 
@@ -57,15 +56,16 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
             f"target {name!r} held {KINDS[reading.kind]} when the model was fitted, now it holds "
             f"text ({listing(repr(word) for word, _ in unread)}); convert it, or train on such data"
         )
-    warn_missing(name, unread)
-    return typed(text, values, reading)
+    _warn_missing(name, unread)
+    return _typed(text, values, reading)
 
 
 def _text_of(column: Any) -> Text:
+    """A column of text of any type of Arrow's."""
     return Column(column).text or Text(column)
 
 
-def typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
+def _typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
     """The values (N,) that a text was read as: true and false as booleans; numbers as int64 where
     all are whole, as uint64 where they do not fit, else as float64."""
     pa = import_extra("pyarrow")
@@ -95,20 +95,11 @@ def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
 def _labels(name: str, text: Text, quoted: frozenset[str]) -> Any:
     """The labels as they are; a few that stand for no value are missing."""
     cells = text.cells
-    stray = stray_marks(np.array(cells.texts), cells.counts, cells.blank, quoted)
-    warn_alike(name, text.column.drop_null().unique().to_pylist())
+    stray = cells.blank & (cells.counts < FEW * max(cells.counts.sum(), 1))
+    stray &= ~np.isin(np.array(cells.texts), [*quoted])
+    stray |= np.array(cells.texts) == ""
+    _warn_alike(name, text.column)
     return _without(name, text, stray)
-
-
-def stray_marks(
-    texts: np.ndarray, counts: np.ndarray, blank: np.ndarray, quoted: Collection[str] = ()
-) -> np.ndarray:
-    """Which of the different texts (n,), trimmed, are no labels: marks for no value that are few.
-
-    counts: of each.   blank: which are such marks.   quoted: those that are meant.
-    """
-    stray = blank & (counts < FEW * max(counts.sum(), 1)) & ~np.isin(texts, [*quoted])
-    return stray | (texts == "")
 
 
 def _without(name: str, text: Text, which: np.ndarray) -> Any:
@@ -117,23 +108,21 @@ def _without(name: str, text: Text, which: np.ndarray) -> Any:
     cells = text.cells
     if not which.any():
         return text.column
-    warn_missing(name, cells.listed(which))
+    _warn_missing(name, cells.listed(which))
     words = cells.texts.filter(pa.array(which))
     missing = pc.is_in(pc.utf8_trim_whitespace(text.column), value_set=words)
     return pc.if_else(missing, pa.scalar(None, text.column.type), text.column)
 
 
-def warn_missing(name: str, words: tuple[tuple[str, int], ...]) -> None:
-    """A TableWarning for words that are no value of a target, with their counts."""
+def _warn_missing(name: str, words: tuple[tuple[str, int], ...]) -> None:
     if words:
         rows = sum(n for _, n in words)
         warn(f"target {name!r}: {spelled(words)} taken as missing: {rows:,} rows without a target")
 
 
-def warn_alike(name: str, labels: Iterable[str]) -> None:
-    """A TableWarning for labels that differ in case or blanks only."""
+def _warn_alike(name: str, column: Any) -> None:
     alike = defaultdict(list)
-    for label in labels:
+    for label in column.drop_null().unique().to_pylist():
         alike[" ".join(label.split()).casefold()].append(label)
     if same := [labels for labels in alike.values() if len(labels) > 1]:
         shown = listing((" and ".join(map(repr, labels)) for labels in same), 4)

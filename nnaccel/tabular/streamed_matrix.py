@@ -6,13 +6,13 @@ what training holds in memory.
 """
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnaccel.files import FULL, whole_file
+from nnaccel.files import whole_file, writing
 from nnaccel.tabular.streamed_file import Plane, planes_of, told
 from nnaccel.tabular.streamed_sample import SCATTER, Progress, followed, row_keys
 from nnaccel.tabular.streamed_sources import Batch, Stream
@@ -41,17 +41,18 @@ def write_matrix(
         batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
         pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
         with ThreadPoolExecutor(1) as writer:  # of one piece, while the next one is encoded
-            written: Future[None] | None = None
+            written = writer.submit(lambda: None)
             for piece in pieces:
                 encoded = encoder.encoded(piece)
-                if written is not None:
+                with writing(path):
                     written.result()
                 written = writer.submit(scatter.write, encoded)
-            if written is not None:
+            with writing(path):
                 written.result()
         scatter.check_complete(stream.source)
         stream.check_unchanged()
-        put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
+        with writing(path):
+            put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
 
 
 class Encoded(NamedTuple):
@@ -171,10 +172,6 @@ def scattered(rows: np.ndarray, total: int, regions: int, seed: int) -> np.ndarr
 
 
 def put(file: Any, content: np.ndarray, position: int) -> None:
-    """Write content at a place; OSError that names the disk's fault."""
-    try:
-        file.seek(position)
-        file.write(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)
-    except OSError as error:
-        what = "the disk is full" if error.errno in FULL else error.strerror
-        raise OSError(error.errno, f"cannot write the encoded rows ({what})") from None
+    """Write content at a place in a file."""
+    file.seek(position)
+    file.write(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)

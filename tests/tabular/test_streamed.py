@@ -311,6 +311,42 @@ def test_room_is_looked_for_before_the_pass(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_samples")
+def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
+    path, calls = write(columns(), tmp_path / "t.parquet"), 0
+    put = streamed_matrix.put
+
+    def failing(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            raise OSError(5, "Input/output error")
+        put(*args)
+
+    monkeypatch.setattr(streamed_matrix, "put", failing)
+    expected = r"cannot write .*\.rows \(Input/output error\); choose another place"
+    with tables.quiet(), pytest.raises(OSError, match=expected):
+        Fit(stream(path, "y", cache=tmp_path), PLAIN, kernels="numpy")
+    assert [*tmp_path.glob("*.rows")] == [*tmp_path.glob(".nnaccel*")] == []
+
+
+@pytest.mark.usefixtures("small_samples")
+def test_a_query_that_gives_other_rows_is_an_error(tmp_path, monkeypatch):
+    path = write(columns(), tmp_path / "t.parquet")
+    query, batches = f"from '{path}' where row::int < 2900", streamed_sources.batches_of_query
+    seen = []
+
+    def shrinking(query, rows):
+        seen.append(query)
+        return batches(query.replace("2900", "2000") if len(seen) == 4 else query, rows)
+
+    monkeypatch.setattr(streamed_sources, "batches_of_query", shrinking)
+    with tables.quiet(), pytest.raises(ValueError, match="gave other rows in the second pass than"):
+        Fit(stream(query, "y", cache=tmp_path), PLAIN, kernels="numpy")
+    assert len(seen) == 4  # the schema, the sample, the counts, the rows
+    assert [*tmp_path.glob("*.rows")] == []
+
+
+@pytest.mark.usefixtures("small_samples")
 @pytest.mark.parametrize("when", ["counting", "encoding"])
 def test_a_file_that_changes_between_the_passes_is_an_error(tmp_path, when):
     path = write(columns(), tmp_path / "t.parquet")
