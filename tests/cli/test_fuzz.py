@@ -67,7 +67,7 @@ def option(action, rng):
     return [word, *rng.choices(pool, k=most if rng.random() < 0.9 else rng.randrange(4))]
 
 
-def first_epoch(epochs, total, metric, console):
+def first_epoch(epochs, total, metric, console, best=list):
     yield from islice(epochs, 1)
 
 
