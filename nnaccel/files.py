@@ -127,9 +127,7 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
         raise PermissionError(f"{path} is write-protected; choose another name")
     with _beside(target, path) as file:
         try:
-            _reserve(file, size)
-        except OSError as error:
-            raise _unwritable(path, error, f"no room for {size:,} bytes") from None
+            _make_room(file, path, size)
         finally:
             os.unlink(file.name)
 
@@ -141,24 +139,52 @@ def write(path: str | os.PathLike[str], content: Any) -> None:
     left in the folder is removed.   Raises OSError, also where a folder, a pipe or a device has
     that name.
     """
+    with whole_file(path) as file, writing(path):
+        file.write(content)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error of the system as one that says what cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error, error.strerror or str(error)) from None
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
+    """An open file of `size` bytes for what is written bit by bit, which takes its name when all of
+    it has reached the disk; after an error, and where the writer is killed, it never does.
+
+    Otherwise as `write`.   OSError before anything is written if there is no room for `size` bytes.
+    """
     target, mode = _target(path)
     _remove_leftovers(target.parent)
     file = _beside(target, path)
     try:
         with file:  # its lock is given back with it, once it has its name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
-            if fcntl is None:  # a system that does not rename what is open
-                file.close()
-            os.replace(file.name, target)
-    except OSError as error:
-        raise _unwritable(path, error, error.strerror) from None
+            _make_room(file, path, size)
+            yield file
+            with writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
+                if fcntl is None:  # a system that does not rename what is open
+                    file.close()
+                os.replace(file.name, target)
     finally:
         with suppress(OSError):
             Path(file.name).unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def _make_room(file: Any, path: str | os.PathLike[str], size: int) -> None:
+    """OSError where there is no room for a file of that size."""
+    try:
+        _reserve(file, size)
+    except OSError as error:
+        raise _unwritable(path, error, f"no room for {size:,} bytes") from None
 
 
 def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:

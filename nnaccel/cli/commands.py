@@ -1,20 +1,20 @@
 """What each command does."""
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
 from nnaccel.cli.outputs import (
+    batches_writer,
     check_export,
     check_log,
     check_model_file,
     json_writer,
     picture_writer,
     save_model,
-    table_writer,
 )
 from nnaccel.cli.reading import (
     copied,
@@ -66,6 +66,8 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
         epochs = to_file(fit, options.log, append=options.resume is not None)
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
+    if options.stream:
+        console.print(plan.streamed(examples), soft_wrap=True)
     # A process that ended its run alone would leave the others waiting for it.
     with Interruption(handles=process.n == 1) as interruption:
         with interruption.gives_up():
@@ -119,27 +121,44 @@ def _finish(
 
 
 def predict(options: Any) -> None:
+    from nnaccel.cli import streaming
+
     model = _load(options.model)
-    write = table_writer(options.output, source=options.file)
+    write = batches_writer(options.output, source=options.file)
     _check_threshold(model, options.threshold)
     if options.proba and model.target.task == "regression":
         raise ValueError("--proba is for classification, and this model predicts numbers")
     if options.spread and model.members == 1:
         raise ValueError("--spread is for a model of several networks, and this one is of one")
     _check_copies(model, options)
+    streamed = streaming.wants_stream(options.file, options)
+    find: Any = streaming.predictions if streamed else _predictions
+    device = _device(options.device, str(model.params.dtype))
+    write(_columns(model, options, *found) for found in find(model, options, device))
+
+
+def _predictions(model: "Model", options: Any, device: "Device") -> Iterator[tuple[Any, ...]]:
+    """The columns to copy, the outputs and, if it is wanted, the spread of the rows of a file."""
     examples = examples_for(model, options.file, options, need_target=False)
     columns = copied(examples, options.copied)
-    device = _device(options.device, str(model.params.dtype))
-    if not options.spread:
-        write(columns | _predicted(model, model.outputs(examples.data, device), options))
-        return
-    outputs, spread = model.outputs_and_spread(examples.data, device)
-    spreads = zip(_spreads(model), spread.reshape(len(spread), -1).T, strict=True)
-    write(columns | _predicted(model, outputs, options) | dict(spreads))
+    if options.spread:
+        yield columns, *model.outputs_and_spread(examples.data, device)
+    else:
+        yield columns, model.outputs(examples.data, device), None
+
+
+def _columns(
+    model: "Model", options: Any, columns: dict[str, Any], outputs: Any, spread: Any
+) -> dict[str, Any]:
+    """What `predict` writes."""
+    columns = columns | _predicted(model, outputs, options)
+    if spread is None:
+        return columns
+    return columns | dict(zip(_spreads(model), spread.reshape(len(spread), -1).T, strict=True))
 
 
 def evaluate(options: Any) -> None:
-    from nnaccel.cli import display, score_tables
+    from nnaccel.cli import display, score_tables, streaming
 
     if options.file == STREAM and len(options.model) > 1:
         raise ValueError("standard input can be read once; name a FILE to compare models on")
@@ -148,11 +167,10 @@ def evaluate(options: Any) -> None:
         _check_threshold(model, options.threshold)
     write_json = options.json and json_writer(options.json, sources=[*models, options.file])
     found, n = {}, 0
+    score = streaming.scores if streaming.wants_stream(options.file, options) else _scores
     for path, model in models.items():
-        rows = labelled_rows(model, options.file, options)
         device = _device(options.device, str(model.params.dtype))
-        how = {"weights": rows.weights, "threshold": options.threshold}
-        found[path], n = model.evaluate(rows.data, rows.y, device, **how), rows.n_rows
+        found[path], n = score(model, options, device)
     if write_json:
         each = [{**_described(models[path], path), "scores": s} for path, s in found.items()]
         write_json({"file": options.file, "rows": n, "models": each})
@@ -165,6 +183,13 @@ def evaluate(options: Any) -> None:
         ((path, scores),) = found.items()
         shown = score_tables.scores(scores, f"{path} {title}", models[path].target)
     display.console().print(shown)
+
+
+def _scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, Any], int]:
+    """The scores of a model on the rows of a file that have a target, and how many these are."""
+    rows = labelled_rows(model, options.file, options)
+    how = {"weights": rows.weights, "threshold": options.threshold}
+    return model.evaluate(rows.data, rows.y, device, **how), rows.n_rows
 
 
 def explain(options: Any) -> None:
@@ -241,10 +266,10 @@ def bench(options: Any) -> None:
         console.print(line)
 
 
-def _prepared(
-    options: Any, settings: "Settings", process: "Process"
-) -> tuple["Fit", "Examples", Path]:
-    """A training run that has not begun, its examples, and the file for its model."""
+def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["Fit", Any, Path]:
+    """A training run that has not begun, its examples, in memory or streamed, and the file for its
+    model."""
+    from nnaccel.cli import streaming
     from nnaccel.cli.checkpoints import check_options, to_go_on_from
     from nnaccel.files import writable
     from nnaccel.tabular.fit import Fit
@@ -264,7 +289,9 @@ def _prepared(
     rules = rules_of(options)
     device = _device(options.device, settings.dtype)
     after = to_go_on_from(options)
-    examples = training_examples(options)
+    options.stream = streaming.wants_stream(options.source, options)
+    read = streaming.streamed_examples if options.stream else training_examples
+    examples: Any = read(options)
     output = Path(options.output or f"{examples.source}.safetensors")
     # A run that goes on replaces the model that it has left.
     replace = options.force or options.output is not None or options.resume is not None

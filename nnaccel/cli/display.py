@@ -82,6 +82,34 @@ def follow(
             yield epoch
 
 
+class Passes:
+    """Shows how far the passes over a table are: on a terminal all the time, else now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._what = console, ""
+        self._started = self._shown = time.perf_counter()
+
+    def __call__(self, what: str, share: float | None) -> None:
+        """what: the pass.   share: that is done; None: nobody knows."""
+        now = time.perf_counter()
+        if what != self._what:
+            self._what, self._started, self._shown = what, now, now
+        live = self._console.is_terminal
+        if now - self._shown < (0.2 if live else 10.0):
+            return
+        self._shown, seconds = now, now - self._started
+        words = f"{what}: {seconds:.0f} s"
+        if share:
+            left = seconds * (1 - share) / share
+            words = f"{what}: {share:4.0%}   {_clock(left)} left"
+        self._console.print(words, end="\r" if live else "\n", soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
 def _best(numbers: list[int]) -> str:
     """`   best: epoch 7`, or `   best: epochs 5 to 9` of several networks."""
     if not numbers:
@@ -95,8 +123,7 @@ def _count_of(epoch: Epoch, total: int) -> str:
 
 
 def _speed(epoch: Epoch, left: float) -> str:
-    minutes, seconds = divmod(round(left), 60)
-    return f"{epoch.samples_per_second:,.0f} samples/s   {minutes}:{seconds:02d} left"
+    return f"{epoch.samples_per_second:,.0f} samples/s   {_clock(left)} left"
 
 
 def _success(epoch: Epoch, metric: str) -> str:

@@ -74,6 +74,9 @@ def data_options(group: Any) -> None:
            help="of the rows, held out for the test")  # fmt: skip
     option(group, "validation_fraction", type=float, metavar="SHARE",
            help="of the training rows, held out to find the best epoch")  # fmt: skip
+    stream_option(group)
+    option(group, "cache", metavar="DIR",
+           help="for the encoded rows of a streamed table (default: the output's)")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
     group.add_argument("--force", action="store_true",
                        help="replace an older model file, or checkpoint")  # fmt: skip
@@ -243,6 +246,7 @@ def evaluate_options(parser: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="rows with their target; - is standard input")
     option(parser, "weights", metavar="COLUMN", help="how much each row counts")
     threshold_option(parser)
+    stream_option(parser)
     option(parser, "json", metavar="FILE",
            help="write the scores there, as JSON; - is standard output")  # fmt: skip
     device_option(parser)
@@ -274,8 +278,18 @@ def predict_options(parser: Any) -> None:
         "of the probability of the predicted class",
     )
     threshold_option(parser)
+    stream_option(parser)
     device_option(parser)
     reading_options(parser.add_argument_group("how a table is read", READ))
+
+
+def stream_option(parser: Any) -> None:
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="read a batch of rows at a time, also folders and patterns for files; by itself for a "
+        "file that would take more than half of the free memory",
+    )
 
 
 def threshold_option(parser: Any) -> None:

@@ -8,16 +8,18 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnaccel.cli.streams import in_line, say, visible
-from nnaccel.files import STREAM, writable, write
+from nnaccel.files import STREAM, whole_file, writable, write, writing
 from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
@@ -86,12 +88,13 @@ def _time_of(path: Path) -> str:
     return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
-def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]], None]:
-    """What writes columns as a file of the kind that its name says, or as CSV to standard output.
+def batches_writer(path: str | None, *, source: str) -> Callable[[Iterator[dict[str, Any]]], None]:
+    """What writes columns, which come batch by batch, as a file of the kind that its name says, or
+    as CSV to standard output.
 
     ValueError or OSError for what cannot be written, and for the source itself.
     """
-    from nnaccel.tabular.table_files import WRITERS
+    from nnaccel.tabular.table_files import WRITERS, csv_of
 
     suffix = ".csv" if path is None else Path(path).suffix.lower()
     if suffix not in WRITERS:
@@ -99,17 +102,24 @@ def table_writer(path: str | None, *, source: str) -> Callable[[dict[str, Any]],
     if path is not None:
         _check_apart(path, [source], "the file to predict; choose another --output")
 
-    def write_columns(columns: dict[str, Any]) -> None:
+    def write_batches(batches: Iterator[dict[str, Any]]) -> None:
         pa = import_extra("pyarrow")
-        table, content = pa.table(columns), pa.BufferOutputStream()
-        WRITERS[suffix](table, content)
+        tables = map(pa.table, batches)
         if path is None:
-            print_bytes(content.getvalue().to_pybytes())
-        else:
-            write(path, content.getvalue())
-            say(f"{table.num_rows:,} predictions written to {in_line(path)}")
+            for i, table in enumerate(tables):
+                print_bytes(csv_of(table, header=not i))
+            return
+        n, first = 0, next(tables)
+        with whole_file(path) as file, closing(WRITERS[suffix](file, first.schema)) as writer:
+            for table in chain([first], tables):
+                with writing(path):
+                    writer.write_table(table)
+                n += table.num_rows
+            with writing(path):
+                writer.close()
+        say(f"{n:,} predictions written to {in_line(path)}")
 
-    return write_columns
+    return write_batches
 
 
 def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], None]:

@@ -10,6 +10,7 @@ from nnaccel.tabular.delimited import Structure
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.several_targets import Targets
+from nnaccel.tabular.streamed_examples import Streamed
 from nnaccel.tabular.tables import listing
 from nnaccel.tabular.targets import Target
 
@@ -47,6 +48,16 @@ def plan(fit: Fit, structure: Structure | None, device: str) -> str:
         border = "; --threshold of predict moves the border" * (len(fit.target.classes) == 2)
         lines.append(f"class weights: probabilities are those of balanced classes{border}")
     return "\n".join([*lines, f"kernels: {fit.kernels}"])
+
+
+def streamed(examples: Streamed) -> str:
+    """Where the rows are that one network is trained on."""
+    assert examples.matrix is not None
+    path, regions = examples.matrix.path, examples.matrix.X.regions
+    size = f"{path.stat().st_size / 1e9:.3g} GB"
+    how = "as an earlier run has encoded them" if examples.found else "encoded"
+    windows = f", read in {count(regions, 'window')} an epoch"
+    return f"rows: {how}, {size} in {in_line(path)}{windows}; one network"
 
 
 def kept(fit: Fit) -> str:

@@ -92,11 +92,15 @@ def some(rows: "Rows", options: Any) -> "Rows":
 
 def copied(examples: "Examples", names: list[str]) -> dict[str, Any]:
     """Columns of the examples (N,), as they came, by name; ValueError for one that is not there."""
+    return columns_of(examples.data, names, examples.names)
+
+
+def columns_of(data: Any, names: list[str], known: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The same of a table, or of a matrix whose columns have known names."""
     from nnaccel.tabular.tables import listing
 
-    data = examples.data
     is_matrix = isinstance(data, np.ndarray)
-    present = list(examples.names or ()) if is_matrix else data.column_names
+    present = list(known or ()) if is_matrix else data.column_names
     for name in names:
         if name not in present:
             guess = did_you_mean(name, present)

@@ -99,4 +99,4 @@ def _named(label: Any) -> str:
 
 def _amount(rows: float) -> str:
     """How many rows, or how much they weigh."""
-    return f"{rows:.6g}"
+    return f"{rows:.0f}" if float(rows).is_integer() else f"{rows:.6g}"

@@ -125,12 +125,10 @@ Unread = tuple[tuple[str, int], ...]  # the texts that were not understood, with
 def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray, Unread]:
     """The cells as float64 (N,), NaN where missing, and the words that could not be read.
 
-    ValueError where not a single cell can be read, or the column's type is another one.
+    ValueError where the column's type is another one.
     """
     if column.text is not None:
         values, unread = kinds.read(column.text, reading)
-        if unread and np.isnan(values).all():
-            raise type_changed(name, reading.kind, column, unread[0][0])
     else:
         values, unread = _recast(name, column, reading.kind).to_numpy().astype(np.float64), ()
     if reading.codes:

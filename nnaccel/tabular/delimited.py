@@ -194,20 +194,43 @@ def _rows(content: Any, structure: Structure, **convert: Any) -> Any:
     convert: options of Arrow's that differ from the usual ones.
     """
     pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
+    rows, uneven = content.slice(structure.start), []
+    if not len(rows) or (len(structure.names) > 1 and not bytes(memoryview(rows)[:SAMPLE]).strip()):
+        return pa.table({str(i): pa.array([], pa.string()) for i in range(len(structure.names))})
+    table = reader.read_csv(pa.BufferReader(rows), **_options(structure, uneven, **convert))
+    if uneven:
+        raise uneven_rows(uneven, structure)
+    return table
+
+
+def open_rows(text: Any, structure: Structure, uneven: list[Any], block: int) -> Any:
+    """What reads the rows of an open text in blocks of so many bytes; None where there are none.
+
+    uneven: gets the rows with another number of cells, see `uneven_rows`.
+    """
+    pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
+    options = _options(structure, uneven)
+    options["read_options"].block_size = block
+    try:
+        return reader.open_csv(text, **options)
+    except pa.ArrowInvalid as error:
+        if "Empty CSV file" in str(error):
+            return None
+        raise
+
+
+def _options(structure: Structure, uneven: list[Any], **convert: Any) -> dict[str, Any]:
+    """The options by which Arrow reads cells as text."""
+    pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
     names = [str(i) for i in range(len(structure.names))]
-    rows = content.slice(structure.start)
-    uneven: list[Any] = []
 
     def note(row: Any) -> str:
         uneven.append(row)
         return "skip"
 
-    if not len(rows) or (len(names) > 1 and not bytes(memoryview(rows)[:SAMPLE]).strip()):
-        return pa.table({name: pa.array([], pa.string()) for name in names})
-    table = reader.read_csv(
-        pa.BufferReader(rows),
-        read_options=reader.ReadOptions(column_names=names),
-        parse_options=reader.ParseOptions(
+    return {
+        "read_options": reader.ReadOptions(column_names=names),
+        "parse_options": reader.ParseOptions(
             delimiter=structure.delimiter,
             quote_char=structure.quote or False,
             escape_char=(structure.escape != structure.quote and structure.escape) or False,
@@ -215,20 +238,22 @@ def _rows(content: Any, structure: Structure, **convert: Any) -> Any:
             ignore_empty_lines=len(names) > 1,  # of one column, they are its empty cells
             invalid_row_handler=note,
         ),
-        convert_options=reader.ConvertOptions(
+        "convert_options": reader.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             strings_can_be_null=True,
             **{"null_values": [""], **convert},
         ),
+    }
+
+
+def uneven_rows(uneven: list[Any], structure: Structure) -> Malformed:
+    """The error for rows with another number of cells."""
+    row = uneven[0]
+    return Malformed(
+        f"{structure}, {len(uneven):,} of its rows have another number of cells than the "
+        f"{row.expected_columns} columns; the first has {row.actual_columns}: "
+        f"{row.text[:60]!r}; mend them, or name the separator with --delimiter"
     )
-    if uneven:
-        row = uneven[0]
-        raise Malformed(
-            f"{structure}, {len(uneven):,} of its rows have another number of cells than the "
-            f"{row.expected_columns} columns; the first has {row.actual_columns}: "
-            f"{row.text[:60]!r}; mend them, or name the separator with --delimiter"
-        )
-    return table
 
 
 def _quoted_words(content: Any, structure: Structure, i: int, rows: Any) -> frozenset[str]:
@@ -270,6 +295,17 @@ def _single_spaces(content: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------- encodings
+
+
+def encoding_of(head: bytes, given: str | None) -> str | None:
+    """The encoding of a text by its first bytes, if it is not given; None for UTF-8.
+
+    A TableWarning for what is no UTF-8, and is taken for Latin-1 as Windows has it.
+    """
+    encoding = given or _recognise(head)
+    if encoding is None and _from_latin_1(head) is not None:
+        return "cp1252"
+    return encoding
 
 
 def _as_utf8(content: Any, encoding: str | None) -> Any:

@@ -6,7 +6,6 @@ column of numbers that was missing somewhere; and the one-hot columns of each ca
 that is transformed.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,7 +19,6 @@ from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.columns import (
     AS_NUMBERS,
     Column,
-    Unread,
     categories_of,
     numbers_of,
     type_changed,
@@ -29,7 +27,8 @@ from nnaccel.tabular.dates import FORMS, OF, PARTS
 from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.scaling import bend, blocks
-from nnaccel.tabular.tables import TableWarning, as_table, counts, import_extra, listing
+from nnaccel.tabular.surprises import Surprises
+from nnaccel.tabular.tables import as_table, import_extra, listing
 
 NUMBERS = Reading("number", ".")  # how a column of numbers is read, unless it says otherwise
 
@@ -132,7 +131,9 @@ class Features:
             found[name].append(i)
         return found
 
-    def transform(self, data: Any, dtype: Any = "float32") -> np.ndarray:
+    def transform(
+        self, data: Any, dtype: Any = "float32", surprises: Surprises | None = None
+    ) -> np.ndarray:
         """Encode a table, data frame or NumPy matrix as an array (N, D), D = len(names).
 
         In a table the order of the columns is free; a matrix has them in the order of the fit.
@@ -141,7 +142,8 @@ class Features:
         TableWarning, one each, with the columns and the rows concerned: columns that the fit did
         not see; cells that cannot be read, which are missing; missing values where the fit saw none
         (a number becomes the mean, a category all zeros); categories that the fit did not see (all
-        zeros; in `(other)` where there is one).
+        zeros; in `(other)` where there is one). With `surprises` they are counted there instead,
+        to be said of several batches at once.
         ValueError: columns that are absent (all are listed), a column without a single cell that
         can be read, a type that changed and cannot be cast without loss, infinities, a matrix of
         another width or with NaN.
@@ -152,29 +154,42 @@ class Features:
             self._write_numbers(out, matrix_reader(data, self.columns))
             return out
         table = as_table(data)
-        self.check_columns(table.column_names)
+        found = Surprises() if surprises is None else surprises
+        self.check_columns(table.column_names, found)
         out = np.zeros((table.num_rows, len(self.names)), dtype)
-        unread: dict[str, Unread] = {}
 
         def read(numbers: Sequence[Numeric]) -> np.ndarray:  # no float64 copy of the whole table
-            return np.concatenate([*self._parts(table, numbers, unread)])
+            return np.concatenate([*self._parts(table, numbers, found)])
 
-        filled, unseen = self._write_numbers(out, read), {}
+        found.filled.update(self._write_numbers(out, read))
         end = out.shape[1] - sum(len(column.states) for column in self.categorical)
         for column in self.categorical:
             start, end = end, end + len(column.states)
-            cells = Column(table[column.name])
-            data, words = categories_of(column.name, cells, self.reading(column))
-            missing, new = _write_one_hot(out[:, start:end], column, data)
-            if cells.kind not in (column.kind, "null") and 0 < new == len(data) - missing:
-                raise type_changed(column.name, column.kind, cells, cells.source.drop_null()[0])
-            filled[column.name] = 0 if column.missing else missing
-            unseen[column.name] = 0 if column.other else new
-            unread[column.name] = words
-        _warn_unread(unread)
-        _warn("missing values where the fit saw none, encoded as the mean or as zeros", filled)
-        _warn("categories that the fit did not see, encoded as zeros", unseen)
+            self._write_categories(out[:, start:end], column, Column(table[column.name]), found)
+        if surprises is None:
+            found.say()
         return out
+
+    def _write_categories(
+        self, out: np.ndarray, column: Categorical, cells: Column, found: Surprises
+    ) -> None:
+        """Fill the columns (N, len(column.states)) of a category."""
+        name, reading = column.name, self.reading(column)
+        data, words = categories_of(name, cells, reading)
+        missing, new = _write_one_hot(out, column, data)
+        if words:
+            found.note_unread(name, words)
+            if missing == len(data):
+                found.note_refused(name, type_changed(name, reading.kind, cells, words[0][0]))
+        if cells.kind not in (column.kind, "null") and 0 < new == len(data) - missing:
+            example = cells.source.drop_null()[0]
+            found.note_refused(name, type_changed(name, column.kind, cells, example))
+        elif found.many and missing < len(data):
+            found.note_readable(name)
+        if missing and not column.missing:
+            found.filled[name] += missing
+        if new and not column.other:
+            found.unseen[name] += new
 
     def present(self, X: np.ndarray) -> np.ndarray:
         """Which numbers were there in the table that X (N, D) encodes: (N, n_numbers)."""
@@ -259,8 +274,9 @@ class Features:
                 f"{listing(self.columns)}; pass the same columns in the same order"
             )
 
-    def check_columns(self, present: Sequence[str]) -> None:
-        """ValueError where a column that is used is absent; TableWarning for one that is new."""
+    def check_columns(self, present: Sequence[str], found: Surprises | None = None) -> None:
+        """ValueError where a column that is used is absent. A new one is noted in `found`, or a
+        TableWarning."""
         used = [*dict.fromkeys(column.name for column in (*self.numeric, *self.categorical))]
         if absent := [name for name in used if name not in present]:
             guess = did_you_mean(absent[0], [name for name in present if name not in used])
@@ -269,17 +285,26 @@ class Features:
                 f"{listing(absent)}; it has: {listing(present)}{guess}"
             )
         if extra := [name for name in present if name not in self.columns]:
-            message = f"columns that the fit did not see, ignored: {listing(extra)}"
-            warnings.warn(message, TableWarning, stacklevel=3)
+            surprises = Surprises() if found is None else found
+            surprises.note_extra(extra)
+            if found is None:
+                surprises.say()
 
     def _parts(
-        self, table: Any, numbers: Sequence[Numeric], unread: dict[str, Unread]
+        self, table: Any, numbers: Sequence[Numeric], found: Surprises
     ) -> Iterable[np.ndarray]:
         """The values (n, N) of the numbers that are made of one column, column by column."""
         for name, parts in groupby(numbers, lambda number: number.name):
             parts = [*parts]
-            values, words = numbers_of(name, Column(table[name]), self.reading(parts[0]))
-            unread[name] = words
+            column, reading = Column(table[name]), self.reading(parts[0])
+            values, words = numbers_of(name, column, reading)
+            if words or found.many:
+                if not np.isnan(values).all():
+                    found.note_readable(name)
+                elif words:
+                    error = type_changed(name, reading.kind, column, words[0][0])
+                    found.note_refused(name, error)
+                found.note_unread(name, words)
             yield np.stack([parts_of(values, number.part) for number in parts])
 
     def _write_numbers(self, out: np.ndarray, read: Read) -> dict[str, int]:
@@ -381,20 +406,6 @@ def refuse_infinite(names: Sequence[str], infinite: np.ndarray) -> None:
             f"{np.count_nonzero(infinite[column]):,} of its rows, the first of them row "
             f"{np.argmax(infinite[column])} (from 0); correct or remove them"
         )
-
-
-def _warn_unread(unread: dict[str, Unread]) -> None:
-    for name, words in unread.items():
-        if words:
-            rows = sum(n for _, n in words)
-            shown = listing((repr(word) for word, _ in words), 3)
-            message = f"column {name!r}: {rows:,} cells that cannot be read are missing: {shown}"
-            warnings.warn(message, TableWarning, stacklevel=3)
-
-
-def _warn(what: str, rows: dict[str, int]) -> None:
-    if rows := {name: n for name, n in rows.items() if n}:
-        warnings.warn(f"{what}: {counts(rows)}", TableWarning, stacklevel=3)
 
 
 # ---------------------------------------------------------------------------- the schema

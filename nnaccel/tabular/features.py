@@ -1,6 +1,6 @@
 """Features: how a table or a matrix becomes a float matrix; `encoding` applies what is decided."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,20 +72,19 @@ def fit_features(
     else:
         columns = [*surveyed.columns]
     specs: dict[str, Spec] = dict(surveyed.dropped)
-    return _collect(columns, specs | _fit_table(table, surveyed.readings), surveyed.readings)
+    return collect(columns, specs | _fit_table(table, surveyed.readings), surveyed.readings)
 
 
 def _fit_table(table: Any, readings: dict[str, Reading]) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
-    numbers: list[Numeric] = []
-    for name, reading in readings.items():
+    coded = {name for name in readings if Column(table[name]).coded}
+    for name in category_names(readings, coded):
         column = Column(table[name])
-        if column.coded or reading.kind not in AS_NUMBERS:
-            kind = column.kind if column.coded else reading.kind
-            data, _ = categories_of(name, column, Reading(kind))
-            specs[name] = _fit_categories(name, data, kind)
-        else:
-            numbers += [Numeric(name, 0.0, 1.0, part=part) for part in OF.get(reading.kind, ("",))]
+        kind = column.kind if column.coded else readings[name].kind
+        data, _ = categories_of(name, column, Reading(kind))
+        counts = {entry["values"]: entry["counts"] for entry in data.value_counts().to_pylist()}
+        specs[name] = fit_categories(name, counts, kind)
+    numbers = numbers_in(readings, coded)
 
     def read(part: slice) -> np.ndarray:
         block = np.stack(
@@ -94,14 +93,30 @@ def _fit_table(table: Any, readings: dict[str, Reading]) -> dict[str, Spec]:
         refuse_infinite([n.name for n in numbers[part]], np.abs(block) > LARGEST)
         return block
 
-    return specs | _by_column(numbers, scales(read, len(numbers), table.num_rows), table.num_rows)
+    return specs | by_column(numbers, scales(read, len(numbers), table.num_rows), table.num_rows)
+
+
+def category_names(readings: Mapping[str, Reading], coded: Collection[str]) -> list[str]:
+    """The columns that are encoded as categories.   coded: those that were dictionary-encoded."""
+    return [n for n, reading in readings.items() if n in coded or reading.kind not in AS_NUMBERS]
+
+
+def numbers_in(readings: Mapping[str, Reading], coded: Collection[str]) -> list[Numeric]:
+    """The numbers that the other columns are encoded as, before their scale is known."""
+    others = {*readings} - {*category_names(readings, coded)}
+    return [
+        Numeric(name, 0.0, 1.0, part=part)
+        for name, reading in readings.items()
+        if name in others
+        for part in OF.get(reading.kind, ("",))
+    ]
 
 
 def _values(table: Any, name: str, readings: dict[str, Reading]) -> np.ndarray:
     return numbers_of(name, Column(table[name]), readings[name])[0]
 
 
-def _by_column(numbers: list[Numeric], found: list[Scale], rows: int) -> dict[str, Spec]:
+def by_column(numbers: Sequence[Numeric], found: Sequence[Scale], rows: int) -> dict[str, Spec]:
     """The encoded numbers of each column, or why it has none."""
     specs: dict[str, Spec] = {}
     for number, scale in zip(numbers, found, strict=True):
@@ -155,13 +170,14 @@ def _fit_matrix(X: np.ndarray, exclude: tuple[str, ...], names: Sequence[str] | 
             refuse_infinite([n.name for n in used[part]], np.abs(block) > LARGEST)
             return block
 
-        specs |= _by_column(used, scales(read, len(used), len(X)), len(X))
-    return _collect(columns, specs, {})
+        specs |= by_column(used, scales(read, len(used), len(X)), len(X))
+    return collect(columns, specs, {})
 
 
-def _collect(
-    columns: Sequence[str], specs: dict[str, Spec], readings: dict[str, Reading]
+def collect(
+    columns: Sequence[str], specs: Mapping[str, Spec], readings: Mapping[str, Reading]
 ) -> Features:
+    """The encoding of those columns.   ValueError where no feature is left, as `fit_features`."""
     ordered = [(name, specs[name]) for name in columns]
     numeric = tuple(n for _, spec in ordered if isinstance(spec, tuple) for n in spec)
     categorical = tuple(spec for _, spec in ordered if isinstance(spec, Categorical))
@@ -192,14 +208,15 @@ def _check_text(columns: Sequence[str], categorical: Iterable[Categorical]) -> N
         raise ValueError(f"a model file cannot hold this encoding: {error}; change it") from None
 
 
-def _fit_categories(name: str, data: Any, kind: str) -> Spec:
-    frequency = {entry["values"]: entry["counts"] for entry in data.value_counts().to_pylist()}
-    missing = frequency.pop(None, 0)
+def fit_categories(name: str, counts: Mapping[Any, int], kind: str) -> Spec:
+    """The categories of a column, or why it has none.   counts: of each value; None is missing."""
+    frequency = {value: n for value, n in counts.items() if value is not None}
     if not frequency:
         return EMPTY
+    missing = None in counts
     if len(frequency) == 1 and not missing:
         return CONSTANT
     levels = sorted(frequency)
     if other := len(levels) > MAX_LEVELS:  # sorting is stable: of equally frequent ones, the first
         levels = sorted(sorted(levels, key=frequency.__getitem__, reverse=True)[:MAX_LEVELS])
-    return Categorical(name, kind, tuple(levels), bool(missing), other)
+    return Categorical(name, kind, tuple(levels), missing, other)

@@ -1,9 +1,9 @@
 """The training run of a table: splits, encodes and weights its rows, and runs the epochs."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,167 +11,40 @@ from nnaccel import schema
 from nnaccel.devices.device import Device, select
 from nnaccel.kernels.backend import backend_of
 from nnaccel.kernels.definition import Run
-from nnaccel.maths import losses
 from nnaccel.maths.metrics import Metric, for_loss
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.branch import Branch
 from nnaccel.tabular.calibration import HeldOut, can_calibrate
-from nnaccel.tabular.datasets import split
-from nnaccel.tabular.features import fit_features
-from nnaccel.tabular.labels import read_labels
 from nnaccel.tabular.members import (
     BOTH,
     Edges,
     Folds,
     Trained,
     best_of,
-    bin_edges,
     joined,
     out_of_fold,
     with_both,
 )
-from nnaccel.tabular.model import Model, labelled, scoring_of
+from nnaccel.tabular.model import Model, scoring_of
+from nnaccel.tabular.preparation import prepared
 from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
-from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict, variants
-from nnaccel.tabular.several_targets import Targets, fit_targets
+from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
+from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
-from nnaccel.tabular.survey import NO_RULES, Rules, Survey, survey
-from nnaccel.tabular.tables import as_table, by_name, import_extra
-from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
+from nnaccel.tabular.streamed_examples import Streamed
+from nnaccel.tabular.streamed_scores import scores_on_disk
+from nnaccel.tabular.survey import NO_RULES, Rules
+from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint
 from nnaccel.training.checkpoint import Checkpoint, Progress
-from nnaccel.training.data import class_weights, mean_one
+from nnaccel.training.data import mean_one
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
+from nnaccel.training.on_disk import DiskArray
 from nnaccel.training.step import initialize
-
-Forms = dict[str, str]  # of the targets by name, see `Target.form`
-
-
-class Parts(NamedTuple):
-    """The rows of each part; None for a part without rows."""
-
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
-
-
-def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None, Forms]:
-    """The examples with all cells read, how the columns were read, and the form of each target.
-
-    A matrix is as it is.
-    """
-    if isinstance(examples.data, np.ndarray):
-        return examples, None, {}
-    found, table = survey(as_table(examples.data), rules)
-    y, forms = examples.y, {}
-    if examples.written:
-        quoted = examples.structure.quoted if examples.structure else {}
-        y, forms = _read_targets(examples.target, y, found.decimal, quoted)
-    return examples._replace(data=table, y=y), found, forms
-
-
-def _read_targets(
-    name: str, y: Any, decimal: str, quoted: Mapping[str, frozenset[str]]
-) -> tuple[Any, Forms]:
-    """The columns of a target, their text read as labels or numbers.   quoted: see
-    `delimited.Structure`."""
-    forms: Forms = {}
-    columns = by_name(y, name)
-    for column, cells in columns.items():
-        if is_text_column(cells):
-            words = quoted.get(column, frozenset())
-            columns[column], reading = read_labels(column, cells, decimal, words)
-            forms[column] = reading.form
-    several = hasattr(y, "column_names")
-    return (import_extra("pyarrow").table(columns) if several else columns[name]), forms
-
-
-def split_examples(
-    examples: Examples, settings: Settings, test_fraction: float, forms: Forms
-) -> tuple[Parts, Target | Targets, list[Settings]]:
-    """The parts of the examples, the target that training uses, and the resolved settings of each
-    kind of networks to train.
-
-    forms: how the numbers of a target are written, see `Target.form`.
-    """
-    task = examples.task if settings.task == "auto" else settings.task
-    rows, test = labelled(examples.rows, examples.target), None
-    target = fit_target_of(rows.y, task, examples.target, forms)
-    if examples.test is not None:
-        test = examples.test._replace(y=target.parse(examples.test.y))
-        test = labelled(test, examples.target)
-    elif test_fraction:
-        rows, test = split_rows(rows, "test", target, test_fraction, settings.seed)
-    n_classes = 2 if target.task == "labels" else len(target.classes)
-    kinds = variants(settings, rows.n_rows, n_classes, pixels=examples.pixels)
-    settings = kinds[-1]
-    if target.task == "regression":
-        target = fit_target_of(rows.y, "regression", examples.target, forms)
-        if losses.get(settings.loss).targets.bounded:
-            target = in_own_units(target)
-    held, fraction = None, settings.validation_fraction
-    if fraction:
-        rows, held = split_rows(rows, "validation", target, fraction, settings.seed)
-    parts = Parts(rows, held, test)
-    for name, part in parts._asdict().items():
-        if part is not None and part.weights is not None and not part.weights.any():
-            raise ValueError(f"all rows of the {name} part have weight 0; another --seed may help")
-    return parts, target, kinds
-
-
-def split_rows(
-    rows: Rows, part: str, target: Target | Targets, fraction: float, seed: int
-) -> tuple[Rows, Rows]:
-    """Splits off a fraction of the rows: (rows that stay, rows of the part of that name)."""
-    stratify = isinstance(target, Target) and target.task == "classification"
-    codes = np.arange(rows.n_rows)
-    if isinstance(target, Target) and stratify:
-        codes = target.encode(rows.y)
-        target.check_split(codes)
-    try:
-        kept, held = split(codes, fraction, seed, stratify)
-    except ValueError as error:
-        raise ValueError(f"{part}_fraction: {error}") from None
-    return rows.take(kept), rows.take(held)
-
-
-def fit_target_of(y: Any, task: str, name: str, forms: Forms) -> Target | Targets:
-    """The target of a column, or the targets of a table of several."""
-    if hasattr(y, "column_names"):
-        several = fit_targets(y, task)
-        return Targets(tuple(_in_form(target, forms) for target in several.columns))
-    return _in_form(fit_target(y, task, name), forms)
-
-
-def _in_form(target: Target, forms: Forms) -> Target:
-    return replace(target, form=forms.get(target.name) or target.form)
-
-
-def in_own_units(target: Target | Targets) -> Target | Targets:
-    """The regression target without standardisation, for a loss whose targets have a range."""
-    if isinstance(target, Targets):
-        return Targets(tuple(replace(t, mean=0.0, scale=1.0) for t in target.columns))
-    return replace(target, mean=0.0, scale=1.0)
-
-
-def weights_of(
-    Y: np.ndarray, target: Target | Targets, settings: Settings, weights: np.ndarray | None
-) -> np.ndarray | None:
-    """The weight of each training row; ValueError for a target that does not fit the settings."""
-    if settings.loss == "poisson" and (Y < 0).any():
-        raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
-    if settings.class_weight is None:
-        return weights
-    if target.task != "classification":
-        raise ValueError(
-            f"class_weight is for classification of one target, and this is {target.task}"
-        )
-    balanced = class_weights(Y, settings.class_weight)
-    return balanced if weights is None else balanced * weights
 
 
 def kernels_for(
@@ -206,7 +79,7 @@ class Fit:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Streamed,
         settings: Settings,
         *,
         device: Device | None = None,
@@ -216,7 +89,7 @@ class Fit:
         keeps: bool = False,
         after: Checkpoint | None = None,
     ) -> None:
-        """Split and encode the examples and build the networks.
+        """Split and encode the examples, in memory or on the disk, and build the networks.
 
         keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
         interrupted.   after: what `save` has written: the run goes on from there.
@@ -225,22 +98,16 @@ class Fit:
         """
         asked = to_dict(settings)
         self.device = device or select("cpu")
-        examples, found, forms = surveyed(examples, rules)
-        parts, self.target, kinds = split_examples(examples, settings, test_fraction, forms)
-        guessed = "auto" == examples.task == settings.task
-        one = self.target if isinstance(self.target, Target) else None
-        self.hint = explain_task(examples.y, one) if one and guessed else ""
-        self.rows = {name: part.n_rows if part else 0 for name, part in parts._asdict().items()}
-        rows, held, test = parts
-        self.features = fit_features(
-            rows.data, exclude=rules.drop, names=examples.names, surveyed=found
-        )
+        if isinstance(examples, Streamed):
+            made = examples.prepared(settings, rules, test_fraction)
+        else:
+            made = prepared(examples, settings, rules, test_fraction)
         self._wants_both = settings.numbers == BOTH
+        kinds = made.kinds
         self.settings = settings = kinds[-1]
-        X, Y = self._encode(rows)
-        self._train, self._y = (X, Y), rows.y
-        self._test = None if test is None else test._replace(data=self._encode(test)[0])
-        self._weights = weights_of(Y, self.target, settings, rows.weights)
+        self.features, self.target, self.hint = made.features, made.target, made.hint
+        self.rows, self._made, self._weights = made.n_rows, made, made.weights
+        Y, one = made.Y, self.target if isinstance(self.target, Target) else None
         self.members = settings.members or 1
         self.folds = None
         if self.members > 1:
@@ -251,8 +118,7 @@ class Fit:
         self.metric: Metric = for_loss(self.loss)
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0
-        held_out = None if held is None else (*self._encode(held), held.weights)
-        edges = self._edges(kinds)
+        held_out, edges = made.held, made.edges
         if not any(edges):  # what was decided for plain numbers, if anything was
             kinds = [replace(kinds[0], numbers="plain")]
         self.identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
@@ -267,13 +133,6 @@ class Fit:
         self._current = 0  # the branch that trains
         self.chosen = ""
 
-    def _edges(self, kinds: list[Settings]) -> Edges:
-        """The edges of the piecewise linear encoding; () where no kind of networks uses it."""
-        X, features = self._train[0], self.features
-        if not any(kind.numbers == "piecewise" for kind in kinds):
-            return ()
-        return bin_edges(X, len(features.numeric), features.present(X))
-
     def _branch(
         self,
         settings: Settings,
@@ -285,7 +144,7 @@ class Fit:
         after: Progress | None,
     ) -> Branch:
         """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
-        X, Y = self._train
+        X, Y = self._made.X, self._made.Y
         N, K = len(X), self.members
         n_outputs = self.target.n_outputs(self.loss.targets.kind)
         edges = edges if settings.numbers == "piecewise" else ()
@@ -343,9 +202,12 @@ class Fit:
         self, asked: dict[str, Any], kinds: list[Settings], held_out: Any
     ) -> dict[str, Any]:
         """The description of the run that a checkpoint keeps; see `resuming.FIELDS`."""
-        test = None if self._test is None else self._test.data
+        made = self._made
+        test = None if made.test is None else made.test.data
         texts = [schema.to_json(part.to_dict(), "it") for part in (self.features, self.target)]
-        arrays = [*self._train, self._weights, test, *(held_out or ())]
+        arrays = [made.X, made.Y, made.weights, test, *(held_out or ())]
+        if made.digest is not None:
+            texts, arrays = [*texts, made.digest], []
         return {
             "kinds": [kind.numbers for kind in kinds],
             "settings": schema.from_json(schema.to_json(asked, "settings"), "settings"),
@@ -365,11 +227,6 @@ class Fit:
         if self.identity is None or not runs:
             raise RuntimeError("there is nothing to keep; use Fit(keeps=True), and train an epoch")
         checkpoint.save_runs(path, runs, self.identity)
-
-    def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """X and Y as the network and its loss take them."""
-        X = self.features.transform(rows.data, self.settings.dtype)
-        return X, self.target.encode(rows.y)
 
     def _unseen(self, held_out: Any) -> list[HeldOut]:
         """The rows (X, Y, weights) that each network has not seen, with an axis of the networks in
@@ -472,7 +329,7 @@ class Fit:
         """The networks with the lowest out-of-fold loss, and their out-of-fold scores."""
         if self.folds is None:
             return found[0], {}
-        (X, Y), loss = self._train, self.loss
+        X, Y, loss = self._made.X, self._made.Y, self.loss
         logits = {
             each.kind: out_of_fold(each, X, self.folds, self.device.asarray) for each in found
         }
@@ -490,7 +347,7 @@ class Fit:
 
         def scores(rows: np.ndarray) -> dict[str, Any]:
             weights = None if self._weights is None else self._weights[rows]
-            y = Rows(self._train[0], self._y).take(rows).y
+            y = Rows(self._made.X, self._made.y).take(rows).y
             found = scores_of(self.target, outputs[rows], y, weights=weights, **options)
             single = {name: v for name, v in found.items() if isinstance(v, float)}
             return {name: v for name, v in single.items() if ALWAYS not in name}
@@ -507,8 +364,11 @@ class Fit:
 
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Scores of the model on the test rows; {} without test rows."""
-        if self._test is None:
+        test = self._made.test
+        if test is None:
             return {}
-        outputs = model.outputs_of(self._test.data, self.device)
-        options = {"weights": self._test.weights, **scoring_of(model.loss)}
-        return scores_of(self.target, outputs, self._test.y, **options)
+        if isinstance(test.data, DiskArray):
+            return scores_on_disk(model, test, self.device)
+        outputs = model.outputs_of(test.data, self.device)
+        options = {"weights": test.weights, **scoring_of(model.loss)}
+        return scores_of(self.target, outputs, test.y, **options)

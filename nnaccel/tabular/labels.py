@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel.tabular import kinds
-from nnaccel.tabular.columns import AS_NUMBERS, KINDS
+from nnaccel.tabular.columns import AS_NUMBERS, KINDS, Column
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
@@ -28,7 +28,7 @@ def read_labels(
     TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
     their counts; labels that differ in case or blanks only.
     """
-    text = Text(column)
+    text = _text_of(column)
     reading, ignored, _ = kinds.decide(text, decimal)
     if reading.kind == "number":
         _warn_missing(name, ignored)
@@ -49,7 +49,7 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
     TableWarning: words that cannot be read, and are missing, with their counts. ValueError where
     nothing can be read.
     """
-    text = Text(column)
+    text = _text_of(column)
     values, unread = kinds.read(text, reading)
     if unread and np.isnan(values).all():
         raise ValueError(
@@ -58,6 +58,11 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
         )
     _warn_missing(name, unread)
     return _typed(text, values, reading)
+
+
+def _text_of(column: Any) -> Text:
+    """A column of text of any type of Arrow's."""
+    return Column(column).text or Text(column)
 
 
 def _typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
@@ -82,7 +87,7 @@ def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
 
     TableWarning: the marks, with their counts.
     """
-    text = Text(column)
+    text = _text_of(column)
     marks = text.cells.blank & ~np.isin(np.array(text.cells.texts), classes)
     return _without(name, text, marks)
 

@@ -97,11 +97,17 @@ class Model(NamedTuple):
         self, data: Any, device: Device | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """`outputs` and `spread`, with the table encoded once."""
+        X = self.features.transform(data, dtype_name(self.params))
+        return self.outputs_and_spread_of(X, device)
+
+    def outputs_and_spread_of(
+        self, X: np.ndarray, device: Device | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same for rows that are encoded already, X (N, D)."""
         if self.members == 1:
             raise ValueError(
                 "the model is one network, which has no spread; train it with members above 1"
             )
-        X = self.features.transform(data, dtype_name(self.params))
         A = self._each(X, device)
         outputs = self._in_units(A.mean(axis=0), X)
         spread = np.std([self._in_units(own, X) for own in A], axis=0, ddof=1)

@@ -3,11 +3,13 @@
 import os
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnaccel.arguments import did_you_mean
+from nnaccel.devices.host_memory import memory_free
 from nnaccel.tabular.tables import import_extra, listing
 
 # How statements of SQL begin: those that are refused, too, so that the refusal is theirs.
@@ -16,6 +18,7 @@ QUERY = re.compile(
     r"attach|detach|pragma|install|load|set|call|explain|show|describe|export|import)\s",
     re.IGNORECASE,
 )
+LEAST = 256 * 2**20  # bytes that DuckDB may take
 DATABASES = (".duckdb", ".sqlite", ".sqlite3", ".db")
 
 
@@ -29,6 +32,13 @@ def run_query(query: str) -> Any:
 
     ValueError for anything else than a single SELECT, and for what DuckDB says is wrong with it.
     """
+    with _answering(query) as connection:
+        return _as_arrow(connection.sql(query))
+
+
+@contextmanager
+def _answering(query: str) -> Iterator[Any]:
+    """A database in memory for one SELECT; ValueError for all else, and for what is wrong."""
     duckdb = import_extra("duckdb")
     with duckdb.connect() as connection:
         try:
@@ -39,9 +49,45 @@ def run_query(query: str) -> Any:
                     "a source must be a single SELECT, which writes nothing; got "
                     f"{listing(kind.name for kind in kinds) or 'no statement'}"
                 )
-            return _as_arrow(connection.sql(query))
+            yield connection
         except duckdb.Error as error:
             raise ValueError(f"the query fails: {str(error).partition(chr(10))[0]}") from None
+
+
+def batches_of_query(query: str, rows: int) -> Iterator[Any]:
+    """The rows of a SELECT as record batches of so many rows, in memory that is bounded.
+
+    DuckDB writes to the disk what it cannot hold.   Errors as of `run_query`.
+    """
+    with _answering(query) as connection:
+        _bound(connection)
+        yield from _batches(connection.sql(query), rows)
+
+
+def batches_of_database(path: Path, table: str | None, rows: int) -> Iterator[Any]:
+    """The rows of a table of a DuckDB file, likewise; errors as of `read_database`."""
+    duckdb = import_extra("duckdb")
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            _bound(connection)
+            yield from _batches(
+                connection.sql(f"FROM {_quoted(_table(connection, path, table))}"), rows
+            )
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as a database: {reason}") from None
+
+
+def _bound(connection: Any) -> None:
+    """Leaves DuckDB a quarter of the memory that is free."""
+    free = memory_free()
+    if free is not None:
+        connection.execute(f"SET memory_limit = '{max(free // 4, LEAST) // 2**20}MiB'")
+
+
+def _batches(relation: Any, rows: int) -> Iterator[Any]:
+    """The record batches, by the name that this version of DuckDB has for them."""
+    return iter((getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader)(rows))
 
 
 def database_of(source: str) -> tuple[Path, str | None] | None:
@@ -66,12 +112,17 @@ def _from_duckdb(path: Path, table: str | None) -> tuple[str, Any]:
     duckdb = import_extra("duckdb")
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
-            found = connection.execute("SELECT table_name FROM information_schema.tables")
-            name = _chosen(path, table, [row[0] for row in found.fetchall()])
+            name = _table(connection, path, table)
             return name, _as_arrow(connection.sql(f"FROM {_quoted(name)}"))
     except duckdb.Error as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} cannot be read as a database: {reason}") from None
+
+
+def _table(connection: Any, path: Path, table: str | None) -> str:
+    """The name of the table that is meant."""
+    found = connection.execute("SELECT table_name FROM information_schema.tables")
+    return _chosen(path, table, [row[0] for row in found.fetchall()])
 
 
 def _from_sqlite(path: Path, table: str | None) -> tuple[str, Any]:

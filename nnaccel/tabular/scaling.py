@@ -66,14 +66,14 @@ def scales(read: Callable[[slice], np.ndarray], columns: int, rows: int) -> list
                 float(center[i]), float(scale[i]), False, int(present[i]), bool(varies[i])
             )
             if far[i] and varies[i]:
-                measured = _by_quartiles(
+                measured = by_quartiles(
                     read(slice(part.start + i, part.start + i + 1))[0], measured
                 )
             found.append(measured)
     return found
 
 
-def _by_quartiles(values: np.ndarray, measured: Scale) -> Scale:
+def by_quartiles(values: np.ndarray, measured: Scale) -> Scale:
     """The scale of numbers with outliers, from the numbers themselves."""
     low, median, high = np.quantile(values[~np.isnan(values)], [0.25, 0.5, 0.75]).tolist()
     if high - low > ROUNDING * abs(median):

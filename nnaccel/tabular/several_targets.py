@@ -94,7 +94,7 @@ class Targets:
         names = [target.name for target in columns]
         if len(columns) < 2 or len({*names}) < len(names):
             raise ValueError(f"targets: 'columns' must be two or more different ones, got {names}")
-        return _checked(columns)
+        return together(columns)
 
 
 def is_second(outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
@@ -129,12 +129,13 @@ def fit_targets(table: Any, task: str = "auto") -> Targets:
 
     ValueError where they are not all numbers or all of two classes.
     """
-    return _checked(
+    return together(
         tuple(fit_target(table[name], task, name) for name in as_table(table).column_names)
     )
 
 
-def _checked(columns: Sequence[Target]) -> Targets:
+def together(columns: Sequence[Target]) -> Targets:
+    """The targets as one; ValueError where they are not all numbers or all of two classes."""
     kinds = {target.name: _kind(target) for target in columns}
     if len({*kinds.values()}) > 1 or not {*kinds.values()} <= {"numbers", "two classes"}:
         found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())

@@ -160,9 +160,23 @@ def pop_weights(examples: Examples, name: str) -> Examples:
         raise ValueError(
             f"no column named {name!r} for weights; columns: {listing(columns)}{guess}"
         )
-    column = Column(examples.data[name])
+    values = weights_in(name, examples.data[name])
+    if not values.any():
+        raise ValueError(f"weights {name!r} are all 0; some rows must count")
+    if examples.data.num_columns == 1:
+        raise ValueError(f"weights {name!r} are the only column beside the target; add others")
+    return examples._replace(data=examples.data.drop_columns([name]), weights=values)
+
+
+def weights_in(name: str, cells: Any, decimal: str | None = None) -> np.ndarray:
+    """The weights (N,) in a column of a table.   decimal: the mark in text; None: as it suggests.
+
+    ValueError for what is no finite number of at least 0.
+    """
+    column = Column(cells)
     if column.text is not None:
-        values, _ = kinds.read(column.text, Reading("number", decimal_mark([column.text])))
+        mark = decimal or decimal_mark([column.text])
+        values, _ = kinds.read(column.text, Reading("number", mark))
     elif column.kind == "number":
         values = column.data.to_numpy()
     else:
@@ -172,13 +186,9 @@ def pop_weights(examples: Examples, name: str) -> Examples:
         row = int(np.argmax(bad))
         raise ValueError(
             f"weights {name!r} must be finite numbers of at least 0, got "
-            f"{examples.data[name][row].as_py()!r} in row {row} (from 0); correct or remove it"
+            f"{cells[row].as_py()!r} in row {row} (from 0); correct or remove it"
         )
-    if not values.any():
-        raise ValueError(f"weights {name!r} are all 0; some rows must count")
-    if examples.data.num_columns == 1:
-        raise ValueError(f"weights {name!r} are the only column beside the target; add others")
-    return examples._replace(data=examples.data.drop_columns([name]), weights=values)
+    return values
 
 
 def take(data: Any, rows: np.ndarray) -> Any:

@@ -158,17 +158,25 @@ READERS = {".parquet": _read_parquet, ".feather": _read_arrow, ".arrow": _read_a
 # ---------------------------------------------------------------------------- writing
 
 
-def _write_csv(table: "pa.Table", file: Any) -> None:
-    import_extra("pyarrow.csv").write_csv(table, file)
+def csv_of(table: "pa.Table", *, header: bool) -> bytes:
+    """A table as CSV, with its names in front or not."""
+    reader, content = import_extra("pyarrow.csv"), import_extra("pyarrow").BufferOutputStream()
+    reader.write_csv(table, content, reader.WriteOptions(include_header=header))
+    return content.getvalue().to_pybytes()
 
 
-def _write_parquet(table: "pa.Table", file: Any) -> None:
-    import_extra("pyarrow.parquet").write_table(table, file)
+def _csv_writer(file: Any, schema: "pa.Schema") -> Any:
+    return import_extra("pyarrow.csv").CSVWriter(file, schema)
 
 
-def _write_feather(table: "pa.Table", file: Any) -> None:
-    import_extra("pyarrow.feather").write_feather(table, file)
+def _parquet_writer(file: Any, schema: "pa.Schema") -> Any:
+    return import_extra("pyarrow.parquet").ParquetWriter(file, schema)
 
 
-# Extension -> what writes a table to a path or an open file.
-WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".feather": _write_feather}
+def _feather_writer(file: Any, schema: "pa.Schema") -> Any:
+    ipc = import_extra("pyarrow.ipc")
+    return ipc.new_file(file, schema, options=ipc.IpcWriteOptions(compression="lz4"))
+
+
+# Extension -> what writes tables of a schema to an open file: `write_table`, `close`.
+WRITERS = {".csv": _csv_writer, ".parquet": _parquet_writer, ".feather": _feather_writer}

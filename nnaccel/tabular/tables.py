@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,14 @@ def spelled(words: Iterable[tuple[str, int]]) -> str:
         f"{repr(word) if word.strip() else 'a blank'} ({n:,} time{'s' * (n != 1)})"
         for word, n in words
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings about tables: of what they would say of a part, the whole is told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TableWarning)
+        yield
 
 
 def warn(message: str) -> None:

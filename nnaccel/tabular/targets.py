@@ -74,7 +74,7 @@ class Target:
         ValueError: missing values, infinities, classes that the target does not have, text for
         numbers.
         """
-        levels, codes, _ = _distinct(self.parse(values), self.name)
+        levels, codes, _ = distinct_values(self.parse(values), self.name)
         _refuse_missing(codes, self.name)
         if self.task == "regression":
             levels = _as_kind(levels, "number", self.name)
@@ -196,12 +196,21 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
     says where), infinities, a single class, a constant number, classification of numbers with
     fractions, regression on text or booleans, and classes that a model file cannot hold.
     """
-    fit = find("task", task, TASKS)
-    distinct = _distinct(values, name)
+    find("task", task, TASKS)
+    distinct = distinct_values(values, name)
     _refuse_missing(distinct.codes, name)
     if _kind(distinct.levels) == "number":
         _refuse_infinite(distinct.levels, distinct.codes, name)
-    target = fit(distinct, name)
+    return fit_counted(distinct.counted(), task, name)
+
+
+def fit_counted(counted: "Counted", task: str = "auto", name: str = "y") -> Target:
+    """The same of the different values and how often each occurs, none of them missing."""
+    return storable(find("task", task, TASKS)(counted, name))
+
+
+def storable(target: Target) -> Target:
+    """The target; ValueError for one that a model file cannot hold."""
     try:
         return Target.from_dict(target.to_dict())
     except ValueError as error:
@@ -214,13 +223,22 @@ def explain_task(values: Any, target: Target) -> str:
     values: what the target was fitted on.
     """
     if target.task == "classification":
-        if _kind(np.array(target.classes)) != "number":
+        return explain_levels(np.array(target.classes), target)
+    hint = ""
+    for some in (values[:1000], values):  # the first of them settle most
+        if not (hint := explain_levels(distinct_values(some, target.name).levels, target)):
+            return ""
+    return hint
+
+
+def explain_levels(levels: np.ndarray, target: Target) -> str:
+    """The same of the different values."""
+    if target.task == "classification":
+        if _kind(levels) != "number":
             return ""
         return f"{len(target.classes)} whole numbers; --task regression for quantities"
-    for some in (values[:1000], values):  # the first of them settle most
-        levels = _distinct(some, target.name).levels
-        if len(levels) > FEW_NUMBERS or not _are_whole(levels):
-            return ""
+    if len(levels) > FEW_NUMBERS or not _are_whole(levels):
+        return ""
     return f"{len(levels)} different whole numbers; --task classification for classes"
 
 
@@ -234,18 +252,18 @@ def check_loss(loss: str, n_classes: int) -> None:
 
 def rows_with_target(values: Any, name: str = "y") -> np.ndarray:
     """Boolean mask (N,): the rows where the target is neither null nor NaN."""
-    return _distinct(values, name).codes >= 0
+    return distinct_values(values, name).codes >= 0
 
 
-def _fit_auto(distinct: "Distinct", name: str) -> Target:
-    levels, codes, coded = distinct
+def _fit_auto(counted: "Counted", name: str) -> Target:
+    levels, rows, coded = counted
     labels = coded or _kind(levels) != "number"
-    few = len(levels) <= 2 or len(levels) <= min(MAX_CLASSES, len(codes) / MIN_ROWS)
-    return (_fit_classes if labels or (few and _are_whole(levels)) else _fit_number)(distinct, name)
+    few = len(levels) <= 2 or len(levels) <= min(MAX_CLASSES, rows.sum() / MIN_ROWS)
+    return (_fit_classes if labels or (few and _are_whole(levels)) else _fit_number)(counted, name)
 
 
-def _fit_classes(distinct: "Distinct", name: str) -> Target:
-    levels = distinct.levels
+def _fit_classes(counted: "Counted", name: str) -> Target:
+    levels = counted.levels
     number = _kind(levels) == "number"
     if number and not _are_whole(levels):
         fraction = levels[levels % 1 != 0][0]
@@ -261,8 +279,8 @@ def _fit_classes(distinct: "Distinct", name: str) -> Target:
     return Target("classification", name, tuple(levels.tolist()))
 
 
-def _fit_number(distinct: "Distinct", name: str) -> Target:
-    levels, rows = distinct.levels, np.bincount(distinct.codes)
+def _fit_number(counted: "Counted", name: str) -> Target:
+    levels, rows, _ = counted
     if _kind(levels) != "number":
         raise ValueError(
             f"target {name!r} holds {KINDS[_kind(levels)]} ({_labels(levels.tolist())}), and "
@@ -324,12 +342,26 @@ class Distinct(NamedTuple):
     codes: np.ndarray
     coded: bool = False  # it was dictionary-encoded: a list of categories
 
+    def counted(self) -> "Counted":
+        """How often each value occurs."""
+        present = self.codes[self.codes >= 0]
+        return Counted(self.levels, np.bincount(present, minlength=len(self.levels)), self.coded)
+
+
+class Counted(NamedTuple):
+    """The different values in ascending order, and how often each occurs."""
+
+    levels: np.ndarray
+    rows: np.ndarray
+    coded: bool = False
+
 
 def _is_arrow(values: Any) -> bool:
     return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
 
 
-def _distinct(values: Any, name: str) -> Distinct:
+def distinct_values(values: Any, name: str) -> Distinct:
+    """The different values of a column, of Arrow or NumPy; ValueError for mixed types."""
     if _is_arrow(values):
         return _distinct_arrow(values, name)
     values = np.asarray(values)

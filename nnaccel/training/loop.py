@@ -32,6 +32,15 @@ from nnaccel.training.data import Data, HostData, floating_dtype, put, put_held_
 from nnaccel.training.device_errors import explain_device_errors
 from nnaccel.training.epoch import Epoch, Origin, state_after
 from nnaccel.training.members import check_examples_of_members, check_members, l2_of
+from nnaccel.training.on_disk import (
+    DiskArray,
+    DiskData,
+    Order,
+    on_device,
+    put_on_disk,
+    window_rows,
+    windows_of,
+)
 from nnaccel.training.orders import Orders
 from nnaccel.training.prediction import check_params
 from nnaccel.training.step import (
@@ -86,7 +95,8 @@ def train(
     X : array (N, n_inputs)
         Of any library; integers stay integers in memory and are cast a batch at a time. What is
         too large for a GPU's memory stays on the host, and so does a CSR matrix of SciPy or CuPy;
-        their rows reach the device a chunk at a time, in the same minibatches.
+        their rows reach the device a chunk at a time, in the same minibatches. A `DiskArray` (X, Y
+        and sample_weight then are) stays on the disk, and is read a window of rows at a time.
     Y : array (N,) or (N, n_outputs)
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
@@ -213,7 +223,10 @@ def _begin(
     A function of its own, so that an error does not keep the arrays on the device alive.
     """
     network, loss, dtype = run.network, run.loss, run.dtype
-    data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
+    if isinstance(given.X, DiskArray):
+        data = put_on_disk(network, given.X, given.Y, given.sample_weight)
+    else:
+        data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
     held_out = put_held_out(network, loss, where, dtype, given.validation_data)
     N = data.X.shape[0]
     # A batch of more rows than there are would only take memory: what follows knows neither.
@@ -225,23 +238,30 @@ def _begin(
         params, state = given.start(run, where)
         run = run._replace(dtype=params.dtype)
         compiled = compile_run(backend, run)
-        epoch = _epoch_on(data, compiled.epoch_of(run.seed), run.batch_size, where)
+        on = partial(_epoch_on, data, run._replace(dtype=dtype), where)
+        epoch = on(compiled.epoch_of(run.seed))
         later = epoch
         if given.dropout_until is not None and has_random_layers(network):
             resting = run._replace(network=without_dropout(network))
-            resting = compile_run(backend, resting).epoch_of(run.seed)
-            later = _epoch_on(data, resting, run.batch_size, where)
+            later = on(compile_run(backend, resting).epoch_of(run.seed))
         held_out = None if held_out is None else in_order(held_out, where)
         params, state = map(compiled.split_params, (params, state))
     epochs = Epochs(epoch, later, given.dropout_until)
     begun = Begun(run, origin, epochs, compiled.evaluate, params, state, held_out)
-    orders = Orders(partial(order_of, N, run.seed, shuffle=shuffle), numbers, N, where)
+    draw: Any = partial(order_of, N, run.seed, shuffle=shuffle)
+    if isinstance(data, DiskData):
+        draw = partial(Order, N, data.X.regions, run.seed, shuffle)
+    orders = Orders(draw, numbers, N, where)
     guard = explain_device_errors(
         where,
         network,
         dtype,
         batch_size=run.batch_size,
-        data=bytes_on_device(data, run.batch_size, dtype),
+        data=(
+            2 * window_rows(data) * data.X.row_bytes
+            if isinstance(data, DiskData)
+            else bytes_on_device(data, run.batch_size, dtype)
+        ),
         members=next(leaves(params)).shape[0] if next(leaves(params)).ndim == 2 else 1,
     )
     return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
@@ -339,25 +359,45 @@ def _epochs(
 
 
 def _epoch_on(
-    data: Data | HostData, epoch: Callable[..., Any], batch_size: int, where: Device
+    data: Data | HostData | DiskData, run: Run, where: Device, epoch: Callable[..., Any]
 ) -> Callable[..., tuple[Any, Any, Array]]:
-    """The epoch (params, state, order) -> (params, state, records), order (N,) on the host.
+    """The epoch (params, state, order) -> (params, state, records), order of the rows (N,) on the
+    host, or of the windows on the disk.
 
-    epoch: (params, state, data, order) -> the same. Data on the host are many small data sets that
-    it goes through one after the other, each of them one or more whole batches.
+    epoch: (params, state, data, order) -> the same. Data on the host, or the disk, are many small
+    data sets that it goes through one after the other, each of them one or more whole batches.
     """
     if isinstance(data, Data):
         return lambda params, state, order: epoch(params, state, data, where.asarray(order))
-    rows = training_rows(data, batch_size)
-    chunks = stream(data, where, rows)
-    everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
+    parts = (
+        _from_disk(data, run, where) if isinstance(data, DiskData) else _from_host(data, run, where)
+    )
 
-    def streamed(params: Any, state: Any, order: np.ndarray) -> tuple[Any, Any, Array]:
+    def streamed(params: Any, state: Any, order: Any) -> tuple[Any, Any, Array]:
         records = []
-        for chunk in chunks(order):
-            index = everything[: chunk.Y.shape[0]]
-            params, state, record = epoch(params, state, chunk, index)
+        for part, index in parts(order):
+            params, state, record = epoch(params, state, part, index)
             records.append(record)
         return params, state, where.xp.concat(records)
 
     return streamed
+
+
+# The rows, and in which order to visit them, of the order of an epoch.
+Parts = Callable[[Any], Iterator[tuple[Data, Array]]]
+
+
+def _from_host(data: HostData, run: Run, where: Device) -> Parts:
+    rows = training_rows(data, run.batch_size)
+    chunks = stream(data, where, rows)
+    everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
+    return lambda order: ((chunk, everything[: chunk.Y.shape[0]]) for chunk in chunks(order))
+
+
+def _from_disk(data: DiskData, run: Run, where: Device) -> Parts:
+    def parts(order: Order) -> Iterator[tuple[Data, Array]]:
+        for window in windows_of(data, order, run.batch_size):
+            rows = on_device(window, run.network, run.loss, where, run.dtype)
+            yield rows, where.asarray(window.order)
+
+    return parts

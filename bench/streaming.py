@@ -1,0 +1,160 @@
+"""Tables larger than memory: do they train within a limit, as fast and as well as in memory?
+
+    python bench/streaming.py memory [--limit 1] [--times 10]  # a table so many times the limit
+    python bench/streaming.py speed [--rows 1500000]           # rows a second of passes and epochs
+    python bench/streaming.py order [--seeds 5]                # rows sorted by class, or shuffled
+
+Tables are made in a temporary folder, which is removed. Other programs slow all of it down: close
+them first, or read the ratios alone.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+import nnaccel as nn
+from nnaccel.tabular import streamed_matrix
+
+PIECE = 250_000  # rows made at once
+LEVELS = np.array([f"level {i:02}" for i in range(100)])
+UNDER_A_LIMIT = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+from nnaccel.cli.main import main
+status = main(sys.argv[1:])
+for line in open("/proc/self/status"):
+    if line.startswith(("VmPeak", "VmHWM")):
+        print(line.strip())
+sys.exit(status)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("memory", "speed", "order"))
+    parser.add_argument("--limit", type=float, default=1.0, help="of the address space, in GB")
+    parser.add_argument("--times", type=float, default=10, help="the limit: the encoded rows")
+    parser.add_argument("--rows", type=int, default=1_500_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folder", help="for the tables (default: the system's)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        {"memory": memory, "speed": speed, "order": order}[args.what](Path(folder), args)
+
+
+def narrow(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """16 numbers, 4 categories of 8 values, and two classes, of which 85 % can be told."""
+    X = rng.standard_normal((n, 16)).astype(np.float32)
+    c = rng.integers(0, 8, (n, 4))
+    z = X[:, 0] + np.abs(X[:, 1]) * X[:, 2] + (c[:, 0] == 2) - 0.5 * (c[:, 1] > 5)
+    y = np.where(z + 0.5 * rng.standard_normal(n) > 0.3, "yes", "no")
+    numbers = {f"x{i}": X[:, i] for i in range(16)}
+    return numbers | {f"c{i}": LEVELS[c[:, i]] for i in range(4)} | {"y": y}
+
+
+def wide(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """10 categories of 100 values, which become 1,000 columns, and two classes."""
+    c = rng.integers(0, 100, (n, 10))
+    y = np.where((c[:, 0] % 7 > 2) ^ (c[:, 1] > 80), "yes", "no")
+    return {f"c{i}": pa.array(LEVELS[c[:, i]]) for i in range(10)} | {"y": y}
+
+
+def made(path: Path, kind: Any, rows: int) -> str:
+    rng, writer = np.random.default_rng(0), None
+    for start in range(0, rows, PIECE):
+        table = pa.table(kind(rng, min(PIECE, rows - start)))
+        writer = writer or parquet.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+    return str(path)
+
+
+def memory(folder: Path, args: argparse.Namespace) -> None:
+    """One epoch, the test and predictions of a table of many times the limit, under the limit."""
+    limit = int(args.limit * 1e9)
+    rows = int(limit * args.times / (1000 * 4))
+    path = made(folder / "wide.parquet", wide, rows)
+    print(f"{rows:,} rows, {os.path.getsize(path) / 1e9:.2f} GB of Parquet, limit {limit / 1e9} GB")
+    code = UNDER_A_LIMIT.format(limit=limit)
+    environment = os.environ | {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+    train = ["train", path, "--target", "y", "--stream", "--epochs", "1", "--hidden", "16"]
+    for command in (
+        [*train, "--output", f"{folder}/model"],
+        ["predict", f"{folder}/model", path, "--stream", "--output", f"{folder}/predicted.parquet"],
+        ["evaluate", f"{folder}/model", path, "--stream"],
+    ):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *command], env=environment, check=True)
+        print(f"{command[0]}: {time.perf_counter() - started:.0f} s\n", flush=True)
+
+
+def speed(folder: Path, args: argparse.Namespace) -> None:
+    """Rows a second of each pass, by the clock and of a core; epochs beside those in memory."""
+    path = made(folder / "narrow.parquet", narrow, args.rows)
+    examples = nn.stream(path, "y", cache=folder)
+    marks: dict[str, list[tuple[float, float]]] = {}
+
+    def mark(what: str, share: float | None) -> None:
+        marks.setdefault(what, []).append((time.perf_counter(), time.process_time()))
+
+    begun = time.perf_counter(), time.process_time()
+    examples.progress = mark
+    settings = nn.Settings(epochs=3, members=1)
+    streamed = nn.Fit(examples, settings)
+    total = 0.0
+    for what, times in marks.items():
+        seconds, core = (b - a for a, b in zip(begun, times[-1], strict=True))
+        total, begun = total + seconds, times[-1]
+        rates = (args.rows / seconds, args.rows / core)
+        print("{}: {:,.0f} rows/s by the clock, {:,.0f} a second of a core".format(what, *rates))
+    print(f"all passes: {args.rows / total:,.0f} rows/s")
+    in_memory = nn.Fit(nn.read(path, "y"), settings)
+    rates = {"streamed": [], "in memory": []}
+    for one, other in zip(streamed, in_memory, strict=True):  # in turns
+        rates["streamed"].append(one.samples_per_second)
+        rates["in memory"].append(other.samples_per_second)
+    best = {name: max(found) for name, found in rates.items()}
+    print({name: f"{rate:,.0f} rows/s" for name, rate in best.items()})
+    print(f"epochs, streamed to in memory: {best['streamed'] / best['in memory']:.2f}")
+
+
+def order(folder: Path, args: argparse.Namespace) -> None:
+    """The test accuracy of the same rows, sorted by class and shuffled, in some 25 windows, and in
+    memory, where each epoch shuffles all of them; over seeds."""
+    rows, streamed_matrix.WINDOW = 150_000, 2**20
+    table = pa.table(narrow(np.random.default_rng(0), rows))
+    test = pa.table(narrow(np.random.default_rng(1), 100_000))
+    orders = {
+        "sorted by class": np.argsort(table["y"], kind="stable"),
+        "shuffled": np.random.default_rng(2).permutation(rows),
+        "shuffled, in memory": np.random.default_rng(2).permutation(rows),
+    }
+    for name, numbers in orders.items():
+        path = str(folder / f"{name}.parquet")
+        parquet.write_table(table.take(numbers), path)
+        found = []
+        for seed in range(args.seeds):
+            in_memory = name.endswith("in memory")
+            examples = nn.read(path, "y") if in_memory else nn.stream(path, "y", cache=folder)
+            settings = nn.Settings(epochs=4, members=1, seed=seed, hidden=(64, 32))
+            fit = nn.Fit(examples, settings, test_fraction=0.0)
+            for _ in fit:
+                pass
+            found.append(fit.model().evaluate(test.drop_columns(["y"]), test["y"])["accuracy"])
+        print(f"{name}: accuracy {np.mean(found):.4f} ± {np.std(found, ddof=1):.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

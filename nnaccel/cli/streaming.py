@@ -1,0 +1,147 @@
+"""Tables that are not read whole: when, and what train, predict and evaluate then do."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnaccel.arguments import did_you_mean
+from nnaccel.cli.reading import columns_of, layout_of
+from nnaccel.cli.streams import in_line, say
+from nnaccel.devices.device import dtype_name
+from nnaccel.files import STREAM
+from nnaccel.tabular.streamed_size import is_large
+from nnaccel.tabular.streamed_sources import Batch, Stream, is_many, is_streamable
+from nnaccel.tabular.surprises import Surprises
+from nnaccel.tabular.tables import listing, warn
+
+if TYPE_CHECKING:
+    from nnaccel.devices.device import Device
+    from nnaccel.tabular.model import Model
+    from nnaccel.tabular.streamed_examples import Streamed
+
+
+def wants_stream(source: str, options: Any) -> bool:
+    """Whether a source is to be streamed: it was asked for, or it is too large, which is said.
+
+    IsADirectoryError for what can only be streamed.
+    """
+    if options.stream:
+        return True
+    if is_many(source):
+        raise IsADirectoryError(
+            f"{source} is a folder, not a file; name one file inside it, or read all of its tables "
+            "with --stream"
+            if os.path.isdir(source)
+            else f"{source} is a pattern for files; read them as one table with --stream"
+        )
+    if source == STREAM or not is_streamable(source):
+        return False
+    size = is_large(source, layout_of(options))
+    if size is None:
+        return False
+    needed, free = size
+    say(
+        f"nnaccel: {in_line(source)} would take about {gigabytes(needed)} of the "
+        f"{gigabytes(free)} of memory that are free: it is streamed, as with --stream"
+    )
+    return True
+
+
+def gigabytes(size: int) -> str:
+    """`12.3 GB`, `0.04 GB`."""
+    return f"{size / 1e9:.3g} GB"
+
+
+def streamed_examples(options: Any) -> "Streamed":
+    """The examples to train on, whose encoded rows go into a file in `--cache`."""
+    from nnaccel.cli import display
+    from nnaccel.tabular.streamed_examples import Streamed
+
+    if options.test is not None:
+        raise ValueError(
+            "--test is not for a streamed table; score the model with nnaccel evaluate afterwards, "
+            "and give --test-fraction 0 to train on all rows"
+        )
+    folder = Path(options.cache or Path(options.output or "").parent)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--cache: there is no folder {folder}; make it first")
+    targets = tuple(options.target or ())
+    how = {"layout": layout_of(options), "weights": options.weights, "cache": folder}
+    examples = Streamed(options.source, targets, **how)
+    examples.progress = display.Passes(display.console())
+    return examples
+
+
+def predictions(
+    model: "Model", options: Any, device: "Device"
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
+    """The columns to copy, the outputs and, if it is wanted, the spread of each batch of rows."""
+    stream, surprises = _opened(model, options), Surprises(many=True)
+    for batch in _pieces(model, stream):
+        X = _encoded(model, batch, surprises, None)
+        spread = None
+        if options.spread:
+            outputs, spread = model.outputs_and_spread_of(X, device)
+        else:
+            outputs = model.outputs_of(X, device)
+        yield columns_of(batch.table, options.copied), outputs, spread
+    surprises.say()
+
+
+def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, Any], int]:
+    """The scores of a model on the rows of a file that have a target, and how many these are."""
+    from nnaccel.tabular.model import scoring_of
+    from nnaccel.tabular.streamed_scores import Scores
+    from nnaccel.tabular.streamed_tally import Reader, Shares
+
+    needed = [*model.target.names, *([options.weights] if options.weights else [])]
+    stream, surprises = _opened(model, options, needed), Surprises(many=True)
+    reader = Reader(model.target, Shares(0.0, 0.0), 0, options.weights, None)
+    found = Scores(model.target, threshold=options.threshold, **scoring_of(model.loss))
+    without = 0
+    for batch in _pieces(model, stream):
+        part, y, weights = reader.rows_of(batch)
+        rows = np.flatnonzero(part >= 0)
+        without += len(part) - len(rows)
+        if len(rows):
+            X = _encoded(model, batch, surprises, options.weights)
+            own = None if weights is None else weights[rows]
+            found.add(model.outputs_of(X[rows], device), reader.encoded(y, rows), own)
+    surprises.say()
+    if not found.n_rows:
+        raise ValueError(f"{options.file} has no rows with a {model.target.name!r}")
+    if without:
+        warn(f"{without:,} rows without a {model.target.name!r} are left out")
+    return found.result(), found.n_rows
+
+
+def _pieces(model: "Model", stream: Stream) -> Iterator[Batch]:
+    """The rows of a file, so many at a time as bounds the memory."""
+    width = len(model.features.names)
+    return (piece for batch in stream.batches() for piece in batch.pieces(width))
+
+
+def _opened(model: "Model", options: Any, needed: Sequence[str] = ()) -> Stream:
+    """The rows of a file.   needed: columns that must be there beside those of the model."""
+    used = [*dict.fromkeys(c.name for c in (*model.features.numeric, *model.features.categorical))]
+    stream = Stream(options.file, layout_of(options, (*used,)), model.target.names)
+    if absent := [name for name in needed if name not in stream.columns]:
+        guess = did_you_mean(absent[0], stream.columns)
+        raise ValueError(
+            f"{options.file}: no column named {absent[0]!r}; columns: "
+            f"{listing(stream.columns)}{guess}"
+        )
+    return stream
+
+
+def _encoded(model: "Model", batch: Batch, surprises: Surprises, weights: str | None) -> np.ndarray:
+    """The rows of a batch as the network takes them; errors name its file."""
+    others = [n for n in (*model.target.names, weights) if n in batch.table.column_names]
+    try:
+        table = batch.table.drop_columns(others)
+        return model.features.transform(table, dtype_name(model.params), surprises)
+    except ValueError as error:
+        raise ValueError(f"{batch.where}, rows from {batch.first:,} on: {error}") from None

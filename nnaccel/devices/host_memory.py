@@ -1,0 +1,54 @@
+"""How much memory this process may still take: of the machine, its container, and its limits."""
+
+import re
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
+# What a container may take and what it takes, of the second and the first version of cgroups.
+GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def memory_free() -> int | None:
+    """Bytes; None where the system does not say."""
+    found = [*_of_machine(), *_of_container(), *_of_limits()]
+    return max(min(found), 0) if found else None
+
+
+def _of_machine() -> list[int]:
+    if not MEMINFO.exists():
+        return []
+    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", MEMINFO.read_text()))
+    return [1024 * int(sizes["MemAvailable"])] if "MemAvailable" in sizes else []
+
+
+def _of_container() -> list[int]:
+    """Of the group that the process sees as its root, as in a container."""
+    for limit, used in GROUPS:
+        try:
+            most, now = Path(limit).read_text().strip(), Path(used).read_text()
+        except OSError:
+            continue
+        if most.isdecimal():
+            return [int(most) - int(now)]
+    return []
+
+
+def _of_limits() -> list[int]:
+    """Of `ulimit -v`, beside what the process has of it."""
+    if resource is None or not STATM.exists():
+        return []
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return []
+    return [most - int(STATM.read_text().split()[0]) * resource.getpagesize()]

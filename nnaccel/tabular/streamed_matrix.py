@@ -1,0 +1,177 @@
+"""The second pass over a stream: its rows encoded and written to one file in random order.
+
+The training rows are scattered over R regions: of every R that follow each other in the table each
+region gets one, chosen at random, so that a region is a random sample of the table, and as large as
+what training holds in memory.
+"""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.files import whole_file, writing
+from nnaccel.tabular.streamed_file import Plane, planes_of, told
+from nnaccel.tabular.streamed_sample import SCATTER, Progress, followed, row_keys
+from nnaccel.tabular.streamed_sources import Batch, Stream
+from nnaccel.tabular.streamed_survey import Learnt
+from nnaccel.tabular.streamed_tally import PARTS, Reader
+from nnaccel.tabular.surprises import Surprises
+from nnaccel.tabular.tables import quiet
+
+WINDOW = 2**26  # bytes of X in a region, about: what training holds in memory, twice
+
+
+def write_matrix(
+    path: Path, stream: Stream, learnt: Learnt, reader: Reader, dtype: str, progress: Progress
+) -> None:
+    """Encode the rows of a stream, and write them to a file that is whole or not there.
+
+    OSError where there is no room, found before; ValueError for a source that is not what it was,
+    and for cells that the encoding cannot read.
+    """
+    planes = planes_of(learnt, dtype, weighted=reader.has_weights)
+    n_train = learnt.n_rows["train"]
+    regions = max(1, min(n_train, -(-n_train * planes["X"].row_size // WINDOW)))
+    encoder = Encoder(planes, learnt, reader)
+    with whole_file(path, max(plane.end for plane in planes.values())) as file:
+        scatter = Scatter(file, planes, learnt.n_rows, regions, reader.seed)
+        batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
+        pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
+        with ThreadPoolExecutor(1) as writer:  # of one piece, while the next one is encoded
+            written = writer.submit(lambda: None)
+            for piece in pieces:
+                encoded = encoder.encoded(piece)
+                with writing(path):
+                    written.result()
+                written = writer.submit(scatter.write, encoded)
+            with writing(path):
+                written.result()
+        scatter.check_complete(stream.source)
+        stream.check_unchanged()
+        with writing(path):
+            put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
+
+
+class Encoded(NamedTuple):
+    """Rows as they are written: their parts (n,), as places in `PARTS`, and their arrays (n, ...)
+    by the names of planes."""
+
+    part: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+
+class Encoder:
+    """Encodes the rows of batches that have a target."""
+
+    def __init__(self, planes: dict[str, Plane], learnt: Learnt, reader: Reader) -> None:
+        self._planes, self._learnt, self._reader = planes, learnt, reader
+        used = (*learnt.features.numeric, *learnt.features.categorical)
+        self._columns = [*dict.fromkeys(column.name for column in used)]
+
+    def encoded(self, batch: Batch) -> Encoded:
+        """ValueError, which names the file, for what the encoding cannot read."""
+        part, y, weights = self._reader.rows_of(batch)
+        rows = np.flatnonzero(part >= 0)
+        if not len(rows):
+            return Encoded(part[rows], {})
+        features, dtype = self._learnt.features, self._planes["X"].dtype
+        table = batch.table.select(self._columns)
+        try:
+            with quiet():
+                X = features.transform(table, dtype, Surprises(many=True))
+                Y = self._reader.encoded(y, rows)
+        except ValueError as error:
+            raise ValueError(f"{batch.where}, rows from {batch.first:,} on: {error}") from None
+        part = part[rows]
+        arrays = {"X": X if len(rows) == len(X) else X[rows], "Y": Y}
+        if "weights" in self._planes:
+            own = np.ones(len(rows)) if weights is None else weights[rows]
+            arrays["weights"] = self._weights_of(own, Y, part)
+        kinds = {name: plane.dtype for name, plane in self._planes.items()}
+        return Encoded(part, {n: a.astype(kinds[n], copy=False) for n, a in arrays.items()})
+
+    def _weights_of(self, own: np.ndarray, Y: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """Weights (n,) of mean 1 for the rows that train, others as they are."""
+        training = own / self._learnt.mean_weight
+        if self._learnt.class_weights:
+            training = training * np.array(self._learnt.class_weights)[Y]
+        return np.where(part == PARTS.index("train"), training, own)
+
+
+class Scatter:
+    """Writes encoded rows to their places in an open file.
+
+    digest: of the rows so far, in the order of the table.
+    """
+
+    def __init__(
+        self, file: Any, planes: dict[str, Plane], n_rows: dict[str, int], regions: int, seed: int
+    ) -> None:
+        self._file, self._planes, self._total = file, planes, n_rows
+        self._regions, self._seed = regions, seed
+        self._n: dict[str, int] = dict.fromkeys(PARTS, 0)  # written so far
+        self.digest = hashlib.sha256()
+
+    def write(self, rows: Encoded) -> None:
+        """Write rows that follow each other in the table."""
+        for array in rows.arrays.values():
+            self.digest.update(np.ascontiguousarray(array).data)
+        for i, name in enumerate(PARTS):
+            chosen = np.flatnonzero(rows.part == i)
+            if not len(chosen):
+                continue
+            places = self._places(name, len(chosen))
+            order = np.argsort(places, kind="stable")
+            for plane, array in rows.arrays.items():
+                self._put_rows(self._planes[plane], places[order], array[chosen[order]])
+
+    def _places(self, name: str, n: int) -> np.ndarray:
+        """Where the next n rows of a part go, as numbers of rows in the file."""
+        before, self._n[name] = self._n[name], self._n[name] + n
+        total = self._total
+        start = sum(total[other] for other in PARTS[: PARTS.index(name)])
+        if self._n[name] > total[name]:
+            self.check_complete("the source")
+        rows = np.arange(before, before + n)
+        if name != "train" or self._regions == 1:
+            return start + rows
+        return scattered(rows, total[name], self._regions, self._seed)
+
+    def check_complete(self, source: str) -> None:
+        """ValueError unless all rows that were counted have been written."""
+        if self._n != self._total:
+            raise ValueError(
+                f"{source} gave other rows in the second pass than in the first; a query must give "
+                "the same rows in the same order: add an ORDER BY, or save its result as a file"
+            )
+
+    def _put_rows(self, plane: Plane, places: np.ndarray, rows: np.ndarray) -> None:
+        """Write rows (n, ...) to ascending places: those that follow each other at once."""
+        cuts = np.flatnonzero(np.diff(places) != 1) + 1
+        starts = [0, *cuts.tolist()]
+        for a, b in zip(starts, [*starts[1:], len(places)], strict=True):
+            put(self._file, rows[a:b], plane.offset + int(places[a]) * plane.row_size)
+
+
+def scattered(rows: np.ndarray, total: int, regions: int, seed: int) -> np.ndarray:
+    """The places (n,) in the file of training rows that follow each other, of so many in all.
+
+    Of the rows r regions, ..., r regions + regions - 1 each region gets one, as its row r; those
+    that are too few for that come last.
+    """
+    each = total // regions
+    first, last = int(rows[0]) // regions, int(rows[-1]) // regions
+    numbers = np.arange(first * regions, (last + 1) * regions)
+    keys = row_keys(numbers, seed, SCATTER).reshape(-1, regions)
+    region = np.argsort(keys, axis=1).reshape(-1)[rows - first * regions]
+    places = region * each + rows // regions
+    return np.where(rows >= each * regions, rows, places)
+
+
+def put(file: Any, content: np.ndarray, position: int) -> None:
+    """Write content at a place in a file."""
+    file.seek(position)
+    file.write(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)

@@ -1,0 +1,129 @@
+"""A random sample of the rows of a stream, in the order of the table; all rows of a small one."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.files import Unreadable
+from nnaccel.tabular.streamed_sources import Batch, Stream
+from nnaccel.tabular.tables import import_extra
+
+ROWS = 100_000  # of a sample
+BYTES = 2**28  # that a sample may take, if rows are long
+SAMPLE, SPLIT, SCATTER = 1, 2, 3  # what random numbers of rows are for: see `row_keys`
+
+WEYL = 0x9E3779B97F4A7C15  # of the golden ratio: its multiples are far apart
+MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+# Called with what a pass is called, and the share that is done, None where nobody knows.
+Progress = Callable[[str, float | None], None]
+
+
+class Sample(NamedTuple):
+    """Rows of a table, and their numbers in it.
+
+    n_rows: of the whole table.
+    """
+
+    table: Any
+    numbers: np.ndarray
+    n_rows: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all rows."""
+        return len(self.numbers) == self.n_rows
+
+    def __str__(self) -> str:
+        return f"a sample of {len(self.numbers):,} of {self.n_rows:,} rows"
+
+
+def row_keys(numbers: np.ndarray, seed: int, purpose: int) -> np.ndarray:
+    """A random number below 2^64 for each row number (n,), the same for the same seed and purpose.
+
+    Source: the mixing of Steele, Lea, Flood (2014), "Fast splittable pseudorandom number
+    generators", section 4 (SplitMix64).
+    """
+    base = np.uint64((seed * WEYL + purpose * MULTIPLIERS[1]) % 2**64)
+    with np.errstate(over="ignore"):
+        z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(WEYL)
+        return _mixed(_mixed(base + z) ^ base)
+
+
+def _mixed(z: np.ndarray) -> np.ndarray:
+    first, second = map(np.uint64, MULTIPLIERS)
+    z = (z ^ (z >> np.uint64(30))) * first
+    z = (z ^ (z >> np.uint64(27))) * second
+    return z ^ (z >> np.uint64(31))
+
+
+def shares_of(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """A number from 0 to 1 for each row number (n,), by which a row trains, validates or tests."""
+    return row_keys(numbers, seed, SPLIT) / 2.0**64
+
+
+def followed(stream: Stream, what: str, progress: Progress, total: int | None) -> Iterator[Batch]:
+    """The batches of a pass, each read by a thread while the one before is in use, and it is said
+    how far the pass is.   total: rows, if that is known."""
+    with ThreadPoolExecutor(1) as reader:
+        batches = stream.batches()
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+            n = batch.number + batch.table.num_rows
+            progress(what, n / total if total else batch.done)
+
+
+def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
+    """The rows with the least of their random numbers, which are as many as `ROWS` and `BYTES`
+    allow.   Unreadable where there are no rows."""
+    pa = import_extra("pyarrow")
+    pool = Pool(ROWS)
+    for batch in batches:
+        if not pool.n_rows:
+            each = max(1, batch.table.nbytes // batch.table.num_rows)
+            pool.size = max(1, min(ROWS, BYTES // each))
+        pool.add(batch, row_keys(batch.numbers, seed, SAMPLE))
+    if not pool.n_rows:
+        raise Unreadable(f"{source} has no rows")
+    pool.shrink()
+    return Sample(pa.concat_tables(pool.tables), np.concatenate(pool.numbers), pool.n_rows)
+
+
+class Pool:
+    """The rows with the least keys so far, in the order that they came in."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.n_rows, self._limit = size, 0, None
+        self.tables: list[Any] = []
+        self.numbers: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+
+    def add(self, batch: Batch, keys: np.ndarray) -> None:
+        """Considers the rows of a batch with those keys (n,)."""
+        n = len(keys)
+        self.n_rows += n
+        chosen = np.arange(n) if self._limit is None else np.flatnonzero(keys < self._limit)
+        if len(chosen):
+            self._append(batch.table, batch.numbers, keys, chosen)
+        if sum(map(len, self._keys)) > 2 * self.size:
+            self.shrink()
+
+    def _append(self, table: Any, numbers: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> None:
+        self.tables.append(table if len(rows) == len(keys) else table.take(rows))
+        self.numbers.append(numbers[rows])
+        self._keys.append(keys[rows])
+
+    def shrink(self) -> None:
+        """Leaves out all rows but `size`."""
+        pa = import_extra("pyarrow")
+        keys, numbers = np.concatenate(self._keys), np.concatenate(self.numbers)
+        if len(keys) <= self.size:
+            return
+        limit = np.partition(keys, self.size)[self.size]
+        table = pa.concat_tables(self.tables)
+        self.tables, self.numbers, self._keys, self._limit = [], [], [], limit
+        self._append(table, numbers, keys, np.flatnonzero(keys < limit))

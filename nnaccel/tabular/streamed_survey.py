@@ -1,0 +1,206 @@
+"""The first pass over a stream: how its rows are read, split and encoded.
+
+What must be decided over whole columns is decided on a random sample of the rows, by the functions
+that do it in memory. What a sample cannot tell is counted over all rows. Of a table that is no
+larger than the sample everything is as in memory.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.maths import losses
+from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.features import collect, fit_features
+from nnaccel.tabular.members import Edges, bin_edges
+from nnaccel.tabular.preparation import Forms, fit_target_of, in_own_units, surveyed
+from nnaccel.tabular.settings import Settings, validation_fraction, variants
+from nnaccel.tabular.several_targets import Targets
+from nnaccel.tabular.sources import Examples, take
+from nnaccel.tabular.streamed_counts import ColumnCounts
+from nnaccel.tabular.streamed_sample import Progress, Sample, followed, shares_of, take_sample
+from nnaccel.tabular.streamed_sources import Batch, Stream
+from nnaccel.tabular.streamed_tally import PARTS, Reader, Shares, Tally
+from nnaccel.tabular.survey import Rules, Survey
+from nnaccel.tabular.tables import by_name, pop_target, quiet, warn
+from nnaccel.tabular.targets import Target, distinct_values, rows_with_target
+
+MOST_HELD = 100_000  # rows that tell the best epoch: they are in memory
+
+
+class Wanted(NamedTuple):
+    """What a person wants of a stream.   weights: the column that says how much each row counts."""
+
+    settings: Settings
+    rules: Rules
+    test_fraction: float
+    targets: tuple[str, ...]
+    weights: str | None = None
+
+
+class Learnt(NamedTuple):
+    """What the first pass has found.
+
+    edges: of the piecewise linear encoding.   n_rows: of each part.   class_weights: of each class
+    by its number, () where all count alike.   mean_weight: of the training rows, these included.
+    """
+
+    features: Features
+    target: Target | Targets
+    edges: Edges
+    shares: Shares
+    n_rows: dict[str, int]
+    class_weights: tuple[float, ...]
+    mean_weight: float
+    decimal: str
+    hint: str
+
+
+class Look(NamedTuple):
+    """What the sample shows.   training: those of its rows that train, as the survey types them.
+    target: whole if the sample is; else what its values are, which is enough to read them."""
+
+    found: Survey
+    training: Any
+    target: Target | Targets
+    shares: Shares
+
+
+def learn(stream: Stream, wanted: Wanted, progress: Progress) -> Learnt:
+    """What the rows of a stream are: one look at them or, where the sample is not all, two.
+
+    ValueError for data from which nothing can be learned; it names file, column and row where it
+    is about one.
+    """
+    settings = wanted.settings
+    batches = followed(stream, "reading a sample", progress, stream.n_rows)
+    sample = take_sample(batches, settings.seed, stream.source)
+    with _said_of(sample):
+        look = look_at(sample, stream, wanted)
+    reader = Reader(look.target, look.shares, settings.seed, wanted.weights, look.found.decimal)
+    tally = Tally(reader)
+    if sample.whole:
+        tally.add(Batch(sample.table, stream.source, 0, 0, 1.0))
+        target = look.target
+        features = fit_features(look.training, exclude=wanted.rules.drop, surveyed=look.found)
+    else:
+        counts = ColumnCounts(sample.table, look.training, look.found.readings)
+        for batch in followed(stream, "counting", progress, sample.n_rows):
+            counts.add(batch, tally.add(batch))
+        stream.check_unchanged()
+        counts.warn_unread()
+        target = tally.target(settings.task)
+        features = _encoding(look.found, counts, wanted.rules, sample.n_rows)
+    tally.check(stream.source)
+    target = _for_loss(target, settings, tally)
+    weights = tally.class_weights(target) if settings.class_weight else ()
+    return Learnt(
+        features,
+        target,
+        _edges(features, look.training),
+        look.shares,
+        tally.n_rows,
+        weights,
+        tally.mean_weight(target, weights),
+        look.found.decimal,
+        tally.hint(target) if settings.task == "auto" else "",
+    )
+
+
+def look_at(sample: Sample, stream: Stream, wanted: Wanted) -> Look:
+    """How the rows of a sample are read, which of them train, and what they predict."""
+    table, settings = sample.table, wanted.settings
+    if wanted.weights is not None:
+        table = table.drop_columns([wanted.weights])
+    data, y, name = pop_target(table, wanted.targets)
+    examples = Examples(stream.name, data, y, name, None, "auto", None, written=True)
+    examples, found, forms = surveyed(examples._replace(structure=stream.structure), wanted.rules)
+    assert found is not None
+    y = examples.y
+    present = np.all([rows_with_target(v, n) for n, v in by_name(y, name).items()], axis=0)
+    if not present.any():
+        where = "at all" if sample.whole else f"in {sample}"
+        raise ValueError(f"target {name!r} has no values {where}; choose another target")
+    shares = _shares(settings, wanted.test_fraction, sample.n_rows * float(present.mean()))
+    part = shares.part_of(shares_of(sample.numbers, settings.seed))
+    rows = np.flatnonzero(present)
+    if sample.whole:
+        target = fit_target_of(take(y, rows), settings.task, name, forms)
+        if target.task == "regression":
+            rows = np.flatnonzero(present & (part != PARTS.index("test")))
+            target = fit_target_of(take(y, rows), "regression", name, forms)
+    else:
+        each = [_kind_of(take(v, rows), n, forms) for n, v in by_name(y, name).items()]
+        target = Targets(tuple(each)) if len(each) > 1 else each[0]
+    training = take(examples.data, np.flatnonzero(present & (part == PARTS.index("train"))))
+    if not training.num_rows:
+        raise ValueError(f"{stream.source} has no row left to train on; add rows")
+    return Look(found, training, target, shares)
+
+
+def _kind_of(values: Any, name: str, forms: Forms) -> Target:
+    """What the values of a target are, of which a sample may lack some, and how they are written:
+    labels, or numbers whatever they are for."""
+    levels, form = distinct_values(values, name).levels, forms.get(name) or "."
+    if levels.dtype.kind in "iuf":
+        return Target("regression", name, (), float(levels.astype(np.float64).mean()), form=form)
+    return Target("classification", name, tuple(levels.tolist()), form=form)
+
+
+def _shares(settings: Settings, test: float, n_rows: float) -> Shares:
+    """The shares of the parts, for about so many rows that have a target."""
+    n = max(n_rows * (1 - test), 1.0)
+    return Shares(test, min(validation_fraction(settings, int(n)), MOST_HELD / n))
+
+
+def _encoding(found: Survey, counts: ColumnCounts, rules: Rules, n_rows: int) -> Features:
+    """The encoding by what was counted, without columns that count the rows."""
+    specs = dict(found.dropped) | counts.specs()
+    useless = {n: why for n, why in counts.row_numbers(n_rows).items() if n not in rules.keep}
+    left = [n for n, spec in specs.items() if not isinstance(spec, str) and n not in useless]
+    if left:  # else the rows have nothing else to go by
+        for name, why in useless.items():
+            warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
+        specs |= useless
+    return collect(found.columns, specs, found.readings)
+
+
+def _edges(features: Features, training: Any) -> Edges:
+    """The edges of the piecewise linear encoding, by the sample's training rows."""
+    if not features.numeric:
+        return ()
+    numbers = replace(features, categorical=())
+    with quiet():
+        X = numbers.transform(training)
+    return bin_edges(X, len(features.numeric), numbers.present(X))
+
+
+def _for_loss(target: Target | Targets, settings: Settings, tally: Tally) -> Target | Targets:
+    """The target as the loss takes it; ValueError for a class weight or numbers that do not fit."""
+    n_classes = 2 if target.task == "labels" else len(target.classes)
+    loss = variants(settings, tally.n_rows["train"], n_classes)[-1].loss
+    if settings.class_weight is not None and target.task != "classification":
+        raise ValueError(
+            f"class_weight is for classification of one target, and this is {target.task}"
+        )
+    if loss == "poisson" and tally.has_negative:
+        raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
+    bounded = target.task == "regression" and losses.get(loss).targets.bounded
+    return in_own_units(target) if bounded else target
+
+
+@contextmanager
+def _said_of(sample: Sample) -> Iterator[None]:
+    """Warnings say that what they count is a sample, where it is one."""
+    if sample.whole:
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for said in caught:
+        warnings.warn(f"{said.message} (in {sample})", said.category, stacklevel=4)
