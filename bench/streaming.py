@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 import nnaccel as nn
+from bench.shared.script import run
 from nnaccel.tabular import streamed_matrix
 
 PIECE = 250_000  # rows made at once
@@ -157,4 +158,4 @@ def order(folder: Path, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -163,17 +163,19 @@ def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
     _remove_leftovers(target.parent)
     file = _beside(target, path)
     try:
-        with file:  # its lock is given back with it, once it has its name
-            _make_room(file, path, size)
-            yield file
-            with writing(path):
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
-                if fcntl is None:  # a system that does not rename what is open
-                    file.close()
-                os.replace(file.name, target)
+        _make_room(file, path, size)
+        yield file
+        with writing(path):
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
+            if fcntl is None:  # a system that does not rename what is open
+                file.close()
+            os.replace(file.name, target)
+            file.close()  # and its lock is given back, now that it has its name
     finally:
+        with suppress(OSError):  # what is in its buffer would fail again
+            file.close()
         with suppress(OSError):
             Path(file.name).unlink(missing_ok=True)
     _sync_folder(target.parent)

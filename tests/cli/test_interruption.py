@@ -29,15 +29,22 @@ def table(here):
     return here
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_terminal():
+    """`nohup`, and a shell for what it starts in the background, leave signals ignored, which
+    children inherit."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def interrupted(number, *arguments, epochs=3):
     """Exit status, and the lines on both streams, of a command that gets a signal after epochs."""
-    # A shell starts what runs in its background with interrupts ignored, and children inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        child = process(*arguments)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with child:
+    with process(*arguments) as child:
         lines = []
         for line in child.stdout:
             lines.append(line)
