@@ -167,8 +167,8 @@ def stream(
     """The examples of a table that need not fit into memory, for `Fit`.
 
     source: a file (.csv, .tsv, .txt, also .gz and .zst, .parquet, .feather, .arrow), a pattern for
-    files such as "sales/*.parquet", a folder, a table of a DuckDB file, "shop.duckdb:orders", or
-    one SELECT that DuckDB answers.   target, layout: as `read` takes them.
+    files such as ``"sales/*.parquet"``, a folder, a table of a DuckDB file, "shop.duckdb:orders",
+    or one SELECT that DuckDB answers.   target, layout: as `read` takes them.
     weights: the column that says how much each row counts.
     cache: the folder where `Fit` puts the encoded rows, of as many bytes as X would have in memory;
     a second run finds them.
