@@ -22,7 +22,6 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
-from nnaccel.files import existing_file, reason
 from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import State
 from nnaccel.schema import Field, check
@@ -120,17 +119,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
     what is wrong with a file that is truncated, altered, of another kind or of a later version.
     """
-    path = existing_file(path)
-    try:
-        header, tensors = safe_file.read(path, FORMAT)
-        if not header["runs"]:
-            raise ValueError("it holds no run")
-        runs = tuple(_rebuild(data, f"{i}.", tensors) for i, data in enumerate(header["runs"]))
-        if tensors:
-            raise ValueError(f"unknown tensors: {', '.join(sorted(tensors))}")
-    except ValueError as error:
-        raise ValueError(f"{path}: not a checkpoint that can be used: {reason(error)}") from None
-    return Checkpoint(runs, header["extra"])
+    return safe_file.load(path, FORMAT, _rebuild_runs)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -150,10 +139,9 @@ NUMBERS = Field(
     "a positive integer or a list of them",
     lambda v: v != [] and all(map(schema.COUNT.holds, v if type(v) is list else [v])),
 )
-STEP = Field("an integer below 2^31, not negative", lambda v: schema.WHOLE.holds(v) and v >= 0)
 EPOCH = {
     "number": schema.COUNT,
-    "step": schema.optional(STEP),  # None: its vectors are of several epochs
+    "step": schema.optional(schema.STEP),  # None: its vectors are of several epochs
     "slots": Field("a small number", lambda v: type(v) is int and 0 <= v <= MOST_SLOTS),
     "scores": schema.OBJECT,
     "greater_is_better": schema.optional(schema.FLAG),
@@ -174,7 +162,7 @@ SETTINGS = {
     "shuffle": schema.FLAG,
     "dtype": schema.one_of("float32", "float64"),
     "n_samples": schema.COUNT,
-    "dropout_until": schema.optional(STEP),
+    "dropout_until": schema.optional(schema.STEP),
 }
 
 
@@ -216,6 +204,16 @@ def _describe_epoch(epoch: Epoch, name: str) -> tuple[dict[str, Any], dict[str, 
 
 def _vector(array: Array) -> np.ndarray:
     return np.ascontiguousarray(to_host(array))
+
+
+def _rebuild_runs(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
+    """The runs that `save_runs` wrote."""
+    if not header["runs"]:
+        raise ValueError("it holds no run")
+    runs = tuple(_rebuild(data, f"{i}.", tensors) for i, data in enumerate(header["runs"]))
+    if tensors:
+        raise ValueError(f"unknown tensors: {', '.join(sorted(tensors))}")
+    return Checkpoint(runs, header["extra"])
 
 
 def _rebuild(data: dict[str, Any], prefix: str, tensors: dict[str, np.ndarray]) -> Progress:

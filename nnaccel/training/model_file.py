@@ -8,7 +8,6 @@ import numpy as np
 
 from nnaccel import schema
 from nnaccel.devices.device import to_host
-from nnaccel.files import existing_file, reason
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout
@@ -73,18 +72,17 @@ def load(path: str | os.PathLike[str]) -> ModelFile:
     Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
     what is wrong with a file that is truncated, altered, of another kind or of a later version.
     """
-    path = existing_file(path)
-    try:
-        header, tensors = safe_file.read(path, FORMAT)
-        network = rebuild(header["network"])
-        loss = rebuild_loss(header["loss"])
-        if "params" not in tensors:
-            raise ValueError(f"there must be a tensor 'params', got {', '.join(sorted(tensors))}")
-        params = tensors.pop("params")
-        check_params(network, params, "the tensor 'params'")
-        _check_vectors(params, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a model that can be used: {reason(error)}") from None
+    return safe_file.load(path, FORMAT, _rebuild)
+
+
+def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ModelFile:
+    """The content of a model file; ValueError for parts that do not agree."""
+    network, loss = rebuild(header["network"]), rebuild_loss(header["loss"])
+    if "params" not in tensors:
+        raise ValueError(f"there must be a tensor 'params', got {', '.join(sorted(tensors))}")
+    params = tensors.pop("params")
+    check_params(network, params, "the tensor 'params'")
+    _check_vectors(params, tensors)
     return ModelFile(network, params, loss, header["extra"], tensors)
 
 

@@ -10,15 +10,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from nnaccel import files, schema
 from nnaccel.files import Unreadable, existing_file, reading, reason
 
+R = TypeVar("R")
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
 MOST_TENSORS = 32  # a checkpoint has ten: others are named in an error, but not a million of them
 ENTRY = re.compile(r"(?P<text>.*)\n(?P<digest>[0-9a-f]{64})", re.DOTALL)
@@ -55,15 +57,27 @@ def write(
     files.write(path, content)
 
 
-def read(
-    path: str | os.PathLike[str], kind: Format
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header of a file of that kind, whose fields have been checked, and its tensors.
+def load(
+    path: str | os.PathLike[str],
+    kind: Format,
+    rebuild: Callable[[dict[str, Any], dict[str, np.ndarray]], R],
+) -> R:
+    """rebuild(header, tensors) of a file of that kind.
 
     Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
-    what is wrong with a file that is truncated, altered, of another kind or of a later version.
+    what is wrong with a file that is truncated, altered, of another kind or of a later version, or
+    of which `rebuild` raises one.
     """
     path = existing_file(path)
+    try:
+        return rebuild(*read(path, kind))
+    except ValueError as error:
+        raise ValueError(f"{path}: not {kind.words} that can be used: {reason(error)}") from None
+
+
+def read(path: Path, kind: Format) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header of an existing file, whose fields have been checked, and its tensors; the errors
+    of `load`, without the name of the file."""
     with reading(path, kind.words), open(path, "rb") as file:
         text, claimed, tensors = _parse(file)
     if claimed != digest(text, tensors):
