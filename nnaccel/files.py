@@ -217,8 +217,8 @@ def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
             file = tempfile.NamedTemporaryFile(  # noqa: SIM115 -- its user closes it
                 dir=target.parent, prefix=start, suffix=end, delete=False
             )
-            _lock(file.fileno())
-            if os.path.exists(file.name):  # else another writer took it for a leftover
+            _lock(file.fileno(), wait=True)  # until nobody takes it for a leftover
+            if os.path.exists(file.name):  # else another writer did, before it was locked
                 return file
             file.close()
     except OSError as error:
@@ -241,13 +241,13 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _lock(handle: int) -> bool:
+def _lock(handle: int, *, wait: bool = False) -> bool:
     """Locks an open file until it is closed or the process ends. False where somebody else has it,
     or the system or its file system has no locks."""
     if fcntl is None:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -60,9 +60,8 @@ def check_log(options: Any) -> None:
             f"{path} exists; choose another --log, go on with it by --resume, or replace it with "
             "--force"
         )
-    sources = [name for name in (options.source, options.test, options.output) if name]
-    if any(os.path.exists(s) and path.exists() and os.path.samefile(s, path) for s in sources):
-        raise FileExistsError(f"{path} is read or written by this command; choose another --log")
+    others = [name for name in (options.source, options.test, options.output) if name]
+    _check_apart(options.log, others, "read or written by this command; choose another --log")
 
 
 def save_model(model: "Model", path: Path) -> None:

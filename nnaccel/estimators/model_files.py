@@ -47,9 +47,7 @@ MEMORY: dict[str, Field] = {
     "rate": schema.POSITIVE,  # of learning, by now
     "no_improvement": COUNT,  # epochs in a row
     "solver": schema.optional(schema.one_of("sgd", "adam")),
-    "step": Field(
-        "an integer below 2^31, not negative", lambda v: schema.WHOLE.holds(v) and v >= 0
-    ),
+    "step": schema.STEP,
 }
 SLOTS = {None: (0,), "sgd": (0, 1), "adam": (2,)}  # vectors that the solvers remember
 SCORE = schema.optional(schema.NUMBER)
