@@ -84,6 +84,8 @@ def data_options(group: Any) -> None:
     option(group, "plot", metavar="FILE",
            help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
     option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")
+    option(group, "report", metavar="FILE",
+           help="tell of the run there, on one .html page: scores, curves, columns")  # fmt: skip
 
 
 def checkpoint_options(group: Any) -> None:

@@ -131,6 +131,19 @@ class Features:
             found[name].append(i)
         return found
 
+    @cached_property
+    def indicators(self) -> dict[str, int]:
+        """Which encoded column is 1 where a column of the table has no value, by the name of the
+        latter; only of columns that lacked some at the fit."""
+        marked = [number.name for number in self.numeric if number.missing]
+        found = {name: len(self.numeric) + i for i, name in enumerate(marked)}
+        end = len(self.numeric) + len(marked)
+        for column in self.categorical:
+            end += len(column.states)
+            if column.missing:
+                found[column.name] = end - 1 - column.other
+        return found
+
     def transform(
         self, data: Any, dtype: Any = "float32", surprises: Surprises | None = None
     ) -> np.ndarray:

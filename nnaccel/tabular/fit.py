@@ -43,7 +43,7 @@ from nnaccel.training.checkpoint import Checkpoint, Progress
 from nnaccel.training.data import mean_one
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
-from nnaccel.training.on_disk import DiskArray
+from nnaccel.training.on_disk import DiskArray, read_rows
 from nnaccel.training.step import initialize
 
 
@@ -73,6 +73,8 @@ class Fit:
         The kind that the out-of-fold loss has chosen, "" before `model`.
     rows : dict of int
         How many rows train, validate and test.
+    source, structure
+        The name of the table, and how its text is laid out if it is delimited text.
     hint : str
         Why whole numbers are classes or quantities where that was guessed, and what changes it.
     """
@@ -107,6 +109,7 @@ class Fit:
         self.settings = settings = kinds[-1]
         self.features, self.target, self.hint = made.features, made.target, made.hint
         self.rows, self._made, self._weights = made.n_rows, made, made.weights
+        self.source, self.structure = examples.source, examples.structure
         Y, one = made.Y, self.target if isinstance(self.target, Target) else None
         self.members = settings.members or 1
         self.folds = None
@@ -361,6 +364,30 @@ class Fit:
             if len(each) > 1:
                 result[OUT_OF_FOLD + name + SPREAD] = float(np.std(each, ddof=1))
         return {name: value for name, value in result.items() if np.isfinite(value)}
+
+    def test_rows(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+        """At most that many of the test rows, drawn by the seed, in their order: X (n, D), their
+        targets as `Target.encode` gives them, and their weights. None without test rows."""
+        test = self._made.test
+        if test is None:
+            return None
+        N, data = test.n_rows, test.data
+        rng = np.random.Generator(np.random.Philox(self.settings.seed))
+        rows = np.sort(rng.choice(N, most, replace=False)) if most < N else np.arange(N)
+        if not isinstance(data, DiskArray):
+            Y, weights = self.target.encode(test.y), test.weights
+            return data[rows], Y[rows], None if weights is None else weights[rows]
+        weights: Any = test.weights  # on the disk, as the targets are
+        own = None if weights is None else read_rows(weights, rows)
+        return read_rows(data, rows), read_rows(test.y, rows), own
+
+    def missing(self) -> dict[str, int]:
+        """How many training rows have no value in a column, by its name, of the columns that lack
+        some; {} of rows on the disk, through which this would be another pass."""
+        X, places = self._made.X, self.features.indicators
+        if isinstance(X, DiskArray):
+            return {}
+        return {name: int(np.count_nonzero(X[:, place])) for name, place in places.items()}
 
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Scores of the model on the test rows; {} without test rows."""

@@ -1,0 +1,104 @@
+"""What a report tells: a training run, its model, and some of the rows that it has not seen."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import Device
+from nnaccel.maths.network import layout
+from nnaccel.tabular.fit import Fit
+from nnaccel.tabular.importance import Importance, importance_of_encoded
+from nnaccel.tabular.model import Model
+from nnaccel.tabular.several_targets import columns_of, probabilities
+from nnaccel.tabular.targets import Target
+
+MOST_ROWS = 5000  # of the test that are predicted for the charts
+SHUFFLED_ROWS = 2000, 200  # of them for the importance of columns: at most, and at least
+REPEATS = 5
+WORK = 2e11  # multiplications that the shuffles may take: seconds on a processor
+
+
+class Sample(NamedTuple):
+    """Some of the test rows: encoded X (n, D), encoded targets Y, weights (n,) or None, and what
+    the model says of them, as `Model.outputs` gives it."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    weights: np.ndarray | None
+    outputs: np.ndarray
+
+
+class Account(NamedTuple):
+    """A run with all that is told of it.
+
+    scores: on all test rows, {} without.   sample: some of them.   importance: of the columns, or
+    why there is none.   command: that has run it.   seconds: that it has trained in this process.
+    """
+
+    fit: Fit
+    model: Model
+    scores: dict[str, Any]
+    sample: Sample | None
+    importance: Importance | str
+    command: str | None = None
+    seconds: float | None = None
+    warnings: Sequence[str] = ()
+
+    @property
+    def device(self) -> str:
+        """The name of the device that has trained."""
+        return self.fit.device.name
+
+    def numbers(self) -> list[tuple[Target, np.ndarray, np.ndarray]]:
+        """Each target of numbers, with the truth and the predictions (n,) of the sample."""
+        if self.sample is None or self.model.target.task != "regression":
+            return []
+        truth = self.model.target.outputs(self.sample.Y.reshape(len(self.sample.Y), -1))
+        columns = (array.reshape(len(truth), -1).T for array in (truth, self.sample.outputs))
+        return [*zip(columns_of(self.model.target), *columns, strict=True)]
+
+    def classes(self) -> list[tuple[Target, np.ndarray, np.ndarray]]:
+        """Each target of classes, with the true class numbers (n,) and the probabilities (n, K) of
+        the sample."""
+        if self.sample is None or self.model.target.task == "regression":
+            return []
+        Y = self.sample.Y.reshape(len(self.sample.Y), -1).astype(np.int64)
+        each = zip(probabilities(self.model.target, self.sample.outputs), Y.T, strict=True)
+        return [(target, codes, P) for (target, P), codes in each]
+
+
+def account_of(
+    fit: Fit, model: Model | None = None, scores: dict[str, Any] | None = None, **told: Any
+) -> Account:
+    """The account of a run that has ended.   model, scores: if they are known already.
+
+    told: the other fields of `Account`.   RuntimeError for a run before its first epoch.
+    """
+    model = model or fit.model()
+    scores = fit.evaluate(model) if scores is None else scores
+    # The other processes of a joined run do not take part: what follows is computed here alone.
+    device = None if fit.device.is_several else fit.device
+    found = fit.test_rows(MOST_ROWS)
+    if found is None:
+        return Account(fit, model, scores, None, "there are no test rows", **told)
+    sample = Sample(*found, model.outputs_of(found[0], device))
+    return Account(fit, model, scores, sample, _importance(fit, model, sample, device), **told)
+
+
+def _importance(fit: Fit, model: Model, sample: Sample, device: Device | None) -> Importance | str:
+    """The importance of the columns on as many rows as the time allows, or why there is none."""
+    each = 2 * layout(model.network).size * model.members * REPEATS * len(model.features.places)
+    most, least = SHUFFLED_ROWS
+    rows = slice(max(least, min(most, int(WORK / each))))
+    X, Y, weights, _ = sample
+    if len(X) > rows.stop:  # they are in the order of the table
+        order = np.random.Generator(np.random.Philox(fit.settings.seed)).permutation(len(X))
+        X, Y = X[order], Y[order]
+        weights = None if weights is None else weights[order]
+    weights = None if weights is None else weights[rows]
+    how = {"repeats": REPEATS, "weights": weights, "device": device}
+    try:
+        return importance_of_encoded(model, X[rows], Y[rows], **how)
+    except ValueError as error:
+        return str(error)
