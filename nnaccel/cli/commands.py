@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
+from nnaccel.cli.estimator_files import load_estimator, to_explain
 from nnaccel.cli.messages import noted
 from nnaccel.cli.outputs import (
     batches_writer,
@@ -22,6 +23,7 @@ from nnaccel.cli.outputs import (
 from nnaccel.cli.reading import (
     copied,
     examples_for,
+    labelled_of,
     labelled_rows,
     rules_of,
     some,
@@ -206,16 +208,17 @@ def _scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, A
 def explain(options: Any) -> None:
     from nnaccel.cli import display, explanations
 
-    model, sources = _load(options.model), [options.model, options.file]
+    sources, of_columns = [options.model, options.file], options.row is None
     write_json = options.json and json_writer(options.json, sources=sources)
     write_picture = options.plot and picture_writer(options.plot, sources=sources)
-    if options.row is None:
+    if of_columns:
         _check_counts(options)
-        rows = labelled_rows(model, options.file, options)
+    model, examples = to_explain(options, need_target=of_columns)
+    if of_columns:
+        rows = some(labelled_of(model, examples), options)
         device = _device(options.device, str(model.params.dtype))
-        found = explanations.of_columns(model, some(rows, options), options, device)
+        found = explanations.of_columns(model, rows, options, device)
     else:
-        examples = examples_for(model, options.file, options, need_target=False)
         found = explanations.of_row(model, examples.data, options.row)
     if write_json:
         write_json({"model": options.model, "file": options.file, **found.data})
@@ -231,10 +234,14 @@ def export(options: Any) -> None:
     from nnaccel.export.formats import FORMATS, format_of
 
     format = format_of(options.file, options.format)
-    model = _load(options.model)
+    estimator = load_estimator(options.model)
+    model = _load(options.model) if estimator is None else estimator
     check_export(options.file, source=options.model, replace=options.force)
     model.export(options.file, format)
-    say(f"{in_line(options.file)} written: {FORMATS[format].title}")
+    what = FORMATS[format].title
+    if estimator is not None:
+        what = f"the network of the {type(estimator).__name__}, {format}"
+    say(f"{in_line(options.file)} written: {what}")
 
 
 def inspect(options: Any) -> None:
