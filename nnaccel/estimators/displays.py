@@ -40,8 +40,8 @@ class LossCurveDisplay:
     >>> from sklearn.datasets import load_iris
     >>> from nnaccel import LossCurveDisplay, MLPClassifier
     >>> X, y = load_iris(return_X_y=True)
-    >>> clf = MLPClassifier(max_iter=300, tol=0, random_state=0).fit(X[::2], y[::2],
-    ...     validation_data=(X[1::2], y[1::2]))
+    >>> clf = MLPClassifier(max_iter=1000, random_state=0)
+    >>> clf = clf.fit(X[::2], y[::2], validation_data=(X[1::2], y[1::2]))
     >>> display = LossCurveDisplay.from_estimator(clf)
     """
 

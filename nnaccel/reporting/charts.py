@@ -25,10 +25,19 @@ class Chart:
     """A chart in the making.
 
     x, y: the lowest and the highest value along each axis.   log: whether y is logarithmic.
+    whole: whether x are whole numbers.
     """
 
-    def __init__(self, x: Span, y: Span, labels: tuple[str, str], *, log: bool = False) -> None:
-        self._log = log
+    def __init__(
+        self,
+        x: Span,
+        y: Span,
+        labels: tuple[str, str],
+        *,
+        log: bool = False,
+        whole: bool = False,
+    ) -> None:
+        self._log, self._whole = log, whole
         self._x, self._y = x, (log10(y[0]), log10(y[1])) if log else y
         self._labels = labels
         self._marks: list[Markup] = []
@@ -82,7 +91,8 @@ class Chart:
             y = f"{self._up(value):.1f}"
             yield tag("path", d=f"M{LEFT} {y}H{WIDTH - RIGHT}", class_="grid")
             yield tag("text", tick(value), x=LEFT - 6, y=y, dy="0.32em", text_anchor="end")
-        for value in ticks(*self._x):
+        places = ticks(*self._x)
+        for value in (place for place in places if not self._whole or place.is_integer()):
             x = f"{self._across(value):.1f}"
             yield tag("path", d=f"M{x} {bottom}v4", class_="axis")
             yield tag("text", tick(value), x=x, y=bottom + 16, text_anchor="middle")

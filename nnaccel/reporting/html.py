@@ -48,7 +48,8 @@ def table(
     body = join((tag("tr", cells(row, kinds)) for row in rows), "\n")
     head = tag("tr", cells(header, repeat(("th", "col"))))
     return wide(
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body)), caption
+        tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", body)),
+        caption,
     )
 
 

@@ -105,7 +105,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
     head += [tag("th", name, scope="col") for name in names] + [tag("th", "rows", scope="col")]
     body = []
     for i, name in enumerate(names):
-        cells = [tag("th", name, scope="row")]
+        cells = [tag("th", name, scope="row", title=name)]
         for j, (share, n) in enumerate(zip(shares[i], matrix[i], strict=True)):
             said = f"{amount(n)} of {name} predicted as {names[j]}"
             shown = [
@@ -117,7 +117,11 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
             cells.append(tag("td", *shown, title=said, style=style, class_=css))
         cells.append(tag("td", amount(total[i, 0]), style="--share:0"))
         body.append(tag("tr", *cells))
-    parts = tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", join(body, "\n"))
+    parts = (
+        tag("caption", tag("span", caption)),
+        tag("thead", tag("tr", *head)),
+        tag("tbody", join(body, "\n")),
+    )
     return wide(tag("table", *parts, class_="matrix"), caption)
 
 
@@ -149,7 +153,7 @@ def _calibration(target: Target, codes: np.ndarray, P: np.ndarray, several: bool
     error = 2 * np.sqrt(share * (1 - share) * len(share) / len(p))
     chart = Chart((0.0, 1.0), (0.0, 1.0), (what, "share that is right"))
     chart.line([0, 1], [0, 1], "even").whiskers(mean, share - error, share + error, "first")
-    chart.line(mean, share, "first").dots(mean, share, "solid")
+    chart.line(mean, share, "first").dots(mean, share, "solid first")
     of = f" of {target.name}" if several else ""
     said = f"mean probability {p.mean():.3f}, share that is right {right.mean():.3f}"
     pairs = ", ".join(f"{a:.2f} to {b:.2f}" for a, b in zip(mean, share, strict=True))

@@ -47,7 +47,7 @@ def _curves(branch: Branch, title: str, name: str, label: str) -> Markup:
     is_log = is_long(*together)
     y = log_span(*together) if is_log else span(*together)
     labels = ("epoch", f"{label}, logarithmic" if is_log else label)
-    chart = Chart(span([0.5, len(history) + 0.5], margin=0.0), y, labels, log=is_log)
+    chart = Chart((0.5, len(history) + 0.5), y, labels, log=is_log, whole=True)
     key = [(css, said) for css, (said, _) in curves.items()]
     said = [f"{words} from {number(v[0])} to {number(v[-1])}" for words, v in curves.values()]
     if "second" in curves and (best := branch.best):
@@ -59,7 +59,7 @@ def _curves(branch: Branch, title: str, name: str, label: str) -> Markup:
     for css, (_, values) in curves.items():
         chart.line(epochs, values, css)
         if len(epochs) == 1:
-            chart.dots(epochs, values, css)
+            chart.dots(epochs, values, f"solid {css}")
     of = f"{label} by epoch, {count(len(history), 'epoch')}"
     return figure(title[:1].upper() + title[1:], chart.svg(of, "; ".join(said)), key)
 
@@ -75,7 +75,7 @@ def importance(told: Account) -> Markup | None:
     if not isinstance(found, Importance):
         return section("Importance", tag("p", f"No importance of the columns: {found}."))
     chosen = found.ranking[:SHOWN_IMPORTANT]
-    means, stds = (found.mean[chosen].round(ROUNDED), found.std[chosen].round(ROUNDED))
+    means, stds = (each[chosen].round(ROUNDED) + 0.0 for each in (found.mean, found.std))
     ends = span(means - stds, means + stds, [0.0], margin=0.0)
     rows = [
         (found.columns[i], number(mean), f"± {number(std)}", _bar(mean, std, *ends))

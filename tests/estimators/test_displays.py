@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from sklearn.calibration import CalibrationDisplay
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.inspection import DecisionBoundaryDisplay
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -163,6 +164,15 @@ def test_confusion_matrix_display(flowers):
     display = ConfusionMatrixDisplay.from_estimator(mlp, X, y, normalize="true")
     expected = confusion_matrix(y, mlp.predict(X), normalize="true")
     np.testing.assert_array_equal(display.confusion_matrix, expected)
+
+
+def test_decision_boundary_display():
+    clf = MLPClassifier(**QUICK).fit(X[:, :2], y > 1)
+    how = {"response_method": "predict_proba", "grid_resolution": 5}
+    display = DecisionBoundaryDisplay.from_estimator(clf, X[:, :2], **how)
+    grid = np.stack([display.xx0, display.xx1], axis=-1).reshape(-1, 2)
+    expected = clf.predict_proba(grid)[:, 1].reshape(5, 5)
+    np.testing.assert_allclose(display.response, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "table"])

@@ -108,3 +108,11 @@ def test_a_long_line_keeps_its_ends_and_few_points():
     words = drawn(chart, "line a")
     assert len(words) == 501
     assert words[-1] == f"L{LEFT + 4999 / 5000 * (WIDTH - RIGHT - LEFT):.1f} {TOP:.1f}"
+
+
+@pytest.mark.parametrize(("n", "shown"), [(1, ["1"]), (2, ["1", "2"]), (30, ["10", "20", "30"])])
+def test_epochs_are_whole_numbers(n, shown):
+    chart = Chart((0.5, n + 0.5), (0.0, 1.0), ("epoch", "y"), whole=True)
+    picture = ElementTree.fromstring(chart.svg("title", "words"))
+    at_the_bottom = [e for e in picture.iter("text") if e.get("y") == str(HEIGHT - BOTTOM + 16)]
+    assert [e.text for e in at_the_bottom] == shown
