@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 from nnaccel.cli.reading import examples_for, layout_of, of_the_test
 from nnaccel.files import existing_file
 from nnaccel.tabular.tables import listing
-from nnaccel.training import model_file
 
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
 
 def load_estimator(path: str) -> Any:
     """The MLPClassifier or MLPRegressor in a file; None of a file with the model of a table."""
+    from nnaccel.training import model_file
+
     if "estimator" not in model_file.load(existing_file(path)).extra:
         return None
     from nnaccel.estimators import MLPClassifier, MLPRegressor

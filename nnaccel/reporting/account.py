@@ -32,8 +32,9 @@ class Sample(NamedTuple):
 class Account(NamedTuple):
     """A run with all that is told of it.
 
-    scores: on all test rows, {} without.   sample: some of them.   importance: of the columns, or
-    why there is none.   command: that has run it.   seconds: that it has trained in this process.
+    scores: on all test rows, {} without.   sample: some of them, or None.   importance: of the
+    columns, or why there is none.   command: of the command line.   seconds: of the training in
+    this process.   warnings: about the table.
     """
 
     fit: Fit
@@ -86,16 +87,18 @@ def account_of(
     return Account(fit, model, scores, sample, _importance(fit, model, sample, device), **told)
 
 
-def _importance(fit: Fit, model: Model, sample: Sample, device: Device | None) -> Importance | str:
-    """The importance of the columns on as many rows as the time allows, or why there is none."""
+def shuffled_rows(model: Model, n: int) -> int:
+    """On how many of n rows the columns are shuffled: as many as do not take long."""
     each = 2 * layout(model.network).size * model.members * REPEATS * len(model.features.places)
     most, least = SHUFFLED_ROWS
-    rows = slice(max(least, min(most, int(WORK / each))))
+    return min(n, most, max(least, int(WORK / each)))
+
+
+def _importance(fit: Fit, model: Model, sample: Sample, device: Device | None) -> Importance | str:
+    """The importance of the columns on some of the sample, or why there is none."""
     X, Y, weights, _ = sample
-    if len(X) > rows.stop:  # they are in the order of the table
-        order = np.random.Generator(np.random.Philox(fit.settings.seed)).permutation(len(X))
-        X, Y = X[order], Y[order]
-        weights = None if weights is None else weights[order]
+    rng = np.random.Generator(np.random.Philox(fit.settings.seed))
+    rows = np.sort(rng.permutation(len(X))[: shuffled_rows(model, len(X))])
     weights = None if weights is None else weights[rows]
     how = {"repeats": REPEATS, "weights": weights, "device": device}
     try:

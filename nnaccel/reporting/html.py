@@ -64,8 +64,8 @@ def terms(pairs: Iterable[tuple[str, Any]]) -> Markup:
 
 
 def section(title: str, *content: Any) -> Markup:
-    """A section under its heading."""
-    return tag("section", tag("h2", title), *content)
+    """A section under its heading; its place in the page is called like it, in lower case."""
+    return tag("section", tag("h2", title), *content, id=title.lower())
 
 
 def figure(caption: Any, chart: Markup, key: Sequence[tuple[str, str]] = ()) -> Markup:

@@ -42,10 +42,8 @@ def scores(told: Account) -> Markup | None:
     unseen = unseen_of(told.model.scores)
     rows = [(name, number(value), number(spread)) for name, value, spread in unseen]
     if rows:
-        caption = (
-            "Out of fold: each training row is predicted by the network that has not seen it. "
-        )
-        caption += "The spread is the standard deviation over the folds"
+        caption = "Out of fold: each training row is predicted by the network that has not seen "
+        caption += "it. The spread is the standard deviation over the folds"
         parts.append(table(caption, ("score", "value", "spread"), rows, numbers=(1, 2)))
     return section("Scores", tag("div", *parts, class_="beside")) if parts else None
 
@@ -71,8 +69,8 @@ def classes(told: Account) -> Markup | None:
     found = told.classes()[:SHOWN_TARGETS]
     charts = [_calibration(*each, several) for each in found]
     words = (
-        "Calibration: of rows that are predicted with some probability, how many are right. On the "
-        "dotted line probabilities are what they say; the whiskers are two standard errors."
+        "Calibration: the share of rows that are right, by their predicted probability. On the "
+        "dotted line the two are equal; whiskers are two standard errors long to either side."
     )
     if told.sample and told.sample.weights is not None:
         words += " All rows count alike here."
@@ -91,7 +89,7 @@ def _of_target(target: Target, scores: dict[str, Any], prefix: str) -> Iterator[
         columns += [map(number, each[name]) for name in ("precision", "recall", "F1")]
         rows = zip(names, *columns, strict=True)
         header = ("class", "rows", "precision", "recall", "F1")
-        yield table(f"{prefix}each class", header, rows, numbers=(1, 2, 3, 4))
+        yield table(f"{prefix}Each class", header, rows, numbers=(1, 2, 3, 4))
 
 
 def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
@@ -99,7 +97,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
     total = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(total, 1e-300)
     few = len(names) <= 8
-    caption = f"{prefix}confusion matrix: true classes in rows, predicted ones in columns; per cent"
+    caption = f"{prefix}Confusion matrix: true classes in rows, predicted ones in columns; per cent"
     caption += " of the rows of the true class" + ", and rows" * few
     head = [tag("th", "true \\ predicted", scope="col")]
     head += [tag("th", name, scope="col") for name in names] + [tag("th", "rows", scope="col")]
@@ -136,7 +134,7 @@ def _confusions(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup
         for i, j in pairs
         if wrong[i, j]
     ]
-    caption = f"{prefix}the most frequent confusions of {len(names)} classes"
+    caption = f"{prefix}The most frequent confusions of {len(names)} classes"
     header = ("true class", "predicted", "rows", "of the true class")
     return table(caption, header, rows, numbers=(2, 3))
 

@@ -6,7 +6,7 @@ Each is HTML, or None where there is nothing to tell.
 from nnaccel.cli.display import number
 from nnaccel.cli.model_tables import encodings
 from nnaccel.cli.plan import count, kept, plan
-from nnaccel.reporting.account import Account
+from nnaccel.reporting.account import Account, shuffled_rows
 from nnaccel.reporting.charts import Chart, is_long, log_span, span
 from nnaccel.reporting.html import Markup, figure, join, section, table, tag
 from nnaccel.tabular.branch import Branch
@@ -25,7 +25,7 @@ def training(told: Account) -> Markup:
     fit, metric = told.fit, told.fit.metric.name
     shown = [b for b in fit.branches if fit.chosen in ("", BOTH, b.settings.numbers)]
     charts = []
-    for branch in shown if len(fit.branches) > 1 else fit.branches:
+    for branch in (branch for branch in shown if branch.history):  # an interrupted one has none
         of = f", numbers {branch.settings.numbers}" * (len(fit.branches) > 1)
         charts.append(_curves(branch, f"Loss{of}", "loss", "loss"))
         charts.append(_curves(branch, f"{metric}{of}", "metric", metric))
@@ -81,10 +81,11 @@ def importance(told: Account) -> Markup | None:
         (found.columns[i], number(mean), f"± {number(std)}", _bar(mean, std, *ends))
         for i, mean, std in zip(chosen, means.tolist(), stds.tolist(), strict=True)
     ]
-    n, rest = found.values.shape[1], len(found.columns) - len(rows)
+    n, rest = shuffled_rows(told.model, len(told.sample.Y)), len(found.columns) - len(rows)
     caption = (
-        f"How much worse the {found.score} gets, {number(found.baseline)} on test rows, once the "
-        f"values of a column are shuffled: the mean of {n} shuffles and their standard deviation"
+        f"How much worse the {found.score}, {number(found.baseline)} on {count(n, 'test row')}, is "
+        f"once the values of a column are shuffled: the mean of {found.values.shape[1]} shuffles, "
+        "and their standard deviation"
     )
     more = tag("p", f"Not shown: {count(rest, 'column')} of less importance.") if rest else ""
     header = ("column", "importance", "spread", "")
@@ -118,8 +119,8 @@ def columns(told: Account) -> Markup:
         for name, read, encoded in group
     ]
     rest = len(rows) - SHOWN_COLUMNS
-    caption = f"{count(len(features.columns), 'column')} of {told.fit.source}, as the "
-    caption += f"{count(told.fit.rows['train'], 'training row')} have taught to read them"
+    caption = f"{count(len(features.columns), 'column')} of {told.fit.source}, read and encoded as "
+    caption += f"the {count(told.fit.rows['train'], 'training row')} decide"
     more = tag("p", f"Not shown: {count(rest, 'more column')}.") if rest > 0 else ""
     header = ("column", "read as", "missing", "encoded as")
     return section("Columns", table(caption, header, rows[:SHOWN_COLUMNS], numbers=(2,)), more)

@@ -70,18 +70,18 @@ def page(told: Account, now: datetime) -> str:
     task = task_of(told.model.target)
     title = f"{task[:1].upper()}{task[1:]}"
     sections = {
-        "run": section("Run", tag("div", terms(_facts(told, now)), class_="facts")),
-        "scores": on_predictions.scores(told),
-        "training": on_run.training(told),
-        "classes": on_predictions.classes(told),
-        "residuals": on_predictions.residuals(told),
-        "importance": on_run.importance(told),
-        "plan": on_run.plan_of_the_run(told),
-        "columns": on_run.columns(told),
-        "warnings": on_run.warnings(told),
+        "Run": section("Run", tag("div", terms(_facts(told, now)), class_="facts")),
+        "Scores": on_predictions.scores(told),
+        "Training": on_run.training(told),
+        "Classes": on_predictions.classes(told),
+        "Residuals": on_predictions.residuals(told),
+        "Importance": on_run.importance(told),
+        "Plan": on_run.plan_of_the_run(told),
+        "Columns": on_run.columns(told),
+        "Warnings": on_run.warnings(told),
     }
-    there = {name: content for name, content in sections.items() if content is not None}
-    links = join(tag("a", name.capitalize(), href=f"#{name}") for name in there)
+    there = {title: content for title, content in sections.items() if content is not None}
+    links = join(tag("a", title, href=f"#{title.lower()}") for title in there)
     body = [
         tag(
             "header",
@@ -90,7 +90,7 @@ def page(told: Account, now: datetime) -> str:
             tag("dl", join(_tiles(told)), class_="tiles"),
             tag("nav", links, aria_label="sections"),
         ),
-        tag("main", *(tag("div", content, id=name) for name, content in there.items())),
+        tag("main", *there.values()),
     ]
     style = Markup(STYLE.read_text(encoding="utf-8"))
     return PAGE.format(policy=POLICY, title=join([title]), style=style, body=join(body, "\n"))

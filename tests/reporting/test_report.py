@@ -175,6 +175,8 @@ def test_the_confusion_matrix_is_that_of_the_test(of_classes):
 
 def test_the_importance_is_that_of_the_test_rows(of_classes):
     told, found = of_classes
+    n = told.fit.rows["test"]
+    assert f"{number(told.importance.baseline)} on {n} test rows" in found.text
     assert [row[:2] for row in found.table("column", "importance")] == [
         [
             told.importance.columns[i].replace("\x1b", r"\x1b").replace("\u202e", r"\u202e"),
@@ -292,6 +294,20 @@ def test_importance_that_cannot_be_had_is_a_sentence():
     told = account_of(fit)
     assert told.importance == ("R² needs rows with different targets; choose another score")
     assert f"No importance of the columns: {told.importance}." in Page(page(told, NOW)).text
+
+
+def test_an_interrupted_run_tells_what_it_has_come_to():
+    data, a, _ = columns()
+    fit = nn.Fit(examples(data, a), nn.Settings(members=2, numbers="both", epochs=3, hidden=(4,)))
+    assert len(fit.branches) == 2
+    epochs = iter(fit)
+    next(epochs), next(epochs)
+    found = Page(page(account_of(fit), NOW))
+    assert "2 of at most 6" in found.text
+    pictures = [attributes.get("aria-label", "") for _, attributes in found.elements]
+    assert len([words for words in pictures if "by epoch, 2 epochs" in words]) == 2
+    assert "Loss, numbers plain" in found.text
+    assert "Loss, numbers piecewise" not in found.text
 
 
 def test_a_written_page_is_whole(tmp_path, of_numbers):
