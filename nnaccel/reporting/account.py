@@ -9,10 +9,14 @@ from nnaccel.devices.device import Device
 from nnaccel.maths.network import layout
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.importance import Importance, importance_of_encoded
-from nnaccel.tabular.model import Model
+from nnaccel.tabular.model import Model, scoring_of
+from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.several_targets import columns_of, probabilities
 from nnaccel.tabular.targets import Target
+from nnaccel.training.on_disk import DiskArray, read_rows
 
+TEST = "test rows"
+OUT_OF_FOLD = "training rows, each predicted by the network that has not seen it"
 MOST_ROWS = 5000  # of the test that are predicted for the charts
 SHUFFLED_ROWS = 2000, 200  # of them for the importance of columns: at most, and at least
 REPEATS = 5
@@ -20,9 +24,14 @@ WORK = 2e11  # multiplications that the shuffles may take: seconds on a processo
 
 
 class Sample(NamedTuple):
-    """Some of the test rows: encoded X (n, D), encoded targets Y, weights (n,) or None, and what
-    the model says of them, as `Model.outputs` gives it."""
+    """Rows that were not trained on: encoded X (n, D), encoded targets Y, weights (n,) or None, and
+    what is predicted of them, as `Model.outputs` gives it.
 
+    name: of what rows they are some.   scores: on all of these.
+    """
+
+    name: str
+    scores: dict[str, Any]
     X: np.ndarray
     Y: np.ndarray
     weights: np.ndarray | None
@@ -32,8 +41,9 @@ class Sample(NamedTuple):
 class Account(NamedTuple):
     """A run with all that is told of it.
 
-    scores: on all test rows, {} without.   sample: some of them, or None.   importance: of the
-    columns, or why there is none.   command: of the command line.   seconds: of the training in
+    scores: on all test rows, {} without.   sample: some of them; without test rows some training
+    rows, each predicted by the network that has not seen it; or None.   importance: of the columns,
+    or why there is none.   command: of the command line.   seconds: of the training in
     this process.   warnings: about the table.
     """
 
@@ -80,11 +90,48 @@ def account_of(
     scores = fit.evaluate(model) if scores is None else scores
     # The other processes of a joined run do not take part: what follows is computed here alone.
     device = None if fit.device.is_several else fit.device
-    found = fit.test_rows(MOST_ROWS)
-    if found is None:
-        return Account(fit, model, scores, None, "there are no test rows", **told)
-    sample = Sample(*found, model.outputs_of(found[0], device))
+    if fit.prepared.test is None:
+        return Account(fit, model, scores, _out_of_fold(fit), "there are no test rows", **told)
+    X, Y, weights = _test_rows(fit)
+    sample = Sample(TEST, scores, X, Y, weights, model.outputs_of(X, device))
     return Account(fit, model, scores, sample, _importance(fit, model, sample, device), **told)
+
+
+def _test_rows(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Some of the test rows: X (n, D), their encoded targets, and weights."""
+    test: Any = fit.prepared.test
+    rows = _some(fit, test.n_rows)
+    if not isinstance(test.data, DiskArray):
+        Y = fit.target.encode(test.y)
+        return test.data[rows], Y[rows], None if test.weights is None else test.weights[rows]
+    weights = None if test.weights is None else read_rows(test.weights, rows)
+    return read_rows(test.data, rows), read_rows(test.y, rows), weights
+
+
+def _out_of_fold(fit: Fit) -> Sample | None:
+    """Some of the training rows, where each has a network that has not seen it."""
+    if fit.unseen is None:
+        return None
+    X, Y, y, weights = fit.prepared.X, fit.prepared.Y, fit.prepared.y, fit.prepared.weights
+    scores = scores_of(fit.target, fit.unseen, y, weights=weights, **scoring_of(fit.loss))
+    rows = _some(fit, len(X))
+    own = None if weights is None else weights[rows]
+    return Sample(OUT_OF_FOLD, scores, X[rows], Y[rows], own, fit.unseen[rows])
+
+
+def _some(fit: Fit, N: int) -> np.ndarray:
+    """The numbers of `MOST_ROWS` of N rows at most, drawn by the seed, in their order."""
+    rng = np.random.Generator(np.random.Philox(fit.settings.seed))
+    return np.sort(rng.choice(N, MOST_ROWS, replace=False)) if MOST_ROWS < N else np.arange(N)
+
+
+def missing_values(fit: Fit) -> dict[str, int]:
+    """How many training rows have no value in a column, by its name, of the columns that lack some;
+    {} of rows on the disk, through which this would be another pass."""
+    X, places = fit.prepared.X, fit.features.indicators
+    if isinstance(X, DiskArray):
+        return {}
+    return {name: int(np.count_nonzero(X[:, place])) for name, place in places.items()}
 
 
 def shuffled_rows(model: Model, n: int) -> int:
@@ -96,7 +143,7 @@ def shuffled_rows(model: Model, n: int) -> int:
 
 def _importance(fit: Fit, model: Model, sample: Sample, device: Device | None) -> Importance | str:
     """The importance of the columns on some of the sample, or why there is none."""
-    X, Y, weights, _ = sample
+    X, Y, weights = sample.X, sample.Y, sample.weights
     rng = np.random.Generator(np.random.Philox(fit.settings.seed))
     rows = np.sort(rng.permutation(len(X))[: shuffled_rows(model, len(X))])
     weights = None if weights is None else weights[rows]

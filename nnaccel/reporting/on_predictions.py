@@ -58,21 +58,21 @@ def _constant(score: Compared) -> str:
 
 def classes(told: Account) -> Markup | None:
     """What is taken for what, and how far probabilities are right."""
-    if told.model.target.task == "regression" or not told.scores:
+    if told.model.target.task == "regression" or told.sample is None:
         return None
-    parts: list[Markup] = []
+    parts, scores = [tag("p", f"Of {told.sample.name}.")], told.sample.scores
     several = len(columns_of(told.model.target)) > 1
     for one in columns_of(told.model.target):
         prefix = f"{one.name}: " if several else ""
-        if f"{prefix}confusion matrix" in told.scores:
-            parts.append(tag("div", *_of_target(one, told.scores, prefix), class_="beside"))
+        if f"{prefix}confusion matrix" in scores:
+            parts.append(tag("div", *_of_target(one, scores, prefix), class_="beside"))
     found = told.classes()[:SHOWN_TARGETS]
     charts = [_calibration(*each, several) for each in found]
     words = (
         "Calibration: the share of rows that are right, by their predicted probability. On the "
         "dotted line the two are equal; whiskers are two standard errors long to either side."
     )
-    if told.sample and told.sample.weights is not None:
+    if told.sample.weights is not None:
         words += " All rows count alike here."
     parts += [tag("p", words), tag("div", join(charts), class_="charts")]
     return section("Classes", *parts)
@@ -180,10 +180,10 @@ def residuals(told: Account) -> Markup | None:
         quartiles = ", ".join(map(number, np.quantile(r, (0.25, 0.5, 0.75)).tolist()))
         title = f"Residuals of {target.name}"
         charts.append(figure(title, chart.svg(title, f"quartiles {quartiles}")))
-    if not charts:
+    if not charts or told.sample is None:
         return None
-    n = min(DOTS, len(told.sample.Y) if told.sample else 0)
-    words = f"{count(n, 'test row')}. A residual is the true number less the predicted one."
+    n = min(DOTS, len(told.sample.Y))
+    words = f"{n:,} {told.sample.name}. A residual is the true number less the predicted one."
     return section("Residuals", tag("p", words), tag("div", join(charts), class_="charts"))
 
 

@@ -6,7 +6,7 @@ Each is HTML, or None where there is nothing to tell.
 from nnaccel.cli.display import number
 from nnaccel.cli.model_tables import encodings
 from nnaccel.cli.plan import count, kept, plan
-from nnaccel.reporting.account import Account, shuffled_rows
+from nnaccel.reporting.account import Account, missing_values, shuffled_rows
 from nnaccel.reporting.charts import Chart, is_long, log_span, span
 from nnaccel.reporting.html import Markup, figure, join, section, table, tag
 from nnaccel.tabular.branch import Branch
@@ -67,12 +67,10 @@ def _curves(branch: Branch, title: str, name: str, label: str) -> Markup:
 # ---------------------------------------------------------------------------- columns
 
 
-def importance(told: Account) -> Markup | None:
+def importance(told: Account) -> Markup:
     """The permutation importance of the first columns, with its spread."""
     found = told.importance
-    if told.sample is None:
-        return None
-    if not isinstance(found, Importance):
+    if not isinstance(found, Importance) or told.sample is None:
         return section("Importance", tag("p", f"No importance of the columns: {found}."))
     chosen = found.ranking[:SHOWN_IMPORTANT]
     means, stds = (each[chosen].round(ROUNDED) + 0.0 for each in (found.mean, found.std))
@@ -110,7 +108,7 @@ def _bar(mean: float, std: float, low: float, high: float) -> Markup:
 
 def columns(told: Account) -> Markup:
     """How each column is read and encoded, and how many of its values were missing."""
-    features, missing = told.model.features, told.fit.missing()
+    features, missing = told.model.features, missing_values(told.fit)
     names = {n.label: n.name for n in features.numeric}
     used = {*names.values(), *(c.name for c in features.categorical)}
     rows = [

@@ -28,7 +28,7 @@ from nnaccel.tabular.members import (
     with_both,
 )
 from nnaccel.tabular.model import Model, scoring_of
-from nnaccel.tabular.preparation import prepared
+from nnaccel.tabular.preparation import Prepared, prepared
 from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
@@ -43,7 +43,7 @@ from nnaccel.training.checkpoint import Checkpoint, Progress
 from nnaccel.training.data import mean_one
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
-from nnaccel.training.on_disk import DiskArray, read_rows
+from nnaccel.training.on_disk import DiskArray
 from nnaccel.training.step import initialize
 
 
@@ -71,6 +71,9 @@ class Fit:
         How many networks there are of each kind, and the rows of their folds, if any.
     chosen : str
         The kind that the out-of-fold loss has chosen, "" before `model`.
+    unseen : ndarray or None
+        As `Model.outputs`, of each training row by the network that has not seen it; None without
+        folds, and before `model`.
     rows : dict of int
         How many rows train, validate and test.
     source, structure
@@ -135,6 +138,7 @@ class Fit:
         self.network = self.branches[-1].run.network
         self._current = 0  # the branch that trains
         self.chosen = ""
+        self.unseen: np.ndarray | None = None
 
     def _branch(
         self,
@@ -258,6 +262,11 @@ class Fit:
         )
 
     @property
+    def prepared(self) -> Prepared:
+        """The rows that train, validate and test, split, encoded and weighed."""
+        return self._made
+
+    @property
     def history(self) -> list[dict[str, float]]:
         """The scores of the epochs of the last kind of networks."""
         return self.branches[-1].history
@@ -341,7 +350,8 @@ class Fit:
         if self._wants_both and BOTH in logits:
             kind = BOTH
         trained = next((each for each in found if each.kind == kind), None) or joined(*found)
-        return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
+        outputs = self.unseen = self.target.outputs(loss.link(logits[kind], xp=np))
+        return trained, self._scores_of_folds(outputs)
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
         """The out-of-fold scores that are one number, and their standard deviation over folds."""
@@ -364,30 +374,6 @@ class Fit:
             if len(each) > 1:
                 result[OUT_OF_FOLD + name + SPREAD] = float(np.std(each, ddof=1))
         return {name: value for name, value in result.items() if np.isfinite(value)}
-
-    def test_rows(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
-        """At most that many of the test rows, drawn by the seed, in their order: X (n, D), their
-        targets as `Target.encode` gives them, and their weights. None without test rows."""
-        test = self._made.test
-        if test is None:
-            return None
-        N, data = test.n_rows, test.data
-        rng = np.random.Generator(np.random.Philox(self.settings.seed))
-        rows = np.sort(rng.choice(N, most, replace=False)) if most < N else np.arange(N)
-        if not isinstance(data, DiskArray):
-            Y, weights = self.target.encode(test.y), test.weights
-            return data[rows], Y[rows], None if weights is None else weights[rows]
-        weights: Any = test.weights  # on the disk, as the targets are
-        own = None if weights is None else read_rows(weights, rows)
-        return read_rows(data, rows), read_rows(test.y, rows), own
-
-    def missing(self) -> dict[str, int]:
-        """How many training rows have no value in a column, by its name, of the columns that lack
-        some; {} of rows on the disk, through which this would be another pass."""
-        X, places = self._made.X, self.features.indicators
-        if isinstance(X, DiskArray):
-            return {}
-        return {name: int(np.count_nonzero(X[:, place])) for name, place in places.items()}
 
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Scores of the model on the test rows; {} without test rows."""

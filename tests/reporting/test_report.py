@@ -13,7 +13,7 @@ pytest.importorskip("rich", reason="the report needs the extra [cli]")
 
 import nnaccel as nn
 from nnaccel.cli.display import number
-from nnaccel.reporting.account import account_of
+from nnaccel.reporting.account import account_of, missing_values
 from nnaccel.reporting.html import tag
 from nnaccel.reporting.page import page
 from nnaccel.tabular.sources import Examples
@@ -80,9 +80,9 @@ def columns(n=120, seed=0):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(2, n))
     kind = np.array(["x", "y"])[(b > 0).astype(int)]
-    missing = rng.random(n) < 0.2
+    gone = rng.random(n) < 0.2
     data = {
-        "a": [None if gone else v for v, gone in zip(a.tolist(), missing, strict=True)],
+        "a": [None if without else v for v, without in zip(a.tolist(), gone, strict=True)],
         EVIL: kind.tolist(),
     }
     return data, a, b
@@ -189,7 +189,7 @@ def test_the_importance_is_that_of_the_test_rows(of_classes):
 def test_columns_say_how_many_values_were_missing(of_classes):
     told, found = of_classes
     rows = {name: cells for name, *cells in found.table("column", "read as", "missing")}
-    n = told.fit.missing()["a"]
+    n = missing_values(told.fit)["a"]
     assert 0 < n < told.fit.rows["train"]
     assert rows["a"][:2] == ["numbers", f"{n:,} ({n / told.fit.rows['train']:.1%})"]
     assert [cells[1] for name, cells in rows.items() if name != "a"] == ["none"]
@@ -262,11 +262,29 @@ def test_several_targets_have_a_part_each():
         assert rows[f"q: {score}"] == number(told.scores[f"q: {score}"])
 
 
-def test_without_test_rows_it_says_so():
+def test_without_test_rows_it_tells_of_those_out_of_fold():
+    data, a, b = columns()
+    settings = {"members": 3, "hidden": (4,), "epochs": 2}
+    told = account_of(trained(data, a > 0, test_fraction=0, **settings))
+    scores = told.model.scores
+    found = Page(page(told, NOW))
+    matrix = np.array(told.sample.scores["confusion matrix"])
+    right = np.trace(matrix) / matrix.sum()
+    assert right == pytest.approx(scores["out-of-fold accuracy"])
+    assert found.table("true \\ predicted")[0][-1] == str(matrix[0].sum())
+    assert "training rows, each predicted by the network that has not seen it" in found.text
+    told = account_of(trained(data, a + b, test_fraction=0, **settings))
+    [(_, truth, predicted)] = told.numbers()
+    rmse = np.sqrt(np.mean((truth - predicted) ** 2))
+    assert rmse == pytest.approx(told.model.scores["out-of-fold RMSE"])
+    assert "Residuals of y" in Page(page(told, NOW)).text
+
+
+def test_without_rows_that_were_not_trained_on_it_says_so():
     data, a, _ = columns()
     found = Page(page(account_of(trained(data, a, test_fraction=0, **ONE)), NOW))
     assert "Residuals" not in found.text
-    assert "Importance" not in found.text
+    assert "No importance of the columns: there are no test rows." in found.text
     assert "120 train" in found.text
     assert "Training" in found.text
 
