@@ -15,8 +15,8 @@ from nnaccel.tabular.several_targets import columns_of, probabilities
 from nnaccel.tabular.targets import Target
 from nnaccel.training.on_disk import DiskArray, read_rows
 
-TEST = "test rows"
-OUT_OF_FOLD = "training rows, each predicted by the network that has not seen it"
+TEST = "test rows", "test"
+OUT_OF_FOLD = "training rows, each predicted by the network that has not seen it", "out of fold"
 MOST_ROWS = 5000  # of the test that are predicted for the charts
 SHUFFLED_ROWS = 2000, 200  # of them for the importance of columns: at most, and at least
 REPEATS = 5
@@ -27,10 +27,11 @@ class Sample(NamedTuple):
     """Rows that were not trained on: encoded X (n, D), encoded targets Y, weights (n,) or None, and
     what is predicted of them, as `Model.outputs` gives it.
 
-    name: of what rows they are some.   scores: on all of these.
+    name, short: of which rows they are some, in full and in short.   scores: on all of these.
     """
 
     name: str
+    short: str
     scores: dict[str, Any]
     X: np.ndarray
     Y: np.ndarray
@@ -93,7 +94,7 @@ def account_of(
     if fit.prepared.test is None:
         return Account(fit, model, scores, _out_of_fold(fit), "there are no test rows", **told)
     X, Y, weights = _test_rows(fit)
-    sample = Sample(TEST, scores, X, Y, weights, model.outputs_of(X, device))
+    sample = Sample(*TEST, scores, X, Y, weights, model.outputs_of(X, device))
     return Account(fit, model, scores, sample, _importance(fit, model, sample, device), **told)
 
 
@@ -116,7 +117,7 @@ def _out_of_fold(fit: Fit) -> Sample | None:
     scores = scores_of(fit.target, fit.unseen, y, weights=weights, **scoring_of(fit.loss))
     rows = _some(fit, len(X))
     own = None if weights is None else weights[rows]
-    return Sample(OUT_OF_FOLD, scores, X[rows], Y[rows], own, fit.unseen[rows])
+    return Sample(*OUT_OF_FOLD, scores, X[rows], Y[rows], own, fit.unseen[rows])
 
 
 def _some(fit: Fit, N: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from nnaccel.reporting.html import Markup, join, tag
 
 WIDTH, HEIGHT = 440, 270  # in units of the picture, which is scaled to its place
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 42  # margins
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 44  # margins
 BAND = 5  # the least width of a band
 MOST_POINTS = 500  # of a line: more are not to be told apart
 MARGIN = 0.04  # of the axes, beyond the data

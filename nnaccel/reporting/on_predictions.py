@@ -60,7 +60,7 @@ def classes(told: Account) -> Markup | None:
     """What is taken for what, and how far probabilities are right."""
     if told.model.target.task == "regression" or told.sample is None:
         return None
-    parts, scores = [tag("p", f"Of {told.sample.name}.")], told.sample.scores
+    parts, scores = [tag("p", f"Predictions of {told.sample.name}.")], told.sample.scores
     several = len(columns_of(told.model.target)) > 1
     for one in columns_of(told.model.target):
         prefix = f"{one.name}: " if several else ""

@@ -98,10 +98,11 @@ def page(told: Account, now: datetime) -> str:
 
 def _tiles(told: Account) -> Iterator[Markup]:
     """The figures to see first."""
-    scores = [s for s in beside_constant(single(told.scores)) if s.constant is not None]
-    for score in scores[:2]:
+    scores, of = (told.sample.scores, told.sample.short) if told.sample else ({}, "")
+    compared = [s for s in beside_constant(single(scores)) if s.constant is not None]
+    for score in compared[:2]:
         beside = f"always {score.which}: {number(score.constant or 0.0)}"
-        yield _tile(f"{score.name}, test", number(score.value), beside)
+        yield _tile(f"{score.name}, {of}", number(score.value), beside)
     rows = told.fit.rows
     parts = ", ".join(f"{n:,} {part}" for part, n in rows.items() if n)
     yield _tile("rows", f"{sum(rows.values()):,}", parts)

@@ -273,6 +273,7 @@ def test_without_test_rows_it_tells_of_those_out_of_fold():
     assert right == pytest.approx(scores["out-of-fold accuracy"])
     assert found.table("true \\ predicted")[0][-1] == str(matrix[0].sum())
     assert "training rows, each predicted by the network that has not seen it" in found.text
+    assert "accuracy, out of fold" in found.text
     told = account_of(trained(data, a + b, test_fraction=0, **settings))
     [(_, truth, predicted)] = told.numbers()
     rmse = np.sqrt(np.mean((truth - predicted) ** 2))
