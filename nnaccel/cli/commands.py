@@ -88,14 +88,12 @@ def _train(options: Any, settings: "Settings", process: "Process", warned: list[
         if not fit.n_done:
             say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")
             return interruption.status
-        finish = _finish(fit, options, output, write_json if process.writes else None, process)
-        model, scores = finish
+        json = write_json if process.writes else None
+        model, scores = _finish(fit, options, output, json, process)
         if draw and process.writes:
             draw(model)
         if tell and process.writes:
-            command = shlex.join(["nnaccel", *options.arguments])
-            told = {"command": command, "seconds": seconds, "warnings": warned}
-            tell(fit, model=model, scores=scores, **told)
+            tell(fit, model=model, scores=scores, seconds=seconds, warnings=warned)
     keeper.check()
     if interruption.signal is not None:
         say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
@@ -361,7 +359,8 @@ def _report_of_training(options: Any, output: Path) -> Callable[..., None] | Non
     others = [name for n in names if (name := getattr(options, n)) is not None]
     if any(Path(other) == Path(options.report) for other in (*others, output)):
         raise ValueError(f"--report names {options.report}, as another option does; choose another")
-    return report_writer(options.report, sources=others)
+    command = shlex.join(["nnaccel", *options.arguments])
+    return partial(report_writer(options.report, sources=others), command=command)
 
 
 def _described(model: "Model", path: str) -> dict[str, Any]:

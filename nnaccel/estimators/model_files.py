@@ -15,11 +15,8 @@ from nnaccel import schema
 from nnaccel.devices.device import select
 from nnaccel.estimators.array_input import on_host
 from nnaccel.estimators.fit_plan import FitPlan
-from nnaccel.estimators.matrix_model import matrix_model
 from nnaccel.estimators.parameters import network_of
-from nnaccel.export.formats import export, format_of
 from nnaccel.files import reason
-from nnaccel.files import write as write_file
 from nnaccel.maths.layers import Dense
 from nnaccel.maths.optimizers import State
 from nnaccel.schema import Field, check
@@ -95,6 +92,10 @@ class ModelFiles:
             `predict_proba`, which needs NumPy alone; the network as `torch.nn.Sequential`, which
             gives logits. None: as the suffix says, .onnx, .py or .pt.
         """
+        from nnaccel.estimators.matrix_model import matrix_model
+        from nnaccel.export.formats import export, format_of
+        from nnaccel.files import write as write_file
+
         check_is_fitted(self)
         estimator: Any = self
         if format_of(path, format) == "onnx":

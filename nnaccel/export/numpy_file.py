@@ -40,15 +40,15 @@ def numpy_file(model: "Model", name: str = "model") -> str:
     calls = Calls()
     params = to_host(model.params)
     if isinstance(model.features, Matrix):
-        encode, rows = [], ("X", f"np.asarray(X, np.{params.dtype})")
-        heading, told = numpy_matrix.heading(model, name), numpy_matrix.predictions(model)
+        heading, predictions = numpy_matrix.heading(model, name), numpy_matrix.predictions(model)
+        outputs, encode = _outputs(model, calls, "X", f"np.asarray(X, np.{params.dtype})"), []
     else:
         calls.needs(numpy_functions.numbers, numpy_functions.texts, numpy_functions.one_hot, bend)
-        encode = [ENCODE.format(D=model.network.n_inputs, dtype=params.dtype)]
-        rows = "table", "encode(table)"
         heading = _heading(model, name)
-        told = _predictions(model.target, model.network.n_outputs)
-    own = [*told, _outputs(model, calls, *rows), _network(model, calls), WEIGHTS_OF, *encode]
+        predictions = _predictions(model.target, model.network.n_outputs)
+        outputs = _outputs(model, calls, "table", "encode(table)")
+        encode = [ENCODE.format(D=model.network.n_inputs, dtype=params.dtype)]
+    own = [*predictions, outputs, _network(model, calls), WEIGHTS_OF, *encode]
     data = "\n".join(_data(model, calls))
     found = sources_of(calls.functions)
     if taken := OWN & {*found.names}:

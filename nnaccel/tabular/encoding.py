@@ -359,14 +359,15 @@ class Matrix(Features):
         self, data: Any, dtype: Any = "float32", surprises: Surprises | None = None
     ) -> np.ndarray:
         """As of `Features`; ValueError for missing values too."""
-        found = Surprises()
+        found = Surprises() if surprises is None else surprises
         X = super().transform(data, dtype, found)
         if gone := {name: n for name, n in found.filled.items() if n}:
             raise ValueError(
                 f"the network takes no missing values, and there are some: {counts(gone)}; fill "
                 "them in, or leave out their rows"
             )
-        found.say()
+        if surprises is None:
+            found.say()
         return X
 
 
