@@ -74,6 +74,7 @@ def classes(told: Account) -> Markup | None:
     )
     if told.sample.weights is not None:
         words += " All rows count alike here."
+    words += _first_of(told)
     parts += [tag("p", words), tag("div", join(charts), class_="charts")]
     return section("Classes", *parts)
 
@@ -184,6 +185,7 @@ def residuals(told: Account) -> Markup | None:
         return None
     n = min(DOTS, len(told.sample.Y))
     words = f"{n:,} {told.sample.name}. A residual is the true number less the predicted one."
+    words += _first_of(told)
     return section("Residuals", tag("p", words), tag("div", join(charts), class_="charts"))
 
 
@@ -191,3 +193,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> str:
     if len(a) < 2 or not a.std() or not b.std():
         return "not defined"
     return number(float(np.corrcoef(a, b)[0, 1]))
+
+
+def _first_of(told: Account) -> str:
+    """That not all targets have charts, if that is so."""
+    n = len(columns_of(told.model.target))
+    return f" Charts are of the first {SHOWN_TARGETS} of {n} targets." if n > SHOWN_TARGETS else ""

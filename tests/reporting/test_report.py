@@ -262,6 +262,18 @@ def test_several_targets_have_a_part_each():
         assert rows[f"q: {score}"] == number(told.scores[f"q: {score}"])
 
 
+def test_of_many_targets_the_first_have_charts():
+    data, a, b = columns()
+    y = pa.table({f"t{k}": a * k + b for k in range(6)})
+    example = Examples("table", pa.table(data), y, ", ".join(y.column_names), None, "auto", None)
+    fit = nn.Fit(example, nn.Settings(**ONE))
+    for _ in fit:
+        pass
+    found = Page(page(account_of(fit), NOW))
+    assert "Charts are of the first 4 of 6 targets." in found.text
+    assert [f"Residuals of t{k}" in found.text for k in range(6)] == [True] * 4 + [False] * 2
+
+
 def test_without_test_rows_it_tells_of_those_out_of_fold():
     data, a, b = columns()
     settings = {"members": 3, "hidden": (4,), "epochs": 2}
