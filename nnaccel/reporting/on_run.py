@@ -86,7 +86,7 @@ def importance(told: Account) -> Markup:
         "and their standard deviation"
     )
     more = tag("p", f"Not shown: {count(rest, 'column')} of less importance.") if rest else ""
-    header = ("column", "importance", "spread", "")
+    header = ("column", "importance", "spread", "as a bar")
     words = (
         "Permutation importance. Columns that say the same share their importance, or have none, "
         "since each can stand for the other."

@@ -145,6 +145,7 @@ def test_it_can_be_read_without_seeing_it(of_classes):
     assert pictures
     assert all(a["role"] == "img" and len(a["aria-label"]) > 40 for a in pictures)
     assert all("scope" in a for n, a in found.elements if n == "th")
+    assert all(cell for rows in found.tables for cell in rows[0])  # the names of the columns
     assert names["h1"] == names["main"] == names["nav"] == 1
     assert ("html", {"lang": "en"}) in found.elements
 
