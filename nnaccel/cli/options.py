@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from nnaccel.arguments import did_you_mean
 
+OF_EITHER = "a file that nnaccel train wrote, or that an estimator has saved"
 READ = "By default as the content of the file suggests; docs/tables.md has the rules."
 
 
@@ -84,6 +85,8 @@ def data_options(group: Any) -> None:
     option(group, "plot", metavar="FILE",
            help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
     option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")
+    option(group, "report", metavar="FILE",
+           help="tell of the run there, on one .html page: scores, curves, columns")  # fmt: skip
 
 
 def checkpoint_options(group: Any) -> None:
@@ -200,16 +203,18 @@ def device_option(parser: Any) -> None:
     )
 
 
-def model_option(parser: Any) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
+def model_option(parser: Any, help: str = "a file that nnaccel train wrote") -> None:
+    parser.add_argument("model", metavar="MODEL", help=help)
 
 
 def explain_options(parser: Any) -> None:
     from nnaccel.tabular.importance import SCORES
 
-    model_option(parser)
+    model_option(parser, OF_EITHER)
     parser.add_argument("file", metavar="FILE",
                         help="rows with their target, or any rows for --row")  # fmt: skip
+    option(parser, "target", nargs="+", metavar="COLUMN",
+           help="the target, where MODEL is of an estimator and does not name it")  # fmt: skip
     group = parser.add_argument_group("the columns")
     option(group, "score", choices=tuple(SCORES),
            help="that a shuffle harms (default: accuracy or r2)")  # fmt: skip
@@ -233,7 +238,7 @@ def explain_options(parser: Any) -> None:
 def export_options(parser: Any) -> None:
     from nnaccel.export.formats import FORMATS
 
-    model_option(parser)
+    model_option(parser, OF_EITHER)
     parser.add_argument("file", metavar="FILE",
                         help="to write: .onnx, .py (NumPy alone), .pt (PyTorch)")  # fmt: skip
     option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")

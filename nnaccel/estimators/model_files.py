@@ -1,4 +1,4 @@
-"""Estimators in model files: what `save` of an estimator adds to a network, and its way back.
+"""Estimators in files: what `save` adds to a network, its way back, and exports for others.
 
 The file is that of `training/model_file.py`. In its `extra`, as plain data of a closed schema, are
 the parameters of the constructor, the classes, and the curves. Nothing is unpickled.
@@ -80,6 +80,29 @@ class ModelFiles:
         check_is_fitted(self)
         write(path, self)
 
+    def export(self, path: str | Path, format: str | None = None) -> None:
+        """Write the fitted network as a file that others run without nnaccel.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file is replaced at once or not at all.
+        format : {"onnx", "numpy", "torch"}, optional
+            The graph of `to_onnx`; a Python file with `predict` and, of a classifier,
+            `predict_proba`, which needs NumPy alone; the network as `torch.nn.Sequential`, which
+            gives logits. None: as the suffix says, .onnx, .py or .pt.
+        """
+        from nnaccel.estimators.matrix_model import matrix_model
+        from nnaccel.export.formats import export, format_of
+        from nnaccel.files import write as write_file
+
+        check_is_fitted(self)
+        estimator: Any = self
+        if format_of(path, format) == "onnx":
+            write_file(path, estimator.to_onnx().SerializeToString())
+        else:
+            export(matrix_model(self), path, format)
+
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> Any:
         """The estimator that `save` wrote.
@@ -126,8 +149,8 @@ def write(path: str | Path, estimator: Any) -> None:
     model_file.save(path, network, params, loss=plan.loss, extra=extra, vectors=vectors)
 
 
-def read(path: str | Path, cls: type) -> Any:
-    """The estimator in a model file; ValueError for a file of another kind or class.
+def read(path: str | Path, *classes: type) -> Any:
+    """The estimator in a model file; ValueError for a file of another kind, or none of the classes.
 
     Its parts have been checked by themselves and against each other: it predicts.
     """
@@ -136,9 +159,10 @@ def read(path: str | Path, cls: type) -> Any:
         if "features" in found.extra:
             raise ValueError("it holds the model of a table; read it with nnaccel.Model.load")
         extra = check({"memory": None, **found.extra}, FIELDS, "the estimator")
-        if extra["estimator"] != cls.__name__:
-            raise ValueError(f"it holds an {extra['estimator']}, not an {cls.__name__}")
-        estimator = _unfitted(cls, extra["parameters"])
+        known = {cls.__name__: cls for cls in classes}
+        if extra["estimator"] not in known:
+            raise ValueError(f"it holds an {extra['estimator']}, not an {' or '.join(known)}")
+        estimator = _unfitted(known[extra["estimator"]], extra["parameters"])
         _fill(estimator, found, extra)
     except ValueError as error:
         raise ValueError(f"{path}: not an estimator that can be used: {reason(error)}") from None

@@ -27,6 +27,7 @@ from sklearn.utils import _array_api, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nnaccel.devices.device import Device, device_of, dtype_name, prepare, select
+from nnaccel.estimators.documentation import Documented
 from nnaccel.estimators.example_weights import Weights, check_weights
 from nnaccel.estimators.fit_plan import NOT_FINITE, Examples, FitPlan
 from nnaccel.estimators.held_out import held_out_of
@@ -77,7 +78,7 @@ LINKS = {
 }
 
 
-class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
+class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator):
     """Base of the two estimators; they add what is particular to their targets."""
 
     hidden_layer_sizes: Any

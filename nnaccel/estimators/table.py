@@ -27,6 +27,7 @@ from sklearn.utils.validation import (
 )
 
 from nnaccel.devices.device import select
+from nnaccel.estimators.documentation import Documented
 from nnaccel.estimators.parameters import keep_parameters
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.features import fit_features
@@ -63,7 +64,7 @@ def _column(values: np.ndarray) -> Any:
         return pa.array(texts, pa.large_string())
 
 
-class _OfTables(BaseEstimator):
+class _OfTables(Documented, BaseEstimator):
     """What the estimators of tables share: how they know the columns of X."""
 
     drop: Any

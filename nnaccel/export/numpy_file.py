@@ -13,7 +13,7 @@ import numpy as np
 
 from nnaccel import __version__
 from nnaccel.devices.device import to_host
-from nnaccel.export import numpy_functions
+from nnaccel.export import numpy_functions, numpy_matrix
 from nnaccel.export.columns import HOLDS, kinds_of
 from nnaccel.export.sources import WIDTH, assigned, sources_of
 from nnaccel.maths.activations import identity
@@ -21,7 +21,7 @@ from nnaccel.maths.layers import BatchNorm, Dense, Dropout, LayerNorm, Piecewise
 from nnaccel.maths.layers.layer_norm import layer_norm
 from nnaccel.maths.network import layout
 from nnaccel.tabular.dates import PARTS
-from nnaccel.tabular.encoding import Categorical, Features
+from nnaccel.tabular.encoding import Categorical, Features, Matrix
 from nnaccel.tabular.scaling import bend
 from nnaccel.tabular.several_targets import Targets, columns_of
 from nnaccel.tabular.targets import Target
@@ -39,26 +39,28 @@ def numpy_file(model: "Model", name: str = "model") -> str:
     """
     calls = Calls()
     params = to_host(model.params)
-    calls.needs(numpy_functions.numbers, numpy_functions.texts, numpy_functions.one_hot, bend)
-    own = [
-        *_predictions(model.target, model.network.n_outputs),
-        _outputs(model, calls),
-        _network(model, calls),
-        WEIGHTS_OF,
-        ENCODE.format(D=model.network.n_inputs, dtype=params.dtype),
-    ]
+    if isinstance(model.features, Matrix):
+        heading, predictions = numpy_matrix.heading(model, name), numpy_matrix.predictions(model)
+        outputs, encode = _outputs(model, calls, "X", f"np.asarray(X, np.{params.dtype})"), []
+    else:
+        calls.needs(numpy_functions.numbers, numpy_functions.texts, numpy_functions.one_hot, bend)
+        heading = _heading(model, name)
+        predictions = _predictions(model.target, model.network.n_outputs)
+        outputs = _outputs(model, calls, "table", "encode(table)")
+        encode = [ENCODE.format(D=model.network.n_inputs, dtype=params.dtype)]
+    own = [*predictions, outputs, _network(model, calls), WEIGHTS_OF, *encode]
     data = "\n".join(_data(model, calls))
     found = sources_of(calls.functions)
     if taken := OWN & {*found.names}:
         raise ValueError(f"what an activation calls {min(taken)!r} is something else in the file")
-    imports = "\n".join(["import base64", *found.imports])
+    imports = "\n".join(sorted({"import base64", "import numpy as np", *found.imports}))
     parts = [
-        _heading(model, name),
+        heading,
         f"from __future__ import annotations\n\n{imports}\n\nArray = Namespace = object",
-        f"# How the table is encoded, and what is predicted\n\n{data}",
+        *([f"# How the table is encoded, and what is predicted\n\n{data}"] if data else []),
         *(f"\n{text}" for text in own),
         "\n# What these functions are made of",
-        "\n".join(found.constants),
+        *(["\n".join(found.constants)] if found.constants else []),
         *(f"\n{text}" for text in found.functions),
         "\n# The parameters of the network" + "s, a row each" * (params.ndim == 2),
         _weights(params),
@@ -128,7 +130,7 @@ NETWORK = '''def network(X):
 {lines}
     return A'''
 
-OUTPUTS = '''def outputs(table):
+OUTPUTS = '''def outputs({rows}):
     """What the network says of each row (N, {n}){mean}."""
     with np.errstate(all="ignore"):
         A = {call}.astype(np.float64)
@@ -155,6 +157,9 @@ def _heading(model: "Model", name: str) -> str:
 def _data(model: "Model", calls: Calls) -> Iterator[str]:
     """The assignments of what is known of the table and the target."""
     features = model.features
+    if isinstance(features, Matrix):
+        yield from numpy_matrix.data(model)
+        return
     yield "# column, codes for missing, part, center, scale, whether bent, with an indicator"
     yield assigned("NUMBERS", [*_numbers(features)])
     yield "\n# column, levels, whether missing and other values have a state of their own"
@@ -240,12 +245,14 @@ def _call(layer: Any, arrays: list[str], calls: Calls, number: str) -> str:
     )
 
 
-def _outputs(model: "Model", calls: Calls) -> str:
+def _outputs(model: "Model", calls: Calls, rows: str, encoded: str) -> str:
+    """The function of the outputs.   rows: the name of its argument.   encoded: as X (N, D)."""
     several = model.members > 1
     return OUTPUTS.format(
         n=model.network.n_outputs,
         mean=f", the mean of {model.members} networks" * several,
-        call=calls.to(model.loss.link, "network(encode(table))"),
+        rows=rows,
+        call=calls.to(model.loss.link, f"network({encoded})"),
         of_all=".mean(axis=0)" * several,
     )
 

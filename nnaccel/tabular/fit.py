@@ -28,7 +28,7 @@ from nnaccel.tabular.members import (
     with_both,
 )
 from nnaccel.tabular.model import Model, scoring_of
-from nnaccel.tabular.preparation import prepared
+from nnaccel.tabular.preparation import Prepared, prepared
 from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
@@ -71,8 +71,13 @@ class Fit:
         How many networks there are of each kind, and the rows of their folds, if any.
     chosen : str
         The kind that the out-of-fold loss has chosen, "" before `model`.
+    unseen : ndarray or None
+        As `Model.outputs`, of each training row by the network that has not seen it; None without
+        folds, and before `model`.
     rows : dict of int
         How many rows train, validate and test.
+    source, structure
+        The name of the table, and how its text is laid out if it is delimited text.
     hint : str
         Why whole numbers are classes or quantities where that was guessed, and what changes it.
     """
@@ -107,6 +112,7 @@ class Fit:
         self.settings = settings = kinds[-1]
         self.features, self.target, self.hint = made.features, made.target, made.hint
         self.rows, self._made, self._weights = made.n_rows, made, made.weights
+        self.source, self.structure = examples.source, examples.structure
         Y, one = made.Y, self.target if isinstance(self.target, Target) else None
         self.members = settings.members or 1
         self.folds = None
@@ -132,6 +138,7 @@ class Fit:
         self.network = self.branches[-1].run.network
         self._current = 0  # the branch that trains
         self.chosen = ""
+        self.unseen: np.ndarray | None = None
 
     def _branch(
         self,
@@ -255,6 +262,11 @@ class Fit:
         )
 
     @property
+    def prepared(self) -> Prepared:
+        """The rows that train, validate and test, split, encoded and weighed."""
+        return self._made
+
+    @property
     def history(self) -> list[dict[str, float]]:
         """The scores of the epochs of the last kind of networks."""
         return self.branches[-1].history
@@ -338,7 +350,8 @@ class Fit:
         if self._wants_both and BOTH in logits:
             kind = BOTH
         trained = next((each for each in found if each.kind == kind), None) or joined(*found)
-        return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
+        outputs = self.unseen = self.target.outputs(loss.link(logits[kind], xp=np))
+        return trained, self._scores_of_folds(outputs)
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
         """The out-of-fold scores that are one number, and their standard deviation over folds."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnaccel.arguments import at_least, did_you_mean, find
-from nnaccel.devices.device import Device
+from nnaccel.devices.device import Device, dtype_name
 from nnaccel.export.columns import inputs_of, kinds_of
 from nnaccel.tabular.several_targets import columns_of, is_second
 from nnaccel.tabular.swaps import Swaps
@@ -71,14 +71,32 @@ def permutation_importance(
     Source: Breiman (2001), Machine Learning 45, section 10.
     """
     at_least(1, repeats=repeats)
-    chosen = score_of(model, score)
-    truth = model.target.encode(y)
+    score_of(model, score)  # what is wrong with it is said before the table is read
+    Y = model.target.encode(y)
+    X = model.features.transform(data, dtype_name(model.params))
+    if len(Y) != len(X):
+        raise ValueError(f"y must have a value for each of the {len(X):,} rows, got {len(Y):,}")
+    how = {"score": score, "repeats": repeats, "seed": seed, "weights": weights, "device": device}
+    return importance_of_encoded(model, X, Y, **how)
+
+
+def importance_of_encoded(
+    model: "Model",
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    score: str | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    device: Device | None = None,
+) -> Importance:
+    """`permutation_importance` of rows that are encoded already: X (N, D), and their targets Y (N,)
+    or (N, K) as `Target.encode` gives them."""
+    chosen, truth, N = score_of(model, score), Y, len(X)
     if model.target.task == "regression":
-        truth = model.target.outputs(truth.reshape(len(truth), -1))
-    swaps = Swaps(model, data, device)
-    N = len(swaps.X)
-    if len(truth) != N:
-        raise ValueError(f"y must have a value for each of the {N:,} rows, got {len(truth):,}")
+        truth = model.target.outputs(Y.reshape(N, -1))
+    swaps = Swaps(model, X, device)
     w = np.ones(N) if weights is None else np.asarray(weights, dtype=np.float64)
     [(_, outputs)] = swaps.outputs(swaps.columns[:1], np.arange(N)[None])
     [baseline] = chosen.values(truth, outputs, w)
@@ -243,7 +261,7 @@ def partial_dependence(
     ValueError for a table that does not fit, and for columns that the model does not use.
     Source: Friedman (2001), Annals of Statistics 29, section 8.2.
     """
-    swaps = Swaps(model, data, device)
+    swaps = Swaps(model, model.features.transform(data, dtype_name(model.params)), device)
     if unknown := [name for name in columns if name not in swaps.columns]:
         raise ValueError(
             f"the model uses no column named {unknown[0]!r}; it uses {listing(swaps.columns)}"

@@ -216,7 +216,8 @@ class Model(NamedTuple):
         if "estimator" in saved.extra:
             raise ValueError(
                 f"{path}: not a model of a table: it holds an estimator; read it in Python, with "
-                "nnaccel.MLPClassifier.load or MLPRegressor.load"
+                "nnaccel.MLPClassifier.load or MLPRegressor.load, or give it to nnaccel export or "
+                "explain"
             )
         try:
             if saved.vectors:

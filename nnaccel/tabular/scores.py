@@ -1,6 +1,7 @@
 """How good predictions are, by scikit-learn's metrics, beside the best constant prediction."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,36 @@ ALWAYS = " of always "  # between a score and the constant prediction that has i
 OUT_OF_FOLD, SPREAD = "out-of-fold ", ", spread"  # in a model file
 
 SHOWN_CLASSES = 20  # up to which each class has scores of its own
+
+
+class Compared(NamedTuple):
+    """A score beside that of the best constant prediction, where that is known: of always `which`,
+    such as "the mean"."""
+
+    name: str
+    value: float
+    constant: float | None = None
+    which: str = ""
+
+
+def beside_constant(scores: Mapping[str, float]) -> Iterator[Compared]:
+    """Each score that is a number, with that of the constant prediction."""
+    constants: dict[str, tuple[float | None, str]] = {}
+    for name, value in scores.items():
+        what, _, which = name.partition(ALWAYS)
+        constants.setdefault(what, (None, ""))
+        if which:
+            constants[what] = value, which
+    for name, value in scores.items():
+        if ALWAYS not in name:
+            yield Compared(name, value, *constants[name])
+
+
+def unseen_of(scores: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
+    """The out-of-fold scores of a model, each with its standard deviation over the folds."""
+    for name, value in scores.items():
+        if name.startswith(OUT_OF_FOLD) and not name.endswith(SPREAD):
+            yield name.removeprefix(OUT_OF_FOLD), value, scores.get(name + SPREAD, 0.0)
 
 
 def scores_of(

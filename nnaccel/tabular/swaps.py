@@ -9,11 +9,11 @@ many swaps as one matrix, a block at a time.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nnaccel.devices.device import Device, device_of, dtype_name, to_host
+from nnaccel.devices.device import Device, device_of, to_host
 from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths.layers import Chain, Dense, PiecewiseLinear
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
@@ -66,13 +66,12 @@ class Swaps:
     """The rows of a table, encoded, and a model that predicts them with one column swapped.
 
     columns: those of the table that the model uses.   X: the encoded rows (N, D), on the host.
-    ValueError for a table that does not fit the model.
     """
 
-    def __init__(self, model: "Model", data: Any, device: Device | None = None) -> None:
+    def __init__(self, model: "Model", X: np.ndarray, device: Device | None = None) -> None:
         self.model = model
         self.columns = [*model.features.places]
-        self.X = model.features.transform(data, dtype_name(model.params))
+        self.X = X
         self._front = Front.of(model)
         mixing = model.network.layers[self._front.n]
         self._activation = mixing.activation if isinstance(mixing, Dense) else None
