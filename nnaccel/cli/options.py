@@ -150,8 +150,8 @@ def network_options(group: Any) -> None:
 
 def training_options(group: Any) -> None:
     named_option(group, "loss", help="what to minimise")
-    option(group, "quantile", type=float, metavar="SHARE",
-           help="that the loss pinball estimates")  # fmt: skip
+    option(group, "quantile", type=float, nargs="+", metavar="SHARE",
+           help="that is estimated, by the loss pinball; several at once")  # fmt: skip
     option(group, "label_smoothing", type=float, metavar="SHARE",
            help="of the targets of softmax_cross_entropy")  # fmt: skip
     option(group, "class_weight", choices=("balanced",), help="let all classes count alike")

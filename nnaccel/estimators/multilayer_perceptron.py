@@ -74,6 +74,7 @@ LINKS = {
     losses.sigmoid: "logistic",
     losses.identity: "identity",
     losses.exponential: "exp",
+    losses.ascending: "identity",
 }
 
 
@@ -98,6 +99,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
     nesterovs_momentum: bool
     early_stopping: bool
     validation_fraction: float
+    scoring: Any
     beta_1: float
     beta_2: float
     epsilon: float
@@ -146,6 +148,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         """Predicted codes from logits."""
         raise NotImplementedError
 
+    def _labels(self, codes: np.ndarray) -> np.ndarray:
+        """Codes as the targets that they stand for."""
+        return codes
+
     def _targets(self, codes: np.ndarray) -> np.ndarray:
         """Codes as the loss takes them."""
         return codes
@@ -154,8 +160,11 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         raise NotImplementedError
 
     def _out_activation(self) -> str:
-        """scikit-learn's name of the inverse link of the loss."""
-        return LINKS[self._loss().link]
+        """scikit-learn's name of the inverse link of the loss, or the function's own."""
+        loss = self._loss()
+        return (
+            loss.link.__name__ if loss.n_outputs > 1 else LINKS.get(loss.link, loss.link.__name__)
+        )
 
     def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
         """How much each example counts, everything considered."""

@@ -17,6 +17,7 @@ from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.branch import Branch
 from nnaccel.tabular.calibration import HeldOut, can_calibrate
+from nnaccel.tabular.estimates import outputs_of
 from nnaccel.tabular.members import (
     BOTH,
     Edges,
@@ -146,7 +147,7 @@ class Fit:
         """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
         X, Y = self._made.X, self._made.Y
         N, K = len(X), self.members
-        n_outputs = self.target.n_outputs(self.loss.targets.kind)
+        n_outputs = self.target.n_outputs(self.loss.targets.kind) * self.loss.n_outputs
         edges = edges if settings.numbers == "piecewise" else ()
         even = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
         network, loss, optimizer = build(even, X.shape[1], n_outputs, N, edges)
@@ -338,7 +339,8 @@ class Fit:
         if self._wants_both and BOTH in logits:
             kind = BOTH
         trained = next((each for each in found if each.kind == kind), None) or joined(*found)
-        return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
+        outputs = outputs_of(self.target, loss, loss.predict(logits[kind], xp=np))
+        return trained, self._scores_of_folds(outputs)
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
         """The out-of-fold scores that are one number, and their standard deviation over folds."""
