@@ -162,6 +162,9 @@ def training_options(group: Any) -> None:
     option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
     option(group, "early_stopping", type=int, metavar="EPOCHS",
            help="stop after so many without a better validation loss; 0: never")  # fmt: skip
+    option(group, "scoring", metavar="NAME",
+           help="of scikit-learn's scorers, such as roc_auc or neg_mean_absolute_error, by which "
+           "the best epoch is told")  # fmt: skip
     option(group, "weight_decay", type=float, metavar="RATE", help="decoupled, as in AdamW")
     option(group, "l2", type=float, metavar="FACTOR", help="of the penalty l2/2 |W|^2")
     option(group, "clip_norm", type=float, metavar="NORM",

@@ -188,6 +188,7 @@ class _TableModel(_OfTables):
     device: str | None
     kernels: bool | str
     verbose: Any
+    scoring: Any
     model_: Model
 
     def _fit(self, table: Any, y: Any, sample_weight: Any, task: str) -> Self:
@@ -196,6 +197,7 @@ class _TableModel(_OfTables):
         if sample_weight is not None:
             rows = np.empty((table.num_rows, 1))
             weights = _check_sample_weight(on_host(sample_weight), rows, dtype=np.float64)
+        scorer: Any = self.scoring if callable(self.scoring) else None
         fit = Fit(
             Examples("table", table, y, "y", None, task, None, weights=weights),
             self._settings(task),
@@ -203,6 +205,7 @@ class _TableModel(_OfTables):
             rules=self._rules(),
             test_fraction=0,
             kernels=self.kernels,
+            scorer=scorer,
         )
         for epoch in fit:
             if self.verbose:
@@ -213,6 +216,10 @@ class _TableModel(_OfTables):
 
     def _settings(self, task: str) -> Settings:
         values = {n: getattr(self, n) for n in Settings.__dataclass_fields__ if hasattr(self, n)}
+        if callable(self.scoring):
+            values["scoring"] = "loss"  # `Fit` has the function
+        elif self.scoring is None:
+            values["scoring"] = "r2" if task == "regression" else "accuracy"
         if isinstance(values.get("class_weight"), dict):
             values["class_weight"] = None  # they are in the weights of the rows
         for name in ("hidden", "activation"):
@@ -308,7 +315,11 @@ class TableClassifier(ClassifierMixin, _TableModel):
     batch_size, epochs : int or None, default=None
         Rows of a minibatch, and passes over the rows.
     early_stopping : int, default=0
-        Epochs without a better validation loss after which to stop; 0 for never.
+        Epochs without a better validation loss, or score, after which to stop; 0 for never.
+    scoring : str, callable or None, default="loss"
+        What the best epoch is told by, on rows that the network has not seen: "loss", a name of
+        `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
+        numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
         Of the rows, set aside to find the best epoch; 0 for none.
     weight_decay : float or None, default=None
@@ -384,6 +395,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         batch_size: int | None = None,
         epochs: int | None = None,
         early_stopping: int = 0,
+        scoring: Any = "loss",
         validation_fraction: float | None = None,
         weight_decay: float | None = None,
         l2: float = 0.0,
@@ -487,7 +499,11 @@ class TableRegressor(RegressorMixin, _TableModel):
     batch_size, epochs : int or None, default=None
         Rows of a minibatch, and passes over the rows.
     early_stopping : int, default=0
-        Epochs without a better validation loss after which to stop; 0 for never.
+        Epochs without a better validation loss, or score, after which to stop; 0 for never.
+    scoring : str, callable or None, default="loss"
+        What the best epoch is told by, on rows that the network has not seen: "loss", a name of
+        `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
+        numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
         Of the rows, set aside to find the best epoch; 0 for none.
     weight_decay : float or None, default=None
@@ -560,6 +576,7 @@ class TableRegressor(RegressorMixin, _TableModel):
         batch_size: int | None = None,
         epochs: int | None = None,
         early_stopping: int = 0,
+        scoring: Any = "loss",
         validation_fraction: float | None = None,
         weight_decay: float | None = None,
         l2: float = 0.0,

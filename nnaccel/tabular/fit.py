@@ -32,6 +32,7 @@ from nnaccel.tabular.model import Model, scoring_of
 from nnaccel.tabular.preparation import prepared
 from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
+from nnaccel.tabular.scoring import Scorer, score_of_epoch, scorer_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
@@ -89,11 +90,13 @@ class Fit:
         kernels: bool | str = True,
         keeps: bool = False,
         after: Checkpoint | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         """Split and encode the examples, in memory or on the disk, and build the networks.
 
         keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
-        interrupted.   after: what `save` has written: the run goes on from there.
+        interrupted.   after: what `save` has written: the run goes on from there.   scorer:
+        `scorer(estimator, X, y)` in the place of `Settings.scoring`, see `scoring`.
         ValueError for data or settings from which nothing can be learned, for test data that do not
         fit, and for a checkpoint of another run.
         """
@@ -103,6 +106,7 @@ class Fit:
             made = examples.prepared(settings, rules, test_fraction)
         else:
             made = prepared(examples, settings, rules, test_fraction)
+        self._scorer = scorer or scorer_of(settings.scoring)
         self._wants_both = settings.numbers == BOTH
         kinds = made.kinds
         self.settings = settings = kinds[-1]
@@ -186,17 +190,20 @@ class Fit:
             after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
-        unseen = self._unseen(held_out) if classifies else []
-        validated = held_out is not None
+        validated, score = held_out is not None, None
+        unseen = self._unseen(held_out) if validated and (classifies or self._scorer) else []
+        if self._scorer and validated:
+            score = score_of_epoch(self._scorer, run, self.target, unseen)
         return Branch(
             settings,
             run,
             begun,
-            unseen,
+            unseen if classifies else [],
             validated=validated,
             unit=self.unit,
             keeps=keeps,
             after=after,
+            score=score,
         )
 
     def _identity_of(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nnaccel.tabular.importance import Importance
 
 SHOWN = 5  # columns and scores in a summary
-HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
+HISTORY = ("loss", "metric", "validation_loss", "validation_metric", "validation_score")
 
 
 class Model(NamedTuple):

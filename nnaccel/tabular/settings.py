@@ -22,6 +22,7 @@ from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.tabular.estimates import check_estimates
+from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import check_loss
 
 SMALL = 2000  # rows below which one network has none set aside: all are needed for training
@@ -38,6 +39,7 @@ class Settings:
 
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
+    scoring: what the best epoch is told by: "loss", or a name of scikit-learn's scorers.
     validation_fraction: of the training rows, set aside to find the best epoch; 0 for none.
     numbers: how the network is given numbers: "plain" as one input each, "piecewise" with their
     piecewise linear encoding beside it, "both" as the mean of networks of either kind.
@@ -66,6 +68,7 @@ class Settings:
     batch_size: int | None = None
     epochs: int | None = None
     early_stopping: int = 0
+    scoring: str = "loss"
     validation_fraction: float | None = None
     weight_decay: float | None = None
     l2: float = 0.0
@@ -94,9 +97,13 @@ class Settings:
         object.__setattr__(self, "optimizer", optimizers.canonical(self.optimizer))
         check_precision(self.precision, self.dtype)
         several = (self.members or 1) > 1 or self.numbers == "both"
-        if self.early_stopping and self.validation_fraction == 0 and not several:
+        if self.scoring != "loss":
+            known = import_extra("sklearn.metrics").get_scorer_names()
+            find("scoring", self.scoring, dict.fromkeys(["loss", *known]))
+        if self.is_judged and self.validation_fraction == 0 and not several:
             raise ValueError(
-                "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
+                f"{'early_stopping' if self.early_stopping else 'scoring'} needs rows to tell by; "
+                "leave validation_fraction out, or above 0"
             )
         if several and self.validation_fraction:
             raise ValueError(
@@ -107,6 +114,11 @@ class Settings:
             raise ValueError("numbers 'both' is a mean of several networks; set members above 1")
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether rows are needed by which the epochs are judged."""
+        return self.early_stopping > 0 or self.scoring != "loss"
 
     def _make_plain(self) -> None:
         """Checks the range of numbers, and makes them Python's own, as a model file needs them."""
@@ -212,6 +224,11 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
             f"quantile is for numbers, and the target has {n_classes} classes; leave it out, or "
             "set task to regression"
         )
+    if isinstance(settings.quantile, tuple) and settings.scoring != "loss":
+        raise ValueError(
+            f"scoring {settings.scoring!r} is of one prediction for each target, and there are "
+            f"{len(settings.quantile)} quantiles; leave it out"
+        )
     hidden = settings.hidden
     if hidden is None:
         hidden = (128, 64) if small else (256, 128, 64)
@@ -270,10 +287,10 @@ def even_batch(batch_size: int, N: int) -> int:
 
 def validation_fraction(settings: Settings, N: int) -> float:
     """The fraction of N rows to set aside: the given one; else 15 %, at most 5,000 rows, or none of
-    fewer than 2,000 rows without early stopping."""
+    fewer than 2,000 rows, unless the epochs are to be judged."""
     if settings.validation_fraction is not None:
         return settings.validation_fraction
-    if N < SMALL and not settings.early_stopping:
+    if N < SMALL and not settings.is_judged:
         return 0.0
     return min(0.15, 5000 / N)
 
