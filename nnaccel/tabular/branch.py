@@ -75,8 +75,10 @@ class Branch:
             shown = {name: float(np.mean(value)) for name, value in scores.items()}
             # An interruption finds the epoch, the best one and their number together.
             kept = epoch.copy() if self._copies else epoch
-            extra = {"validation_score": float(np.mean(self._stopping.value))}
-            self._history.append(shown | extra if self._has_score else shown)
+            row = dict(shown)
+            if self._has_score:
+                row["validation_score"] = float(np.mean(self._stopping.value))
+            self._history.append(row)
             self._done = Done(kept, self._stopping.kept, len(self._history))
             yield replace(epoch, **shown)
 

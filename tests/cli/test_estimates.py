@@ -72,6 +72,18 @@ def test_what_is_wrong_is_said_in_a_line(error, run, table):
     )
 
 
+def test_the_best_epoch_by_a_score(run, error, table):
+    train = ("train", table, "--target", "y", *QUICK)
+    run(*train, "--members", "2", "--scoring", "r2", "--output", "m")
+    assert "validation score" in run("inspect", "m")
+    found = error(*train, "--scoring", "roc_aux")
+    assert found.startswith("--scoring must be one of loss, accuracy, ")
+    assert found.endswith("got 'roc_aux'; did you mean 'roc_auc'?")
+    assert error(*train, "--scoring", "r2", "--quantile", "0.1", "0.9") == (
+        "scoring 'r2' is of one prediction for each target, and there are 2 quantiles; leave it out"
+    )
+
+
 def test_a_column_to_copy_may_not_be_one_of_predictions(error, run, table):
     run("train", table, "--target", "y", "--quantile", "0.1", "0.9", *QUICK, "--output", "m")
     write("e.csv", {"x": [1.0, 2.0], "y_q0.1": [1, 2]})

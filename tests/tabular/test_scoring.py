@@ -14,6 +14,7 @@ from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import Examples
 from nnaccel.tabular.tables import as_table
+from nnaccel.training import checkpoint
 
 N = 120
 rng = np.random.default_rng(0)
@@ -79,6 +80,20 @@ def test_it_stops_early():
     how = {"members": 2, "early_stopping": 2}
     _, model = trained(NUMBERS, lambda estimator, X, y: next(calls), **how)
     assert len(model.history) == 3
+
+
+def test_a_run_that_goes_on_is_that_of_one_without_a_break(tmp_path):
+    settings = Settings(**QUICK | {"members": 2, "scoring": "r2"})
+    examples = Examples("t", as_table(COLUMNS), NUMBERS, "y", None, "auto", None)
+    whole = Fit(examples, settings, test_fraction=0, keeps=True)
+    for epoch in whole:
+        if epoch.number == 3:
+            whole.save(tmp_path / "c")
+    rest = Fit(examples, settings, test_fraction=0, after=checkpoint.load(tmp_path / "c"))
+    assert len(list(rest)) == 3
+    assert rest.best == whole.best
+    np.testing.assert_array_equal(rest.model().params, whole.model().params)
+    assert rest.model().history == whole.model().history
 
 
 def test_a_scorer_sees_units_and_weights():
