@@ -381,11 +381,11 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
             raise ValueError(
                 f"quantile={self.quantile!r} is for loss='pinball', got loss={self.loss!r}"
             )
-        if self._loss().levels and has_scorer(self):
+        if self._loss().levels and has_scorer(self) and isinstance(self.scoring, str):
             raise ValueError(
                 f"scoring={self.scoring!r} is of one prediction for each target, and there are "
-                f"{self._loss().n_outputs} quantiles; use scoring='loss', or None for R^2 of the "
-                "one next to the median"
+                f"{self._loss().n_outputs} quantiles; use scoring='loss', None for R^2 of the one "
+                "next to the median, or a function (estimator, X, y)"
             )
 
     def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:

@@ -97,7 +97,7 @@ class Loss(NamedTuple):
     def levels(self) -> tuple[float, ...]:
         """The values of the option that has one for each output, where there are several: the
         quantiles of "pinball". Else ()."""
-        value = dict(self.options).get(self.outputs)  # pyright: ignore
+        value = dict(self.options).get(str(self.outputs))
         return value if isinstance(value, tuple) else ()
 
     @property
@@ -119,8 +119,8 @@ class Loss(NamedTuple):
         """
         check_options(f"loss {self.name!r}", self.function, options)
         check_ranges(RANGES, dict(freeze(options)))
-        if self.outputs in options:
-            check_levels(str(self.outputs), dict(freeze(options))[str(self.outputs)])
+        if (name := str(self.outputs)) in options:
+            check_levels(name, dict(freeze(options))[name])
         return self._replace(options=freeze(dict(self.options) | options))
 
 

@@ -37,8 +37,8 @@ def of_normal(truth: np.ndarray, A: np.ndarray) -> Terms:
 
     Its negative log likelihood in nats; CRPS, the continuous ranked probability score, in the units
     of the target; coverage, whether the truth is in the interval around the mean that should hold
-    50 and 90 % of the rows. Source of CRPS: Gneiting, Raftery (2007), J. Am. Stat. Assoc. 102, p.
-    367.
+    50 and 90 % of the rows. Source of CRPS: Gneiting, Raftery (2007), J. Am. Stat. Assoc. 102,
+    section 4.2.
     """
     special = import_extra("scipy.special")
     mean, std = A[:, 0], A[:, 1]

@@ -29,6 +29,15 @@ def check_estimates(loss: Loss) -> None:
         )
 
 
+def check_names(target: Target | Targets, loss: Loss) -> None:
+    """ValueError where two columns of predictions would have the same name."""
+    names = [name for one in target.names for name in names_of(one, loss)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two columns of predictions would be called {twice[0]!r}, as a target is; rename it"
+        )
+
+
 def names_of(name: str, loss: Loss) -> list[str]:
     """The columns of a target: `y`, or one for each estimate."""
     if has_deviation(loss):

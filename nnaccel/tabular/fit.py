@@ -17,7 +17,7 @@ from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.branch import Branch
 from nnaccel.tabular.calibration import HeldOut, can_calibrate
-from nnaccel.tabular.estimates import outputs_of
+from nnaccel.tabular.estimates import check_names, outputs_of
 from nnaccel.tabular.members import (
     BOTH,
     Edges,
@@ -120,6 +120,7 @@ class Fit:
             codes = np.arange(len(Y)) if several else Y
             self.folds = Folds.of(codes, self.members, settings.seed, not several)
         self.loss = loss_for(settings)
+        check_names(self.target, self.loss)
         self.metric: Metric = for_loss(self.loss)
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0

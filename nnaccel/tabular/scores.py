@@ -33,8 +33,8 @@ def scores_of(
     outputs: probabilities (N, K), or numbers (N,) in the units of the target; (N, P) of several
     estimates, see `estimates.outputs_of`.   weights: (N,), how much each row counts.   quantile:
     what the numbers are of, other than means.   has_deviation: whether they are a mean and a
-    standard deviation.   threshold: the
-    probability from which the second of two classes is predicted; None: the more probable one.
+    standard deviation.   threshold: the probability from which the second of two classes is
+    predicted; None: the more probable one.
 
     Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score;
     for two classes precision, recall, F1 and average precision of the second one, for several their
@@ -114,9 +114,8 @@ def _of_several_quantiles(
     terms = estimate_scores.of_quantiles(truth, A, levels)
     constant = np.tile(np.quantile(truth, levels), (len(truth), 1))
     always = estimate_scores.of_quantiles(truth, constant, levels)["pinball loss"]
-    return {name: float(np.average(term, weights=weights)) for name, term in terms.items()} | {
-        f"pinball loss{ALWAYS}the quantiles": float(np.average(always, weights=weights))
-    }
+    terms[f"pinball loss{ALWAYS}the quantiles"] = always
+    return {name: float(np.average(term, weights=weights)) for name, term in terms.items()}
 
 
 def _of_distributions(

@@ -103,10 +103,11 @@ class EncodedNetwork:
         return outputs_of(self._target, self._loss, self._raw(X))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The numbers (N,) or (N, K), the class numbers (N,), or the labels (N, K)."""
+        """The numbers (N,) or (N, K), with several quantiles (..., P), and of a mean with its
+        deviation the mean; the class numbers (N,), or the labels (N, K)."""
         outputs = outputs_of(self._target, self._loss, self._raw(X))
         if self._target.task == "regression":
-            return points_of(self._target, self._loss, outputs)
+            return outputs if self._loss.levels else points_of(self._target, self._loss, outputs)
         if self._target.task == "labels":
             return is_second(outputs).astype(np.int64)
         return outputs.argmax(axis=1)

@@ -53,16 +53,15 @@ class Scores:
         self.target, self.n_rows = target, 0
         self._threshold, self._right, self._weight = threshold, 0.0, 0.0
         columns = target.columns if isinstance(target, Targets) else (target,)
-        self._each = [
-            _Classes(one, threshold)
-            if one.classes
-            else _SeveralQuantiles(one, quantile)
-            if isinstance(quantile, tuple)
-            else _Distributions(one)
-            if has_deviation
-            else _Numbers(one, quantile)
-            for one in columns
-        ]
+
+        def scores_of(one: Target) -> Any:
+            if one.classes:
+                return _Classes(one, threshold)
+            if isinstance(quantile, tuple):
+                return _SeveralQuantiles(one, quantile)
+            return _Distributions(one) if has_deviation else _Numbers(one, quantile)
+
+        self._each = [scores_of(one) for one in columns]
 
     def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Rows with what the model says of them, their encoded targets Y (n,) or (n, K), and how

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score, train_test_split
 
 import nnaccel as nn
-from nnaccel import MLPClassifier, MLPRegressor, TableRegressor
+from nnaccel import MLPClassifier, MLPRegressor, TableClassifier, TableRegressor
 from nnaccel.devices.device import select
 from nnaccel.maths import losses
 from nnaccel.maths.activations import sigmoid
@@ -26,7 +26,7 @@ X = rng.uniform(-1, 1, (300, 3))
 NOISE = 0.3 + 0.2 * X[:, 1]
 Y = X[:, 0] + NOISE * rng.standard_normal(300)
 TWO = np.stack([Y, 3 - 10 * Y], axis=1)
-QUICK = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+QUICK = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, "kernels": "numpy"}
 LONG = QUICK | {"max_iter": 60, "learning_rate_init": 0.02}
 
 
@@ -107,6 +107,15 @@ def test_of_tables():
     with pytest.raises(ValueError, match="^return_std is for loss='gaussian', which estimates it, "
                        "got loss='squared_error'$"):  # fmt: skip
         TableRegressor(**how).fit(table, Y).predict(table, return_std=True)
+
+
+def test_a_loss_of_ones_own_for_tables():
+    how = {"members": 2, "numbers": "plain", "epochs": 8, "random_state": 0, "kernels": "numpy"}
+    table = {f"x{k}": X[:, k] for k in range(3)}
+    model = TableClassifier(loss=FOCAL, scoring="roc_auc", **how).fit(table, Y > 0)
+    assert model.score(table, Y > 0) > 0.8
+    assert model.model_.loss == FOCAL
+    assert clone(model).loss == FOCAL
 
 
 # A loss of one's own
@@ -203,6 +212,13 @@ def test_the_loss_is_a_score_too():
     quantiles = MLPRegressor("pinball", quantile=LEVELS, scoring="loss", **STOPPING).fit(X, Y)
     assert quantiles.best_validation_score_ == -min(quantiles.validation_loss_curve_)
 
+    def width(estimator, X, y):
+        low, _, high = estimator.predict(X).T
+        return -np.mean(high - low)
+
+    own = MLPRegressor("pinball", quantile=LEVELS, scoring=width, **STOPPING).fit(X, Y)
+    assert own.best_validation_score_ == max(own.validation_scores_) < 0
+
 
 @pytest.mark.parametrize("cls", [MLPRegressor, MLPClassifier])
 def test_the_default_is_the_score_of_the_estimator(cls):
@@ -263,7 +279,8 @@ def test_a_function_is_left_out_of_a_file_and_a_name_is_not(tmp_path):
          "loss 'focal' is for labels, and MLPRegressor predicts numbers; use MLPClassifier"),
         (MLPRegressor("pinball", quantile=LEVELS, early_stopping=True, scoring="r2"), Y,
          "scoring='r2' is of one prediction for each target, and there are 3 quantiles; use "
-         "scoring='loss', or None for R^2 of the one next to the median"),
+         "scoring='loss', None for R^2 of the one next to the median, or a function (estimator, X, "
+         "y)"),
         (MLPClassifier(loss=HUBER), Y > 0,
          "loss 'huber' must have the link sigmoid and targets nnaccel.losses.LABELS for two "
          "classes or labels, got the link identity and targets of the kind 'numbers'"),

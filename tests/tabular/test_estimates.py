@@ -338,6 +338,14 @@ def test_what_does_not_go_together_is_refused():
         loss_for(resolve(Settings(loss=own), 100, 0))
 
 
+def test_columns_of_one_name_are_refused():
+    two = pa.table({"y": Y, "y_std": Y + 1})
+    message = "two columns of predictions would be called 'y_std', as a target is; rename it"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        fitted(COLUMNS, two, name="y, y_std", loss="gaussian")
+    assert fitted(COLUMNS, two, name="y, y_std").target.names == ("y", "y_std")
+
+
 def test_a_loss_of_ones_own():
     loss = Loss("twice", lambda Z, Y, w=None, *, xp: squared_error(Z, Y, w, xp=xp))
     own = fitted(COLUMNS, Y, loss=loss)
