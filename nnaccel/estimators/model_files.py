@@ -184,7 +184,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
         estimator.feature_names_in_ = np.array(extra["feature_names"], dtype=object)
     _fill_classes(estimator, extra)
     sizes = [layer.units for layer in network.layers if isinstance(layer, Dense)][:-1]
-    if network_of(estimator, network.n_inputs, sizes) != network:
+    n_outputs = estimator.n_outputs_ * found.loss.n_outputs
+    if network_of(estimator, network.n_inputs, sizes, n_outputs) != network:
         raise ValueError("its network is not the one that its parameters describe")
     if (loss := estimator._loss()) != found.loss:
         raise ValueError(f"its parameters describe the loss {loss.name!r}, not {found.loss.name!r}")

@@ -211,9 +211,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         examples = Examples(X, self._encode(y), self._weigh(y, weights))
         rng = check_random_state(self.random_state)
         where = self._where(X)
-        network = network_of(self, X.shape[1], sizes)
+        loss = self._loss()
+        network = network_of(self, X.shape[1], sizes, self.n_outputs_ * loss.n_outputs)
         kernels = self.kernels if isinstance(self.kernels, str) else bool(self.kernels)
-        plan = FitPlan(network, self._loss(), where, self._dtype(X, where), kernels)
+        plan = FitPlan(network, loss, where, self._dtype(X, where), kernels)
         check_solver_precision(self.solver, self.precision, plan.dtype)
         self._is_placed = True
         with where.context():
@@ -259,7 +260,8 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
 
     def _network(self) -> Network:
         """The network whose parameters the fitted attributes are."""
-        return network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+        *hidden, n_outputs = (W.shape[1] for W in self.coefs_)
+        return network_of(self, self.n_features_in_, hidden, n_outputs)
 
     def _tree(self, network: Network, where: Device) -> Any:
         """The fitted attributes on a device, as the layers of the network take them."""

@@ -103,7 +103,7 @@ def layer_sizes(hidden_layer_sizes: Any) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def network_of(estimator: Any, n_features: int, sizes: list[int]) -> Network:
+def network_of(estimator: Any, n_features: int, sizes: list[int], n_outputs: int) -> Network:
     """The network of an estimator, with hidden layers of these sizes."""
     given = estimator.activation
     names = (given,) * len(sizes) if isinstance(given, str) else tuple(given)
@@ -114,7 +114,6 @@ def network_of(estimator: Any, n_features: int, sizes: list[int]) -> Network:
         )
     initializer = estimator.initializer or "glorot_uniform"
     rest = names, float(estimator.dropout), initializer
-    n_outputs = estimator.n_outputs_ * estimator._loss().n_outputs
     return network(n_features, tuple(sizes), n_outputs, *rest)
 
 

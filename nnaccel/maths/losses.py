@@ -97,7 +97,9 @@ class Loss(NamedTuple):
     def levels(self) -> tuple[float, ...]:
         """The values of the option that has one for each output, where there are several: the
         quantiles of "pinball". Else ()."""
-        value = dict(self.options).get(str(self.outputs))
+        if isinstance(self.outputs, int):
+            return ()
+        value = dict(self.options).get(self.outputs)
         return value if isinstance(value, tuple) else ()
 
     @property
@@ -108,8 +110,9 @@ class Loss(NamedTuple):
     def points(self, A: Array) -> Array:
         """The number (..., N, T) that a target is predicted as where there can be but one, from
         predictions A (..., N, P T): the quantile next to the median, else the first output."""
-        blocks = blocks_of(A, self.n_outputs)
-        return blocks[middle(self.levels) if self.levels else 0]
+        if self.n_outputs == 1:
+            return A
+        return blocks_of(A, self.n_outputs)[middle(self.levels) if self.levels else 0]
 
     def with_options(self, **options: Any) -> "Loss":
         """The same loss with other parameters: ``huber.with_options(delta=2.0)``.
