@@ -151,11 +151,11 @@ def test_the_quantiles_of_several_networks_are_averaged():
 def test_the_moments_of_a_mixture_are_those_of_a_sample_of_it(xp_device):
     means, variances = np.array([0.0, 1.0, 5.0]), np.array([1.0, 4.0, 0.25])
     rng = np.random.default_rng(0)
-    sample = rng.normal(means, np.sqrt(variances), (400_000, 3))
+    sample = rng.normal(means, np.sqrt(variances), (100_000, 3))
     A = np.stack([means, variances], axis=1)[:, None, :]
     found = xp_device.to_numpy(GAUSSIAN.pool(xp_device.asarray(A), xp=xp_device.xp))
     np.testing.assert_allclose(found, [[2.0, np.mean(variances) + np.var(means)]], rtol=1e-14)
-    np.testing.assert_allclose(found, [[sample.mean(), sample.var()]], rtol=0.01)
+    np.testing.assert_allclose(found, [[sample.mean(), sample.var()]], rtol=0.02)
 
 
 # The single number

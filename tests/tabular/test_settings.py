@@ -201,7 +201,7 @@ def test_what_is_of_another_kind_is_named(name, value, message):
 
 
 def test_every_setting_is_checked_by_some_rule():
-    checked = {*NAMES, *RANGES, *LEAST, "hidden", "class_weight"}
+    checked = {*NAMES, *RANGES, *LEAST, "hidden", "class_weight", "scoring"}
     assert checked == {field.name for field in fields(Settings)}
 
 
