@@ -314,7 +314,8 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         """The fitted network as an ONNX graph.
 
         Its input is `X` (n_samples, n_features), of the dtype of `coefs_`. Its outputs are `y`,
-        as of `predict`, and of a classifier also `y probabilities`, as of `predict_proba`.
+        as of `predict`, of a classifier also `y probabilities`, as of `predict_proba`, and with
+        loss="gaussian" also `y_std`.
 
         Returns
         -------
