@@ -38,8 +38,8 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     loss : str or nnaccel.Loss, default="squared_error"
         "squared_error" (half of it), "poisson" (half the deviance; predictions are exp(Z), y is
         not negative), "absolute_error", "huber", "pinball" (quantiles), "gaussian" (a mean with its
-        variance, by the negative log likelihood), or a loss of your own for numbers. Summed over
-        outputs.
+        variance of at least 1e-6, by the negative log likelihood), or a loss of your own for
+        numbers. Summed over outputs.
     hidden_layer_sizes : int or array-like of int, default=(100,)
         The number of units of each hidden layer; () is a linear model.
     activation : str or sequence of str, default="relu"

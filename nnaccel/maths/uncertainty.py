@@ -11,7 +11,7 @@ from nnaccel.maths.activations import sigmoid, softplus
 from nnaccel.maths.average import average
 from nnaccel.typing import Array, Namespace, handle_of
 
-LEAST_VARIANCE = 1e-6
+LEAST_VARIANCE = 1e-6  # of targets that are standardised, a thousandth of their deviation
 
 # ---------------------------------------------------------------------------- quantiles
 
