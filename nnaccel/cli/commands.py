@@ -375,9 +375,10 @@ def _described(model: "Model", path: str) -> dict[str, Any]:
 
 def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
     """The columns of predictions by name, with the probability of each class for --proba."""
+    from nnaccel.tabular import estimates
     from nnaccel.tabular.several_targets import probabilities
 
-    found = model.target.predicted(outputs, options.threshold)
+    found = estimates.predicted(model.target, model.loss, outputs, options.threshold)
     columns = found if isinstance(found, dict) else {model.target.name: found}
     if options.proba:
         for one, P in probabilities(model.target, outputs):
@@ -394,14 +395,21 @@ def _headings(target: "Target") -> list[str]:
 
 def _spreads(model: "Model") -> list[str]:
     """The names of the columns of the spread: `price spread`."""
-    return [f"{name} spread" for name in model.target.names]
+    return [f"{name} spread" for name in _columns_of(model)]
+
+
+def _columns_of(model: "Model") -> list[str]:
+    """The names of the columns of predictions."""
+    from nnaccel.tabular.estimates import names_of
+
+    return [column for name in model.target.names for column in names_of(name, model.loss)]
 
 
 def _check_copies(model: "Model", options: Any) -> None:
     """ValueError for columns to copy that have the name of a prediction."""
     from nnaccel.tabular.several_targets import columns_of
 
-    predicted = [*model.target.names]
+    predicted = _columns_of(model)
     if options.proba:
         predicted += [name for one in columns_of(model.target) for name in _headings(one)]
     if options.spread:

@@ -153,8 +153,8 @@ def network_options(group: Any) -> None:
 
 def training_options(group: Any) -> None:
     named_option(group, "loss", help="what to minimise")
-    option(group, "quantile", type=float, metavar="SHARE",
-           help="that the loss pinball estimates")  # fmt: skip
+    option(group, "quantile", type=float, nargs="+", metavar="SHARE",
+           help="that is estimated, by the loss pinball; several at once")  # fmt: skip
     option(group, "label_smoothing", type=float, metavar="SHARE",
            help="of the targets of softmax_cross_entropy")  # fmt: skip
     option(group, "class_weight", choices=("balanced",), help="let all classes count alike")
@@ -165,6 +165,9 @@ def training_options(group: Any) -> None:
     option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
     option(group, "early_stopping", type=int, metavar="EPOCHS",
            help="stop after so many without a better validation loss; 0: never")  # fmt: skip
+    option(group, "scoring", metavar="NAME",
+           help="of scikit-learn's scorers, such as roc_auc or neg_mean_absolute_error, by which "
+           "the best epoch is told")  # fmt: skip
     option(group, "weight_decay", type=float, metavar="RATE", help="decoupled, as in AdamW")
     option(group, "l2", type=float, metavar="FACTOR", help="of the penalty l2/2 |W|^2")
     option(group, "clip_norm", type=float, metavar="NORM",

@@ -18,9 +18,11 @@ from nnaccel.estimators.fit_plan import FitPlan
 from nnaccel.estimators.parameters import network_of
 from nnaccel.files import reason
 from nnaccel.maths.layers import Dense
+from nnaccel.maths.losses import Loss
 from nnaccel.maths.optimizers import State
 from nnaccel.schema import Field, check
 from nnaccel.training import model_file
+from nnaccel.training.architecture import describe_loss, rebuild_loss
 
 # Kinds of classes in words, and what each of them is in a file.
 KINDS: dict[str, Field] = {
@@ -73,9 +75,9 @@ class ModelFiles:
         Parameters
         ----------
         path : str or Path
-            The file is replaced at once or not at all. Callbacks and a `random_state` that is
-            no number are left out. `partial_fit` and a `warm_start` go on after `load` as they
-            would have without.
+            The file is replaced at once or not at all. Callbacks, a `scoring` that is a function
+            and a `random_state` that is no number are left out. `partial_fit` and a `warm_start` go
+            on after `load` as they would have without.
         """
         check_is_fitted(self)
         write(path, self)
@@ -195,7 +197,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
     if found.params.ndim != 1:
         raise ValueError("it holds several networks")
     network = found.network
-    estimator.n_features_in_, estimator.n_outputs_ = network.n_inputs, network.n_outputs
+    estimator.n_features_in_ = network.n_inputs
+    estimator.n_outputs_ = network.n_outputs // found.loss.n_outputs
     estimator.n_iter_, estimator.t_ = extra["n_iter"], extra["t"]
     estimator._rate, estimator._memory = estimator.learning_rate_init, None
     _fill_memory(estimator, found, extra["memory"])
@@ -205,7 +208,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
         estimator.feature_names_in_ = np.array(extra["feature_names"], dtype=object)
     _fill_classes(estimator, extra)
     sizes = [layer.units for layer in network.layers if isinstance(layer, Dense)][:-1]
-    if network_of(estimator, network.n_inputs, sizes) != network:
+    n_outputs = estimator.n_outputs_ * found.loss.n_outputs
+    if network_of(estimator, network.n_inputs, sizes, n_outputs) != network:
         raise ValueError("its network is not the one that its parameters describe")
     if (loss := estimator._loss()) != found.loss:
         raise ValueError(f"its parameters describe the loss {loss.name!r}, not {found.loss.name!r}")
@@ -292,6 +296,10 @@ def _plain(name: str, value: Any) -> Any:
         name == "random_state" and not isinstance(value, int | np.integer)
     ):
         return None
+    if name == "scoring" and callable(value):
+        return None
+    if isinstance(value, Loss):
+        return describe_loss(value)
     if isinstance(value, dict):  # class_weight: the keys may be numbers, which JSON has not
         return {"pairs": [[schema.plain(k), schema.plain(v)] for k, v in value.items()]}
     plain = schema.plain(value)
@@ -311,6 +319,8 @@ def _restored(value: Any) -> Any:
         return value
     if schema.NOT_FINITE.holds(value):
         return float(value["number"])
+    if "options" in value:
+        return rebuild_loss(value)
     check(value, {"pairs": PAIRS}, "an object in it")
     return {_restored(key): _restored(member) for key, member in value["pairs"]}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nnaccel import __version__
 from nnaccel.export.sources import assigned
+from nnaccel.tabular.estimates import has_deviation
 from nnaccel.tabular.several_targets import Targets
 
 if TYPE_CHECKING:
@@ -27,6 +28,32 @@ NUMBER = '''def predict(X):
 NUMBERS = '''def predict(X):
     """The numbers of each row (N, {n})."""
     return outputs(X)'''
+
+QUANTILES = '''def predict(X):
+    """The quantiles {levels} of each row (N, {P})."""
+    return outputs(X)'''
+
+QUANTILES_OF_SEVERAL = '''def predict(X):
+    """The quantiles {levels} of each number of each row (N, {n}, {P})."""
+    return outputs(X).reshape(-1, {P}, {n}).swapaxes(1, 2)'''
+
+DEVIATION = '''def predict(X):
+    """The mean of each row (N,)."""
+    return outputs(X)[:, 0]
+
+
+def predict_std(X):
+    """The standard deviation of each row (N,)."""
+    return np.sqrt(outputs(X)[:, 1])'''
+
+DEVIATION_OF_SEVERAL = '''def predict(X):
+    """The means of each row (N, {n})."""
+    return outputs(X)[:, :{n}]
+
+
+def predict_std(X):
+    """The standard deviations of each row (N, {n})."""
+    return np.sqrt(outputs(X)[:, {n}:])'''
 
 CLASS = '''def predict(X):
     """The most probable class of each row (N,)."""
@@ -69,9 +96,15 @@ def data(model: "Model") -> Iterator[str]:
 
 def predictions(model: "Model") -> list[str]:
     """The functions of what is predicted."""
-    target, n = model.target, model.network.n_outputs
+    target, n, P = model.target, model.network.n_outputs, model.loss.n_outputs
     if target.task == "labels":
         return [text.format(n=n) for text in (LABELS, PROBA_OF_LABELS)]
     if target.task == "regression":
-        return [NUMBERS.format(n=n) if isinstance(target, Targets) else NUMBER]
+        one, several = (NUMBER, NUMBERS)
+        if P > 1:
+            deviation = has_deviation(model.loss)
+            one = DEVIATION if deviation else QUANTILES
+            several = DEVIATION_OF_SEVERAL if deviation else QUANTILES_OF_SEVERAL
+        text = several if isinstance(target, Targets) else one
+        return [text.format(n=n // P, P=P, levels=", ".join(map(str, model.loss.levels)))]
     return [CLASS, PROBA_OF_TWO if n == 1 else PROBA.format(n=n)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from nnaccel.devices.device import Device
 from nnaccel.maths.network import layout
+from nnaccel.tabular.estimates import points_of
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.importance import Importance, importance_of_encoded
 from nnaccel.tabular.model import Model, scoring_of
@@ -67,7 +68,8 @@ class Account(NamedTuple):
         if self.sample is None or self.model.target.task != "regression":
             return []
         truth = self.model.target.outputs(self.sample.Y.reshape(len(self.sample.Y), -1))
-        columns = (array.reshape(len(truth), -1).T for array in (truth, self.sample.outputs))
+        points = points_of(self.model.target, self.model.loss, self.sample.outputs)
+        columns = (array.reshape(len(truth), -1).T for array in (truth, points))
         return [*zip(columns_of(self.model.target), *columns, strict=True)]
 
     def classes(self) -> list[tuple[Target, np.ndarray, np.ndarray]]:

@@ -9,6 +9,8 @@ import numpy as np
 from nnaccel.arguments import at_least, did_you_mean, find
 from nnaccel.devices.device import Device, dtype_name
 from nnaccel.export.columns import inputs_of, kinds_of
+from nnaccel.tabular import estimates
+from nnaccel.tabular.estimates import points_of
 from nnaccel.tabular.several_targets import columns_of, is_second
 from nnaccel.tabular.swaps import Swaps
 from nnaccel.tabular.tables import import_extra, listing
@@ -187,8 +189,9 @@ def mae(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarr
 def pinball_loss(
     truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray, *, quantile: Any
 ) -> np.ndarray:
-    """The mean of max(q r, (q - 1) r), r = y - prediction; of several targets the mean."""
-    R = truth - outputs
+    """The mean of max(q r, (q - 1) r), r = y - prediction; of several targets, or quantiles q, the
+    mean."""
+    R = (truth[..., None] if isinstance(quantile, np.ndarray) else truth) - outputs
     return _over_targets(_mean(np.maximum(quantile * R, (quantile - 1) * R), weights))
 
 
@@ -227,9 +230,23 @@ def score_of(model: "Model", name: str | None = None) -> Score:
         fit = ", ".join(known for known, other in SCORES.items() if task in other.tasks)
         raise ValueError(f"score {name!r} is not for {task}; choose one of {fit}")
     if name == "pinball_loss":
-        quantile = dict(model.loss.options).get("quantile", 0.5)
-        score = score._replace(values=partial(pinball_loss, quantile=quantile))
+        levels = model.loss.levels
+        quantile = np.array(levels) if levels else dict(model.loss.options).get("quantile", 0.5)
+        return score._replace(values=partial(pinball_loss, quantile=quantile))
+    if model.loss.levels:
+        return score._replace(values=partial(_of_points, score.values, model))
     return score
+
+
+def _of_points(
+    values: Callable[..., np.ndarray],
+    model: "Model",
+    truth: np.ndarray,
+    outputs: np.ndarray,
+    w: Any,
+) -> np.ndarray:
+    """A score of the single numbers for each target."""
+    return values(truth, points_of(model.target, model.loss, outputs), w)
 
 
 # ---------------------------------------------------------------------------- partial dependence
@@ -286,7 +303,11 @@ def names_of(model: "Model") -> tuple[str, ...]:
     if target.task == LABELS:
         return tuple(f"P({one.name}={one.classes[1]})" for one in columns_of(target))
     classes = target.classes[1:] if len(target.classes) == 2 else target.classes
-    return tuple(f"P({label})" for label in classes) or target.names
+    if classes:
+        return tuple(f"P({label})" for label in classes)
+    if not model.loss.levels:
+        return target.names
+    return tuple(n for name in target.names for n in estimates.names_of(name, model.loss))
 
 
 def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
