@@ -140,8 +140,8 @@ OUTPUTS = '''def outputs({rows}):
 
 # The names that the file has for itself.
 OWN = {
-    "encode", "weights", "network", "outputs", "predict", "predict_proba", "Array", "Namespace",
-    "NUMBERS", "CATEGORIES", "PARTS", "TARGETS", "CLASSES", "WEIGHTS", "base64",
+    "encode", "weights", "network", "outputs", "predict", "predict_proba", "predict_std", "Array",
+    "Namespace", "NUMBERS", "CATEGORIES", "PARTS", "TARGETS", "CLASSES", "WEIGHTS", "base64",
 }  # fmt: skip
 
 

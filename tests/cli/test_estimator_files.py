@@ -25,6 +25,7 @@ QUICK = {
     "random_state": 0,
     "kernels": "numpy",  # nothing to compile
 }
+QUANTILES = {"loss": "pinball", "quantile": (0.1, 0.5, 0.9)}
 DATA, LABELS = make_multilabel_classification(120, 6, n_classes=3, random_state=0)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -43,6 +44,10 @@ FITS = {
     "a number": lambda: (MLPRegressor(**QUICK), frame(), X[:, 0]),
     "counts": lambda: (MLPRegressor(**QUICK, loss="poisson"), X, y.astype(float)),
     "numbers": lambda: (MLPRegressor(**QUICK), X, X[:, :2]),
+    "quantiles": lambda: (MLPRegressor(**QUICK, **QUANTILES), X, X[:, 0]),
+    "quantiles of two": lambda: (MLPRegressor(**QUICK, **QUANTILES), X, X[:, :2]),
+    "a deviation": lambda: (MLPRegressor(**QUICK, loss="gaussian"), X, X[:, 0]),
+    "deviations": lambda: (MLPRegressor(**QUICK, loss="gaussian"), X, X[:, :2]),
 }
 
 
@@ -65,6 +70,9 @@ def test_a_file_of_numpy_predicts_alike(run, here, saved):
     if isinstance(estimator, MLPRegressor):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         assert "predict_proba" not in own
+        if estimator.loss == "gaussian":
+            expected = estimator.predict(rows, return_std=True)[1]
+            np.testing.assert_allclose(own["predict_std"](rows), expected, rtol=1e-5)
         return
     np.testing.assert_array_equal(found, expected)
     P = own["predict_proba"](rows)
