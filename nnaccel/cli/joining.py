@@ -5,7 +5,6 @@ each minibatch among them. The first process alone prints and writes. Starting t
 them again, is the work of a launcher: Slurm, mpiexec, or a shell.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nnaccel.devices.install_hints import load_library
+from nnaccel.devices.processes import odd_process
 from nnaccel.files import reason
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
@@ -36,13 +34,9 @@ class Process(NamedTuple):
         """ValueError unless all processes have the same text here, such as a digest of the data."""
         if self.n == 1:
             return
-        from jax.experimental.multihost_utils import process_allgather
-
-        own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
-        every = np.asarray(process_allgather(own)).reshape(self.n, -1)
-        if other := np.flatnonzero((every != every[0]).any(axis=1)).tolist():
+        if (odd := odd_process([text.encode()])) is not None:
             raise ValueError(
-                f"process {other[0]} has other data or options than process 0; all of them need "
+                f"process {odd} has other data or options than process 0; all of them need "
                 "the same command and the same files"
             )
 

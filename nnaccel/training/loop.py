@@ -34,15 +34,15 @@ from nnaccel.training.epoch import Epoch, Origin, state_after
 from nnaccel.training.members import check_examples_of_members, check_members, l2_of
 from nnaccel.training.on_disk import (
     DiskArray,
+    DiskBatches,
     DiskData,
     Order,
-    on_device,
     put_on_disk,
     window_rows,
-    windows_of,
 )
 from nnaccel.training.orders import Orders
 from nnaccel.training.prediction import check_params
+from nnaccel.training.slices import each_on_device, host_batches
 from nnaccel.training.step import (
     check_finite,
     check_validation,
@@ -389,6 +389,8 @@ Parts = Callable[[Any], Iterator[tuple[Data, Array]]]
 
 def _from_host(data: HostData, run: Run, where: Device) -> Parts:
     rows = training_rows(data, run.batch_size)
+    if where.is_several:
+        return lambda order: each_on_device(host_batches(data, order, run.batch_size, rows), where)
     chunks = stream(data, where, rows)
     everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
     return lambda order: ((chunk, everything[: chunk.Y.shape[0]]) for chunk in chunks(order))
@@ -396,8 +398,8 @@ def _from_host(data: HostData, run: Run, where: Device) -> Parts:
 
 def _from_disk(data: DiskData, run: Run, where: Device) -> Parts:
     def parts(order: Order) -> Iterator[tuple[Data, Array]]:
-        for window in windows_of(data, order, run.batch_size):
-            rows = on_device(window, run.network, run.loss, where, run.dtype)
-            yield rows, where.asarray(window.order)
+        windows = order.windows(run.batch_size)
+        batches = (DiskBatches(data, w, run.network, run.loss, run.dtype) for w in windows)
+        return each_on_device(batches, where)
 
     return parts
