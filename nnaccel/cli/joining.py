@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 from nnaccel.devices.install_hints import load_library
-from nnaccel.devices.processes import odd_process
+from nnaccel.devices.processes import odd_process, of_all_processes
 from nnaccel.files import reason
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
@@ -29,6 +29,15 @@ class Process(NamedTuple):
     def writes(self) -> bool:
         """Whether it is the one that prints and writes."""
         return self.index == 0
+
+    @contextmanager
+    def goes_first(self) -> Iterator[None]:
+        """A block that the first process ends before any other begins it."""
+        if not self.writes:
+            of_all_processes([0])
+        yield
+        if self.writes and self.n > 1:
+            of_all_processes([0])
 
     def check_same(self, text: str) -> None:
         """ValueError unless all processes have the same text here, such as a digest of the data."""

@@ -118,10 +118,10 @@ class Device(NamedTuple):
             if foreign:
                 x = self._adopt(x)
             if foreign and self.is_joined:
-                return self._on_own(self.xp.asarray(x, dtype=kind))
+                return self._on_own(x if kind is None else x.astype(kind))
             return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
 
-    def _on_own(self, x: Array) -> Array:
+    def _on_own(self, x: np.ndarray) -> Array:
         """An array that every process has, on its devices of several. JAX's own way would first
         send it from each process to each other one, to compare."""
         jax = import_module("jax")

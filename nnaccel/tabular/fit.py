@@ -40,7 +40,7 @@ from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint
 from nnaccel.training.checkpoint import Checkpoint, Progress
-from nnaccel.training.data import mean_one
+from nnaccel.training.data import is_resident, mean_one
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
 from nnaccel.training.on_disk import DiskArray
@@ -253,6 +253,18 @@ class Fit:
             self.metric,
             precision=settings.precision,
         )
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the training rows are on the disk."""
+        return isinstance(self._made.X, DiskArray)
+
+    @property
+    def resident(self) -> bool:
+        """Whether they live on the device, and on each of several; else their share of each
+        minibatch is sent there."""
+        X, Y = self._made.X, self._made.Y
+        return not self.on_disk and is_resident(self.device, self.settings.dtype, X, Y)
 
     @property
     def history(self) -> list[dict[str, float]]:

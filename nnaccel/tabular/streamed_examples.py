@@ -87,27 +87,30 @@ class Streamed:
         ValueError for data or settings from which nothing can be learned; OSError where there is no
         room for the rows.
         """
+        return _from_disk(self.encoded(settings, rules, test_fraction), settings)
+
+    def encoded(self, settings: Settings, rules: Rules, test_fraction: float) -> Matrix:
+        """The rows on the disk, which are encoded unless that has been done; errors likewise."""
         if (settings.members or 1) > 1 or settings.numbers == "both":
             raise ValueError("a streamed table trains one network; leave members out, or set it 1")
-        wanted = Wanted(
-            replace(settings, members=1), rules, test_fraction, self.targets, self.weights
-        )
+        settings = replace(settings, members=1)
+        wanted = Wanted(settings, rules, test_fraction, self.targets, self.weights)
         path = self.cache / f"{self.source}-{self._digest(wanted)[:16]}.rows"
-        self.matrix = find_matrix(path) if self.stream.state is not None else None
-        self.found = self.matrix is not None
-        if self.matrix is None:
-            self._write(path, wanted)
-        assert self.matrix is not None
-        return _from_disk(self.matrix, wanted.settings)
+        if self.matrix is not None and self.matrix.path == path:
+            return self.matrix
+        found = find_matrix(path) if self.stream.state is not None else None
+        self.found = found is not None
+        self.matrix = found or self._write(path, wanted)
+        return self.matrix
 
-    def _write(self, path: Path, wanted: Wanted) -> None:
+    def _write(self, path: Path, wanted: Wanted) -> Matrix:
         learnt = learn(self.stream, wanted, self.progress)
         seed, dtype = wanted.settings.seed, wanted.settings.dtype
         reader = Reader(learnt.target, learnt.shares, seed, self.weights, learnt.decimal)
         write_matrix(path, self.stream, learnt, reader, dtype, self.progress)
-        self.matrix = find_matrix(path)
-        if self.matrix is None:
+        if (written := find_matrix(path)) is None:
             raise OSError(f"{path} cannot be read though it was written; check the disk")
+        return written
 
     def _digest(self, wanted: Wanted) -> str:
         """Of the files, with their sizes and times, and of all that decides the encoding."""
@@ -128,7 +131,7 @@ def _from_disk(matrix: Matrix, settings: Settings) -> Prepared:
     """The rows of a file as a run takes them: those that validate are in memory."""
     learnt = matrix.learnt
     n_rows, target = learnt.n_rows, learnt.target
-    settings = replace(settings, validation_fraction=learnt.shares.validation)
+    settings = replace(settings, members=1, validation_fraction=learnt.shares.validation)
     n_classes = 2 if target.task == "labels" else len(target.classes)
     kinds = variants(settings, n_rows["train"], n_classes)
     X, Y, weights = matrix.part("train")

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("jax", reason="several processes are JAX's")
 
+from nnaccel.cli import joining
 from nnaccel.tabular.model import Model
 from nnaccel.training import checkpoint
 
@@ -70,6 +71,32 @@ def test_the_model_of_two_processes_is_that_of_one(table, run):
     assert two.scores == pytest.approx(one.scores, abs=1e-12)
 
 
+def test_each_of_two_processes_reads_its_share_of_a_streamed_table(table, run):
+    """Minibatches of an odd number of rows, the last one of a few; one process encodes them."""
+    arguments = (*ARGUMENTS[:-2], "--batch-size", "17", "--stream", "--epochs", "3")
+    (first, out, said), (second, *_) = ends(joined(2, *arguments, "--output", "two"))
+    assert (first, second) == (0, 0), said
+    assert "rows: encoded, " in out
+    assert ", by each of 2 devices its share; one network" in out
+    [rows] = table.glob("*.rows")
+    out = run(*arguments, "--output", "one", "--device", "jax:cpu")
+    assert "rows: as an earlier run has encoded them" in out
+    one, two = Model.load("one"), Model.load("two")
+    np.testing.assert_allclose(two.params, one.params, rtol=0, atol=1e-13)
+    assert two.scores == pytest.approx(one.scores, abs=1e-12)
+
+
+def test_one_process_goes_first(monkeypatch):
+    calls = []
+    monkeypatch.setattr(joining, "of_all_processes", lambda numbers: calls.append("waits"))
+    for i in range(2):
+        with joining.Process(i, 2).goes_first():
+            calls.append(f"process {i}")
+    assert calls == ["process 0", "waits", "waits", "process 1"]
+    with joining.ALONE.goes_first():
+        assert len(calls) == 4
+
+
 def test_a_process_is_killed_and_the_run_goes_on(table, run):
     """On two processes in the same bits, on one to rounding."""
     whole = [*ARGUMENTS[:-2], "--batch-size", "1"]
@@ -98,7 +125,8 @@ def test_an_error_in_one_process_ends_all(table):
     found = ends(joined(2, *ARGUMENTS, sources=["d.csv", "other.csv"]))
     assert all(status != 0 for status, *_ in found)
     said = "".join(error for *_, error in found)
-    assert "nnaccel: error: process 1 has other data or options than process 0" in said
+    expected = "X, Y and sample_weight must be the same in all processes, and process 1 has others"
+    assert f"nnaccel: error: {expected} than process 0" in said
     assert "nnaccel: process 1 of 2 ends, and the others within 5 s" in said
     assert not (table / "d.safetensors").exists()
 

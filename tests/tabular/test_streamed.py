@@ -230,9 +230,9 @@ def test_balanced_classes_weigh_as_in_memory(tmp_path):
 
 def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path):
     path = write(columns(), tmp_path / "t.csv")
-    examples = stream(path, "y", cache=tmp_path)
     found = []
     for settings in (PLAIN, replace(PLAIN, epochs=9), replace(PLAIN, seed=1)):
+        examples = stream(path, "y", cache=tmp_path)
         with tables.quiet():
             Fit(examples, settings, test_fraction=0.0, kernels="numpy")
         found.append(examples.found)
