@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from nnaccel.devices.install_hints import load_library
@@ -79,6 +80,7 @@ def heartbeat() -> int:
     return int(text)
 
 
+MPI = ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by mpiexec of Open MPI, of MPICH and its kin
 CLUSTER = "cluster"  # the value of --join without an address: what the launcher says
 
 
@@ -88,6 +90,21 @@ def numbered(text: str) -> tuple[int, int]:
     if found is None or not int(found[1]) < int(found[2]):
         raise ValueError(f"--process must be I/N, from 0/N to N-1/N, got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def _launched() -> dict[str, str]:
+    """By which way JAX finds the processes of a launcher: its own, or what MPI says.
+
+    RuntimeError for MPI without mpi4py.
+    """
+    if not any(name in os.environ for name in MPI):
+        return {}
+    if find_spec("mpi4py") is None:
+        raise RuntimeError(
+            "--join: under mpiexec the processes find each other by mpi4py, which is not "
+            "installed; run: python -m pip install mpi4py"
+        )
+    return {"cluster_detection_method": "mpi4py"}
 
 
 def join(options: Any) -> Process:
@@ -101,12 +118,13 @@ def join(options: Any) -> Process:
     index, n = numbered(options.process) if options.process else (None, None)
     jax = load_library("jax", "jax")
     where = {"coordinator_address": options.join, "num_processes": n, "process_id": index}
-    known = where if options.join != CLUSTER else {}
+    known = where if options.join != CLUSTER else _launched()
     try:
         jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat())
     except (ValueError, RuntimeError) as error:
-        remedy = "; outside of Slurm and MPI say --join HOST:PORT --process I/N" * (not known)
-        raise RuntimeError(f"--join: cannot join the others: {reason(error)}{remedy}") from None
+        remedy = "outside of Slurm and MPI say --join HOST:PORT --process I/N"
+        why = reason(error) if known is where else f"{reason(error)}; {remedy}"
+        raise RuntimeError(f"--join: cannot join the others: {why}") from None
     return Process(jax.process_index(), jax.process_count())
 
 

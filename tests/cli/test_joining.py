@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_each_of_two_processes_reads_its_share_of_a_streamed_table(table, run):
     assert (first, second) == (0, 0), said
     assert "rows: encoded, " in out
     assert ", by each of 2 devices its share; one network" in out
-    [rows] = table.glob("*.rows")
+    assert len([*table.glob("*.rows")]) == 1
     out = run(*arguments, "--output", "one", "--device", "jax:cpu")
     assert "rows: as an earlier run has encoded them" in out
     one, two = Model.load("one"), Model.load("two")
@@ -144,6 +145,27 @@ def test_options_that_do_not_go_together(table, error):
     assert error(*ARGUMENTS, "--join", "h:1", "--process", "0/2", "--device", "cpu") == (
         "--join is for all devices of JAX, --device 'jax:gpu:*', got 'cpu'"
     )
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS"])
+def test_processes_of_mpiexec_find_each_other_by_mpi4py(monkeypatch, name, table, error):
+    import jax
+
+    for other in joining.MPI:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "2")
+    options = Namespace(join=joining.CLUSTER, process=None, device="jax:cpu:*")
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: asked.append(how))
+    monkeypatch.setattr(joining, "find_spec", lambda name: name)
+    joining.join(options)
+    assert asked == [{"cluster_detection_method": "mpi4py", "heartbeat_timeout_seconds": 5}]
+    monkeypatch.setattr(joining, "find_spec", lambda name: None)
+    assert error(*ARGUMENTS, "--join") == (
+        "--join: under mpiexec the processes find each other by mpi4py, which is not installed; "
+        "run: python -m pip install mpi4py"
+    )
+    assert len(asked) == 1
 
 
 def test_without_a_launcher_it_says_what_to_do(table):
