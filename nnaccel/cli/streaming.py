@@ -15,7 +15,7 @@ from nnaccel.files import STREAM
 from nnaccel.tabular.streamed_size import is_large
 from nnaccel.tabular.streamed_sources import Batch, Stream, is_many, is_streamable
 from nnaccel.tabular.surprises import Surprises
-from nnaccel.tabular.tables import listing, warn
+from nnaccel.tabular.tables import listing, quiet, warn
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
@@ -103,7 +103,8 @@ def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, An
     found = Scores(model.target, threshold=options.threshold, **scoring_of(model.loss))
     without = 0
     for batch in _pieces(model, stream):
-        part, y, weights = reader.rows_of(batch)
+        with quiet():
+            part, y, weights = reader.rows_of(batch)
         rows = np.flatnonzero(part >= 0)
         without += len(part) - len(rows)
         if len(rows):

@@ -6,9 +6,11 @@ what training holds in memory.
 """
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from nnaccel.tabular.surprises import Surprises
 from nnaccel.tabular.tables import quiet
 
 WINDOW = 2**26  # bytes of X in a region, about: what training holds in memory, twice
+WORKERS = 2  # threads that encode
+
+A, B = TypeVar("A"), TypeVar("B")
 
 
 def write_matrix(
@@ -40,19 +45,26 @@ def write_matrix(
         scatter = Scatter(file, planes, learnt.n_rows, regions, reader.seed)
         batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
         pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
-        with ThreadPoolExecutor(1) as writer:  # of one piece, while the next one is encoded
-            written = writer.submit(lambda: None)
-            for piece in pieces:
-                encoded = encoder.encoded(piece)
+        with quiet():  # here, for all threads: what warnings do is one thing for a process
+            for encoded in mapped(encoder.encoded, pieces):
                 with writing(path):
-                    written.result()
-                written = writer.submit(scatter.write, encoded)
-            with writing(path):
-                written.result()
+                    scatter.write(encoded)
         scatter.check_complete(stream.source)
         stream.check_unchanged()
         with writing(path):
             put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
+
+
+def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """What a function gives for each item, by two threads, which are a few items ahead."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        coming: deque[Future[B]] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > WORKERS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 class Encoded(NamedTuple):
@@ -80,9 +92,8 @@ class Encoder:
         features, dtype = self._learnt.features, self._planes["X"].dtype
         table = batch.table.select(self._columns)
         try:
-            with quiet():
-                X = features.transform(table, dtype, Surprises(many=True))
-                Y = self._reader.encoded(y, rows)
+            X = features.transform(table, dtype, Surprises(many=True))
+            Y = self._reader.encoded(y, rows)
         except ValueError as error:
             raise ValueError(f"{batch.where}, rows from {batch.first:,} on: {error}") from None
         part = part[rows]

@@ -23,7 +23,7 @@ from nnaccel.tabular.table_files import BATCH, READERS, is_delimited, suffix_of
 from nnaccel.tabular.tables import checked, import_extra, listing
 
 PATTERN = re.compile(r"[*?\[]")
-NUMBERS = 2**23  # that a piece of a batch may become: 32 MB in float32
+NUMBERS = 2**22  # that a piece of a batch may become: 16 MB in float32
 FITS = "it is read whole; leave out --stream"
 
 
