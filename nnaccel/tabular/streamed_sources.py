@@ -20,7 +20,7 @@ from nnaccel.tabular.delimited import AS_IT_IS, Layout, Malformed, Structure
 from nnaccel.tabular.queries import batches_of_database, batches_of_query, database_of, is_query
 from nnaccel.tabular.streamed_text import Delimited
 from nnaccel.tabular.table_files import BATCH, READERS, is_delimited, suffix_of
-from nnaccel.tabular.tables import checked, import_extra, listing
+from nnaccel.tabular.tables import checked, import_extra, listing, warn
 
 PATTERN = re.compile(r"[*?\[]")
 NUMBERS = 2**22  # that a piece of a batch may become: 16 MB in float32
@@ -128,7 +128,7 @@ class Stream:
                 raise ValueError(
                     f"{name} has columns of other types than {first}: {error}; convert them"
                 ) from None
-        return schema
+        return pa.schema([(field.name, _for_all(field.type)) for field in schema])
 
     def _compare(self, first: str, names: list[str], other: str, found: list[str]) -> None:
         """ValueError unless a file has the columns of the first one."""
@@ -159,11 +159,7 @@ class Stream:
             first = 0
             for table, share in part.open():
                 done = None if share is None or not total else (before + share * size) / total
-                if table.schema.names != schema.names:
-                    table = table.select(schema.names)
-                if not table.schema.equals(schema):
-                    table = table.cast(schema)
-                yield Batch(table, part.name, first, number, done)
+                yield Batch(_cast(table, schema, part.name), part.name, first, number, done)
                 first, number = first + table.num_rows, number + table.num_rows
             before += size
 
@@ -172,6 +168,30 @@ class Stream:
         """How many there are, where the files say it."""
         counts = [_rows_of(part.path) for part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _for_all(kind: Any) -> Any:
+    """The type that columns of a type are read as: Arrow cannot take rows of views."""
+    pa = import_extra("pyarrow")
+    return pa.large_string() if pa.types.is_string_view(kind) else kind
+
+
+def _cast(table: Any, schema: Any, where: str) -> Any:
+    """The columns of a schema; ValueError, with file and column, for what its type cannot hold."""
+    pa = import_extra("pyarrow")
+    if table.schema.names != schema.names:
+        table = table.select(schema.names)
+    for i, field in enumerate(schema):
+        if table.schema.field(i).type == field.type:
+            continue
+        try:
+            table = table.set_column(i, field.name, table[i].cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"{where}: column {field.name!r} is {table[i].type} there and with the other files "
+                f"{field.type}, which does not hold it: {error}; convert it"
+            ) from None
+    return table
 
 
 def is_streamable(source: str) -> bool:
@@ -203,6 +223,7 @@ def _parts_of(source: str, delimited: Callable[[Path], Any]) -> tuple[str, list[
         opened = partial(_tables, partial(batches_of_database, path, table), None, source)
         return name, [Part(source, opened, path)]
     paths = _files_of(source)
+    _warn_of_partitions(source, paths)
     name = Path(source).name or "table"
     if is_many(source):
         name = re.sub(r"[^\w.-]+", "", name.partition(".")[0]) or "table"
@@ -214,8 +235,7 @@ def _parts_of(source: str, delimited: Callable[[Path], Any]) -> tuple[str, list[
 def _files_of(source: str) -> list[Path]:
     """The files of a table, in the order of their names."""
     if os.path.isdir(source):
-        found = [p for p in Path(source).rglob("*") if p.is_file() and _is_shown(p, source)]
-        paths = sorted(path for path in found if _is_table(path))
+        paths = sorted(path for path in _shown_below(source) if _is_table(path))
         if not paths:
             raise FileNotFoundError(
                 f"the folder {source} has no tables; expected {', '.join(READERS)} or text"
@@ -237,9 +257,33 @@ def _files_of(source: str) -> list[Path]:
     return paths
 
 
-def _is_shown(path: Path, folder: str) -> bool:
-    """Whether no part of its name begins as those that programs hide: `_SUCCESS`, `.part`."""
-    return not any(part[0] in "_." for part in path.relative_to(folder).parts)
+def _shown_below(folder: str) -> Iterator[Path]:
+    """The files below a folder, but what programs hide: `_SUCCESS`, `.part`. Links are followed,
+    and what they lead to again is there once."""
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] not in "_."]
+        if os.path.realpath(here) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(here))
+        for name in names:
+            path = Path(here, name)
+            if name[0] not in "_." and path.is_file() and os.path.realpath(path) not in seen:
+                seen.add(os.path.realpath(path))
+                yield path
+
+
+def _warn_of_partitions(source: str, paths: list[Path]) -> None:
+    """A TableWarning for folders such as `year=2024`, whose names hold a column."""
+    below = (path.parent.parts[len(Path(source).parts) :] for path in paths)
+    names = {part.partition("=")[0] for parts in below for part in parts if "=" in part}
+    if names and os.path.isdir(source):
+        warn(
+            f"{source}: the names of its folders say {listing(sorted(names))}, and are not read; "
+            f"a query reads them: \"from read_parquet('{source}/**/*.parquet', "
+            'hive_partitioning=true)"'
+        )
 
 
 def _is_table(path: Path) -> bool:

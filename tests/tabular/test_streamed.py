@@ -16,6 +16,7 @@ from pyarrow import feather, parquet
 
 from nnaccel import files
 from nnaccel.tabular import (
+    streamed_counts,
     streamed_matrix,
     streamed_sample,
     streamed_sources,
@@ -23,9 +24,11 @@ from nnaccel.tabular import (
     streamed_text,
     tables,
 )
+from nnaccel.tabular.delimited import Layout
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
+from nnaccel.tabular.streamed_counts import Moments
 from nnaccel.tabular.streamed_examples import stream
 from nnaccel.tabular.streamed_file import find_matrix
 from nnaccel.tabular.streamed_matrix import scattered
@@ -482,6 +485,126 @@ def test_types_that_differ_between_files_are_made_one_or_refused(tmp_path):
         ValueError, match=r"2\.feather has columns of other types than .*0\.parquet"
     ):
         Stream(str(tmp_path)).schema  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("integers", "message"),
+    [
+        (
+            pa.array([2**53 + 1, 2]),
+            "is int64 there and with the other files double, which does",
+        ),
+        (pa.array([2**63, 2], pa.uint64()), "is uint64 there and with the other files double"),
+    ],
+)
+def test_numbers_that_the_type_of_all_files_cannot_hold_are_named(tmp_path, integers, message):
+    parquet.write_table(pa.table({"x": integers, "y": [0, 1]}), tmp_path / "0.parquet")
+    parquet.write_table(pa.table({"x": [0.5, 1.5], "y": [0, 1]}), tmp_path / "1.parquet")
+    with pytest.raises(ValueError, match=rf"0\.parquet: column 'x' {message}"):
+        [*Stream(str(tmp_path)).batches()]
+
+
+def test_links_to_folders_are_followed_and_what_is_there_twice_is_read_once(tmp_path):
+    for name in ("table", "other"):
+        (tmp_path / name).mkdir()
+        parquet.write_table(pa.table({"x": [name], "y": [1]}), tmp_path / name / f"{name}.parquet")
+    try:
+        os.symlink(tmp_path / "other", tmp_path / "table" / "link")
+        os.symlink(tmp_path / "table", tmp_path / "table" / "loop")
+        os.symlink(tmp_path / "table" / "table.parquet", tmp_path / "table" / "latest.parquet")
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    found = [batch.table["x"].to_pylist() for batch in Stream(str(tmp_path / "table")).batches()]
+    assert sorted(found) == [["other"], ["table"]]
+
+
+def test_folders_that_hold_a_column_in_their_names_are_said(tmp_path):
+    for year in (2023, 2024):
+        folder = tmp_path / f"year={year}"
+        folder.mkdir()
+        parquet.write_table(pa.table({"x": [1.5], "y": [1]}), folder / "a.parquet")
+    with pytest.warns(tables.TableWarning, match="the names of its folders say year, and are not"):
+        Stream(str(tmp_path))
+    query = f"from read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)"
+    found = pa.concat_tables(batch.table for batch in Stream(query).batches())
+    assert sorted(found["year"].to_pylist()) == [2023, 2024]
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("target", ["y", "price"])
+def test_text_of_other_types_is_read_as_text(tmp_path, kind, target):
+    """Also the target, and also in files whose dictionaries differ."""
+    cells = {name: pa.array(values) for name, values in columns().items()}
+    names = ["c", "y"] if pa.types.is_dictionary(kind) else [*cells]
+    for i in range(3):
+        part = {name: values[i * 1000 : (i + 1) * 1000] for name, values in cells.items()}
+        part |= {name: part[name].cast(kind) for name in names}
+        feather.write_feather(pa.table(part), tmp_path / f"{i}.feather")
+    whole = write(columns(), tmp_path / "t.parquet")
+    expected = fitted(whole, target, tmp_path)
+    found = fitted(f"{tmp_path}/*.feather", target, tmp_path)
+    # An empty text is missing, but one in a dictionary is a category.
+    found_levels = [[level for level in c.levels if level] for c in found.features.categorical]
+    assert found_levels == [[*c.levels] for c in expected.features.categorical]
+    for ours, theirs in zip(found.features.numeric, expected.features.numeric, strict=True):
+        assert (ours.label, ours.bend, ours.missing) == (theirs.label, theirs.bend, theirs.missing)
+        assert (ours.center, ours.scale) == pytest.approx((theirs.center, theirs.scale))
+    for one in ("task", "name", "classes", "form"):
+        assert getattr(found.target, one) == getattr(expected.target, one)
+    assert found.target.mean == pytest.approx(expected.target.mean)
+    assert found.rows == expected.rows
+
+
+def test_files_without_rows_add_none(tmp_path):
+    header = ",".join(columns())
+    for name in ("0.csv", "9.csv"):
+        (tmp_path / name).write_text(f"{header}\n")
+    empty = pa.table({name: pa.array([], pa.string()) for name in columns()})
+    parquet.write_table(empty, tmp_path / "1.parquet")
+    write(columns(), tmp_path / "5.parquet")
+    assert sum(batch.table.num_rows for batch in Stream(str(tmp_path)).batches()) == N
+    with pytest.raises(ValueError, match=r".*\.csv has no rows"):
+        Stream(str(tmp_path / "0.csv"), Layout(header=True)).schema  # noqa: B018
+
+
+@pytest.mark.usefixtures("small_samples")
+def test_missing_cells_of_a_column_with_too_many_categories_have_a_column(tmp_path, monkeypatch):
+    """Though no row of the sample misses one."""
+    monkeypatch.setattr(streamed_counts, "MOST_LEVELS", 150)
+    path = write(columns(), tmp_path / "s.parquet")
+    sampled = {*take_sample(Stream(path).batches(), 0, "s").numbers.tolist()}
+    cells = columns() | {"many": [f"t{i % 200}" for i in range(N)]}
+    for i in [i for i in range(N) if i not in sampled][:9]:
+        cells["many"][i] = ""
+    found = fitted(write(cells, tmp_path / "t.parquet"), "y", tmp_path)
+    [many] = [c for c in found.features.categorical if c.name == "many"]
+    assert many.other
+    assert many.missing
+
+
+def test_quartiles_of_a_sample_without_a_value_are_not_asked_for():
+    moments = Moments(np.zeros(1))
+    values = np.append(np.zeros(500), 1e6)
+    moments.add(0, values)
+    scale = moments.scale_of(0, np.full(5, np.nan))
+    assert (scale.center, scale.scale, scale.bend) == pytest.approx(
+        (values.mean(), values.std(), False)
+    )
+
+
+def test_the_beginning_of_a_text_ends_with_a_whole_row(tmp_path):
+    """Though cells in quotes have several lines: 1 MB of them shows the structure."""
+    note = '"a note with\nseveral lines, and ""quotes"" {}\nmore",{},{}\n'
+    text = "note,x,y\n" + "".join(note.format("z" * 60, i / 7, i % 2) for i in range(14_000))
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert len(text) > streamed_text.SAMPLE
+    expected = read(str(path), need_target=False).data
+    found = pa.concat_tables(batch.table for batch in Stream(str(path)).batches())
+    assert found.equals(expected)
+    inches = b'x,y\n5",1\n' + b"6,0\n" * 20_000  # a quote that begins nothing
+    assert streamed_text._whole_lines(inches + b"7", True) == inches
 
 
 def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
