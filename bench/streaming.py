@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 import nnaccel as nn
 from bench.shared.script import run
-from nnaccel.tabular import streamed_matrix
+from nnaccel.tabular.streamed import second_pass
 
 PIECE = 250_000  # rows made at once
 LEVELS = np.array([f"level {i:02}" for i in range(100)])
@@ -134,7 +134,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
 def order(folder: Path, args: argparse.Namespace) -> None:
     """The test accuracy of the same rows, sorted by class and shuffled, in some 25 windows, and in
     memory, where each epoch shuffles all of them; over seeds."""
-    rows, streamed_matrix.WINDOW = 150_000, 2**20
+    rows, second_pass.WINDOW = 150_000, 2**20
     table = pa.table(narrow(np.random.default_rng(0), rows))
     test = pa.table(narrow(np.random.default_rng(1), 100_000))
     orders = {

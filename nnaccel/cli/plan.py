@@ -11,7 +11,7 @@ from nnaccel.tabular.delimited import Structure
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.several_targets import Targets
-from nnaccel.tabular.streamed_examples import Streamed
+from nnaccel.tabular.streamed.examples import Streamed
 from nnaccel.tabular.tables import listing
 from nnaccel.tabular.targets import Target
 from nnaccel.training.data import RESIDENT

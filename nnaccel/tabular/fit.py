@@ -34,8 +34,8 @@ from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
-from nnaccel.tabular.streamed_examples import Streamed
-from nnaccel.tabular.streamed_scores import scores_on_disk
+from nnaccel.tabular.streamed.examples import Streamed
+from nnaccel.tabular.streamed.scores import scores_on_disk
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint

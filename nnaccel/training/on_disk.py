@@ -1,9 +1,9 @@
 """Rows that stay on the disk: training reads a window of them at a time, ahead of the steps.
 
-The rows of a file must have been scattered when they were written (`tabular.streamed_matrix`): its
-R regions are random samples of the table, each in the order of the table. A window takes from
-every stretch of that order the block of one region, another one in each epoch, so that it is a
-random sample too. A window is as large as a region.
+The rows of a file must have been scattered when they were written (as by
+`tabular.streamed.second_pass`): its R regions are random samples of the table, each in the order of
+the table. A window takes from every stretch of that order the block of one region, another one in
+each epoch, so that it is a random sample too. A window is as large as a region.
 
 A window is cut into as many lanes as a minibatch has rows. A minibatch takes one row of each lane,
 in an order of the lane's own: it has rows of all stretches of the table. So where devices share

@@ -16,24 +16,19 @@ from pyarrow import feather, parquet
 
 from nnaccel import files
 from nnaccel.tabular import (
-    streamed_counts,
-    streamed_matrix,
-    streamed_sample,
-    streamed_sources,
-    streamed_tally,
-    streamed_text,
     tables,
 )
 from nnaccel.tabular.delimited import Layout
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
-from nnaccel.tabular.streamed_counts import Moments
-from nnaccel.tabular.streamed_examples import stream
-from nnaccel.tabular.streamed_file import find_matrix
-from nnaccel.tabular.streamed_matrix import scattered
-from nnaccel.tabular.streamed_sample import take_sample
-from nnaccel.tabular.streamed_sources import Stream
+from nnaccel.tabular.streamed import counts, parts, sample, second_pass, targets, text
+from nnaccel.tabular.streamed.counts import Moments
+from nnaccel.tabular.streamed.examples import stream
+from nnaccel.tabular.streamed.file import find_matrix
+from nnaccel.tabular.streamed.sample import take_sample
+from nnaccel.tabular.streamed.second_pass import scattered
+from nnaccel.tabular.streamed.sources import Stream
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.training import checkpoint
 
@@ -101,9 +96,9 @@ def test_messy_columns_are_encoded_as_in_memory(tmp_path, target):
 @pytest.fixture
 def small_samples(monkeypatch):
     """Samples of 500 rows, batches of 300, and windows of 16 KB."""
-    monkeypatch.setattr(streamed_sample, "ROWS", 500)
-    monkeypatch.setattr(streamed_sources, "BATCH", 300)
-    monkeypatch.setattr(streamed_matrix, "WINDOW", 2**14)
+    monkeypatch.setattr(sample, "ROWS", 500)
+    monkeypatch.setattr(parts, "BATCH", 300)
+    monkeypatch.setattr(second_pass, "WINDOW", 2**14)
 
 
 @pytest.mark.usefixtures("small_samples")
@@ -249,12 +244,12 @@ def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path):
 
 KILLED = """
 import os, signal, sys, warnings
-from nnaccel.tabular import streamed_sources
+from nnaccel.tabular.streamed import parts
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
-from nnaccel.tabular.streamed_examples import stream
+from nnaccel.tabular.streamed.examples import stream
 warnings.simplefilter("ignore")
-streamed_sources.BATCH = 300
+parts.BATCH = 300
 examples = stream(sys.argv[1], "y", cache=sys.argv[2])
 seen = []
 def progress(what, share):
@@ -316,7 +311,7 @@ def test_room_is_looked_for_before_the_pass(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_samples")
 def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
     path, calls = write(columns(), tmp_path / "t.parquet"), 0
-    put = streamed_matrix.put
+    put = second_pass.put
 
     def failing(*args):
         nonlocal calls
@@ -325,7 +320,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         put(*args)
 
-    monkeypatch.setattr(streamed_matrix, "put", failing)
+    monkeypatch.setattr(second_pass, "put", failing)
     expected = r"cannot write .*\.rows \(Input/output error\); choose another place"
     with tables.quiet(), pytest.raises(OSError, match=expected):
         Fit(stream(path, "y", cache=tmp_path), PLAIN, kernels="numpy")
@@ -335,14 +330,14 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_samples")
 def test_a_query_that_gives_other_rows_is_an_error(tmp_path, monkeypatch):
     path = write(columns(), tmp_path / "t.parquet")
-    query, batches = f"from '{path}' where row::int < 2900", streamed_sources.batches_of_query
+    query, batches = f"from '{path}' where row::int < 2900", parts.batches_of_query
     seen = []
 
     def shrinking(query, rows):
         seen.append(query)
         return batches(query.replace("2900", "2000") if len(seen) == 4 else query, rows)
 
-    monkeypatch.setattr(streamed_sources, "batches_of_query", shrinking)
+    monkeypatch.setattr(parts, "batches_of_query", shrinking)
     with tables.quiet(), pytest.raises(ValueError, match="gave other rows in the second pass than"):
         Fit(stream(query, "y", cache=tmp_path), PLAIN, kernels="numpy")
     assert len(seen) == 4  # the schema, the sample, the counts, the rows
@@ -571,7 +566,7 @@ def test_files_without_rows_add_none(tmp_path):
 @pytest.mark.usefixtures("small_samples")
 def test_missing_cells_of_a_column_with_too_many_categories_have_a_column(tmp_path, monkeypatch):
     """Though no row of the sample misses one."""
-    monkeypatch.setattr(streamed_counts, "MOST_LEVELS", 150)
+    monkeypatch.setattr(counts, "MOST_LEVELS", 150)
     path = write(columns(), tmp_path / "s.parquet")
     sampled = {*take_sample(Stream(path).batches(), 0, "s").numbers.tolist()}
     cells = columns() | {"many": [f"t{i % 200}" for i in range(N)]}
@@ -596,20 +591,20 @@ def test_quartiles_of_a_sample_without_a_value_are_not_asked_for():
 def test_the_beginning_of_a_text_ends_with_a_whole_row(tmp_path):
     """Though cells in quotes have several lines: 1 MB of them shows the structure."""
     note = '"a note with\nseveral lines, and ""quotes"" {}\nmore",{},{}\n'
-    text = "note,x,y\n" + "".join(note.format("z" * 60, i / 7, i % 2) for i in range(14_000))
+    content = "note,x,y\n" + "".join(note.format("z" * 60, i / 7, i % 2) for i in range(14_000))
     path = tmp_path / "t.csv"
-    path.write_text(text)
-    assert len(text) > streamed_text.SAMPLE
+    path.write_text(content)
+    assert len(content) > text.SAMPLE
     expected = read(str(path), need_target=False).data
     found = pa.concat_tables(batch.table for batch in Stream(str(path)).batches())
     assert found.equals(expected)
     inches = b'x,y\n5",1\n' + b"6,0\n" * 20_000  # a quote that begins nothing
-    assert streamed_text._whole_lines(inches + b"7", True) == inches
+    assert text._whole_lines(inches + b"7", True) == inches
 
 
 def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
     """Comments, spaces, encodings, compression, and a bad row far from the beginning."""
-    monkeypatch.setattr(streamed_text, "BLOCK", 2000)
+    monkeypatch.setattr(text, "BLOCK", 2000)
     rows = [f"{i},name {i},{i / 7:.3f}" for i in range(3000)]
     commented = ["# about", "i,name,v", *rows[:1500], "# half", *rows[1500:]]
     texts = {
@@ -634,7 +629,7 @@ def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
 
 
 def test_too_many_labels_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(streamed_tally, "MOST_VALUES", 100)
+    monkeypatch.setattr(targets, "MOST_VALUES", 100)
     cells = columns()
     cells["y"] = [f"label {i}" for i in range(N)]
     path = write(cells, tmp_path / "t.parquet")

@@ -15,18 +15,19 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from nnaccel.files import whole_file, writing
-from nnaccel.tabular.streamed_file import Plane, planes_of, told
-from nnaccel.tabular.streamed_sample import SCATTER, Progress, followed, row_keys
-from nnaccel.tabular.streamed_sources import Batch, Stream
-from nnaccel.tabular.streamed_survey import Learnt
-from nnaccel.tabular.streamed_tally import PARTS, Reader
+from nnaccel.tabular.streamed.file import Plane, planes_of, told
+from nnaccel.tabular.streamed.first_pass import Learnt
+from nnaccel.tabular.streamed.sample import SCATTER, Progress, followed, row_keys
+from nnaccel.tabular.streamed.sources import Batch, Stream
+from nnaccel.tabular.streamed.targets import PARTS, Reader
 from nnaccel.tabular.surprises import Surprises
 from nnaccel.tabular.tables import quiet
 
 WINDOW = 2**26  # bytes of X in a region, about: what training holds in memory, twice
 WORKERS = 2  # threads that encode
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def write_matrix(

@@ -9,19 +9,25 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nnaccel.devices.host_memory import memory_free
 from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
+from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.preparation import Prepared
+from nnaccel.tabular.queries import is_query
 from nnaccel.tabular.settings import Settings, to_dict, variants
 from nnaccel.tabular.sources import Rows
-from nnaccel.tabular.streamed_file import Matrix, find_matrix
-from nnaccel.tabular.streamed_matrix import write_matrix
-from nnaccel.tabular.streamed_sample import Progress
-from nnaccel.tabular.streamed_sources import Stream
-from nnaccel.tabular.streamed_survey import Wanted, learn
-from nnaccel.tabular.streamed_tally import Reader
+from nnaccel.tabular.streamed.file import Matrix, find_matrix
+from nnaccel.tabular.streamed.first_pass import Wanted, learn
+from nnaccel.tabular.streamed.sample import Progress
+from nnaccel.tabular.streamed.second_pass import write_matrix
+from nnaccel.tabular.streamed.sources import Stream
+from nnaccel.tabular.streamed.targets import Reader
 from nnaccel.tabular.survey import Rules
-from nnaccel.tabular.tables import pop_target
+from nnaccel.tabular.tables import pop_target, quiet
 
+HALF = 0.5  # of the free memory: what an encoded table may take
+LONGEST = 256  # bytes of the encoding that a byte of a file becomes at the most, or hardly more
+ITEM = 4  # bytes of an encoded number
 # The settings that decide what the rows on the disk are.
 DECISIVE = (
     "task",
@@ -179,3 +185,35 @@ def stream(
     """
     names = (target,) if isinstance(target, str) else tuple(target)
     return Streamed(source, names, layout=layout, weights=weights, cache=cache)
+
+
+def is_large(source: str, layout: Layout = AS_IT_IS) -> tuple[int, int] | None:
+    """About how many bytes the rows of a file would take when they are encoded, and how many are
+    free, if the first is more than half of the second; None if not, and where it cannot be told.
+
+    Of a query nobody knows how many rows it gives.   Errors of a file that cannot be read are left
+    to whoever reads it.
+    """
+    free = memory_free()
+    if free is None or is_query(source):
+        return None
+    try:
+        stream = Stream(source, layout)
+        if stream.n_bytes * LONGEST < HALF * free:
+            return None
+        size = _encoded_size(stream)
+    except (ValueError, OSError):
+        return None
+    return (size, free) if size is not None and size > HALF * free else None
+
+
+def _encoded_size(stream: Stream) -> int | None:
+    """About how many bytes the encoded rows take."""
+    first = next(stream.batches())
+    n_rows = stream.n_rows
+    if n_rows is None:
+        if not first.done:
+            return None
+        n_rows = int(first.table.num_rows / first.done)
+    with quiet():
+        return ITEM * n_rows * len(fit_features(first.table).names)

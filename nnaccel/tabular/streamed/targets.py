@@ -8,9 +8,9 @@ import numpy as np
 
 from nnaccel.tabular.several_targets import Targets, columns_of, together
 from nnaccel.tabular.sources import weights_in
-from nnaccel.tabular.streamed_counts import Moments
-from nnaccel.tabular.streamed_sample import shares_of
-from nnaccel.tabular.streamed_sources import Batch
+from nnaccel.tabular.streamed.counts import Moments
+from nnaccel.tabular.streamed.sample import shares_of
+from nnaccel.tabular.streamed.sources import Batch
 from nnaccel.tabular.tables import quiet, warn
 from nnaccel.tabular.targets import (
     LARGEST,

@@ -19,7 +19,7 @@ from nnaccel.tabular.features import (
 from nnaccel.tabular.identifiers import ROWS
 from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.scaling import OUTLIER, ROUNDING, Scale, by_quartiles
-from nnaccel.tabular.streamed_sources import Batch
+from nnaccel.tabular.streamed.sources import Batch
 from nnaccel.tabular.tables import import_extra, listing, warn
 
 MOST_LEVELS = 100_000  # different values of a column that are counted
