@@ -551,6 +551,16 @@ def test_text_of_other_types_is_read_as_text(tmp_path, kind, target):
     assert found.rows == expected.rows
 
 
+def test_a_row_group_is_never_whole_in_memory(tmp_path):
+    rows = {name: np.random.default_rng(0).standard_normal(1_500_000) for name in "abcd"}
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet", row_group_size=1_500_000)
+    before = pa.total_allocated_bytes()
+    stream = Stream(str(tmp_path / "t.parquet"))
+    held = [pa.total_allocated_bytes() - before for batch in stream.batches()]
+    assert len(held) > 5
+    assert max(held) < 2e7  # of 48 MB: two batches, and pages of each column
+
+
 def test_files_without_rows_add_none(tmp_path):
     header = ",".join(columns())
     for name in ("0.csv", "9.csv"):

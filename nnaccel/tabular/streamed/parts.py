@@ -174,7 +174,8 @@ def _guarded(batches: Iterator[Any], path: Path, kind: str) -> Iterator[Any]:
 
 def _of_parquet(path: Path) -> Iterator[tuple[Any, float]]:
     parquet = import_extra("pyarrow.parquet")
-    with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+    # A buffer for each column: by itself Arrow reads a whole row group ahead, however large it is.
+    with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         total, n = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(BATCH):
             n += batch.num_rows
