@@ -22,7 +22,7 @@ from nnaccel.tabular.delimited import Layout
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
-from nnaccel.tabular.streamed import counts, parts, sample, second_pass, targets, text
+from nnaccel.tabular.streamed import counts, examples, parts, sample, second_pass, targets, text
 from nnaccel.tabular.streamed.counts import Moments
 from nnaccel.tabular.streamed.examples import stream
 from nnaccel.tabular.streamed.file import find_matrix
@@ -226,15 +226,30 @@ def test_balanced_classes_weigh_as_in_memory(tmp_path):
     np.testing.assert_allclose(matrix.weights[:], expected, 1e-6)
 
 
-def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path):
+@pytest.mark.usefixtures("small_samples")
+def test_categories_of_rows_that_do_not_train_are_said(tmp_path):
+    cells = columns()
+    settings = replace(PLAIN, validation_fraction=0.2)
+    held = np.flatnonzero(sample.shares_of(np.arange(N), 0) < 0.2)
+    for i in held[:3]:
+        cells["c"][i] = "seldom"
+    path = write(cells, tmp_path / "t.parquet")
+    *_, messages = told(lambda: stream(path, "y", cache=tmp_path), settings)
+    expected = "categories that the fit did not see, encoded as zeros: c (3 rows)"
+    assert expected in messages
+
+
+def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path, monkeypatch):
     path = write(columns(), tmp_path / "t.csv")
     found = []
-    for settings in (PLAIN, replace(PLAIN, epochs=9), replace(PLAIN, seed=1)):
-        examples = stream(path, "y", cache=tmp_path)
+    versions = iter(["0.1", "0.1", "0.1", "0.2"])
+    for settings in (PLAIN, replace(PLAIN, epochs=9), replace(PLAIN, seed=1), PLAIN):
+        monkeypatch.setattr(examples, "__version__", next(versions))
+        streamed = stream(path, "y", cache=tmp_path)
         with tables.quiet():
-            Fit(examples, settings, test_fraction=0.0, kernels="numpy")
-        found.append(examples.found)
-    assert found == [False, True, False]
+            Fit(streamed, settings, test_fraction=0.0, kernels="numpy")
+        found.append(streamed.found)
+    assert found == [False, True, False, False]
     os.utime(path, ns=(1, 1))
     again = stream(path, "y", cache=tmp_path)
     with tables.quiet():

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nnaccel import __version__
 from nnaccel.devices.host_memory import memory_free
 from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
 from nnaccel.tabular.features import fit_features
@@ -119,9 +120,11 @@ class Streamed:
         return written
 
     def _digest(self, wanted: Wanted) -> str:
-        """Of the files, with their sizes and times, and of all that decides the encoding."""
+        """Of the files, with their sizes and times, and of all that decides the encoding, this
+        version included."""
         settings = to_dict(wanted.settings)
         told = [
+            __version__,
             self.stream.state or self.stream.source,
             {name: settings[name] for name in DECISIVE},
             wanted.rules,

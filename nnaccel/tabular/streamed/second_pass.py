@@ -46,10 +46,13 @@ def write_matrix(
         scatter = Scatter(file, planes, learnt.n_rows, regions, reader.seed)
         batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
         pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
+        surprises = Surprises(many=True)
         with quiet():  # here, for all threads: what warnings do is one thing for a process
             for encoded in mapped(encoder.encoded, pieces):
                 with writing(path):
                     scatter.write(encoded)
+                surprises.add(encoded.surprises)
+        surprises.say()
         scatter.check_complete(stream.source)
         stream.check_unchanged()
         with writing(path):
@@ -70,10 +73,11 @@ def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 class Encoded(NamedTuple):
     """Rows as they are written: their parts (n,), as places in `PARTS`, and their arrays (n, ...)
-    by the names of planes."""
+    by the names of planes; and what they hold that the rows that train do not."""
 
     part: np.ndarray
     arrays: dict[str, np.ndarray]
+    surprises: Surprises
 
 
 class Encoder:
@@ -87,23 +91,26 @@ class Encoder:
     def encoded(self, batch: Batch) -> Encoded:
         """ValueError, which names the file, for what the encoding cannot read."""
         part, y, weights = self._reader.rows_of(batch)
-        rows = np.flatnonzero(part >= 0)
+        rows, surprises = np.flatnonzero(part >= 0), Surprises(many=True)
         if not len(rows):
-            return Encoded(part[rows], {})
+            return Encoded(part[rows], {}, surprises)
         features, dtype = self._learnt.features, self._planes["X"].dtype
         table = batch.table.select(self._columns)
+        if len(rows) < table.num_rows:
+            table = table.take(rows)
         try:
-            X = features.transform(table, dtype, Surprises(many=True))
+            X = features.transform(table, dtype, surprises)
             Y = self._reader.encoded(y, rows)
         except ValueError as error:
             raise ValueError(f"{batch.where}, rows from {batch.first:,} on: {error}") from None
         part = part[rows]
-        arrays = {"X": X if len(rows) == len(X) else X[rows], "Y": Y}
+        arrays = {"X": X, "Y": Y}
         if "weights" in self._planes:
             own = np.ones(len(rows)) if weights is None else weights[rows]
             arrays["weights"] = self._weights_of(own, Y, part)
         kinds = {name: plane.dtype for name, plane in self._planes.items()}
-        return Encoded(part, {n: a.astype(kinds[n], copy=False) for n, a in arrays.items()})
+        arrays = {name: a.astype(kinds[name], copy=False) for name, a in arrays.items()}
+        return Encoded(part, arrays, surprises)
 
     def _weights_of(self, own: np.ndarray, Y: np.ndarray, part: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 for the rows that train, others as they are."""
