@@ -86,7 +86,8 @@ def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
     if not pool.n_rows:
         raise Unreadable(f"{source} has no rows")
     pool.shrink()
-    return Sample(pa.concat_tables(pool.tables), np.concatenate(pool.numbers), pool.n_rows)
+    table = pa.concat_tables(pool.tables).combine_chunks()
+    return Sample(table, np.concatenate(pool.numbers), pool.n_rows)
 
 
 class Pool:
@@ -115,11 +116,10 @@ class Pool:
 
     def shrink(self) -> None:
         """Leaves out all rows but `size`."""
-        pa = import_extra("pyarrow")
-        keys, numbers = np.concatenate(self._keys), np.concatenate(self.numbers)
+        keys = np.concatenate(self._keys)
         if len(keys) <= self.size:
             return
-        limit = np.partition(keys, self.size)[self.size]
-        table = pa.concat_tables(self.tables)
-        self.tables, self.numbers, self._keys, self._limit = [], [], [], limit
-        self._append(table, numbers, keys, np.flatnonzero(keys < limit))
+        self._limit = np.partition(keys, self.size)[self.size]
+        for _ in range(len(self.tables)):  # one after the other: no second copy of all
+            table, numbers, keys = (kept.pop(0) for kept in (self.tables, self.numbers, self._keys))
+            self._append(table, numbers, keys, np.flatnonzero(keys < self._limit))
