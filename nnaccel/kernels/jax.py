@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ class JAXBackend(Definition):
     JAX takes longer to compile a run than most epochs take, and what it has compiled owns no
     memory: so equal runs share one program, also those of other seeds.
     """
+
+    takes_slices: ClassVar[bool] = True
 
     def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
         """For products without a kernel, which say themselves: a GPU's default is TF32."""

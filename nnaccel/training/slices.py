@@ -5,7 +5,7 @@ ones have fewer or none. The rows at these places are all that it needs: whoever
 no others for it, and a process reads those of its own devices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -85,22 +85,20 @@ class Slices(NamedTuple):
     index: np.ndarray
 
 
-def slices_of(batches: Minibatches, where: Device) -> Slices:
-    """What the devices of this process need of some minibatches."""
+def slices_of(batches: Minibatches, n_devices: int, own: Sequence[int]) -> Slices:
+    """What the devices with their own numbers, of so many, need of some minibatches."""
     steps, B = batches.shape
-    each = -(-B // where.n_slices)
-    places = [*pairwise(min(d * each, B) for d in range(where.n_slices + 1))]
+    each = -(-B // n_devices)
+    places = [*pairwise(min(d * each, B) for d in range(n_devices + 1))]
     index = np.concatenate([batches.index(*part) for part in places], axis=1)
     # A device without a place gets what fits into an array with the others.
-    rows = {d: batches.rows(*places[d] if d * each < B else (0, 1)) for d in where.own_slices}
+    rows = {d: batches.rows(*places[d] if d * each < B else (0, 1)) for d in own}
     return Slices(rows, steps * each, index.reshape(-1))
 
 
-def on_device(slices: Slices, where: Device) -> Data:
-    """The rows as `train` takes them: X (N, D); on several devices (R, n, D), each with its own."""
+def _in_slices(slices: Slices, where: Device) -> Data:
+    """The rows on several devices, X (R, n, D), Y and weights likewise: each has its own."""
     each = slices.rows
-    if not where.is_several:
-        return Data(*(None if x is None else where.asarray(x) for x in each[0]))
 
     def put(i: int) -> Array:
         return where.in_slices({d: _filled(own[i], slices.n_rows) for d, own in each.items()})
@@ -116,8 +114,16 @@ def _filled(rows: Any, n: int) -> np.ndarray:
     return np.concatenate([rows[:n], np.repeat(rows[:1], max(n - len(rows), 0), axis=0)])
 
 
-def each_on_device(batches: Iterator[Minibatches], where: Device) -> Iterator[tuple[Data, Array]]:
+def each_on_device(
+    batches: Iterator[Minibatches], where: Device, *, sliced: bool
+) -> Iterator[tuple[Data, Array]]:
     """Minibatches as data sets on the device, each with the order of its rows. A thread reads the
-    next ones while these are in use."""
-    for slices in made_ahead(slices_of(some, where) for some in batches):
-        yield on_device(slices, where), where.asarray(slices.index)
+    next ones while these are in use.   sliced: whether several devices each get their slices (see
+    `Definition.takes_slices`), not all rows."""
+    n, own = (where.n_slices, where.own_slices) if sliced else (1, [0])
+    for slices in made_ahead(slices_of(some, n, own) for some in batches):
+        if sliced:
+            data = _in_slices(slices, where)
+        else:
+            data = Data(*(None if x is None else where.asarray(x) for x in slices.rows[0]))
+        yield data, where.asarray(slices.index)
