@@ -126,6 +126,7 @@ def in_float64(rng: np.random.Generator, n: int) -> dict[str, Any]:
 # Libraries reserve memory that they do not use, which a limit counts: so they reserve less.
 FRUGAL = {
     "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "1000000",
     "MIMALLOC_ARENA_EAGER_COMMIT": "0",
     "OPENBLAS_NUM_THREADS": "1",
 }
