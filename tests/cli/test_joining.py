@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("jax", reason="several processes are JAX's")
 
-from nnaccel.cli import joining
+from nnaccel.cli import joining, plan
 from nnaccel.tabular.model import Model
 from nnaccel.training import checkpoint
 
@@ -62,6 +62,7 @@ def test_the_model_of_two_processes_is_that_of_one(table, run):
     (first, out, _), (second, silence, _) = ends(joined(2, *ARGUMENTS, "--output", "two"))
     assert (first, second) == (0, 0)
     assert "on jax:cpu:*" in out
+    assert "data: on each of 2 devices" in out
     assert "model written to two" in out
     assert "epoch" not in silence
     run(*ARGUMENTS, "--output", "one", "--device", "jax:cpu")
@@ -85,6 +86,15 @@ def test_each_of_two_processes_reads_its_share_of_a_streamed_table(table, run):
     one, two = Model.load("one"), Model.load("two")
     np.testing.assert_allclose(two.params, one.params, rtol=0, atol=1e-13)
     assert two.scores == pytest.approx(one.scores, abs=1e-12)
+
+
+def test_the_plan_says_that_data_do_not_fit_on_each_device():
+    device = Namespace(is_several=True, n_slices=4)
+    [line] = plan._places(Namespace(device=device, on_disk=False, resident=False))
+    assert line == (
+        "data: more than 60% of the free memory of a device; each of 4 devices gets its share of "
+        "each batch"
+    )
 
 
 def test_one_process_goes_first(monkeypatch):

@@ -533,8 +533,12 @@ def test_folders_that_hold_a_column_in_their_names_are_said(tmp_path):
         folder = tmp_path / f"year={year}"
         folder.mkdir()
         parquet.write_table(pa.table({"x": [1.5], "y": [1]}), folder / "a.parquet")
-    with pytest.warns(tables.TableWarning, match="the names of its folders say year, and are not"):
-        Stream(str(tmp_path))
+    for source in (str(tmp_path), f"{tmp_path}/**/*.parquet"):
+        with pytest.warns(tables.TableWarning, match="names of its folders say year, and are not"):
+            Stream(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Stream(str(tmp_path / "year=2023"))  # who names it knows it
     query = f"from read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)"
     found = pa.concat_tables(batch.table for batch in Stream(query).batches())
     assert sorted(found["year"].to_pylist()) == [2023, 2024]

@@ -111,13 +111,13 @@ def _shown_below(folder: str) -> Iterator[Path]:
 
 def _warn_of_partitions(source: str, paths: list[Path]) -> None:
     """A TableWarning for folders such as `year=2024`, whose names hold a column."""
-    below = (path.parent.parts[len(Path(source).parts) :] for path in paths)
-    names = {part.partition("=")[0] for parts in below for part in parts if "=" in part}
-    if names and os.path.isdir(source):
+    folders = {part for path in paths for part in path.parent.parts} - {*Path(source).parts}
+    names = sorted({name.partition("=")[0] for name in folders if "=" in name})
+    if names:
+        files = f"{source}/**/*.parquet" if os.path.isdir(source) else source
         warn(
-            f"{source}: the names of its folders say {listing(sorted(names))}, and are not read; "
-            f"a query reads them: \"from read_parquet('{source}/**/*.parquet', "
-            'hive_partitioning=true)"'
+            f"{source}: the names of its folders say {listing(names)}, and are not read; a query "
+            f"reads them: \"from read_parquet('{files}', hive_partitioning=true)\""
         )
 
 

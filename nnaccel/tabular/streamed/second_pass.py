@@ -52,11 +52,11 @@ def write_matrix(
                 with writing(path):
                     scatter.write(encoded)
                 surprises.add(encoded.surprises)
-        surprises.say()
         scatter.check_complete(stream.source)
         stream.check_unchanged()
         with writing(path):
             put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
+    surprises.say()
 
 
 def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
