@@ -383,6 +383,7 @@ def _epoch_on(
         for part, index in parts(order):
             params, state, record = epoch(params, state, part, index)
             records.append(record)
+            del part, index  # before the next but one is read
         return params, state, where.xp.concat(records)
 
     return streamed

@@ -127,3 +127,4 @@ def each_on_device(
         else:
             data = Data(*(None if x is None else where.asarray(x) for x in slices.rows[0]))
         yield data, where.asarray(slices.index)
+        del slices, data  # before the next but one is read

@@ -179,6 +179,7 @@ def made_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = maker.submit(next, items, None)
             yield item
+            item = None  # which may be large: the next but one is to take its memory
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """Rows on the disk: every row once in an epoch, in an order of (seed, epoch) alone."""
 
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ from nnaccel.devices.device import select
 from nnaccel.maths import losses
 from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import mlp
+from nnaccel.training import on_disk
 from nnaccel.training.loop import train
 from nnaccel.training.on_disk import BLOCKS, DiskArray, DiskBatches, DiskData, Order, between
 
@@ -22,14 +24,14 @@ WEIGHTS = RNG.uniform(0.5, 2, N).astype(np.float32)
 WEIGHTS /= WEIGHTS.mean()
 
 
-def on_disk(tmp_path, array, regions=1, name="rows"):
+def written(tmp_path, array, regions=1, name="rows"):
     path = tmp_path / f"{name}{array.dtype}{array.ndim}"
     path.write_bytes(b"head" + array.tobytes())
     return DiskArray(str(path), 4, array.shape, array.dtype, regions)
 
 
 def data(tmp_path, regions):
-    return DiskData(*(on_disk(tmp_path, array, regions) for array in (X, Y, WEIGHTS)))
+    return DiskData(*(written(tmp_path, array, regions) for array in (X, Y, WEIGHTS)))
 
 
 def visited(data, epoch, batch_size, *, regions, seed=7, shuffle=True, devices=1):
@@ -142,6 +144,26 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, regions):
     *_, last = again
     np.testing.assert_array_equal(last.params, epoch.params)
     assert last.loss == epoch.loss
+
+
+def test_there_is_never_a_third_window(tmp_path, monkeypatch):
+    """One is in use and one is read: the memory of the one before is free by then."""
+    windows, most, read = weakref.WeakValueDictionary(), [], on_disk._read
+
+    def watched(array, spans):
+        if array.ndim == 1:
+            return read(array, spans)
+        most.append(1 + len(windows))
+        windows[len(most)] = found = read(array, spans)
+        return found
+
+    monkeypatch.setattr(on_disk, "_read", watched)
+    disk = data(tmp_path, 8)
+    how = {"loss": "binary_cross_entropy", "epochs": 2, "batch_size": 10, "dtype": "float32"}
+    for _ in train(mlp(D, [8], 1), disk.X, disk.Y, device="cpu", **how):
+        pass
+    assert len(most) == 2 * 9  # the short batch is one, too
+    assert max(most) == 2
 
 
 def test_a_file_that_was_cut_is_an_error_and_no_crash(tmp_path):
