@@ -1,6 +1,7 @@
 """Tables larger than memory: do they train within a limit, as fast and as well as in memory?
 
     python bench/streaming.py memory [--limit 1] [--times 10]  # a table so many times the limit
+    python bench/streaming.py file [--limit 0.5] [--size 3]    # a large file of Parquet, likewise
     python bench/streaming.py speed [--rows 1500000]           # rows a second of passes and epochs
     python bench/streaming.py order [--seeds 5]                # rows sorted by class, or shuffled
 
@@ -10,6 +11,7 @@ them first, or read the ratios alone.
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,13 +26,13 @@ from pyarrow import parquet
 
 import nnaccel as nn
 from bench.shared.script import run
-from nnaccel.tabular import streamed_matrix
+from nnaccel.tabular.streamed import second_pass
 
 PIECE = 250_000  # rows made at once
 LEVELS = np.array([f"level {i:02}" for i in range(100)])
 UNDER_A_LIMIT = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+resource.setrlimit(resource.{kind}, ({limit}, {limit}))
 from nnaccel.cli.main import main
 status = main(sys.argv[1:])
 for line in open("/proc/self/status"):
@@ -42,8 +44,9 @@ sys.exit(status)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("memory", "speed", "order"))
-    parser.add_argument("--limit", type=float, default=1.0, help="of the address space, in GB")
+    parser.add_argument("what", choices=("memory", "file", "speed", "order"))
+    parser.add_argument("--limit", type=float, help="of addresses, or of data, in GB (1, 0.5)")
+    parser.add_argument("--size", type=float, default=3.0, help="of the file, in GB")
     parser.add_argument("--times", type=float, default=10, help="the limit: the encoded rows")
     parser.add_argument("--rows", type=int, default=1_500_000)
     parser.add_argument("--seeds", type=int, default=5)
@@ -51,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        {"memory": memory, "speed": speed, "order": order}[args.what](Path(folder), args)
+        made = {"memory": memory, "file": file, "speed": speed, "order": order}
+        made[args.what](Path(folder), args)
 
 
 def narrow(rng: np.random.Generator, n: int) -> dict[str, Any]:
@@ -71,11 +75,11 @@ def wide(rng: np.random.Generator, n: int) -> dict[str, Any]:
     return {f"c{i}": pa.array(LEVELS[c[:, i]]) for i in range(10)} | {"y": y}
 
 
-def made(path: Path, kind: Any, rows: int) -> str:
-    rng, writer = np.random.default_rng(0), None
+def made(path: Path, kind: Any, rows: int, seed: int = 0, **how: Any) -> str:
+    rng, writer = np.random.default_rng(seed), None
     for start in range(0, rows, PIECE):
         table = pa.table(kind(rng, min(PIECE, rows - start)))
-        writer = writer or parquet.ParquetWriter(path, table.schema)
+        writer = writer or parquet.ParquetWriter(path, table.schema, **how)
         writer.write_table(table)
     assert writer is not None
     writer.close()
@@ -84,20 +88,59 @@ def made(path: Path, kind: Any, rows: int) -> str:
 
 def memory(folder: Path, args: argparse.Namespace) -> None:
     """One epoch, the test and predictions of a table of many times the limit, under the limit."""
-    limit = int(args.limit * 1e9)
+    limit = int((args.limit or 1.0) * 1e9)
     rows = int(limit * args.times / (1000 * 4))
     path = made(folder / "wide.parquet", wide, rows)
     print(f"{rows:,} rows, {os.path.getsize(path) / 1e9:.2f} GB of Parquet, limit {limit / 1e9} GB")
-    code = UNDER_A_LIMIT.format(limit=limit)
-    environment = os.environ | {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
-    train = ["train", path, "--target", "y", "--stream", "--epochs", "1", "--hidden", "16"]
-    for command in (
+    model, predicted = f"{folder}/model", f"{folder}/predicted.parquet"
+    limited(
+        "RLIMIT_AS",
+        limit,
+        ["train", path, *TRAIN, "--hidden", "16", "--output", model],
+        ["predict", model, path, "--stream", "--output", predicted],
+        ["evaluate", model, path, "--stream"],
+    )
+
+
+def file(folder: Path, args: argparse.Namespace) -> None:
+    """The same of 16 numbers of float64 and 4 categories, whose data alone are limited."""
+    limit, rows = int((args.limit or 0.5) * 1e9), int(args.size * 1e9 / 130)
+    how = {"compression": "NONE", "use_dictionary": ["c0", "c1", "c2", "c3", "y"]}
+    path = made(folder / "long.parquet", in_float64, rows, **how)
+    test = made(folder / "test.parquet", in_float64, 200_000, seed=1, **how)
+    print(f"{rows:,} rows, {os.path.getsize(path) / 1e9:.2f} GB of Parquet, limit {limit / 1e9} GB")
+    train = ["train", path, *TRAIN, "--hidden", "64", "32", "--test-fraction", "0"]
+    limited(
+        "RLIMIT_DATA",
+        limit,
         [*train, "--output", f"{folder}/model"],
-        ["predict", f"{folder}/model", path, "--stream", "--output", f"{folder}/predicted.parquet"],
-        ["evaluate", f"{folder}/model", path, "--stream"],
-    ):
+        ["evaluate", f"{folder}/model", test, "--stream"],
+    )
+
+
+def in_float64(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    columns = narrow(rng, n)
+    return {k: v.astype("f8") if k.startswith("x") else v for k, v in columns.items()}
+
+
+# Libraries reserve memory that they do not use, which a limit counts: so they reserve less.
+FRUGAL = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "1000000",
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+TRAIN = ("--target", "y", "--stream", "--epochs", "1")
+
+
+def limited(kind: str, limit: int, *commands: list[str]) -> None:
+    """Commands of nnaccel, each in a process of its own under a limit of the system."""
+    code = UNDER_A_LIMIT.format(kind=kind, limit=limit)
+    for command in commands:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *command], env=environment, check=True)
+        whole = shlex.join([sys.executable, "-c", code, *command])
+        small_stacks = ["bash", "-c", f"ulimit -s 1024; {whole}"]
+        subprocess.run(small_stacks, env=os.environ | FRUGAL, check=True)
         print(f"{command[0]}: {time.perf_counter() - started:.0f} s\n", flush=True)
 
 
@@ -134,7 +177,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
 def order(folder: Path, args: argparse.Namespace) -> None:
     """The test accuracy of the same rows, sorted by class and shuffled, in some 25 windows, and in
     memory, where each epoch shuffles all of them; over seeds."""
-    rows, streamed_matrix.WINDOW = 150_000, 2**20
+    rows, second_pass.WINDOW = 150_000, 2**20
     table = pa.table(narrow(np.random.default_rng(0), rows))
     test = pa.table(narrow(np.random.default_rng(1), 100_000))
     orders = {

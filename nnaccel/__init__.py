@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.tabular.model import Model as Model
     from nnaccel.tabular.settings import Settings as Settings
     from nnaccel.tabular.sources import read as read
-    from nnaccel.tabular.streamed_examples import stream as stream
+    from nnaccel.tabular.streamed.examples import stream as stream
     from nnaccel.training.data import class_weights as class_weights
     from nnaccel.training.early_stopping import EarlyStopping as EarlyStopping
     from nnaccel.training.epoch import Epoch as Epoch
@@ -75,7 +75,7 @@ _PUBLIC = {
     "Residual": "maths.layers",
     "select": "devices.device",
     "Settings": "tabular.settings",
-    "stream": "tabular.streamed_examples",
+    "stream": "tabular.streamed.examples",
     "TableClassifier": "estimators.table",
     "TableEncoder": "estimators.table",
     "TableRegressor": "estimators.table",

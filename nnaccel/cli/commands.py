@@ -73,7 +73,7 @@ def _train(options: Any, settings: "Settings", process: "Process", warned: list[
     lines = plan.plan(fit, examples.structure, fit.device.name)
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
     if options.stream:
-        console.print(plan.streamed(examples), soft_wrap=True)
+        console.print(plan.streamed(examples, fit.device), soft_wrap=True)
     # A process that ended its run alone would leave the others waiting for it.
     with Interruption(handles=process.n == 1) as interruption:
         started = time.perf_counter()
@@ -313,12 +313,15 @@ def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["
     replace = options.force or options.output is not None or options.resume is not None
     if process.writes:
         check_model_file(output, replace=replace)
+    how = {"rules": rules, "test_fraction": options.test_fraction}
+    if options.stream:
+        with process.goes_first():  # the others find its rows, if they see its disk
+            examples.encoded(settings, **how)
     fit = Fit(
         examples,
         settings,
         device=device,
-        rules=rules,
-        test_fraction=options.test_fraction,
+        **how,
         kernels=not options.no_kernels,
         keeps=bool(options.checkpoint or options.resume or process.n > 1),
         after=after,

@@ -5,17 +5,16 @@ each minibatch among them. The first process alone prints and writes. Starting t
 them again, is the work of a launcher: Slurm, mpiexec, or a shell.
 """
 
-import hashlib
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nnaccel.devices.install_hints import load_library
+from nnaccel.devices.processes import odd_process, of_all_processes
 from nnaccel.files import reason
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
@@ -32,17 +31,22 @@ class Process(NamedTuple):
         """Whether it is the one that prints and writes."""
         return self.index == 0
 
+    @contextmanager
+    def goes_first(self) -> Iterator[None]:
+        """A block that the first process ends before any other begins it."""
+        if not self.writes:
+            of_all_processes([0])
+        yield
+        if self.writes and self.n > 1:
+            of_all_processes([0])
+
     def check_same(self, text: str) -> None:
         """ValueError unless all processes have the same text here, such as a digest of the data."""
         if self.n == 1:
             return
-        from jax.experimental.multihost_utils import process_allgather
-
-        own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
-        every = np.asarray(process_allgather(own)).reshape(self.n, -1)
-        if other := np.flatnonzero((every != every[0]).any(axis=1)).tolist():
+        if (odd := odd_process([text.encode()])) is not None:
             raise ValueError(
-                f"process {other[0]} has other data or options than process 0; all of them need "
+                f"process {odd} has other data or options than process 0; all of them need "
                 "the same command and the same files"
             )
 
@@ -76,6 +80,7 @@ def heartbeat() -> int:
     return int(text)
 
 
+MPI = ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by mpiexec of Open MPI, of MPICH and its kin
 CLUSTER = "cluster"  # the value of --join without an address: what the launcher says
 
 
@@ -85,6 +90,21 @@ def numbered(text: str) -> tuple[int, int]:
     if found is None or not int(found[1]) < int(found[2]):
         raise ValueError(f"--process must be I/N, from 0/N to N-1/N, got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def _launched() -> dict[str, str]:
+    """By which way JAX finds the processes of a launcher: its own, or what MPI says.
+
+    RuntimeError for MPI without mpi4py.
+    """
+    if not any(name in os.environ for name in MPI):
+        return {}
+    if find_spec("mpi4py") is None:
+        raise RuntimeError(
+            "--join: under mpiexec the processes find each other by mpi4py, which is not "
+            "installed; run: python -m pip install mpi4py"
+        )
+    return {"cluster_detection_method": "mpi4py"}
 
 
 def join(options: Any) -> Process:
@@ -98,12 +118,13 @@ def join(options: Any) -> Process:
     index, n = numbered(options.process) if options.process else (None, None)
     jax = load_library("jax", "jax")
     where = {"coordinator_address": options.join, "num_processes": n, "process_id": index}
-    known = where if options.join != CLUSTER else {}
+    known = where if options.join != CLUSTER else _launched()
     try:
         jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat())
     except (ValueError, RuntimeError) as error:
-        remedy = "; outside of Slurm and MPI say --join HOST:PORT --process I/N" * (not known)
-        raise RuntimeError(f"--join: cannot join the others: {reason(error)}{remedy}") from None
+        remedy = "outside of Slurm and MPI say --join HOST:PORT --process I/N"
+        why = reason(error) if known is where else f"{reason(error)}; {remedy}"
+        raise RuntimeError(f"--join: cannot join the others: {why}") from None
     return Process(jax.process_index(), jax.process_count())
 
 

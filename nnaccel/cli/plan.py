@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from nnaccel.cli.streams import in_line
+from nnaccel.devices.device import Device
 from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import layout
@@ -10,9 +11,10 @@ from nnaccel.tabular.delimited import Structure
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.several_targets import Targets
-from nnaccel.tabular.streamed_examples import Streamed
+from nnaccel.tabular.streamed.examples import Streamed
 from nnaccel.tabular.tables import listing
 from nnaccel.tabular.targets import Target
+from nnaccel.training.data import RESIDENT
 
 SHOWN_NAMES = 6
 
@@ -47,16 +49,32 @@ def plan(fit: Fit, structure: Structure | None, device: str) -> str:
     if chosen.class_weight:
         border = "; --threshold of predict moves the border" * (len(fit.target.classes) == 2)
         lines.append(f"class weights: probabilities are those of balanced classes{border}")
-    return "\n".join([*lines, f"kernels: {fit.kernels}"])
+    return "\n".join([*lines, *_places(fit), f"kernels: {fit.kernels}"])
 
 
-def streamed(examples: Streamed) -> str:
-    """Where the rows are that one network is trained on."""
+def _places(fit: Fit) -> Iterator[str]:
+    """Where the rows of a table in memory are, for several devices."""
+    if not fit.device.is_several or fit.on_disk:
+        return
+    devices = count(fit.device.n_slices, "device")
+    if fit.resident:
+        yield f"data: on each of {devices}"
+    else:
+        yield (
+            f"data: more than {RESIDENT:.0%} of the free memory of a device; each of {devices} "
+            "gets its share of each batch"
+        )
+
+
+def streamed(examples: Streamed, device: Device) -> str:
+    """Where the rows are that one network is trained on, and who reads them."""
     assert examples.matrix is not None
     path, regions = examples.matrix.path, examples.matrix.X.regions
     size = f"{path.stat().st_size / 1e9:.3g} GB"
     how = "as an earlier run has encoded them" if examples.found else "encoded"
     windows = f", read in {count(regions, 'window')} an epoch"
+    if device.is_several:
+        windows += f", by each of {count(device.n_slices, 'device')} its share"
     return f"rows: {how}, {size} in {in_line(path)}{windows}; one network"
 
 

@@ -12,15 +12,16 @@ from nnaccel.cli.reading import columns_of, layout_of
 from nnaccel.cli.streams import in_line, say
 from nnaccel.devices.device import dtype_name
 from nnaccel.files import STREAM
-from nnaccel.tabular.streamed_size import is_large
-from nnaccel.tabular.streamed_sources import Batch, Stream, is_many, is_streamable
+from nnaccel.tabular.streamed.examples import is_large
+from nnaccel.tabular.streamed.parts import is_many, is_streamable
+from nnaccel.tabular.streamed.sources import Batch, Stream
 from nnaccel.tabular.surprises import Surprises
-from nnaccel.tabular.tables import listing, warn
+from nnaccel.tabular.tables import listing, quiet, warn
 
 if TYPE_CHECKING:
     from nnaccel.devices.device import Device
     from nnaccel.tabular.model import Model
-    from nnaccel.tabular.streamed_examples import Streamed
+    from nnaccel.tabular.streamed.examples import Streamed
 
 
 def wants_stream(source: str, options: Any) -> bool:
@@ -58,7 +59,7 @@ def gigabytes(size: int) -> str:
 def streamed_examples(options: Any) -> "Streamed":
     """The examples to train on, whose encoded rows go into a file in `--cache`."""
     from nnaccel.cli import display
-    from nnaccel.tabular.streamed_examples import Streamed
+    from nnaccel.tabular.streamed.examples import Streamed
 
     if options.test is not None:
         raise ValueError(
@@ -94,8 +95,8 @@ def predictions(
 def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, Any], int]:
     """The scores of a model on the rows of a file that have a target, and how many these are."""
     from nnaccel.tabular.model import scoring_of
-    from nnaccel.tabular.streamed_scores import Scores
-    from nnaccel.tabular.streamed_tally import Reader, Shares
+    from nnaccel.tabular.streamed.scores import Scores
+    from nnaccel.tabular.streamed.targets import Reader, Shares
 
     needed = [*model.target.names, *([options.weights] if options.weights else [])]
     stream, surprises = _opened(model, options, needed), Surprises(many=True)
@@ -103,7 +104,8 @@ def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, An
     found = Scores(model.target, threshold=options.threshold, **scoring_of(model.loss))
     without = 0
     for batch in _pieces(model, stream):
-        part, y, weights = reader.rows_of(batch)
+        with quiet():
+            part, y, weights = reader.rows_of(batch)
         rows = np.flatnonzero(part >= 0)
         without += len(part) - len(rows)
         if len(rows):

@@ -8,7 +8,7 @@ A library is imported when one of its devices is asked for, never before.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -62,6 +62,36 @@ class Device(NamedTuple):
         """Whether it is several devices of JAX."""
         return hasattr(self.handle, "mesh")
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether some of its devices are those of other processes."""
+        return self.is_several and not self.handle.is_fully_addressable
+
+    @property
+    def n_slices(self) -> int:
+        """How many devices share out the rows of a minibatch."""
+        return self.handle.mesh.size if self.is_several else 1
+
+    @property
+    def own_slices(self) -> list[int]:
+        """The numbers among these of the devices of this process."""
+        if not self.is_several:
+            return [0]
+        own = {*self.handle.mesh.local_devices}
+        return [i for i, device in enumerate(self.handle.mesh.devices.flat) if device in own]
+
+    def in_slices(self, parts: Mapping[int, np.ndarray]) -> Array:
+        """An array (n_slices, ...) of several devices, of which each has an entry of its own.
+
+        parts: the entries of the devices of this process, by number, alike in shape and dtype.
+        """
+        jax = import_module("jax")
+        devices, mesh = [*self.handle.mesh.devices.flat], self.handle.mesh
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(ROWS))
+        placed = [jax.device_put(part[None], devices[i]) for i, part in parts.items()]
+        shape = (self.n_slices, *placed[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
     def asarray(self, x: Any, dtype: str | None = None, copy: bool | None = None) -> Array:
         """x as an array on this device, in memory shared with x where that is possible.
 
@@ -87,7 +117,16 @@ class Device(NamedTuple):
                 x = self._exact(x, dtype)
             if foreign:
                 x = self._adopt(x)
+            if foreign and self.is_joined:
+                return self._on_own(x if kind is None else x.astype(kind))
             return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
+
+    def _on_own(self, x: np.ndarray) -> Array:
+        """An array that every process has, on its devices of several. JAX's own way would first
+        send it from each process to each other one, to compare."""
+        jax = import_module("jax")
+        placed = [jax.device_put(x, device) for device in self.handle.mesh.local_devices]
+        return jax.make_array_from_single_device_arrays(x.shape, self.handle, placed)
 
     def keeps(self, x: Array) -> bool:
         """Whether integers x, of any library, stay the numbers that they are on this device."""

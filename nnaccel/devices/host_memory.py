@@ -45,10 +45,11 @@ def _of_container() -> list[int]:
 
 
 def _of_limits() -> list[int]:
-    """Of `ulimit -v`, beside what the process has of it."""
+    """Of `ulimit -v`, of addresses, and of `ulimit -d`, of data, beside what the process has."""
     if resource is None or not STATM.exists():
         return []
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most == resource.RLIM_INFINITY:
-        return []
-    return [most - int(STATM.read_text().split()[0]) * resource.getpagesize()]
+    pages = STATM.read_text().split()
+    taken = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}
+    limits = ((resource.getrlimit(kind)[0], int(n)) for kind, n in taken.items())
+    page = resource.getpagesize()
+    return [most - n * page for most, n in limits if most != resource.RLIM_INFINITY]

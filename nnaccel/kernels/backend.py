@@ -25,6 +25,7 @@ class Backend(Protocol):
     """How a library runs the maths. `Definition` has the meaning of each method."""
 
     prediction_rows: ClassVar[int]
+    takes_slices: ClassVar[bool]
     overwrites: ClassVar[bool]
 
     @property

@@ -117,6 +117,8 @@ class Definition:
 
     # Rows of a block in predictions, where less than memory bounds is faster.
     prediction_rows: ClassVar[int] = sys.maxsize
+    # Whether X may be (R, n, D), of R devices that have their own rows, as `train` gives it then.
+    takes_slices: ClassVar[bool] = False
     # Whether epochs may write over the parameters and the state that they are given.
     overwrites: ClassVar[bool] = False
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ class JAXBackend(Definition):
     JAX takes longer to compile a run than most epochs take, and what it has compiled owns no
     memory: so equal runs share one program, also those of other seeds.
     """
+
+    takes_slices: ClassVar[bool] = True
 
     def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
         """For products without a kernel, which say themselves: a GPU's default is TF32."""
@@ -322,15 +324,34 @@ def take_minibatch(
     """Twin of `minibatch.minibatch`, without a mask for rows that are not there.
 
     On several devices each gathers its share of them, and XLA computes all that follows where its
-    rows are: of a step the gradient alone is added up among the devices.
+    rows are: of a step the gradient alone is added up among the devices. X (R, n, D) are R devices
+    with rows of their own, and so are Y and weights; the index counts among those of a device.
     """
-    if ROWS in jax.sharding.get_abstract_mesh().axis_names:
-        index = jax.lax.with_sharding_constraint(index, jax.sharding.PartitionSpec(ROWS))
-
-    def rows(array: Array) -> Array:
-        return array.at[index].get(mode="promise_in_bounds")
-
+    if X.ndim == 3:
+        rows = partial(_of_each_device, index)
+    else:
+        rows = partial(_rows_at, _shared_out(index))
     return rows(X).astype(dtype), rows(Y), None if weights is None else of_networks(rows(weights))
+
+
+def _rows_at(index: Array, array: Array) -> Array:
+    return array.at[index].get(mode="promise_in_bounds")
+
+
+def _of_each_device(index: Array, array: Array) -> Array:
+    """The rows (B, ...) of an array (R, n, ...), of which each device gathers those it has."""
+    B, R = index.shape[0], array.shape[0]
+    each = -(-B // R)
+    index = _shared_out(jnp.pad(index, (0, R * each - B)).reshape(R, each))
+    found = jax.vmap(_rows_at)(index, array)
+    return _shared_out(found.reshape(R * each, *array.shape[2:]))[:B]
+
+
+def _shared_out(array: Array) -> Array:
+    """An array whose first axis several devices share out, where there are several."""
+    if ROWS not in jax.sharding.get_abstract_mesh().axis_names:
+        return array
+    return jax.lax.with_sharding_constraint(array, jax.sharding.PartitionSpec(ROWS))
 
 
 def adam(

@@ -130,7 +130,8 @@ def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray,
     if column.text is not None:
         values, unread = kinds.read(column.text, reading)
     else:
-        values, unread = _recast(name, column, reading.kind).to_numpy().astype(np.float64), ()
+        values, unread = _recast(name, column, reading.kind).to_numpy(), ()
+        values = values.astype(np.float64, copy=False)
     if reading.codes:
         values = np.where(np.isin(values, reading.codes), np.nan, values)
     return values, unread

@@ -36,13 +36,13 @@ from nnaccel.tabular.scoring import Scorer, score_of_epoch, scorer_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
-from nnaccel.tabular.streamed_examples import Streamed
-from nnaccel.tabular.streamed_scores import scores_on_disk
+from nnaccel.tabular.streamed.examples import Streamed
+from nnaccel.tabular.streamed.scores import scores_on_disk
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint
 from nnaccel.training.checkpoint import Checkpoint, Progress
-from nnaccel.training.data import mean_one
+from nnaccel.training.data import is_resident, mean_one
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
 from nnaccel.training.on_disk import DiskArray
@@ -274,6 +274,18 @@ class Fit:
     def prepared(self) -> Prepared:
         """The rows that train, validate and test, split, encoded and weighed."""
         return self._made
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the training rows are on the disk."""
+        return isinstance(self._made.X, DiskArray)
+
+    @property
+    def resident(self) -> bool:
+        """Whether they live on the device, and on each of several; else their share of each
+        minibatch is sent there."""
+        X, Y = self._made.X, self._made.Y
+        return not self.on_disk and is_resident(self.device, self.settings.dtype, X, Y)
 
     @property
     def history(self) -> list[dict[str, float]]:

@@ -39,6 +39,12 @@ class Surprises:
         """That a cell is not; the error is for a column without any that is."""
         self._refused.setdefault(name, error)
 
+    def add(self, other: "Surprises") -> None:
+        """Adds the missing values and the categories of other rows; of cells that cannot be read
+        whoever has looked at all rows has said it."""
+        self.filled.update(other.filled)
+        self.unseen.update(other.unseen)
+
     def check(self) -> None:
         """ValueError for a column without a single cell that can be read."""
         for name, error in self._refused.items():

@@ -1,5 +1,6 @@
 """Tables: from a data frame to a pyarrow Table, its target, and words for messages."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,6 +162,8 @@ BRINGS = {"onnx": "'nnaccel[onnx]'", "matplotlib": "'nnaccel[plot]'", "torch": "
 
 def import_extra(module: str) -> Any:
     """A module of an optional dependency; where it is absent, the command that installs it."""
+    if (loaded := sys.modules.get(module)) is not None:  # which is asked for often
+        return loaded
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

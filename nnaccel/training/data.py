@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnaccel.devices.device import Device, dtype_name, dtype_of, integer_name, select, to_host
+from nnaccel.devices.processes import odd_process, of_all_processes
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import is_sparse
 from nnaccel.maths.network import Network
@@ -39,6 +40,7 @@ class HostData(NamedTuple):
 
 
 RESIDENT = 0.6  # of a device's free memory: what a data set may take to live there
+MIB = 2**20
 
 
 def put(
@@ -52,10 +54,10 @@ def put(
 ) -> Data | HostData:
     """Checks examples against a network and its loss, and moves them to the device.
 
-    They stay on the host if X is sparse or takes more than `RESIDENT` of the device's free memory.
-    Integer X and classes stay integers; other targets become (N, K) of `dtype`; weights are
-    brought to mean 1. ValueError or TypeError that names the array, what was expected and what
-    came: its kind, its shape, a number that is not finite, targets out of the range of the loss.
+    They stay on the host unless they are resident (`is_resident`).   Integer X and classes stay
+    integers; other targets become (N, K) of `dtype`; weights are brought to mean 1.
+    ValueError or TypeError that names the array, what was expected and what came: its kind, its
+    shape, a number that is not finite, targets out of the range of the loss.
     """
     dtype_of(where, dtype)  # that there is one of that name
     X, Y = real_array("X", X), real_array("Y", Y)
@@ -64,7 +66,9 @@ def put(
         raise ValueError("X has no rows; at least one example is needed")
     if Y.ndim:  # else its shape is what is wrong
         _same_length("Y", Y, X)
-    resident = not is_sparse(X) and _fits(where, dtype, X, Y)
+    if where.is_joined:
+        _check_same(X, Y, weights)
+    resident = is_resident(where, dtype, X, Y)
     home = where if resident else select("cpu")
     # What overflows in a cast is named, with its place.
     with home.context(), np.errstate(all="ignore"):
@@ -161,12 +165,29 @@ def mean_one(weights: np.ndarray) -> tuple[np.ndarray, float]:
     return shares / mean, largest * mean
 
 
-def _fits(where: Device, dtype: str, X: Array, Y: Array) -> bool:
-    """Whether the examples fit on the device; examples that are there already stay."""
+def is_resident(where: Device, dtype: str, X: Any, Y: Any) -> bool:
+    """Whether examples live on the device, on each of several: where they take less than `RESIDENT`
+    of its free memory, and where they are there already. All processes give the same answer."""
+    if is_sparse(X):
+        return False
     free = where.memory_free()
     if free is None or where.holds(X):
         return True
+    if where.is_joined:
+        free = MIB * int(of_all_processes([free // MIB]).min())
     return sum(nbytes(x, dtype) for x in (X, Y)) < RESIDENT * free
+
+
+def _check_same(X: Any, Y: Any, weights: Any) -> None:
+    """ValueError unless all processes have the same examples."""
+    arrays = (X.data, X.indices, X.indptr) if is_sparse(X) else (X,)
+    arrays = [to_host(array) for array in (*arrays, Y, *(() if weights is None else (weights,)))]
+    odd = odd_process(np.ascontiguousarray(array).view(np.uint8).data for array in arrays)
+    if odd is not None:
+        raise ValueError(
+            f"X, Y and sample_weight must be the same in all processes, and process {odd} has "
+            "others than process 0"
+        )
 
 
 def nbytes(x: Array, dtype: str) -> int:

@@ -34,15 +34,15 @@ from nnaccel.training.epoch import Epoch, Origin, state_after
 from nnaccel.training.members import check_examples_of_members, check_members, l2_of
 from nnaccel.training.on_disk import (
     DiskArray,
+    DiskBatches,
     DiskData,
     Order,
-    on_device,
     put_on_disk,
     window_rows,
-    windows_of,
 )
 from nnaccel.training.orders import Orders
 from nnaccel.training.prediction import check_params
+from nnaccel.training.slices import each_on_device, host_batches
 from nnaccel.training.step import (
     check_finite,
     check_validation,
@@ -238,7 +238,8 @@ def _begin(
         params, state = given.start(run, where)
         run = run._replace(dtype=params.dtype)
         compiled = compile_run(backend, run)
-        on = partial(_epoch_on, data, run._replace(dtype=dtype), where)
+        sliced = where.is_several and backend.takes_slices
+        on = partial(_epoch_on, data, run._replace(dtype=dtype), where, sliced)
         epoch = on(compiled.epoch_of(run.seed))
         later = epoch
         if given.dropout_until is not None and has_random_layers(network):
@@ -359,25 +360,30 @@ def _epochs(
 
 
 def _epoch_on(
-    data: Data | HostData | DiskData, run: Run, where: Device, epoch: Callable[..., Any]
+    data: Data | HostData | DiskData,
+    run: Run,
+    where: Device,
+    sliced: bool,
+    epoch: Callable[..., Any],
 ) -> Callable[..., tuple[Any, Any, Array]]:
     """The epoch (params, state, order) -> (params, state, records), order of the rows (N,) on the
     host, or of the windows on the disk.
 
+    sliced: whether several devices each get their share of data that are not resident.
     epoch: (params, state, data, order) -> the same. Data on the host, or the disk, are many small
     data sets that it goes through one after the other, each of them one or more whole batches.
     """
     if isinstance(data, Data):
         return lambda params, state, order: epoch(params, state, data, where.asarray(order))
-    parts = (
-        _from_disk(data, run, where) if isinstance(data, DiskData) else _from_host(data, run, where)
-    )
+    from_there: Any = _from_disk if isinstance(data, DiskData) else _from_host
+    parts: Parts = from_there(data, run, where, sliced)
 
     def streamed(params: Any, state: Any, order: Any) -> tuple[Any, Any, Array]:
         records = []
         for part, index in parts(order):
             params, state, record = epoch(params, state, part, index)
             records.append(record)
+            del part, index  # before the next but one is read
         return params, state, where.xp.concat(records)
 
     return streamed
@@ -387,17 +393,21 @@ def _epoch_on(
 Parts = Callable[[Any], Iterator[tuple[Data, Array]]]
 
 
-def _from_host(data: HostData, run: Run, where: Device) -> Parts:
+def _from_host(data: HostData, run: Run, where: Device, sliced: bool) -> Parts:
     rows = training_rows(data, run.batch_size)
+    if sliced:
+        return lambda order: each_on_device(
+            host_batches(data, order, run.batch_size, rows), where, sliced=True
+        )
     chunks = stream(data, where, rows)
     everything = where.asarray(np.arange(min(rows, data.X.shape[0])))
     return lambda order: ((chunk, everything[: chunk.Y.shape[0]]) for chunk in chunks(order))
 
 
-def _from_disk(data: DiskData, run: Run, where: Device) -> Parts:
+def _from_disk(data: DiskData, run: Run, where: Device, sliced: bool) -> Parts:
     def parts(order: Order) -> Iterator[tuple[Data, Array]]:
-        for window in windows_of(data, order, run.batch_size):
-            rows = on_device(window, run.network, run.loss, where, run.dtype)
-            yield rows, where.asarray(window.order)
+        windows = order.windows(run.batch_size)
+        batches = (DiskBatches(data, w, run.network, run.loss, run.dtype) for w in windows)
+        return each_on_device(batches, where, sliced=sliced)
 
     return parts

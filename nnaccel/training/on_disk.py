@@ -1,30 +1,35 @@
 """Rows that stay on the disk: training reads a window of them at a time, ahead of the steps.
 
-The rows of a file must have been scattered when they were written (`tabular.streamed_matrix`): its
-R regions are random samples of the table, each in the order of the table. A window takes from
-every stretch of that order the block of one region, another one in each epoch, so that it is a
-random sample too; within it the rows are permuted. A window is as large as a region.
+The rows of a file must have been scattered when they were written (as by
+`tabular.streamed.second_pass`): its R regions are random samples of the table, each in the order of
+the table. A window takes from every stretch of that order the block of one region, another one in
+each epoch, so that it is a random sample too. A window is as large as a region.
+
+A window is cut into as many lanes as a minibatch has rows. A minibatch takes one row of each lane,
+in an order of the lane's own: it has rows of all stretches of the table. So where devices share
+out the rows of minibatches, each needs some of the lanes, which follow each other in the file.
+
 Only explicit reads touch the file: a damaged disk raises an error, where a mapping would end the
 process.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnaccel.devices.device import Device
+from nnaccel.devices.device import select
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
 from nnaccel.training.array_checks import check_width
-from nnaccel.training.data import Data
+from nnaccel.training.data import HostData
 from nnaccel.training.step import generator
-from nnaccel.training.streaming import ahead
 from nnaccel.training.targets import put_targets
 
 BLOCKS = 64  # of a region: a window has one of each stretch
+
+Spans = list[tuple[int, int]]  # rows start:stop of a file, one after the other
 
 
 class DiskArray:
@@ -122,7 +127,8 @@ def window_rows(data: DiskData) -> int:
 
 
 class Order(NamedTuple):
-    """The order in which an epoch visits rows on the disk; it depends on (seed, epoch) alone."""
+    """The order in which an epoch visits rows on the disk; it depends on (seed, epoch) and on the
+    size of minibatches alone."""
 
     N: int
     regions: int
@@ -130,91 +136,128 @@ class Order(NamedTuple):
     shuffle: bool
     epoch: int
 
-    def windows(self) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-        """The blocks (start, stop) of each window, and the generator that permutes its rows; None
-        where they stay in order."""
+    def windows(self, batch_size: int) -> Iterator["Window"]:
+        """The windows of an epoch, of whole minibatches; the last window is the short one, if there
+        is one. What does not fill a minibatch goes to the next window."""
+        rng = generator(self.seed, self.epoch) if self.shuffle else None
+        left: Spans = []
+        for blocks in self._blocks(rng):
+            spans = [*left, *blocks]
+            n = length_of(spans)
+            if rng is not None:  # so that it is not always the last rows that are left
+                first = int(rng.integers(n))
+                spans = between(spans, first, n) + between(spans, 0, first)
+            whole = n - n % batch_size
+            if whole:
+                yield window_of(between(spans, 0, whole), batch_size, rng)
+            left = between(spans, whole, n)
+        if left:
+            yield window_of(left, length_of(left), rng)
+
+    def _blocks(self, rng: Any) -> Iterator[Spans]:
+        """The rows of each window: those of a region, or the block of one for every stretch."""
         each, rest = divmod(self.N, self.regions)
-        tail = [(self.N - rest, self.N)] * (rest > 0)
-        if not self.shuffle:
-            for r in range(self.regions):
-                last = r == self.regions - 1
-                yield [(r * each, (r + 1) * each), *(tail if last else ())], None
-            return
-        rng = generator(self.seed, self.epoch)
-        cuts = np.linspace(0, each, min(BLOCKS, each) + 1).astype(np.int64).tolist()
-        chosen = [rng.permutation(self.regions).tolist() for _ in cuts[1:]]
-        for w in range(self.regions):
+        n_blocks = 1 if rng is None else min(BLOCKS, each)
+        cuts = np.linspace(0, each, n_blocks + 1).astype(np.int64).tolist()
+        order = range(self.regions)
+        chosen = [order if rng is None else rng.permutation(order).tolist() for _ in cuts[1:]]
+        for w in order:
             starts = [regions[w] * each for regions in chosen]
-            spans = zip(starts, cuts[:-1], cuts[1:], strict=True)
-            blocks = [(start + a, start + b) for start, a, b in spans]
-            yield [*blocks, *(tail if w == self.regions - 1 else ())], rng
+            blocks = zip(starts, cuts[:-1], cuts[1:], strict=True)
+            tail = [(self.N - rest, self.N)] if rest and w == self.regions - 1 else []
+            yield [(start + a, start + b) for start, a, b in blocks] + tail
 
 
 class Window(NamedTuple):
-    """Rows in memory, and the order (n,) in which they are visited: whole batches."""
+    """Minibatches of rows on the disk.
 
-    X: np.ndarray
-    Y: np.ndarray
-    weights: np.ndarray | None
-    order: np.ndarray
-
-
-def windows_of(data: DiskData, order: Order, batch_size: int) -> Iterator[Window]:
-    """The windows of an epoch, each read by a thread while the one before is in use.
-
-    What does not fill a batch goes to the next window; the last one has the short batch.
+    spans: the rows.   order: (steps, B), the rows of each minibatch, by their numbers among these.
+    lanes: whether each place in the minibatches has rows that follow each other; else each
+    minibatch has.
     """
-    with ThreadPoolExecutor(1) as reader:
-        spans = order.windows()
-        read = (reader.submit(_read, data, blocks, rng, batch_size) for blocks, rng in spans)
-        left: Window | None = None
-        for i, future in enumerate(ahead(read)):
-            window = future.result()
-            left_before, left = left, None
-            window, left = _whole_batches(window, left_before, batch_size, i + 1 < order.regions)
-            if len(window.order):
-                yield window
+
+    spans: Spans
+    order: np.ndarray
+    lanes: bool
+
+    def index(self, start: int, stop: int) -> np.ndarray:
+        """The order (steps, stop - start) of the rows at these places of the minibatches among the
+        rows that `spans_of` gives for them."""
+        steps = len(self.order)
+        if self.lanes:
+            return self.order[:, start:stop] - start * steps
+        return np.arange(steps * (stop - start)).reshape(steps, stop - start)
+
+    def spans_of(self, start: int, stop: int) -> Spans:
+        """The rows at these places of all minibatches."""
+        steps, B = self.order.shape
+        if self.lanes:
+            return between(self.spans, start * steps, stop * steps)
+        parts = (between(self.spans, t * B + start, t * B + stop) for t in range(steps))
+        return [span for spans in parts for span in spans]
 
 
-def _read(data: DiskData, blocks: list[tuple[int, int]], rng: Any, spare: int) -> Window:
-    """The rows of those blocks, with room in front for `spare` others."""
-    n = sum(stop - start for start, stop in blocks)
-
-    def filled(array: DiskArray | None) -> Any:
-        if array is None:
-            return None
-        out, at = np.empty((spare + n, *array.shape[1:]), array.dtype), spare
-        for start, stop in blocks:
-            array.read_into(out[at : at + stop - start], start)
-            at += stop - start
-        out[:spare] = out[spare]  # until there are others: a row that all checks let pass
-        return out
-
-    order = np.arange(n) if rng is None else rng.permutation(n)
-    return Window(filled(data.X), filled(data.Y), filled(data.weights), order + spare)
+def window_of(spans: Spans, batch_size: int, rng: Any) -> Window:
+    """The minibatches of rows that fill them; without a generator in the order of the file."""
+    n = length_of(spans)
+    steps = n // batch_size
+    if rng is None:
+        return Window(spans, np.arange(n).reshape(steps, batch_size), False)
+    lanes = np.arange(n).reshape(batch_size, steps)
+    return Window(spans, rng.permuted(lanes, axis=1, out=lanes).T, True)
 
 
-def _whole_batches(
-    window: Window, left: Window | None, batch_size: int, more: bool
-) -> tuple[Window, Window | None]:
-    """The window with the rows in front that the one before has left, without those that do not
-    fill a batch, and these; `more`: whether another window follows."""
-    order = window.order
-    if left is not None:
-        n = len(left.X)
-        for ours, theirs in zip(window[:3], left[:3], strict=True):
-            if ours is not None:
-                ours[:n] = theirs
-        order = np.concatenate([np.arange(n), order])
-    whole = len(order) - len(order) % batch_size if more else len(order)
-    rest = order[whole:]
-    X, Y, weights, _ = window
-    kept = Window(X[rest], Y[rest], None if weights is None else weights[rest], rest)
-    return window._replace(order=order[:whole]), kept if len(rest) else None
+def length_of(spans: Spans) -> int:
+    """How many rows there are."""
+    return sum(stop - start for start, stop in spans)
 
 
-def on_device(window: Window, network: Network, loss: Loss, where: Device, dtype: str) -> Data:
-    """The rows of a window on a device, as `train` takes them."""
-    Y = where.in_rows(put_targets(network, loss, where, dtype, window.Y))
-    weights = None if window.weights is None else where.asarray(window.weights, dtype)
-    return Data(where.asarray(window.X, dtype), Y, weights)
+def between(spans: Spans, start: int, stop: int) -> Spans:
+    """The rows start:stop of all."""
+    found, before = [], 0
+    for first, last in spans:
+        a, b = max(first, first + start - before), min(last, first + stop - before)
+        if a < b:
+            found.append((a, b))
+        before += last - first
+    return found
+
+
+class DiskBatches(NamedTuple):
+    """The minibatches of a window, whose rows are read when they are asked for: `Minibatches`."""
+
+    data: DiskData
+    window: Window
+    network: Network
+    loss: Loss
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(steps, B)."""
+        steps, B = self.window.order.shape
+        return steps, B
+
+    def index(self, start: int, stop: int) -> np.ndarray:
+        """See `Window.index`."""
+        return self.window.index(start, stop)
+
+    def rows(self, start: int, stop: int) -> HostData:
+        """The rows at these places of all minibatches, as `put` has them.
+
+        OSError where they cannot be read, ValueError for targets that the loss does not take.
+        """
+        spans, (X, Y, weights) = self.window.spans_of(start, stop), self.data
+        return HostData(
+            _read(X, spans).astype(self.dtype, copy=False),
+            put_targets(self.network, self.loss, select("cpu"), self.dtype, _read(Y, spans)),
+            None if weights is None else _read(weights, spans).astype(self.dtype, copy=False),
+        )
+
+
+def _read(array: DiskArray, spans: Spans) -> np.ndarray:
+    out, at = np.empty((length_of(spans), *array.shape[1:]), array.dtype), 0
+    for start, stop in spans:
+        array.read_into(out[at : at + stop - start], start)
+        at += stop - start
+    return out

@@ -11,14 +11,14 @@ from tests.cli.examples import QUICK, columns, write
 pytest.importorskip("duckdb", reason="the command line needs the extra [cli]")
 from pyarrow import csv
 
-from nnaccel.tabular import streamed_size, streamed_sources
+from nnaccel.tabular.streamed import examples, parts
 
 TRAIN = ("--target", "label", "--drop", "name", "price", *QUICK)
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(streamed_sources, "BATCH", 50)
+    monkeypatch.setattr(parts, "BATCH", 50)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_table_read_whole(trained, here, run, model):
 
 def test_warnings_are_those_of_the_table_read_whole(trained, here, run, monkeypatch):
     """Counted over all batches, though some have no cell that can be read."""
-    monkeypatch.setattr(streamed_sources, "BATCH", 10)
+    monkeypatch.setattr(parts, "BATCH", 10)
     table = {name: list(map(str, cells)) for name, cells in columns(3).items()}
     table["x [m]"] = ["none" if cell == "None" else cell for cell in table["x [m]"]]
     table["x [m]"][20:30] = ["garbage"] * 10
@@ -122,14 +122,14 @@ def test_a_column_without_a_single_readable_cell_is_an_error(trained, here, erro
 
 def test_a_file_that_is_too_large_is_streamed_by_itself(here, run, monkeypatch):
     source = write(here / "d.parquet", columns())
-    monkeypatch.setattr(streamed_size, "memory_free", lambda: 10_000)
+    monkeypatch.setattr(examples, "memory_free", lambda: 10_000)
     out = run("train", source, *TRAIN, "--output", "m")
     assert "d.parquet would take about" in run.err
     assert "of memory that are free: it is streamed, as with --stream" in run.err
     assert "one network" in out
     run("predict", "m", source)
     assert "it is streamed" in run.err
-    monkeypatch.setattr(streamed_size, "memory_free", lambda: 10_000_000)
+    monkeypatch.setattr(examples, "memory_free", lambda: 10_000_000)
     assert ".rows" not in run("train", source, *TRAIN, "--output", "n")
     assert "it is streamed" not in run.err
 

@@ -9,13 +9,15 @@ import re
 import subprocess
 import sys
 from functools import partial
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 pytest.importorskip("jax", reason="several devices are JAX's")
 
-from nnaccel.devices.device import device_of, select
+from nnaccel.devices.device import Device, device_of, select
 
 ROWS, BATCH = 90, 16  # the last batch has ten rows
 
@@ -78,8 +80,54 @@ def differences(names=()):
     return result
 
 
-def program():
-    """The compiled epoch on all devices, as XLA writes it."""
+def differences_of_slices():
+    """The same of rows of which each device gets its slice of each minibatch: those of a data set
+    that does not fit on a device, and those of a file."""
+    import jax
+
+    import nnaccel as nn
+    from nnaccel.training.on_disk import DiskArray
+
+    jax.config.update("jax_enable_x64", True)
+    found, X, Y = problems()
+    weights = 2 * np.arange(ROWS) / (ROWS - 1)
+    result = {}
+    with TemporaryDirectory() as folder:
+
+        def on_disk(name, array):
+            path = os.path.join(folder, name)
+            array.tofile(path)
+            return DiskArray(path, 0, array.shape, array.dtype, regions=3)
+
+        disk = [on_disk(n, a) for n, a in {"X": X, "Y": Y.astype("i4"), "w": weights}.items()]
+        for name, batch_size, data in (
+            ("host, uneven", 17, (X, Y, weights)),
+            ("disk", 16, disk),
+            ("disk, uneven", 17, [*disk[:2], None]),
+            ("disk, one row", 89, disk),
+            ("host, steps of the definition", 60, (X, Y, None)),
+            ("disk, steps of the definition", 60, disk),
+        ):
+            network, options = found["adam"]
+            options = options | {"batch_size": batch_size, "sample_weight": data[2]}
+            options["kernels"] = "definition" not in name
+            free = 1 if data[0] is X else None
+            with patch.object(Device, "memory_free", lambda self, free=free: free):
+                ends = [
+                    [epoch.copy() for epoch in nn.train(network, *data[:2], device=d, **options)]
+                    for d in ("jax:cpu:0", "jax:cpu:*")
+                ]
+                again = nn.train(network, *data[:2], device="jax:cpu:*", **options,
+                                 after=ends[1][0])  # fmt: skip
+                again = [epoch.copy() for epoch in again][-1]
+            one, several = (nn.to_host(epochs[-1].params) for epochs in ends)
+            result[name] = [np.abs(one - several).max(), abs(ends[0][-1].loss - ends[1][-1].loss)]
+            result[name] += [np.abs(nn.to_host(again.params) - several).max()]
+    return result
+
+
+def program(sliced):
+    """The compiled epoch on all devices, as XLA writes it.   sliced: whether each has its rows."""
     from nnaccel.kernels.backend import backend_of
     from nnaccel.kernels.definition import Run
     from nnaccel.maths import losses, optimizers
@@ -95,7 +143,11 @@ def program():
         params = where.asarray(initialize(network), "float32")
         state = run.optimizer.init(params, xp=where.xp)
         split = backend.split_params(layout(network))
-        data = Data(where.asarray(np.zeros((64, 20), "f")), where.asarray(np.zeros(64, int)), None)
+        X, Y = np.zeros((64, 20), "f"), np.zeros(64, "i4")
+        if sliced:
+            data = Data(*(where.in_slices(dict.fromkeys(range(4), a[:16])) for a in (X, Y)))
+        else:
+            data = Data(where.asarray(X), where.asarray(Y))
         epoch = backend.compile_epoch(partial(make_step, ops=ops), run, ops)(0)
         args = split(params), split(state), data, where.asarray(np.arange(64))
         return epoch.func.lower(*args, **epoch.keywords).compile().as_text()
@@ -126,12 +178,21 @@ def test_runs_on_several_devices_are_those_on_one(n, names):
     assert {name: value for name, value in found.items() if value > 1e-13} == {}
 
 
-def test_a_step_has_its_share_of_the_rows_and_adds_up_gradients_once():
-    text = on_devices(4, "program")
+def test_slices_on_several_devices_give_the_run_on_one():
+    """An odd last batch, a batch that the devices do not divide; and the run goes on in bits."""
+    found = on_devices(4, "differences_of_slices")
+    assert len(found) == 6
+    assert {name: far for name, far in found.items() if max(far[:2]) > 1e-13 or far[2]} == {}
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_a_step_has_its_share_of_the_rows_and_adds_up_gradients_once(sliced):
+    text = on_devices(4, "program", sliced)
     shapes = re.findall(r"f32\[(\d+),(?:48|40)\]\S* dot\(", text)
     assert "8" in shapes  # of 32 rows, on each of four devices
     assert "32" not in shapes
     assert len(re.findall(r" all-reduce\(", text)) <= 2  # the gradients, and the loss
+    assert not re.findall(r" (?:all-gather|all-to-all|collective-permute)\(", text)
 
 
 def test_names_of_several_devices():

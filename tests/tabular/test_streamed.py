@@ -16,21 +16,19 @@ from pyarrow import feather, parquet
 
 from nnaccel import files
 from nnaccel.tabular import (
-    streamed_matrix,
-    streamed_sample,
-    streamed_sources,
-    streamed_tally,
-    streamed_text,
     tables,
 )
+from nnaccel.tabular.delimited import Layout
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
 from nnaccel.tabular.sources import read
-from nnaccel.tabular.streamed_examples import stream
-from nnaccel.tabular.streamed_file import find_matrix
-from nnaccel.tabular.streamed_matrix import scattered
-from nnaccel.tabular.streamed_sample import take_sample
-from nnaccel.tabular.streamed_sources import Stream
+from nnaccel.tabular.streamed import counts, examples, parts, sample, second_pass, targets, text
+from nnaccel.tabular.streamed.counts import Moments
+from nnaccel.tabular.streamed.examples import stream
+from nnaccel.tabular.streamed.file import find_matrix
+from nnaccel.tabular.streamed.sample import take_sample
+from nnaccel.tabular.streamed.second_pass import scattered
+from nnaccel.tabular.streamed.sources import Stream
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.training import checkpoint
 
@@ -98,9 +96,9 @@ def test_messy_columns_are_encoded_as_in_memory(tmp_path, target):
 @pytest.fixture
 def small_samples(monkeypatch):
     """Samples of 500 rows, batches of 300, and windows of 16 KB."""
-    monkeypatch.setattr(streamed_sample, "ROWS", 500)
-    monkeypatch.setattr(streamed_sources, "BATCH", 300)
-    monkeypatch.setattr(streamed_matrix, "WINDOW", 2**14)
+    monkeypatch.setattr(sample, "ROWS", 500)
+    monkeypatch.setattr(parts, "BATCH", 300)
+    monkeypatch.setattr(second_pass, "WINDOW", 2**14)
 
 
 @pytest.mark.usefixtures("small_samples")
@@ -228,15 +226,30 @@ def test_balanced_classes_weigh_as_in_memory(tmp_path):
     np.testing.assert_allclose(matrix.weights[:], expected, 1e-6)
 
 
-def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path):
+@pytest.mark.usefixtures("small_samples")
+def test_categories_of_rows_that_do_not_train_are_said(tmp_path):
+    cells = columns()
+    settings = replace(PLAIN, validation_fraction=0.2)
+    held = np.flatnonzero(sample.shares_of(np.arange(N), 0) < 0.2)
+    for i in held[:3]:
+        cells["c"][i] = "seldom"
+    path = write(cells, tmp_path / "t.parquet")
+    *_, messages = told(lambda: stream(path, "y", cache=tmp_path), settings)
+    expected = "categories that the fit did not see, encoded as zeros: c (3 rows)"
+    assert expected in messages
+
+
+def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path, monkeypatch):
     path = write(columns(), tmp_path / "t.csv")
-    examples = stream(path, "y", cache=tmp_path)
     found = []
-    for settings in (PLAIN, replace(PLAIN, epochs=9), replace(PLAIN, seed=1)):
+    versions = iter(["0.1", "0.1", "0.1", "0.2"])
+    for settings in (PLAIN, replace(PLAIN, epochs=9), replace(PLAIN, seed=1), PLAIN):
+        monkeypatch.setattr(examples, "__version__", next(versions))
+        streamed = stream(path, "y", cache=tmp_path)
         with tables.quiet():
-            Fit(examples, settings, test_fraction=0.0, kernels="numpy")
-        found.append(examples.found)
-    assert found == [False, True, False]
+            Fit(streamed, settings, test_fraction=0.0, kernels="numpy")
+        found.append(streamed.found)
+    assert found == [False, True, False, False]
     os.utime(path, ns=(1, 1))
     again = stream(path, "y", cache=tmp_path)
     with tables.quiet():
@@ -246,12 +259,12 @@ def test_a_second_run_finds_the_rows_and_a_changed_file_does_not(tmp_path):
 
 KILLED = """
 import os, signal, sys, warnings
-from nnaccel.tabular import streamed_sources
+from nnaccel.tabular.streamed import parts
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.settings import Settings
-from nnaccel.tabular.streamed_examples import stream
+from nnaccel.tabular.streamed.examples import stream
 warnings.simplefilter("ignore")
-streamed_sources.BATCH = 300
+parts.BATCH = 300
 examples = stream(sys.argv[1], "y", cache=sys.argv[2])
 seen = []
 def progress(what, share):
@@ -313,7 +326,7 @@ def test_room_is_looked_for_before_the_pass(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_samples")
 def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
     path, calls = write(columns(), tmp_path / "t.parquet"), 0
-    put = streamed_matrix.put
+    put = second_pass.put
 
     def failing(*args):
         nonlocal calls
@@ -322,7 +335,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         put(*args)
 
-    monkeypatch.setattr(streamed_matrix, "put", failing)
+    monkeypatch.setattr(second_pass, "put", failing)
     expected = r"cannot write .*\.rows \(Input/output error\); choose another place"
     with tables.quiet(), pytest.raises(OSError, match=expected):
         Fit(stream(path, "y", cache=tmp_path), PLAIN, kernels="numpy")
@@ -332,14 +345,14 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_samples")
 def test_a_query_that_gives_other_rows_is_an_error(tmp_path, monkeypatch):
     path = write(columns(), tmp_path / "t.parquet")
-    query, batches = f"from '{path}' where row::int < 2900", streamed_sources.batches_of_query
+    query, batches = f"from '{path}' where row::int < 2900", parts.batches_of_query
     seen = []
 
     def shrinking(query, rows):
         seen.append(query)
         return batches(query.replace("2900", "2000") if len(seen) == 4 else query, rows)
 
-    monkeypatch.setattr(streamed_sources, "batches_of_query", shrinking)
+    monkeypatch.setattr(parts, "batches_of_query", shrinking)
     with tables.quiet(), pytest.raises(ValueError, match="gave other rows in the second pass than"):
         Fit(stream(query, "y", cache=tmp_path), PLAIN, kernels="numpy")
     assert len(seen) == 4  # the schema, the sample, the counts, the rows
@@ -484,9 +497,143 @@ def test_types_that_differ_between_files_are_made_one_or_refused(tmp_path):
         Stream(str(tmp_path)).schema  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("integers", "message"),
+    [
+        (
+            pa.array([2**53 + 1, 2]),
+            "is int64 there and with the other files double, which does",
+        ),
+        (pa.array([2**63, 2], pa.uint64()), "is uint64 there and with the other files double"),
+    ],
+)
+def test_numbers_that_the_type_of_all_files_cannot_hold_are_named(tmp_path, integers, message):
+    parquet.write_table(pa.table({"x": integers, "y": [0, 1]}), tmp_path / "0.parquet")
+    parquet.write_table(pa.table({"x": [0.5, 1.5], "y": [0, 1]}), tmp_path / "1.parquet")
+    with pytest.raises(ValueError, match=rf"0\.parquet: column 'x' {message}"):
+        [*Stream(str(tmp_path)).batches()]
+
+
+def test_links_to_folders_are_followed_and_what_is_there_twice_is_read_once(tmp_path):
+    for name in ("table", "other"):
+        (tmp_path / name).mkdir()
+        parquet.write_table(pa.table({"x": [name], "y": [1]}), tmp_path / name / f"{name}.parquet")
+    try:
+        os.symlink(tmp_path / "other", tmp_path / "table" / "link")
+        os.symlink(tmp_path / "table", tmp_path / "table" / "loop")
+        os.symlink(tmp_path / "table" / "table.parquet", tmp_path / "table" / "latest.parquet")
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    found = [batch.table["x"].to_pylist() for batch in Stream(str(tmp_path / "table")).batches()]
+    assert sorted(found) == [["other"], ["table"]]
+
+
+def test_folders_that_hold_a_column_in_their_names_are_said(tmp_path):
+    for year in (2023, 2024):
+        folder = tmp_path / f"year={year}"
+        folder.mkdir()
+        parquet.write_table(pa.table({"x": [1.5], "y": [1]}), folder / "a.parquet")
+    for source in (str(tmp_path), f"{tmp_path}/**/*.parquet"):
+        with pytest.warns(tables.TableWarning, match="names of its folders say year, and are not"):
+            Stream(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Stream(str(tmp_path / "year=2023"))  # who names it knows it
+    query = f"from read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)"
+    found = pa.concat_tables(batch.table for batch in Stream(query).batches())
+    assert sorted(found["year"].to_pylist()) == [2023, 2024]
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("target", ["y", "price"])
+def test_text_of_other_types_is_read_as_text(tmp_path, kind, target):
+    """Also the target, and also in files whose dictionaries differ."""
+    cells = {name: pa.array(values) for name, values in columns().items()}
+    names = ["c", "y"] if pa.types.is_dictionary(kind) else [*cells]
+    for i in range(3):
+        part = {name: values[i * 1000 : (i + 1) * 1000] for name, values in cells.items()}
+        part |= {name: part[name].cast(kind) for name in names}
+        feather.write_feather(pa.table(part), tmp_path / f"{i}.feather")
+    whole = write(columns(), tmp_path / "t.parquet")
+    expected = fitted(whole, target, tmp_path)
+    found = fitted(f"{tmp_path}/*.feather", target, tmp_path)
+    # An empty text is missing, but one in a dictionary is a category.
+    found_levels = [[level for level in c.levels if level] for c in found.features.categorical]
+    assert found_levels == [[*c.levels] for c in expected.features.categorical]
+    for ours, theirs in zip(found.features.numeric, expected.features.numeric, strict=True):
+        assert (ours.label, ours.bend, ours.missing) == (theirs.label, theirs.bend, theirs.missing)
+        assert (ours.center, ours.scale) == pytest.approx((theirs.center, theirs.scale))
+    for one in ("task", "name", "classes", "form"):
+        assert getattr(found.target, one) == getattr(expected.target, one)
+    assert found.target.mean == pytest.approx(expected.target.mean)
+    assert found.rows == expected.rows
+
+
+def test_a_row_group_is_never_whole_in_memory(tmp_path):
+    rows = {name: np.random.default_rng(0).standard_normal(1_500_000) for name in "abcd"}
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet", row_group_size=1_500_000)
+    before = pa.total_allocated_bytes()
+    stream = Stream(str(tmp_path / "t.parquet"))
+    held = [pa.total_allocated_bytes() - before for batch in stream.batches()]
+    assert len(held) > 5
+    assert max(held) < 2e7  # of 48 MB: two batches, and pages of each column
+
+
+def test_files_without_rows_add_none(tmp_path):
+    header = ",".join(columns())
+    for name in ("0.csv", "9.csv"):
+        (tmp_path / name).write_text(f"{header}\n")
+    empty = pa.table({name: pa.array([], pa.string()) for name in columns()})
+    parquet.write_table(empty, tmp_path / "1.parquet")
+    write(columns(), tmp_path / "5.parquet")
+    assert sum(batch.table.num_rows for batch in Stream(str(tmp_path)).batches()) == N
+    with pytest.raises(ValueError, match=r".*\.csv has no rows"):
+        Stream(str(tmp_path / "0.csv"), Layout(header=True)).schema  # noqa: B018
+
+
+@pytest.mark.usefixtures("small_samples")
+def test_missing_cells_of_a_column_with_too_many_categories_have_a_column(tmp_path, monkeypatch):
+    """Though no row of the sample misses one."""
+    monkeypatch.setattr(counts, "MOST_LEVELS", 150)
+    path = write(columns(), tmp_path / "s.parquet")
+    sampled = {*take_sample(Stream(path).batches(), 0, "s").numbers.tolist()}
+    cells = columns() | {"many": [f"t{i % 200}" for i in range(N)]}
+    for i in [i for i in range(N) if i not in sampled][:9]:
+        cells["many"][i] = ""
+    found = fitted(write(cells, tmp_path / "t.parquet"), "y", tmp_path)
+    [many] = [c for c in found.features.categorical if c.name == "many"]
+    assert many.other
+    assert many.missing
+
+
+def test_quartiles_of_a_sample_without_a_value_are_not_asked_for():
+    moments = Moments(np.zeros(1))
+    values = np.append(np.zeros(500), 1e6)
+    moments.add(0, values)
+    scale = moments.scale_of(0, np.full(5, np.nan))
+    assert (scale.center, scale.scale, scale.bend) == pytest.approx(
+        (values.mean(), values.std(), False)
+    )
+
+
+def test_the_beginning_of_a_text_ends_with_a_whole_row(tmp_path):
+    """Though cells in quotes have several lines: 1 MB of them shows the structure."""
+    note = '"a note with\nseveral lines, and ""quotes"" {}\nmore",{},{}\n'
+    content = "note,x,y\n" + "".join(note.format("z" * 60, i / 7, i % 2) for i in range(14_000))
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    assert len(content) > text.SAMPLE
+    expected = read(str(path), need_target=False).data
+    found = pa.concat_tables(batch.table for batch in Stream(str(path)).batches())
+    assert found.equals(expected)
+    inches = b'x,y\n5",1\n' + b"6,0\n" * 20_000  # a quote that begins nothing
+    assert text._whole_lines(inches + b"7", True) == inches
+
+
 def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
     """Comments, spaces, encodings, compression, and a bad row far from the beginning."""
-    monkeypatch.setattr(streamed_text, "BLOCK", 2000)
+    monkeypatch.setattr(text, "BLOCK", 2000)
     rows = [f"{i},name {i},{i / 7:.3f}" for i in range(3000)]
     commented = ["# about", "i,name,v", *rows[:1500], "# half", *rows[1500:]]
     texts = {
@@ -511,7 +658,7 @@ def test_text_is_read_in_blocks_as_it_is_whole(tmp_path, monkeypatch):
 
 
 def test_too_many_labels_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(streamed_tally, "MOST_VALUES", 100)
+    monkeypatch.setattr(targets, "MOST_VALUES", 100)
     cells = columns()
     cells["y"] = [f"label {i}" for i in range(N)]
     path = write(cells, tmp_path / "t.parquet")

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("sklearn", reason="scores need scikit-learn (the extra [cli])")
 from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.several_targets import Targets
-from nnaccel.tabular.streamed_scores import Scores
+from nnaccel.tabular.streamed.scores import Scores
 from nnaccel.tabular.targets import Target
 
 N = 5000

@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from nnaccel.devices.device import select, to_host
+from nnaccel.devices.device import Device, select, to_host
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss, Targets
 from nnaccel.maths.network import mlp
@@ -166,7 +166,7 @@ def test_data_on_the_host_and_in_a_file_are_looked_at_too(monkeypatch, tmp_path)
     X[...] = inputs("float32")
     X.flush()
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     data = put(mlp(D, [], 1), losses.get("squared_error"), CPU, "float32", mapped, np.zeros(N))
     assert isinstance(data, HostData)
     assert np.shares_memory(data.X, mapped)
@@ -337,7 +337,7 @@ def test_long_integers_are_numbers_on_jax(jax_of_32_bits, monkeypatch):
         found = predict(network, jax_of_32_bits.asarray(params), form)
         np.testing.assert_allclose(to_host(found), expected, rtol=1e-5)
     # On the host, to be streamed.
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     data = put(network, loss, jax_of_32_bits, "float32", X, X[:, 0])
     np.testing.assert_array_equal(data.X, np.float32(X))
     short = put(network, loss, jax_of_32_bits, "float32", X // 10**9, X[:, 0])
@@ -614,3 +614,23 @@ def test_what_overflows_in_the_cast_is_found_in_estimators_too(method):
         ValueError, match=r"X must be finite, and 1e\+39 in row \d+, column 0 .* is"
     ):
         fit(bad, y, **held)
+
+
+@pytest.mark.parametrize(("least", "resident"), [(10, True), (1, False)])
+def test_data_are_resident_where_they_fit_on_the_devices_of_every_process(
+    monkeypatch, least, resident
+):
+    """This one has 10 MiB free, of which 2 MB are less than 60 %."""
+    asked = []
+    monkeypatch.setattr(Device, "is_joined", property(lambda device: True))
+    monkeypatch.setattr(Device, "memory_free", lambda device: 10 * 2**20)
+
+    def of_all_processes(numbers):
+        asked.append(numbers)
+        return np.array([numbers, [least]])
+
+    monkeypatch.setattr(data_module, "of_all_processes", of_all_processes)
+    X, Y = np.zeros((50_000, 10), "float32"), np.zeros(50_000, "int32")
+    monkeypatch.setattr(Device, "holds", lambda device, x: False)
+    assert data_module.is_resident(select("cpu"), "float32", X, Y) is resident
+    assert asked == [[10]]

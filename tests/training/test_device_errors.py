@@ -103,7 +103,7 @@ def test_a_run_that_takes_too_much_says_which_batch_fits_and_leaves_nothing(
     monkeypatch.setattr(loop, "put", put)
     monkeypatch.setattr(Device, "memory_free", lambda self: 2**20)
     monkeypatch.setattr(Device, "give_back", lambda self: given_back.append(self.name))
-    monkeypatch.setattr(data_module, "_fits", lambda *_: True)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: True)
     X, Y = examples()
     options = {
         "loss": losses.Loss("exhausting", exhausting, losses.identity),

@@ -1,12 +1,18 @@
 """Rows on the disk: every row once in an epoch, in an order of (seed, epoch) alone."""
 
+import weakref
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from nnaccel.devices.device import select
+from nnaccel.maths import losses
+from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import mlp
+from nnaccel.training import on_disk
 from nnaccel.training.loop import train
-from nnaccel.training.on_disk import BLOCKS, DiskArray, DiskData, Order, windows_of
+from nnaccel.training.on_disk import BLOCKS, DiskArray, DiskBatches, DiskData, Order, between
 
 from ..conftest import named
 
@@ -18,25 +24,37 @@ WEIGHTS = RNG.uniform(0.5, 2, N).astype(np.float32)
 WEIGHTS /= WEIGHTS.mean()
 
 
-def on_disk(tmp_path, array, regions=1, name="rows"):
+def written(tmp_path, array, regions=1, name="rows"):
     path = tmp_path / f"{name}{array.dtype}{array.ndim}"
     path.write_bytes(b"head" + array.tobytes())
     return DiskArray(str(path), 4, array.shape, array.dtype, regions)
 
 
 def data(tmp_path, regions):
-    return DiskData(*(on_disk(tmp_path, array, regions) for array in (X, Y, WEIGHTS)))
+    return DiskData(*(written(tmp_path, array, regions) for array in (X, Y, WEIGHTS)))
 
 
-def visited(data, epoch, batch_size, *, regions, seed=7, shuffle=True):
-    """The numbers of the rows in the order of an epoch, and how many are in each window."""
+def visited(data, epoch, batch_size, *, regions, seed=7, shuffle=True, devices=1):
+    """The numbers of the rows in the order of an epoch, and the sizes of its minibatches, of which
+    that many devices each have a share."""
     rows, sizes = [], []
-    for window in windows_of(data, Order(N, regions, seed, shuffle, epoch), batch_size):
-        places = np.flatnonzero((X[None] == window.X[window.order][:, None]).all(2)) % N
-        np.testing.assert_array_equal(window.Y[window.order], Y[places])
-        np.testing.assert_array_equal(window.weights[window.order], WEIGHTS[places])
-        rows.append(places)
-        sizes.append(len(places))
+    places = {tuple(x): i for i, x in enumerate(X.tolist())}
+    cuts = np.linspace(0, 1, devices + 1)
+    loss = losses.get("softmax_cross_entropy")
+    for window in Order(N, regions, seed, shuffle, epoch).windows(batch_size):
+        batches, found = DiskBatches(data, window, mlp(D, [8], 2), loss, "float32"), []
+        for start, stop in pairwise((cuts * batches.shape[1]).astype(int).tolist()):
+            if start == stop:  # more devices than rows
+                continue
+            some, index = batches.rows(start, stop), batches.index(start, stop)
+            numbers = np.array([places[tuple(x)] for x in some.X.tolist()], int)
+            np.testing.assert_array_equal(some.Y, Y[numbers])
+            np.testing.assert_array_equal(some.weights, WEIGHTS[numbers])
+            assert len(numbers) == index.size  # and no other rows are read
+            found.append(numbers[index])
+        minibatches = np.concatenate(found, axis=1)
+        rows.append(minibatches.reshape(-1))
+        sizes += [minibatches.shape[1]] * len(minibatches)
     return np.concatenate(rows), sizes
 
 
@@ -46,19 +64,48 @@ def test_an_epoch_visits_every_row_once_in_whole_batches(tmp_path, regions, batc
     disk = data(tmp_path, regions)
     first, sizes = visited(disk, 1, batch_size, regions=regions)
     np.testing.assert_array_equal(np.sort(first), np.arange(N))
-    assert all(size % batch_size == 0 for size in sizes[:-1])
+    assert sizes == [stop - start for start, stop in bounds(N, batch_size)]
     np.testing.assert_array_equal(first, visited(disk, 1, batch_size, regions=regions)[0])
     assert (first != visited(disk, 2, batch_size, regions=regions)[0]).mean() > 0.9
     assert (first != visited(disk, 1, batch_size, regions=regions, seed=8)[0]).mean() > 0.9
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("devices", [2, 3, 5])
+def test_several_devices_read_their_rows_of_the_same_minibatches(tmp_path, devices, shuffle):
+    disk = data(tmp_path, 3)
+    how = {"regions": 3, "shuffle": shuffle}
+    for batch_size in (4, 48, 89):
+        expected = visited(disk, 1, batch_size, **how)
+        found = visited(disk, 1, batch_size, **how, devices=devices)
+        np.testing.assert_array_equal(found[0], expected[0])
+
+
 def test_a_window_has_a_block_of_every_stretch_of_the_table():
-    order = Order(100 * 640, 10, 3, True, 1)
-    for blocks, _ in order.windows():
-        stretches = sorted((start % 6400) // (6400 // BLOCKS) for start, _ in blocks)
-        assert stretches == [*range(BLOCKS)]
-    regions = [[start // 6400 for start, _ in blocks] for blocks, _ in order.windows()]
-    assert min(len({*window}) for window in regions) > 5  # of ten
+    windows = [*Order(100 * 640, 10, 3, True, 1).windows(64)]
+    assert len(windows) == 10
+    for window in windows:
+        spans = [span for span in window.spans if span[1] - span[0] == 6400 // BLOCKS]
+        assert len(spans) >= BLOCKS - 1  # one is cut
+        stretches = [(start % 6400) // (6400 // BLOCKS) for start, _ in spans]
+        assert len({*stretches}) == len(stretches)
+        assert len({start // 6400 for start, _ in spans}) > 5  # of ten regions
+
+
+def test_each_row_of_a_minibatch_is_of_another_stretch_of_its_window():
+    for window in Order(100 * 640, 10, 3, True, 1).windows(64):
+        steps = len(window.order)
+        assert (window.order // steps == np.arange(64)).all()
+        assert len(window.spans_of(16, 32)) <= BLOCKS // 4 + 2  # long reads
+    other = next(Order(100 * 640, 10, 3, True, 2).windows(64))
+    assert (window.order != other.order).mean() > 0.9
+
+
+def test_rows_between_two_of_some_spans():
+    spans = [(10, 15), (3, 5), (20, 30)]
+    assert between(spans, 0, 17) == spans
+    assert between(spans, 2, 8) == [(12, 15), (3, 5), (20, 21)]
+    assert between(spans, 5, 5) == []
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
@@ -97,6 +144,26 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, regions):
     *_, last = again
     np.testing.assert_array_equal(last.params, epoch.params)
     assert last.loss == epoch.loss
+
+
+def test_there_is_never_a_third_window(tmp_path, monkeypatch):
+    """One is in use and one is read: the memory of the one before is free by then."""
+    windows, most, read = weakref.WeakValueDictionary(), [], on_disk._read
+
+    def watched(array, spans):
+        if array.ndim == 1:
+            return read(array, spans)
+        most.append(1 + len(windows))
+        windows[len(most)] = found = read(array, spans)
+        return found
+
+    monkeypatch.setattr(on_disk, "_read", watched)
+    disk = data(tmp_path, 8)
+    how = {"loss": "binary_cross_entropy", "epochs": 2, "batch_size": 10, "dtype": "float32"}
+    for _ in train(mlp(D, [8], 1), disk.X, disk.Y, device="cpu", **how):
+        pass
+    assert len(most) == 2 * 9  # the short batch is one, too
+    assert max(most) == 2
 
 
 def test_a_file_that_was_cut_is_an_error_and_no_crash(tmp_path):

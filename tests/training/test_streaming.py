@@ -42,7 +42,7 @@ def small_chunks(monkeypatch):
 @pytest.fixture
 def no_room(monkeypatch):
     """Devices on which nothing may live."""
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
 
 
 def inputs(kind="float32", N=N):
@@ -121,7 +121,7 @@ def test_streamed_training_is_resident_training_bit_for_bit(
         **options,
     }
     resident = run(X, Y, **options)
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     assert_same(run(X, Y, **options), resident, name)
 
 
@@ -131,7 +131,7 @@ def test_every_batch_size_and_no_shuffling(name, batch_size, small_chunks, monke
     pytest.importorskip({"cpu": "numpy"}.get(name, name))
     options = {"batch_size": batch_size, "shuffle": batch_size != 8, "device": name, "epochs": 1}
     resident = run(inputs(), targets("classes"), **options)
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     assert_same(run(inputs(), targets("classes"), **options), resident, name)
 
 
@@ -142,7 +142,7 @@ def test_K_networks_with_dropout(name, small_chunks, monkeypatch):
     assert any(isinstance(layer, Dropout) for layer in network.layers)
     options = {"network": network, "params": initialize(network, members=3), "device": name}
     resident = run(inputs(), targets("classes"), **options)
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     assert_same(run(inputs(), targets("classes"), **options), resident, name)
 
 
@@ -204,7 +204,7 @@ def test_estimators_on_data_that_stay_on_the_host(small_chunks, monkeypatch):
     for more in ({}, {"solver": "lbfgs"}, {"early_stopping": True, "validation_fraction": 0.3}):
         fits = []
         for fits_there in (True, False):
-            monkeypatch.setattr(data_module, "_fits", lambda *_, there=fits_there: there)
+            monkeypatch.setattr(data_module, "is_resident", lambda *_, there=fits_there: there)
             with pytest.warns(Warning, match="(?i)converge|limit"):
                 fits.append(MLPClassifier(**options, **more).fit(X, Y))
         for W, other in zip(fits[0].coefs_, fits[1].coefs_, strict=True):
@@ -535,5 +535,5 @@ def test_training_through_the_pipeline_is_resident_training(policy, x, small_chu
     monkeypatch.setattr(loop, "stream", piped)
     monkeypatch.setattr(streaming, "stream", piped)
     monkeypatch.setattr(streaming, "evaluation_rows", lambda X: 8192)
-    monkeypatch.setattr(data_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(data_module, "is_resident", lambda *_: False)
     assert_same(run(X, Y, sample_weight=weights, validation_data=(X, Y)), resident)

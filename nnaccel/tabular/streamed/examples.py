@@ -9,19 +9,26 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nnaccel import __version__
+from nnaccel.devices.host_memory import memory_free
 from nnaccel.tabular.delimited import AS_IT_IS, Layout, Structure
+from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.preparation import Prepared
+from nnaccel.tabular.queries import is_query
 from nnaccel.tabular.settings import Settings, to_dict, variants
 from nnaccel.tabular.sources import Rows
-from nnaccel.tabular.streamed_file import Matrix, find_matrix
-from nnaccel.tabular.streamed_matrix import write_matrix
-from nnaccel.tabular.streamed_sample import Progress
-from nnaccel.tabular.streamed_sources import Stream
-from nnaccel.tabular.streamed_survey import Wanted, learn
-from nnaccel.tabular.streamed_tally import Reader
+from nnaccel.tabular.streamed.file import Matrix, find_matrix
+from nnaccel.tabular.streamed.first_pass import Wanted, learn
+from nnaccel.tabular.streamed.sample import Progress
+from nnaccel.tabular.streamed.second_pass import write_matrix
+from nnaccel.tabular.streamed.sources import Stream
+from nnaccel.tabular.streamed.targets import Reader
 from nnaccel.tabular.survey import Rules
-from nnaccel.tabular.tables import pop_target
+from nnaccel.tabular.tables import pop_target, quiet
 
+HALF = 0.5  # of the free memory: what an encoded table may take
+LONGEST = 256  # bytes of the encoding that a byte of a file becomes at the most, or hardly more
+ITEM = 4  # bytes of an encoded number
 # The settings that decide what the rows on the disk are.
 DECISIVE = (
     "task",
@@ -88,32 +95,37 @@ class Streamed:
         ValueError for data or settings from which nothing can be learned; OSError where there is no
         room for the rows.
         """
+        return _from_disk(self.encoded(settings, rules, test_fraction), settings)
+
+    def encoded(self, settings: Settings, rules: Rules, test_fraction: float) -> Matrix:
+        """The rows on the disk, which are encoded unless that has been done; errors likewise."""
         if (settings.members or 1) > 1 or settings.numbers == "both":
             raise ValueError("a streamed table trains one network; leave members out, or set it 1")
-        wanted = Wanted(
-            replace(settings, members=1), rules, test_fraction, self.targets, self.weights
-        )
+        settings = replace(settings, members=1)
+        wanted = Wanted(settings, rules, test_fraction, self.targets, self.weights)
         path = self.cache / f"{self.source}-{self._digest(wanted)[:16]}.rows"
-        self.matrix = find_matrix(path) if self.stream.state is not None else None
-        self.found = self.matrix is not None
-        if self.matrix is None:
-            self._write(path, wanted)
-        assert self.matrix is not None
-        return _from_disk(self.matrix, wanted.settings)
+        if self.matrix is not None and self.matrix.path == path:
+            return self.matrix
+        found = find_matrix(path) if self.stream.state is not None else None
+        self.found = found is not None
+        self.matrix = found or self._write(path, wanted)
+        return self.matrix
 
-    def _write(self, path: Path, wanted: Wanted) -> None:
+    def _write(self, path: Path, wanted: Wanted) -> Matrix:
         learnt = learn(self.stream, wanted, self.progress)
         seed, dtype = wanted.settings.seed, wanted.settings.dtype
         reader = Reader(learnt.target, learnt.shares, seed, self.weights, learnt.decimal)
         write_matrix(path, self.stream, learnt, reader, dtype, self.progress)
-        self.matrix = find_matrix(path)
-        if self.matrix is None:
+        if (written := find_matrix(path)) is None:
             raise OSError(f"{path} cannot be read though it was written; check the disk")
+        return written
 
     def _digest(self, wanted: Wanted) -> str:
-        """Of the files, with their sizes and times, and of all that decides the encoding."""
+        """Of the files, with their sizes and times, and of all that decides the encoding, this
+        version included."""
         settings = to_dict(wanted.settings)
         told = [
+            __version__,
             self.stream.state or self.stream.source,
             {name: settings[name] for name in DECISIVE},
             wanted.rules,
@@ -129,7 +141,7 @@ def _from_disk(matrix: Matrix, settings: Settings) -> Prepared:
     """The rows of a file as a run takes them: those that validate are in memory."""
     learnt = matrix.learnt
     n_rows, target = learnt.n_rows, learnt.target
-    settings = replace(settings, validation_fraction=learnt.shares.validation)
+    settings = replace(settings, members=1, validation_fraction=learnt.shares.validation)
     n_classes = 2 if target.task == "labels" else len(target.classes)
     kinds = variants(settings, n_rows["train"], n_classes)
     X, Y, weights = matrix.part("train")
@@ -177,3 +189,35 @@ def stream(
     """
     names = (target,) if isinstance(target, str) else tuple(target)
     return Streamed(source, names, layout=layout, weights=weights, cache=cache)
+
+
+def is_large(source: str, layout: Layout = AS_IT_IS) -> tuple[int, int] | None:
+    """About how many bytes the rows of a file would take when they are encoded, and how many are
+    free, if the first is more than half of the second; None if not, and where it cannot be told.
+
+    Of a query nobody knows how many rows it gives.   Errors of a file that cannot be read are left
+    to whoever reads it.
+    """
+    free = memory_free()
+    if free is None or is_query(source):
+        return None
+    try:
+        stream = Stream(source, layout)
+        if stream.n_bytes * LONGEST < HALF * free:
+            return None
+        size = _encoded_size(stream)
+    except (ValueError, OSError):
+        return None
+    return (size, free) if size is not None and size > HALF * free else None
+
+
+def _encoded_size(stream: Stream) -> int | None:
+    """About how many bytes the encoded rows take."""
+    first = next(stream.batches())
+    n_rows = stream.n_rows
+    if n_rows is None:
+        if not first.done:
+            return None
+        n_rows = int(first.table.num_rows / first.done)
+    with quiet():
+        return ITEM * n_rows * len(fit_features(first.table).names)

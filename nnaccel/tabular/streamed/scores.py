@@ -14,7 +14,7 @@ from nnaccel.tabular.model import Model, scoring_of
 from nnaccel.tabular.scores import ALWAYS, NORMAL, SHOWN_CLASSES
 from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.sources import Rows
-from nnaccel.tabular.streamed_sources import NUMBERS
+from nnaccel.tabular.streamed.sources import NUMBERS
 from nnaccel.tabular.targets import Target, class_numbers
 from nnaccel.training.on_disk import DiskArray
 

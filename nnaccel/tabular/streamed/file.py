@@ -15,8 +15,8 @@ from nnaccel import schema
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.members import Edges
 from nnaccel.tabular.several_targets import Targets, target_of
-from nnaccel.tabular.streamed_survey import Learnt
-from nnaccel.tabular.streamed_tally import PARTS, Shares
+from nnaccel.tabular.streamed.first_pass import Learnt
+from nnaccel.tabular.streamed.targets import PARTS, Shares
 from nnaccel.tabular.targets import Target
 from nnaccel.training.on_disk import DiskArray
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from nnaccel.tabular.several_targets import Targets, columns_of, together
 from nnaccel.tabular.sources import weights_in
-from nnaccel.tabular.streamed_counts import Moments
-from nnaccel.tabular.streamed_sample import shares_of
-from nnaccel.tabular.streamed_sources import Batch
+from nnaccel.tabular.streamed.counts import Moments
+from nnaccel.tabular.streamed.sample import shares_of
+from nnaccel.tabular.streamed.sources import Batch
 from nnaccel.tabular.tables import quiet, warn
 from nnaccel.tabular.targets import (
     LARGEST,
@@ -70,13 +70,12 @@ class Reader:
         return self._weights is not None
 
     def rows_of(self, batch: Batch) -> RowsOf:
-        """The rows of a batch, without warnings; ValueError, which names the file, for a target or
-        weights that cannot be read."""
+        """The rows of a batch; ValueError, which names the file, for a target or weights that
+        cannot be read.   Warnings are those of a part of the table: whoever asks says them not."""
         y = {}
         for one in self.columns:
             try:
-                with quiet():
-                    y[one.name] = one.parse(batch.table[one.name])
+                y[one.name] = one.parse(batch.table[one.name])
             except ValueError as error:
                 raise ValueError(f"{batch.where}: {error}") from None
         present = np.all([rows_with_target(v, name) for name, v in y.items()], axis=0)
@@ -109,7 +108,8 @@ class Tally:
 
     def add(self, batch: Batch) -> np.ndarray:
         """Counts a batch; returns which of its rows (n,) train."""
-        part, y, weights = self._reader.rows_of(batch)
+        with quiet():
+            part, y, weights = self._reader.rows_of(batch)
         self._n_without += int(np.count_nonzero(part < 0))
         self._n_rows += np.bincount(part[part >= 0], minlength=len(PARTS))
         training = part == 0

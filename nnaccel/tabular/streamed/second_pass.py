@@ -6,22 +6,28 @@ what training holds in memory.
 """
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from nnaccel.files import whole_file, writing
-from nnaccel.tabular.streamed_file import Plane, planes_of, told
-from nnaccel.tabular.streamed_sample import SCATTER, Progress, followed, row_keys
-from nnaccel.tabular.streamed_sources import Batch, Stream
-from nnaccel.tabular.streamed_survey import Learnt
-from nnaccel.tabular.streamed_tally import PARTS, Reader
+from nnaccel.tabular.streamed.file import Plane, planes_of, told
+from nnaccel.tabular.streamed.first_pass import Learnt
+from nnaccel.tabular.streamed.sample import SCATTER, Progress, followed, row_keys
+from nnaccel.tabular.streamed.sources import Batch, Stream
+from nnaccel.tabular.streamed.targets import PARTS, Reader
 from nnaccel.tabular.surprises import Surprises
 from nnaccel.tabular.tables import quiet
 
 WINDOW = 2**26  # bytes of X in a region, about: what training holds in memory, twice
+WORKERS = 2  # threads that encode
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def write_matrix(
@@ -40,27 +46,38 @@ def write_matrix(
         scatter = Scatter(file, planes, learnt.n_rows, regions, reader.seed)
         batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
         pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
-        with ThreadPoolExecutor(1) as writer:  # of one piece, while the next one is encoded
-            written = writer.submit(lambda: None)
-            for piece in pieces:
-                encoded = encoder.encoded(piece)
+        surprises = Surprises(many=True)
+        with quiet():  # here, for all threads: what warnings do is one thing for a process
+            for encoded in mapped(encoder.encoded, pieces):
                 with writing(path):
-                    written.result()
-                written = writer.submit(scatter.write, encoded)
-            with writing(path):
-                written.result()
+                    scatter.write(encoded)
+                surprises.add(encoded.surprises)
         scatter.check_complete(stream.source)
         stream.check_unchanged()
         with writing(path):
             put(file, told(learnt, planes, regions, scatter.digest.hexdigest()), 0)
+    surprises.say()
+
+
+def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """What a function gives for each item, by two threads, which are a few items ahead."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        coming: deque[Future[B]] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > WORKERS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 class Encoded(NamedTuple):
     """Rows as they are written: their parts (n,), as places in `PARTS`, and their arrays (n, ...)
-    by the names of planes."""
+    by the names of planes; and what they hold that the rows that train do not."""
 
     part: np.ndarray
     arrays: dict[str, np.ndarray]
+    surprises: Surprises
 
 
 class Encoder:
@@ -74,24 +91,26 @@ class Encoder:
     def encoded(self, batch: Batch) -> Encoded:
         """ValueError, which names the file, for what the encoding cannot read."""
         part, y, weights = self._reader.rows_of(batch)
-        rows = np.flatnonzero(part >= 0)
+        rows, surprises = np.flatnonzero(part >= 0), Surprises(many=True)
         if not len(rows):
-            return Encoded(part[rows], {})
+            return Encoded(part[rows], {}, surprises)
         features, dtype = self._learnt.features, self._planes["X"].dtype
         table = batch.table.select(self._columns)
+        if len(rows) < table.num_rows:
+            table = table.take(rows)
         try:
-            with quiet():
-                X = features.transform(table, dtype, Surprises(many=True))
-                Y = self._reader.encoded(y, rows)
+            X = features.transform(table, dtype, surprises)
+            Y = self._reader.encoded(y, rows)
         except ValueError as error:
             raise ValueError(f"{batch.where}, rows from {batch.first:,} on: {error}") from None
         part = part[rows]
-        arrays = {"X": X if len(rows) == len(X) else X[rows], "Y": Y}
+        arrays = {"X": X, "Y": Y}
         if "weights" in self._planes:
             own = np.ones(len(rows)) if weights is None else weights[rows]
             arrays["weights"] = self._weights_of(own, Y, part)
         kinds = {name: plane.dtype for name, plane in self._planes.items()}
-        return Encoded(part, {n: a.astype(kinds[n], copy=False) for n, a in arrays.items()})
+        arrays = {name: a.astype(kinds[name], copy=False) for name, a in arrays.items()}
+        return Encoded(part, arrays, surprises)
 
     def _weights_of(self, own: np.ndarray, Y: np.ndarray, part: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 for the rows that train, others as they are."""

@@ -21,6 +21,7 @@ from nnaccel.tabular.table_files import COMPRESSED
 from nnaccel.tabular.tables import import_extra
 
 BLOCK = 1 << 22  # bytes of text read at once; no row may be longer
+LONGEST = 1 << 16  # bytes of a cell in quotes: what would be longer begins with no quote
 # What Arrow says of a text -> what it is, and what helps.
 REMEDIES = {
     "invalid UTF8": "it is no UTF-8 text; name its encoding with --encoding, for example latin-1",
@@ -105,8 +106,16 @@ class Delimited:
 
 
 def _whole_lines(text: bytes, more: bool) -> bytes:
-    """The text up to the end of its last whole line."""
-    return text[: text.rfind(b"\n") + 1] or text if more else text
+    """The text up to the end of its last whole row, where more follows: of a line that is not in
+    the middle of a cell in quotes."""
+    if not more:
+        return text
+    last = end = text.rfind(b"\n") + 1
+    quotes = text.count(b'"', 0, end)
+    while quotes % 2 and last - end < LONGEST and (before := text.rfind(b"\n", 0, end - 1) + 1):
+        quotes -= text.count(b'"', before, end)
+        end = before
+    return text[: last if quotes % 2 else end] or text  # no cell is that long
 
 
 def _places(structure: Structure, names: list[str]) -> list[int]:

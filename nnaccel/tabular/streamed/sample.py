@@ -1,14 +1,14 @@
 """A random sample of the rows of a stream, in the order of the table; all rows of a small one."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnaccel.files import Unreadable
-from nnaccel.tabular.streamed_sources import Batch, Stream
+from nnaccel.tabular.streamed.sources import Batch, Stream
 from nnaccel.tabular.tables import import_extra
+from nnaccel.training.streaming import made_ahead
 
 ROWS = 100_000  # of a sample
 BYTES = 2**28  # that a sample may take, if rows are long
@@ -67,14 +67,10 @@ def shares_of(numbers: np.ndarray, seed: int) -> np.ndarray:
 def followed(stream: Stream, what: str, progress: Progress, total: int | None) -> Iterator[Batch]:
     """The batches of a pass, each read by a thread while the one before is in use, and it is said
     how far the pass is.   total: rows, if that is known."""
-    with ThreadPoolExecutor(1) as reader:
-        batches = stream.batches()
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
-            n = batch.number + batch.table.num_rows
-            progress(what, n / total if total else batch.done)
+    for batch in made_ahead(stream.batches()):
+        yield batch
+        n = batch.number + batch.table.num_rows
+        progress(what, n / total if total else batch.done)
 
 
 def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
@@ -90,7 +86,8 @@ def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
     if not pool.n_rows:
         raise Unreadable(f"{source} has no rows")
     pool.shrink()
-    return Sample(pa.concat_tables(pool.tables), np.concatenate(pool.numbers), pool.n_rows)
+    table = pa.concat_tables(pool.tables).combine_chunks()
+    return Sample(table, np.concatenate(pool.numbers), pool.n_rows)
 
 
 class Pool:
@@ -119,11 +116,10 @@ class Pool:
 
     def shrink(self) -> None:
         """Leaves out all rows but `size`."""
-        pa = import_extra("pyarrow")
-        keys, numbers = np.concatenate(self._keys), np.concatenate(self.numbers)
+        keys = np.concatenate(self._keys)
         if len(keys) <= self.size:
             return
-        limit = np.partition(keys, self.size)[self.size]
-        table = pa.concat_tables(self.tables)
-        self.tables, self.numbers, self._keys, self._limit = [], [], [], limit
-        self._append(table, numbers, keys, np.flatnonzero(keys < limit))
+        self._limit = np.partition(keys, self.size)[self.size]
+        for _ in range(len(self.tables)):  # one after the other: no second copy of all
+            table, numbers, keys = (kept.pop(0) for kept in (self.tables, self.numbers, self._keys))
+            self._append(table, numbers, keys, np.flatnonzero(keys < self._limit))

@@ -19,7 +19,7 @@ from nnaccel.tabular.features import (
 from nnaccel.tabular.identifiers import ROWS
 from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.scaling import OUTLIER, ROUNDING, Scale, by_quartiles
-from nnaccel.tabular.streamed_sources import Batch
+from nnaccel.tabular.streamed.sources import Batch
 from nnaccel.tabular.tables import import_extra, listing, warn
 
 MOST_LEVELS = 100_000  # different values of a column that are counted
@@ -59,7 +59,8 @@ class Moments:
         varies = scale > ROUNDING * abs(center) and bool(self.least[i] < self.most[i])
         measured = Scale(center, scale, False, int(self.present[i]), varies)
         far = max(self.most[i] - center, center - self.least[i]) > OUTLIER * scale
-        return by_quartiles(sample, measured) if varies and far and len(sample) else measured
+        known = bool(np.isfinite(sample).any())
+        return by_quartiles(sample, measured) if varies and far and known else measured
 
 
 class ColumnCounts:
@@ -72,6 +73,7 @@ class ColumnCounts:
         self._categories: dict[str, Counter[Any] | None] = {}
         self._kinds: dict[str, Reading] = {}
         self._fallback: dict[str, Counter[Any]] = {}
+        self._n_missing: Counter[str] = Counter()
         for name in category_names(readings, coded):
             column = Column(sample[name])
             kind = column.kind if name in coded else readings[name].kind
@@ -99,8 +101,10 @@ class ColumnCounts:
             column = Column(batch.table[name])
             data, words = categories_of(name, column, self._kinds[name])
             self._note(name, words)
+            data = data.filter(mask)
+            self._n_missing[name] += data.null_count
             if counts is not None:
-                counts.update(_counted(data.filter(mask)))
+                counts.update(_counted(data))
                 if len(counts) > MOST_LEVELS:
                     self._categories[name] = None
         before, values = "", np.zeros(0)
@@ -155,7 +159,7 @@ class ColumnCounts:
         specs: dict[str, Spec] = {}
         for name, counts in self._categories.items():
             if counts is None:  # too many to count: the most frequent are those of the sample
-                counts = self._fallback[name]
+                counts = self._fallback[name] | Counter({None: self._n_missing[name]})
             specs[name] = fit_categories(name, counts, self._kinds[name].kind)
         return specs | by_column(self.numbers, found, self.n_rows)
 

@@ -21,10 +21,10 @@ from nnaccel.tabular.preparation import Forms, fit_target_of, in_own_units, surv
 from nnaccel.tabular.settings import Settings, validation_fraction, variants
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, take
-from nnaccel.tabular.streamed_counts import ColumnCounts
-from nnaccel.tabular.streamed_sample import Progress, Sample, followed, shares_of, take_sample
-from nnaccel.tabular.streamed_sources import Batch, Stream
-from nnaccel.tabular.streamed_tally import PARTS, Reader, Shares, Tally
+from nnaccel.tabular.streamed.counts import ColumnCounts
+from nnaccel.tabular.streamed.sample import Progress, Sample, followed, shares_of, take_sample
+from nnaccel.tabular.streamed.sources import Batch, Stream
+from nnaccel.tabular.streamed.targets import PARTS, Reader, Shares, Tally
 from nnaccel.tabular.survey import Rules, Survey
 from nnaccel.tabular.tables import by_name, pop_target, quiet, warn
 from nnaccel.tabular.targets import Target, distinct_values, rows_with_target
