@@ -104,12 +104,13 @@ class Pool:
         n = len(keys)
         self.n_rows += n
         chosen = np.arange(n) if self._limit is None else np.flatnonzero(keys < self._limit)
-        if len(chosen):
-            self._append(batch.table, batch.numbers, keys, chosen)
+        self._append(batch.table, batch.numbers, keys, chosen)
         if sum(map(len, self._keys)) > 2 * self.size:
             self.shrink()
 
     def _append(self, table: Any, numbers: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> None:
+        if not len(rows):
+            return
         self.tables.append(table if len(rows) == len(keys) else table.take(rows))
         self.numbers.append(numbers[rows])
         self._keys.append(keys[rows])
