@@ -8,17 +8,39 @@
 #include "precision.cuh"
 #include "sums.cuh"
 
+// A mask has a bit for each number of A (N, H), the lowest bit of a word first: whether it is
+// positive, and so the derivative of ReLU 1. That is what cuBLASLt's epilogue DRELU_BGRAD reads,
+// which needs H to be a multiple of 128: then the lanes of a warp are in one row, and eight of them
+// have the four bits each that make a word.
+template <int V, class T>
+__device__ void store_mask(unsigned* mask, Index i, const Pack<T, V>& a) {
+    if constexpr (V == 4) {
+        if (!mask) return;
+        const int place = threadIdx.x % 8 * V;
+        unsigned bits = 0;
+        for (int v = 0; v < V; ++v) bits |= unsigned(a.x[v] > 0) << (place + v);
+        for (int far = 4; far; far /= 2) bits |= __shfl_xor_sync(WARP, bits, far);
+        if (!place) mask[i / 32] = bits;
+    }
+}
+
+template <class G> inline constexpr bool HAS_MASK = false;
+template <> inline constexpr bool HAS_MASK<Relu> = true;
+
 // Z += b and A = g(Z), (N, H). A may be Z, or null where only `half` is read; Z is kept only where
-// the derivative reads it. The launch geometry is that of `minibatch`, for each network.
+// the derivative reads it. mask: of ReLU, or null; see `store_mask`. The launch geometry is that of
+// `minibatch`, for each network.
 template <class T, class G>
 __global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
-    T* Z, const T* b, Index b_gap, T* A, Bf16* half, Index N, Index H, double parameter) {
+    T* Z, const T* b, Index b_gap, T* A, Bf16* half, unsigned* mask, Index N, Index H,
+    double parameter) {
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
     Z += network() * N * H;
     b += network() * b_gap;
     A = moved(A, network() * N * H);
     half = moved(half, network() * N * H);
+    mask = moved(mask, network() * N * H / 32);
     const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
     const Index step = Index(gridDim.y) * blockDim.x;
     const T c = T(parameter);
@@ -33,6 +55,7 @@ __global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
         if (G::reads_Z) store(Z + i, z);
         if (A) store(A + i, a);
         store_half(half, i, a);
+        if constexpr (HAS_MASK<G>) store_mask(mask, i, a);
     };
     constexpr int V = PACK<T>;
     if (H % V == 0 && aligned(Z, A, half)) {

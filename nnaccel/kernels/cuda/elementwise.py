@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.launch import (
@@ -18,7 +19,6 @@ from nnaccel.kernels.cuda.launch import (
     row_grid,
     vector_grid,
 )
-from nnaccel.kernels.cuda.output_bias import OutputBias
 from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
@@ -40,10 +40,10 @@ class ElementwiseKernels:
         xp: Namespace,
         buffers: DeviceBuffers,
         copies: Bfloat16Copies,
-        output_bias: OutputBias,
+        ahead: Ahead,
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
-        self._output_bias = output_bias
+        self._ahead = ahead
         self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -134,7 +134,7 @@ class ElementwiseKernels:
     ) -> tuple[Array, Array]:
         """Twin of `losses.softmax_cross_entropy`, for class numbers that all networks share.
 
-        With few classes it also writes db of the layer with the logits Z; see `OutputBias`.
+        With few classes it also writes db of the layer with the logits Z; see `Ahead`.
         """
         if (
             label_smoothing
@@ -155,9 +155,9 @@ class ElementwiseKernels:
         if LANES < K <= THREADS * HELD // dtype.itemsize:
             self._wide_cross_entropy(Z, Y, weights, value, dZ)
             return value, dZ
-        db = self._output_bias.wanted_for(Z) if K <= LANES else None
+        db = self._ahead.db_for(Z) if K <= LANES else None
         if db is not None:
-            self._output_bias.found(dZ, db)
+            self._ahead.found(dZ, db)
             copy = self._copies.beside(dZ)
         lanes = min(LANES, 1 << (K - 1).bit_length())
         blocks = min(FEW_BLOCKS if K <= LANES else BLOCKS, -(-N * lanes // THREADS))

@@ -10,12 +10,12 @@ device, but for the first product of each kind, whose algorithms may be timed; s
 from collections.abc import Callable
 from typing import Any
 
+from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.dense import DenseKernels
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.elementwise import ElementwiseKernels
 from nnaccel.kernels.cuda.optimizers import OptimizerKernels
-from nnaccel.kernels.cuda.output_bias import OutputBias
 from nnaccel.kernels.cuda.products import Products
 from nnaccel.kernels.epoch import on_epoch_start
 from nnaccel.maths.network import Layout, Network, flatten, views
@@ -43,11 +43,9 @@ class Workspace:
         self.buffers = buffers = DeviceBuffers()
         self.products = Products(buffers, tf32=precision == "tf32")
         self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16", network=network)
-        self.output_bias = OutputBias()
-        self.dense = DenseKernels(
-            xp, precision, buffers, self.products, self.copies, self.output_bias
-        )
-        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.output_bias)
+        self.ahead = Ahead()
+        self.dense = DenseKernels(xp, precision, buffers, self.products, self.copies, self.ahead)
+        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
         self.optimizers = OptimizerKernels(xp, buffers, self.copies)
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -73,6 +71,6 @@ class Workspace:
         """Twin of `network.views`, with which a pass through the network begins."""
         known = self.buffers.has_views_of(params)
         tree = self.buffers.views(params, places)
-        self.output_bias.begin_pass()
+        self.ahead.begin_pass(places.layers, tree, known=known)
         self.copies.begin_pass(params, places, tree, known=known)
         return tree

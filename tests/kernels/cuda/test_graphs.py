@@ -833,6 +833,23 @@ def test_the_first_runs_on_a_gpu_are_rehearsed(where, cupy):
             assert (cupy.graphs > before) == trial.graphs
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_both_ways_of_each_switch_are_rehearsed(where, cupy, precision, monkeypatch):
+    """As `bench/gpu/gpu.py --first` compares them: off and on, beside the definitions."""
+    ways = pytest.importorskip("bench.gpu.both_ways", reason="the benchmarks are not here")
+    switches = cuda_on_host.modules_on_host().fusions
+    monkeypatch.setattr(ways, "switches", switches)
+    before = {name: getattr(switches, name) for name in ways.NAMES}
+    for name in ways.NAMES:
+        graphs = cupy.graphs
+        trial = ways.Trial(name, (40, 128, 128, 10), 16, precision)
+        found = ways.losses_of(trial, where, epochs=1)
+        assert "problem" not in found, found
+        assert 0 < max(found.values()) < {"float32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}[precision]
+        assert cupy.graphs > graphs
+    assert {name: getattr(switches, name) for name in ways.NAMES} == before
+
+
 def test_an_estimator_that_was_trained_with_graphs_can_be_pickled(where, cupy, monkeypatch):
     monkeypatch.setattr("nnaccel.estimators.multilayer_perceptron.select", lambda *_: where)
     X, Y, _ = examples(N=120)

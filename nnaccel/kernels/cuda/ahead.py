@@ -1,0 +1,73 @@
+"""What the kernels of a pass compute ahead, for operations that then launch nothing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from nnaccel.maths.layers import Chain, Dense, Residual
+from nnaccel.typing import Array
+
+
+class Ahead:
+    """The messages between the operations of a pass through the network.
+
+    The output layer says where its logits Z are, and where its db belongs: the loss that is given
+    that Z sums db beside dZ. A layer with ReLU leaves bits of its derivative, and says where its db
+    belongs: the product of the layer above makes its dZ of them, and sums db. The layer then finds
+    dZ with its db, and has nothing to do before its own products.
+    """
+
+    def __init__(self) -> None:
+        self._feeds_dense: set[int] = set()
+        self._clear()
+
+    def begin_pass(self, layers: Any, tree: Any, *, known: bool) -> None:
+        """A pass through these layers, with their parameters.   known: whether the last pass had
+        the same ones."""
+        if not known:
+            self._feeds_dense = set(feeds_dense(layers, tree))
+        self._clear()
+
+    def _clear(self) -> None:
+        self._logits: tuple[Array, Array] | None = None  # Z of the layer, and where its db belongs
+        self._masks: dict[int, tuple[Array, Array, Array]] = {}  # id(A) -> A, its mask, its db
+        self._summed: tuple[Array, Array] | None = None  # dZ, and that db
+
+    def feeds_dense(self, W: Array) -> bool:
+        """Whether only a dense layer reads the output of the layer with these weights."""
+        return id(W) in self._feeds_dense
+
+    def announce_logits(self, Z: Array, db: Array | None) -> None:
+        """The layer with these logits wants the sum of their dZ in db, if that is known."""
+        if db is not None:
+            self._logits = Z, db
+
+    def db_for(self, Z: Array) -> Array | None:
+        """db of the layer with these logits; None for others."""
+        return self._logits[1] if self._logits is not None and self._logits[0] is Z else None
+
+    def announce_mask(self, A: Array, mask: Array, db: Array) -> None:
+        """The layer with this output wants dZ for dA, and the sum of dZ in db."""
+        self._masks[id(A)] = A, mask, db
+
+    def mask_for(self, A: Array) -> tuple[Array, Array] | None:
+        """The mask and db of the layer with this output; None for others."""
+        found = self._masks.get(id(A))
+        return None if found is None else found[1:]
+
+    def found(self, dZ: Array, db: Array) -> None:
+        """db is the sum of dZ, which its layer is given for dA."""
+        self._summed = dZ, db
+
+    def is_sum(self, db: Array | None, dZ: Array) -> bool:
+        """Whether db is the sum of dZ already."""
+        return self._summed is not None and dZ is self._summed[0] and db is self._summed[1]
+
+
+def feeds_dense(layers: Any, tree: Any) -> Iterator[int]:
+    """id(W) of each dense layer whose output only a dense layer reads. A class derived from one of
+    ours may do something else."""
+    for layer, arrays, after in zip(layers, tree, (*layers[1:], None), strict=True):
+        if type(layer) in (Chain, Residual):
+            yield from feeds_dense(layer.layers, arrays)
+        elif type(layer) is Dense and type(after) is Dense:
+            yield id(arrays[0])

@@ -1,0 +1,8 @@
+"""Ways to leave out a launch or to hide one. Each is a switch.
+
+Those that rest on what only a GPU shows are off until one has shown it. `python bench/gpu/gpu.py
+--first` trains both ways: it compares the losses with those of the definitions, and times a step.
+"""
+
+# The derivative of ReLU and the sum db, in the product that gives dA: by an epilogue of cuBLASLt.
+RELU_IN_PRODUCT = False
