@@ -11,13 +11,16 @@ class Ahead:
     """The messages between the operations of a pass through the network.
 
     The output layer says where its logits Z are, and where its db belongs: the loss that is given
-    that Z sums db beside dZ. A layer with ReLU leaves bits of its derivative, and says where its db
-    belongs: the product of the layer above makes its dZ of them, and sums db. The layer then finds
-    dZ with its db, and has nothing to do before its own products.
+    that Z sums db beside dZ. A narrow one that knows the targets, which the minibatch has announced
+    before the pass, computes loss, dZ and db itself. A layer with ReLU leaves bits of its
+    derivative, and says where its db belongs: the product of the layer above makes its dZ of them,
+    and sums db. Such a layer then finds dZ with its db, and begins with its own products.
     """
 
     def __init__(self) -> None:
         self._feeds_dense: set[int] = set()
+        self._output = 0  # id(W) of the output layer, if that is a dense layer
+        self._next_targets: tuple[Array, Array | None] | None = None
         self._clear()
 
     def begin_pass(self, layers: Any, tree: Any, *, known: bool) -> None:
@@ -25,9 +28,12 @@ class Ahead:
         the same ones."""
         if not known:
             self._feeds_dense = set(feeds_dense(layers, tree))
+            self._output = id(tree[-1][0]) if type(layers[-1]) is Dense else 0
         self._clear()
 
     def _clear(self) -> None:
+        self._targets, self._next_targets = self._next_targets, None
+        self._loss: tuple[Any, tuple[Array, Array]] | None = None  # what it is of, and what it is
         self._logits: tuple[Array, Array] | None = None  # Z of the layer, and where its db belongs
         self._masks: dict[int, tuple[Array, Array, Array]] = {}  # id(A) -> A, its mask, its db
         self._summed: tuple[Array, Array] | None = None  # dZ, and that db
@@ -35,6 +41,24 @@ class Ahead:
     def feeds_dense(self, W: Array) -> bool:
         """Whether only a dense layer reads the output of the layer with these weights."""
         return id(W) in self._feeds_dense
+
+    def announce_targets(self, Y: Array, weights: Array | None) -> None:
+        """The next pass has these targets."""
+        self._next_targets = Y, weights
+
+    def targets_for(self, W: Array) -> tuple[Array, Array | None] | None:
+        """Y and weights of this pass, if they are known and W is of the output layer."""
+        return self._targets if id(W) == self._output else None
+
+    def announce_loss(self, of: Any, found: tuple[Array, Array]) -> None:
+        """The loss of (Z, Y, weights), and its dZ."""
+        self._loss = of, found
+
+    def loss_of(self, *of: Array | None) -> tuple[Array, Array] | None:
+        """The loss of these (Z, Y, weights) and its dZ, where they are computed already."""
+        if self._loss is None or any(x is not y for x, y in zip(of, self._loss[0], strict=True)):
+            return None
+        return self._loss[1]
 
     def announce_logits(self, Z: Array, db: Array | None) -> None:
         """The layer with these logits wants the sum of their dZ in db, if that is known."""

@@ -21,6 +21,7 @@ from nnaccel.kernels.cuda.launch import (
     pointer,
     row_grid,
 )
+from nnaccel.kernels.cuda.loss import LossKernels
 from nnaccel.kernels.cuda.product_plan import MASK_COLUMNS
 from nnaccel.kernels.cuda.products import Products, product_shape
 from nnaccel.kernels.cuda.signatures import BFLOAT16, LANES, READS_SIGN, THREADS, TYPES, functor
@@ -57,10 +58,11 @@ class DenseKernels:
         products: Products,
         copies: Bfloat16Copies,
         ahead: Ahead,
+        losses: LossKernels,
     ) -> None:
         self._xp, self._tf32 = xp, precision == "tf32"
         self._buffers, self._products, self._copies = buffers, products, copies
-        self._ahead = ahead
+        self._ahead, self._losses = ahead, losses
         self._dense: Any = partial(dense, xp=xp, precision=precision)
         self._dense_vjp: Any = partial(dense_vjp, xp=xp, precision=precision)
 
@@ -80,12 +82,15 @@ class DenseKernels:
         if g is None or not fits:
             Z = self._products.matmul(x, w, Z) + b
             return Z, activation.forward(Z, xp=self._xp)
+        narrow = shape[-1] <= LANES and shape[-2] * x.shape[-1] <= SMALL
+        if narrow and g[0] == "Identity" and self._losses.with_output_layer(x, w, b, Z, W):
+            return None, Z
         A = self._buffers.empty(shape, W.dtype) if activation.reads_Z else Z
         copy = self._copies.alone(A) if self._ahead.feeds_dense(W) else None
         # The next layer reads the copy; then only the derivative may want Z or A.
         wanted = copy is None or not (activation.reads_Z or g[0] in READS_SIGN)
         outputs = Outputs(Z, A if wanted else None, copy, self._mask_for(A, W, g[0]))
-        self._forward(x, w, b, outputs, g)
+        self._forward(x, w, b, outputs, g, narrow)
         if copy is not None:
             return (Z if activation.reads_Z else outputs.A), copy
         if g[0] == "Identity":
@@ -110,11 +115,13 @@ class DenseKernels:
         self._ahead.announce_mask(A, mask, db)
         return mask
 
-    def _forward(self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float]) -> None:
-        """Z = x w + b and A = g(Z): one kernel for a small layer, else a product and a kernel."""
+    def _forward(
+        self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float], narrow: bool
+    ) -> None:
+        """Z = x w + b and A = g(Z): one kernel for a narrow layer, else a product and a kernel."""
         (N, D), H, T, (G, parameter) = x.shape[-2:], w.shape[-1], TYPES[b.dtype.name], g
         A, copy, networks = pointer(to.A), pointer(to.copy), prod(to.Z.shape[:-2])
-        if H <= LANES and N * D <= SMALL:
+        if narrow:
             rows = THREADS // LANES // 2
             launch = kernel("narrow_dense", T, BFLOAT16 if x.dtype == BF16 else T, G)
             factors = (x, gap(x), w, gap(w), b, gap(b))

@@ -1,4 +1,4 @@
-"""The minibatch, dropout, the loss and the L2 penalty on a device, each in one launch."""
+"""The minibatch, dropout and the encoding of numbers on a device, each in one launch."""
 
 from collections.abc import Callable
 from math import prod
@@ -10,25 +10,13 @@ import numpy as np
 from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
-from nnaccel.kernels.cuda.launch import (
-    BLOCKS,
-    are_contiguous,
-    gap,
-    kernel,
-    pointer,
-    row_grid,
-    vector_grid,
-)
-from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
+from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, row_grid, vector_grid
+from nnaccel.kernels.cuda.signatures import CASTS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
-from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch, of_networks
-from nnaccel.maths.network import l2_penalty
 from nnaccel.maths.random import BITS, Key, words
 from nnaccel.typing import Array, Namespace
-
-FEW_BLOCKS = 128  # of a launch whose results one block adds up one by one
 
 
 class ElementwiseKernels:
@@ -52,14 +40,19 @@ class ElementwiseKernels:
             dropout: self.dropout,
             dropout_vjp: self.dropout_vjp,
             piecewise_linear: self.piecewise_linear,
-            softmax_cross_entropy: self.softmax_cross_entropy,
-            l2_penalty: self.l2_penalty,
         }
 
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
         """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
+        rows = self._minibatch(X, Y, weights, index, dtype)
+        self._ahead.announce_targets(*rows[1:])
+        return rows
+
+    def _minibatch(
+        self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
+    ) -> tuple[Array, Array, Array | None]:
         dtype, B = np.dtype(dtype), index.shape[0]
         if (
             not (B and X.size and Y.size)
@@ -73,7 +66,7 @@ class ElementwiseKernels:
         ):
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
         if weights is not None and weights.ndim > 1:  # of each network
-            X, Y, _ = self.minibatch(X, Y, None, index, dtype)
+            X, Y, _ = self._minibatch(X, Y, None, index, dtype)
             return X, Y, of_networks(self._xp.take(weights, index, axis=0))
         D, row = X.shape[1], Y.shape[1:]
         X_rows, copy = self._copies.minibatch((B, D), dtype)
@@ -128,85 +121,3 @@ class ElementwiseKernels:
             known = bins, (cupy.asarray(np.array(bins.of, np.int64)), *numbers)
             self._bins[id(bins), dtype] = known
         return known[1]
-
-    def softmax_cross_entropy(
-        self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
-    ) -> tuple[Array, Array]:
-        """Twin of `losses.softmax_cross_entropy`, for class numbers that all networks share.
-
-        With few classes it also writes db of the layer with the logits Z; see `Ahead`.
-        """
-        if (
-            label_smoothing
-            or Z.ndim not in (2, 3)
-            or not Z.size
-            or Y.ndim != 1
-            or Y.dtype.name not in INTEGERS
-            or not Y.flags.c_contiguous
-            or not are_contiguous(Z)
-            or (weights is not None and (weights.ndim >= Z.ndim or weights.dtype != Z.dtype))
-        ):
-            return softmax_cross_entropy(
-                Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
-            )
-        (*lead, N, K), dtype = Z.shape, Z.dtype
-        value, dZ, copy = cupy.empty(tuple(lead), dtype), self._buffers.empty(Z.shape, dtype), None
-        networks = prod(lead)
-        if LANES < K <= THREADS * HELD // dtype.itemsize:
-            self._wide_cross_entropy(Z, Y, weights, value, dZ)
-            return value, dZ
-        db = self._ahead.db_for(Z) if K <= LANES else None
-        if db is not None:
-            self._ahead.found(dZ, db)
-            copy = self._copies.beside(dZ)
-        lanes = min(LANES, 1 << (K - 1).bit_length())
-        blocks = min(FEW_BLOCKS if K <= LANES else BLOCKS, -(-N * lanes // THREADS))
-        n_sums = networks * blocks * (LANES + 1)
-        partials, counter = self._buffers.partial_sums(n_sums, dtype, networks)
-        args = (
-            Z, Y, INTEGERS[Y.dtype.name], *weights_of(weights), value, dZ, pointer(copy),
-            pointer(db), gap(db), N, K, lanes, partials, counter,
-        )  # fmt: skip
-        launch = kernel("softmax_cross_entropy", TYPES[dtype.name])
-        launch((blocks, 1, networks), (THREADS,), args)
-        return value, dZ
-
-    def _wide_cross_entropy(
-        self, Z: Array, Y: Array, weights: Array | None, value: Array, dZ: Array
-    ) -> None:
-        """The same for so many classes that some warps share a row."""
-        *lead, N, K = Z.shape
-        networks = prod(lead)
-        width = max(LANES, 1 << (-(-K * Z.itemsize // HELD) - 1).bit_length())
-        blocks = min(BLOCKS, -(-N * width // THREADS))
-        partials, counter = self._buffers.partial_sums(networks * blocks, Z.dtype, networks)
-        args = (
-            Z, Y, INTEGERS[Y.dtype.name], *weights_of(weights), value, dZ, N, K, width,
-            partials, counter,
-        )  # fmt: skip
-        launch = kernel("wide_cross_entropy", TYPES[Z.dtype.name])
-        launch((blocks, 1, networks), (THREADS,), args)
-
-    def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
-    ) -> tuple[Array, Array]:
-        """Twin of `network.l2_penalty`: added to the arrays that are given."""
-        value = cupy.asarray(value)
-        fits = params.ndim in (1, 2) and params.size and are_contiguous(params, grads, value)
-        if isinstance(l2, tuple) or not fits:
-            return l2_penalty(value, grads, params, l2, n_weights, xp=self._xp)
-        (*lead, P), (grid, block) = params.shape, vector_grid(n_weights, params.itemsize)
-        networks = prod(lead)
-        partials, counter = self._buffers.partial_sums(networks * grid[0], params.dtype, networks)
-        args = (value, grads, params, n_weights, P, float(l2), partials, counter)
-        kernel("l2_penalty", TYPES[params.dtype.name])((*grid, 1, networks), block, args)
-        return value, grads
-
-
-def weights_of(weights: Array | None) -> tuple[Any, int, int]:
-    """The weights (N,), or (networks, N), of examples as arguments: with the elements from one to
-    the next, and from network to network."""
-    if weights is None:
-        return 0, 0, 0
-    *network, example = (step // weights.itemsize for step in weights.strides)
-    return weights, example, network[0] if network else 0

@@ -6,3 +6,6 @@ Those that rest on what only a GPU shows are off until one has shown it. `python
 
 # The derivative of ReLU and the sum db, in the product that gives dA: by an epilogue of cuBLASLt.
 RELU_IN_PRODUCT = False
+
+# A narrow output layer with softmax cross-entropy, dZ and db, in one kernel.
+NARROW_LOSS = True

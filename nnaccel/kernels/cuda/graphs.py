@@ -1,6 +1,6 @@
 """An epoch on CuPy as replays of captured steps.
 
-A launch takes the host 5 microseconds or more, and a step of kernels is 15 of them; a CUDA graph is
+A launch takes the host 5 microseconds or more, and a step of kernels is 14 of them; a CUDA graph is
 one launch, whatever is in it. Its kernels are those of `workspace.py`, with the addresses and
 numbers of the time when they were captured. So all that differs from step to step lies on the
 device, at fixed addresses, and `tick` of `graph_step.cuh` ends each step by writing there what the

@@ -15,6 +15,7 @@ from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.dense import DenseKernels
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.elementwise import ElementwiseKernels
+from nnaccel.kernels.cuda.loss import LossKernels
 from nnaccel.kernels.cuda.optimizers import OptimizerKernels
 from nnaccel.kernels.cuda.products import Products
 from nnaccel.kernels.epoch import on_epoch_start
@@ -44,7 +45,10 @@ class Workspace:
         self.products = Products(buffers, tf32=precision == "tf32")
         self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16", network=network)
         self.ahead = Ahead()
-        self.dense = DenseKernels(xp, precision, buffers, self.products, self.copies, self.ahead)
+        self.losses = LossKernels(xp, precision, buffers, self.copies, self.ahead)
+        self.dense = DenseKernels(
+            xp, precision, buffers, self.products, self.copies, self.ahead, self.losses
+        )
         self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
         self.optimizers = OptimizerKernels(xp, buffers, self.copies)
 
@@ -55,6 +59,7 @@ class Workspace:
             views: self.views,
             flatten: self.buffers.flatten,
             **self.elementwise.kernels(),
+            **self.losses.kernels(),
             **self.dense.kernels(),
             **self.optimizers.kernels(),
         }
