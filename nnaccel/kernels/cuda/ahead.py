@@ -18,7 +18,7 @@ class Ahead:
     """
 
     def __init__(self) -> None:
-        self._feeds_dense: set[int] = set()
+        self._dense: dict[int, bool] = {}  # as of `dense_layers`
         self._output = 0  # id(W) of the output layer, if that is a dense layer
         self._next_targets: tuple[Array, Array | None] | None = None
         self._clear()
@@ -27,7 +27,7 @@ class Ahead:
         """A pass through these layers, with their parameters.   known: whether the last pass had
         the same ones."""
         if not known:
-            self._feeds_dense = set(feeds_dense(layers, tree))
+            self._dense = dict(dense_layers(layers, tree))
             self._output = id(tree[-1][0]) if type(layers[-1]) is Dense else 0
         self._clear()
 
@@ -40,7 +40,11 @@ class Ahead:
 
     def feeds_dense(self, W: Array) -> bool:
         """Whether only a dense layer reads the output of the layer with these weights."""
-        return id(W) in self._feeds_dense
+        return self._dense.get(id(W), False)
+
+    def is_dense(self, W: Array) -> bool:
+        """Whether these are the weights of a dense layer, which does nothing else with them."""
+        return id(W) in self._dense
 
     def announce_targets(self, Y: Array, weights: Array | None) -> None:
         """The next pass has these targets."""
@@ -87,11 +91,11 @@ class Ahead:
         return self._summed is not None and dZ is self._summed[0] and db is self._summed[1]
 
 
-def feeds_dense(layers: Any, tree: Any) -> Iterator[int]:
-    """id(W) of each dense layer whose output only a dense layer reads. A class derived from one of
-    ours may do something else."""
+def dense_layers(layers: Any, tree: Any) -> Iterator[tuple[int, bool]]:
+    """id(W) of each dense layer, and whether only a dense layer reads its output. A class derived
+    from one of ours may do something else."""
     for layer, arrays, after in zip(layers, tree, (*layers[1:], None), strict=True):
         if type(layer) in (Chain, Residual):
-            yield from feeds_dense(layer.layers, arrays)
-        elif type(layer) is Dense and type(after) is Dense:
-            yield id(arrays[0])
+            yield from dense_layers(layer.layers, arrays)
+        elif type(layer) is Dense:
+            yield id(arrays[0]), type(after) is Dense

@@ -12,6 +12,7 @@ from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import BF16, Bfloat16Copies
 from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.early_update import EarlyUpdate
 from nnaccel.kernels.cuda.launch import (
     BLOCKS,
     are_contiguous,
@@ -59,10 +60,11 @@ class DenseKernels:
         copies: Bfloat16Copies,
         ahead: Ahead,
         losses: LossKernels,
+        early: EarlyUpdate,
     ) -> None:
         self._xp, self._tf32 = xp, precision == "tf32"
         self._buffers, self._products, self._copies = buffers, products, copies
-        self._ahead, self._losses = ahead, losses
+        self._ahead, self._losses, self._early = ahead, losses, early
         self._dense: Any = partial(dense, xp=xp, precision=precision)
         self._dense_vjp: Any = partial(dense_vjp, xp=xp, precision=precision)
 
@@ -150,16 +152,17 @@ class DenseKernels:
         known = are_factors(X, W) and are_factors(A, W) and are_factors(dA, W)
         if shape is None or shape != A.shape or not known:
             return self._dense_vjp(dA, X, W, Z, A, activation, need_dX=need_dX)
-        dW, db = self._buffers.gradients_of(W)
+        home, db = self._buffers.gradients_of(W)
         dZ, db = self._backward(dA, W, Z, A, activation, db)
-        if dW is None:
-            dW = self._buffers.empty((*shape[:-2], *W.shape[-2:]), W.dtype)
+        dW = self._buffers.empty((*shape[:-2], *W.shape[-2:]), W.dtype) if home is None else home
         dZ = factor(dZ)
         self._products.matmul(factor(X).swapaxes(-1, -2), dZ, dW)
-        dX = None
-        if need_dX:
-            dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
-            self._multiply_back(dZ, factor(W).swapaxes(-1, -2), dX, X)
+        if not need_dX:
+            return None, dW, db
+        dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
+        self._multiply_back(dZ, factor(W).swapaxes(-1, -2), dX, X)
+        if home is not None and self._ahead.is_dense(W):
+            self._early.weights_done(W)
         return dX, dW, db
 
     def _multiply_back(self, dZ: Array, WT: Array, dX: Array, X: Array) -> None:

@@ -9,3 +9,6 @@ RELU_IN_PRODUCT = False
 
 # A narrow output layer with softmax cross-entropy, dZ and db, in one kernel.
 NARROW_LOSS = True
+
+# The update of a layer's weights on a second branch of a graph, beside the products below it.
+UPDATE_BESIDE = False

@@ -193,6 +193,10 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
             (f, repeat(tuple(next(place) if np.ndim(x) else x for x in numbers)))
             for f, numbers in asked
         ]
+        alone = None  # the rule and the numbers of a step that ends with one rule and no more
+        if len(asked) == 1 and not run.l2 and whole.n_trained == whole.size:
+            rule, numbers = updates[0]
+            alone = rule, next(numbers)
         constants = [float(x) for _, numbers in asked for x in numbers if not np.ndim(x)]
         frozen = (places, *constants, *map(address_of, (params, *state.slots, *data)))
 
@@ -208,6 +212,11 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
 
             def step(arrays: list[Array]) -> list[Array]:
                 key = Key(seed, places.count) if random else None
+                if alone is not None and run.share(B) == 1.0:
+                    rule, numbers = alone
+                    space.optimizers.early.expect(
+                        rule, arrays[0], arrays[1:], numbers, whole.n_weights
+                    )
                 if ends_step:
                     space.optimizers.hold()
                 try:

@@ -46,11 +46,12 @@ class Workspace:
         self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16", network=network)
         self.ahead = Ahead()
         self.losses = LossKernels(xp, precision, buffers, self.copies, self.ahead)
-        self.dense = DenseKernels(
-            xp, precision, buffers, self.products, self.copies, self.ahead, self.losses
-        )
-        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
         self.optimizers = OptimizerKernels(xp, buffers, self.copies)
+        self.dense = DenseKernels(
+            xp, precision, buffers, self.products, self.copies,
+            self.ahead, self.losses, self.optimizers.early,
+        )  # fmt: skip
+        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
 
     def kernels(self) -> dict[Callable, Callable]:
         """The kernel of each operation that has one."""

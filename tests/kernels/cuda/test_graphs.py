@@ -9,6 +9,7 @@ import pickle
 import sys
 import weakref
 from contextlib import nullcontext
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ from nnaccel import MLPClassifier
 from nnaccel.devices.device import Device
 from nnaccel.kernels import epoch, optimizer_trace
 from nnaccel.kernels.cuda.backend import CuPyBackend
-from nnaccel.maths import layers, losses, metrics, optimizers
+from nnaccel.maths import layers, losses, metrics, optimizers, schedules
 from nnaccel.maths.activations import get
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import State
@@ -649,6 +650,15 @@ def test_an_interrupted_capture_is_ended(xp, cupy):
     assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, graphs=False), problem))
 
 
+class Again(layers.Dense):
+    """A layer that reads its weights once more when its gradient is done."""
+
+    def backward(self, params, saved, dA, *, ops, need_dX):
+        dX, grads = super().backward(params, saved, dA, ops=ops, need_dX=need_dX)
+        W = ops.xp.matrix_transpose(params[0])
+        return (None if dX is None else dX + 0.0 * W[:1, :1]), grads
+
+
 SEVERAL = {
     "weights": (25, True, 0.0, None),
     "L2": (16, False, 0.1, None),
@@ -734,6 +744,140 @@ def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
         return epoch(there(params), state, Data(*map(there, data)), there(order))
 
     assert_refuses(on_device, problem, start)
+
+
+# The update of a layer's weights on a branch of its own
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """The switch is on, and a layer of a few weights is worth a part of the update."""
+    modules = cuda_on_host.modules_on_host()
+    monkeypatch.setattr(modules.fusions, "UPDATE_BESIDE", True)
+    monkeypatch.setattr(modules.early_update, "LEAST", 100)
+    return partial(monkeypatch.setattr, modules.fusions, "UPDATE_BESIDE")
+
+
+FOUR = mlp(3, [40, 32, 24], 8, activation=["relu", "tanh", "gelu"])  # 120, 1280, 768, 192 weights
+ALONE = {
+    "descent": optimizers.get("gd", 0.05),
+    "momentum": optimizers.momentum(0.05),
+    "nesterov": optimizers.get("nesterov", 0.05),
+    "rmsprop": optimizers.get("rmsprop", 0.01),
+    "adam": optimizers.adam(0.01),
+    "scheduled": optimizers.adam(schedules.cosine(0.01, 100)),
+}
+
+
+def branches(graph):
+    """Whether there is more than one order in which it may run."""
+    return list(graph.order(True)) != list(graph.order(False))
+
+
+@DTYPES
+@pytest.mark.parametrize("optimizer", ALONE.values(), ids=ALONE)
+def test_an_update_beside_products_has_the_same_bits(xp, beside, captured, optimizer, dtype):
+    """In whichever order branches run; and a shorter last batch, whose gradient is weighed when
+    all of it is there, has none."""
+    problem = simple(FOUR, optimizer, examples(N=50, dtype=dtype), dtype=dtype, metric=ACCURACY)
+    found = run(epoch_of(problem, xp), problem, epochs=4)
+    assert [branches(graph) for graph in captured] == [True, False]  # of 16 examples, and of 2
+    beside(False)
+    assert_same_bits(found, run(epoch_of(problem, xp, graphs=False), problem, epochs=4))
+
+
+def test_the_update_of_four_layers_is_three_parts(xp, beside, captured, monkeypatch):
+    """The output layer's with that of the layer below, for it is small; that of the first layer,
+    which has no products below, with all biases at the end."""
+    kernel, parts = cuda_on_host.modules_on_host().optimizers.kernel, []
+
+    def watched(name, *types):
+        launch = kernel(name, *types)
+        return lambda grid, block, args: (
+            parts.append((args[0].size, *args[5:8])) or launch(grid, block, args)
+        )
+
+    monkeypatch.setattr(cuda_on_host.modules_on_host().optimizers, "kernel", watched)
+    monkeypatch.setattr(cuda_on_host.modules_on_host().early_update, "LEAST", 200)
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    run(epoch_of(problem, xp), problem)
+    whole = 2360 + 40 + 32 + 24 + 8
+    step = [(960, 960, 0, 0), (1280, 1280, 0, 0), (whole, whole, 120, 2240)]
+    assert parts[:3] == step
+    assert parts == step * (len(parts) // 3)
+    assert all(map(branches, captured))
+
+
+NOT_ALONE = {
+    "weight decay": simple(FOUR, MANY["adamw"]),
+    "clipped": simple(FOUR, MANY["other clipped"]),
+    "L2": simple(FOUR, l2=0.1),
+    "an odd place": simple(mlp(3, [5, 40], 3)),
+    "layers that read W later": simple(Network(3, (layers.Dense(40), Again(40), Again(8)))),
+}
+
+
+@pytest.mark.parametrize("problem", NOT_ALONE.values(), ids=NOT_ALONE)
+def test_an_update_that_is_not_alone_comes_at_the_end(xp, beside, captured, problem):
+    assert_replays(problem, xp)
+    assert captured
+    assert not any(map(branches, captured))
+
+
+def test_a_rule_without_a_kernel_is_left_to_the_definition(xp, beside):
+    problem = simple(FOUR, optimizers.get("lion", 0.01))
+    found = run(epoch_of(problem, xp), problem)
+    assert_same_bits(found, run(epoch_of(problem, xp, graphs=False), problem))
+
+
+def test_several_networks_are_updated_at_the_end(xp, beside, captured):
+    problem = simple(FOUR, optimizers.adam(0.01))
+    found = run(epoch_of(problem, xp), problem, start=members(problem, 2))
+    assert not any(map(branches, captured))
+    expected = by_definition(problem, members(problem, 2))
+    assert_same_run((*found[:2], np.stack(found[2])), expected)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_an_update_beside_products_of_other_precisions(xp, beside, captured, precision):
+    """In bfloat16 it also writes its part of the copy, for which products below do not wait."""
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem)
+    assert all(map(branches, captured))
+    beside(False)
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
+
+
+def test_a_branch_that_is_not_waited_for_is_found(xp, beside, caplog, monkeypatch):
+    """The test of the test: CUDA refuses such a capture, and the stand-in too."""
+    branch = cuda_on_host.modules_on_host().capture.Branch
+    monkeypatch.setattr(branch, "join", branch.forget)
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    with caplog.at_level(logging.DEBUG):
+        run(epoch_of(problem, xp), problem)
+    assert "without CUDA graphs: RuntimeError: cudaErrorStreamCaptureUnjoined" in caplog.text
+
+
+def test_an_update_before_its_weights_are_read_is_found(xp, beside, captured, monkeypatch):
+    """Likewise: if a layer said too early that nothing reads its weights any more."""
+    dense = cuda_on_host.modules_on_host().dense.DenseKernels
+    back = dense._multiply_back
+
+    def too_early(self, dZ, WT, dX, X):
+        params = self._buffers._params
+        W = next(w[0] for w in self._buffers._tree if w[0].size == WT.size and w[0].shape[0] > 3)
+        assert params is not None
+        self._early.weights_done(W)
+        back(self, dZ, WT, dX, X)
+
+    problem = simple(FOUR, optimizers.adam(0.1), examples(N=64))
+    beside(False)
+    expected = run(epoch_of(problem, xp), problem)
+    beside(True)
+    monkeypatch.setattr(dense, "_multiply_back", too_early)
+    found = run(epoch_of(problem, xp), problem)
+    assert any(map(branches, captured))
+    assert not np.array_equal(found[0], expected[0])
 
 
 # Runs
