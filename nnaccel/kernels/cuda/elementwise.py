@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from nnaccel.kernels.cuda import fusions
 from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
@@ -32,6 +33,7 @@ class ElementwiseKernels:
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
         self._ahead = ahead
+        self._is_there = False  # the next minibatch
         self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -46,39 +48,70 @@ class ElementwiseKernels:
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
         """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
-        rows = self._minibatch(X, Y, weights, index, dtype)
+        is_there, self._is_there = self._is_there, False
+        rows = self._minibatch(X, Y, weights, index, np.dtype(dtype), is_there)
         self._ahead.announce_targets(*rows[1:])
         return rows
 
-    def _minibatch(
-        self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
-    ) -> tuple[Array, Array, Array | None]:
-        dtype, B = np.dtype(dtype), index.shape[0]
+    def rows_of(self, data: Any, batch: int, dtype: Any) -> tuple[Any, ...] | None:
+        """The data set (X, Y, weights) as the end of a step takes the minibatch of the next one:
+        the members of `Rows` in `minibatch.cuh`. None where it does not, and each step takes its
+        own."""
+        (X, Y, weights), dtype = data, np.dtype(dtype)
         if (
-            not (B and X.size and Y.size)
-            or X.strides[1] != X.itemsize
-            or X.dtype.name not in CASTS
-            or Y.itemsize > 8
-            or not (Y.flags.c_contiguous and index.flags.c_contiguous)
-            or index.dtype != np.int64
-            or dtype.name not in TYPES
-            or (weights is not None and not (are_contiguous(weights) and weights.dtype == dtype))
+            not fusions.NEXT_ROWS
+            or not takes_rows(X, Y, weights, dtype)
+            or (weights is not None and weights.ndim > 1)
+            or X.dtype not in (dtype, np.uint8)
+            or batch * X.shape[1] >= 2**31
         ):
+            return None
+        X_rows, copy, Y_rows, w_rows = self._places(X, Y, weights, batch, dtype)
+        return (
+            X, int(X.dtype != dtype), X.strides[0] // X.itemsize, X.shape[1],
+            pointer(X_rows), pointer(copy), Y, Y_rows, Y.itemsize, prod(Y.shape[1:]),
+            pointer(weights), pointer(w_rows),
+        )  # fmt: skip
+
+    def rows_are_there(self) -> None:
+        """The end of the last step has taken the rows of the next minibatch, as of `rows_of`."""
+        self._is_there = True
+
+    def _minibatch(
+        self,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        index: Array,
+        dtype: Any,
+        is_there: bool = False,
+    ) -> tuple[Array, Array, Array | None]:
+        B, D = index.shape[0], X.shape[1]
+        known = takes_rows(X, Y, weights, dtype) and B > 0 and index.flags.c_contiguous
+        if not known or index.dtype != np.int64:
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
         if weights is not None and weights.ndim > 1:  # of each network
             X, Y, _ = self._minibatch(X, Y, None, index, dtype)
             return X, Y, of_networks(self._xp.take(weights, index, axis=0))
-        D, row = X.shape[1], Y.shape[1:]
-        X_rows, copy = self._copies.minibatch((B, D), dtype)
-        Y_rows = self._buffers.named("Y", (B, *row), Y.dtype)
-        w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
-        args = (
-            X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
-            Y, Y_rows, Y.itemsize, prod(row), pointer(weights), pointer(w_rows),
-        )  # fmt: skip
-        launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
-        launch(*row_grid(B, D, dtype.itemsize), args)
+        X_rows, copy, Y_rows, w_rows = self._places(X, Y, weights, B, dtype)
+        if not is_there:
+            args = (
+                X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
+                Y, Y_rows, Y.itemsize, prod(Y.shape[1:]), pointer(weights), pointer(w_rows),
+            )  # fmt: skip
+            launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
+            launch(*row_grid(B, D, dtype.itemsize), args)
         return copy if X_rows is None else X_rows, Y_rows, w_rows
+
+    def _places(
+        self, X: Array, Y: Array, weights: Array | None, B: int, dtype: Any
+    ) -> tuple[Array | None, Array | None, Array, Array | None]:
+        """Where the B rows of a minibatch go: X, X in bfloat16, Y and weights. A shorter one has
+        the same memory."""
+        X_rows, copy = self._copies.minibatch((B, X.shape[1]), dtype)
+        Y_rows = self._buffers.named("Y", (B, *Y.shape[1:]), Y.dtype)
+        w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
+        return X_rows, copy, Y_rows, w_rows
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
@@ -121,3 +154,17 @@ class ElementwiseKernels:
             known = bins, (cupy.asarray(np.array(bins.of, np.int64)), *numbers)
             self._bins[id(bins), dtype] = known
         return known[1]
+
+
+def takes_rows(X: Array, Y: Array, weights: Array | None, dtype: Any) -> bool:
+    """Whether the kernels take rows of such a data set, X and weights as dtype."""
+    return (
+        X.size > 0
+        and Y.size > 0
+        and X.strides[1] == X.itemsize
+        and X.dtype.name in CASTS
+        and Y.itemsize <= 8
+        and Y.flags.c_contiguous
+        and dtype.name in TYPES
+        and (weights is None or (are_contiguous(weights) and weights.dtype == dtype))
+    )

@@ -12,3 +12,6 @@ NARROW_LOSS = True
 
 # The update of a layer's weights on a second branch of a graph, beside the products below it.
 UPDATE_BESIDE = False
+
+# The rows of the next minibatch, in the kernel that ends a step of a graph.
+NEXT_ROWS = True

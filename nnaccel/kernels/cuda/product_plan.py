@@ -182,6 +182,12 @@ class ProductPlan:
             layout.put(header.CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride)
         return layout
 
+    def again(self) -> "ProductPlan":
+        """Another plan with this one's algorithm."""
+        plan = ProductPlan(self.problem, self.device)
+        plan.choose(self.algorithm)
+        return plan
+
     def end_with_relu(self, relu: ReluEnd, H: int) -> None:
         """Every number has the size that cublasLt.h gives the attribute."""
         put, epilogue = self.product.put, header.CUBLASLT_EPILOGUE_DRELU_BGRAD
@@ -268,8 +274,9 @@ def product_plan(
 
     X: (..., N, D).   Y: (..., D, H).   out: (..., N, H) of their type, or float32 for bfloat16; it
     is overwritten where algorithms are timed.   ...: at most one axis, the same for all arrays that
-    have it.   relu: the mask and db of a product that ends as `ReluEnd` says.   None, with a line
-    in the log, where the library cannot do it.
+    have it.   relu: the mask and db of a product that ends as `ReluEnd` says; such a plan is the
+    caller's own, for it knows where they are.   None, with a line in the log, where the library
+    cannot do it.
     """
     problem = problem_of(X, Y, out, tf32)
     if problem is not None and relu is not None:
@@ -290,4 +297,5 @@ def product_plan(
             log.debug("%s: cuBLASLt has no algorithm for %s", whose, problem)
             plan = None
         _plans[key] = plan
-    return _plans[key]
+    plan = _plans[key]
+    return plan if plan is None or relu is None else plan.again()

@@ -238,6 +238,9 @@ def test_the_library_is_told_of_an_end_what_its_header_asks_for(module, monkeypa
     out = np.empty(exact.shape, np.float32)
     plan = module.product_plan(X, Y, out, room(), tf32=False, relu=(mask, db))
     at = module.address(mask), module.address(db)
+    told.clear()
+    plan = plan.again()
+    plan.point_to(*at)
     # DRELU_BGRAD; bits from row to row and from mask to mask; numbers from db to db; the pointers.
     ends = [
         (7, 4, 152),
@@ -252,6 +255,23 @@ def test_the_library_is_told_of_an_end_what_its_header_asks_for(module, monkeypa
     plan.point_to(*at)  # where it points already
     assert len(told) == before
     assert plan.problem.relu == (9 * 256, 280, tuple(min(256, x & -x) for x in at))
+
+
+@HOST
+def test_runs_that_take_turns_have_masks_of_their_own(module):
+    """As two threads may: what one says of its arrays is not said to the other."""
+    runs = [masked((), N=9), masked((), N=9)]
+    runs[1][2][...] ^= 0xFFFFFFFF  # the other numbers
+    plans, outs = [], [np.empty(runs[0][-1].shape, np.float32) for _ in runs]
+    for (X, Y, mask, db, _), out in zip(runs, outs, strict=True):
+        plans.append(module.product_plan(X, Y, out, room(), tf32=False, relu=(mask, db)))
+        plans[-1].point_to(module.address(mask), module.address(db))
+    workspace = room()
+    for (X, Y, *_), out, plan in zip(runs, outs, plans, strict=True):
+        plan(*(module.address(x) for x in (X, Y, out, workspace)), 0)
+    np.testing.assert_allclose(outs[0], runs[0][-1], rtol=1e-5, atol=1e-5)
+    assert not (outs[0] * outs[1]).any()
+    assert np.all((outs[0] != 0) | (outs[1] != 0))
 
 
 @HOST

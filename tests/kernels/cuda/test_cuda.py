@@ -583,6 +583,22 @@ def test_an_epoch_in_one_launch_on_a_gpu_is_its_steps(sizes, batch, lead, dtype)
     assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
 
 
+SWITCHES = ("RELU_IN_PRODUCT", "NARROW_LOSS", "UPDATE_BESIDE", "NEXT_ROWS")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lead", [None, 3])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_both_ways_of_a_switch_on_a_gpu_are_the_steps(name, lead, monkeypatch):
+    monkeypatch.setattr("nnaccel.kernels.cuda.graphs.FIRST", 1)
+    monkeypatch.setattr("nnaccel.kernels.cuda.small_network.MOST", 0)
+    monkeypatch.setattr("nnaccel.kernels.cuda.early_update.LEAST", 100)
+    problem = simple(mlp(8, [128, 128], 3), data=examples(N=300, D=8, weighted=True))
+    for on in (True, False):
+        monkeypatch.setattr(f"nnaccel.kernels.cuda.fusions.{name}", on)
+        assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
+
+
 def assert_trains_on_a_gpu(problem, start=None):
     start = problem.start if start is None else start
     copy = start[0].copy(), start[1]._replace(slots=tuple(map(np.copy, start[1].slots)))

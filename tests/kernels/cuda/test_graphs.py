@@ -203,26 +203,34 @@ def test_other_precisions(xp, cupy, precision, network, name):
 @pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["dropout"], NETWORKS["layer norm"]])
 def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monkeypatch):
     """Two thirds of what is written of it; another layer finds float32."""
-    problem, rows = simple(network), []
-    elementwise = cuda_on_host.modules_on_host().elementwise
-    kernel = elementwise.kernel
-
-    def watched(name, *types):
-        launch = kernel(name, *types)
-        if name != "minibatch":
-            return launch
-        return lambda grid, block, args: rows.append(args[3:5]) or launch(grid, block, args)
-
-    monkeypatch.setattr(elementwise, "kernel", watched)
-    run(epoch_in("bf16", problem, xp, graphs=True), problem)
+    problem, modules = simple(network), cuda_on_host.modules_on_host()
     dense = type(network.layers[0]) is layers.Dense
-    assert rows
-    assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
+    # Where a step takes its minibatch, and where the end of the last one does.
+    for on, part, name, first in (
+        (False, modules.elementwise, "minibatch", 3),
+        (True, modules.step_slots, "begin", 14 + 4),
+    ):
+        rows, kernel = [], part.kernel
+
+        def watched(name, *types, kernel=kernel, wanted=name, first=first, rows=rows):
+            launch = kernel(name, *types)
+            if name != wanted:
+                return launch
+            return lambda grid, block, args: (
+                rows.append(args[first : first + 2]) or launch(grid, block, args)
+            )
+
+        monkeypatch.setattr(modules.fusions, "NEXT_ROWS", on)
+        monkeypatch.setattr(part, "kernel", watched)
+        run(epoch_in("bf16", problem, xp, graphs=True), problem)
+        assert rows
+        assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
 
 
-def test_a_step_is_fourteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
-    """For the network of the benchmarks: a step's fourteen launches, the last of which, the update,
-    ends it. The rest of an epoch is an upload of its numbers, and a launch to begin with."""
+def test_a_step_is_thirteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
+    """For the network of the benchmarks: a step's thirteen launches, the last of which, the update,
+    ends it and takes the next minibatch. The rest of an epoch is an upload of its numbers, and a
+    launch to begin with."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (131, 784)).astype(np.uint8)
     data = Data(X, rng.integers(0, 10, len(X)), None)
@@ -237,8 +245,8 @@ def test_a_step_is_fourteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured
     run(epoch_of(problem, xp), problem, after=count)
     # 32 full batches and a shorter one, which weighs its gradient by an operation of CuPy; the
     # first of each is taken alone.
-    assert [len(graph.recorded) for graph in captured] == [16 * 14, 14, 15]
-    assert counts[1] == (1 + 15, 2 * 14 + 1, 1, 1)
+    assert [len(graph.recorded) for graph in captured] == [16 * 13, 13, 14]
+    assert counts[1] == (1 + 15, 2 * 13 + 1, 1, 1)
     assert counts[2] == counts[3] == (2 + 1, 1, 1, 0)
 
 
@@ -421,7 +429,7 @@ def test_larger_batches_may_follow_smaller_ones(xp, cupy, precision, captured):
 
     epochs = (epoch_in(precision, small, xp, graphs=graphs) for graphs in (True, False))
     assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0], between=watch)
-    assert len(captured) == 2
+    assert len(captured) == 3  # the small one once more, for its minibatch is elsewhere by then
 
 
 def test_numbers_that_are_constant_in_an_epoch_are_not_so_for_ever(xp, captured):
@@ -706,7 +714,7 @@ def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
         run(epoch_of(problem, xp), problem, start=start)
         nodes.append(min(len(graph.recorded) for graph in captured))
         captured.clear()
-    assert nodes == [18, 19]
+    assert nodes == [17, 19]
 
 
 @pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
@@ -744,6 +752,120 @@ def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
         return epoch(there(params), state, Data(*map(there, data)), there(order))
 
     assert_refuses(on_device, problem, start)
+
+
+# The rows of the next minibatch at the end of a step
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many minibatches steps have taken themselves."""
+    modules, launches = cuda_on_host.modules_on_host(), []
+    kernel = modules.elementwise.kernel
+
+    def watched(*name):
+        if name[0] == "minibatch":
+            launches.append(name)
+        return kernel(*name)
+
+    monkeypatch.setattr(modules.elementwise, "kernel", watched)
+    return launches
+
+
+def assert_same_rows(xp, taken, problem, *, ahead, **options):
+    """With the rows taken ahead and without: the same bits.   ahead: whether they are."""
+    found = run(epoch_of(problem, xp), problem, **options)
+    assert (not taken) is ahead
+    switches = cuda_on_host.modules_on_host().fusions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switches, "NEXT_ROWS", False)
+        taken.clear()
+        assert_same_bits(found, run(epoch_of(problem, xp), problem, **options))
+        assert taken
+
+
+def wide(X):
+    return np.concatenate([X, X, X[:, :2]], axis=1)
+
+
+DATA = {
+    "as they are": lambda X: X,
+    "whole packs": wide,
+    "part of wider rows": lambda X: wide(X)[:, 2:7],
+    "bytes": lambda X: (20 * wide(X)).astype(np.uint8),
+    "bytes at an odd place": lambda X: (20 * wide(X)).astype(np.uint8)[:, 1:6],
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("make", DATA.values(), ids=DATA)
+def test_the_end_of_a_step_takes_the_next_minibatch(xp, taken, make, dtype):
+    """Of 50 examples in batches of 16, the last of which has 2; with weights."""
+    data = examples(N=50, dtype=dtype, weighted=True)
+    data = data._replace(X=make(data.X))
+    problem = simple(mlp(data.X.shape[1], [5], 3), None, data, dtype=dtype, metric=ACCURACY)
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "uint64"])
+def test_class_numbers_of_any_size_are_taken_ahead(xp, taken, kind):
+    data = examples(N=50)
+    problem = simple(data=data._replace(Y=data.Y.astype(kind)))
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+def test_rows_of_targets_are_taken_ahead(xp, taken):
+    problem = simple(loss="squared_error", data=examples("squared_error", 3, N=50))
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+@pytest.mark.parametrize("kind", ["int32", "float64", "bool"])
+def test_data_of_other_types_are_taken_by_each_step(xp, taken, kind):
+    data = examples(N=50)
+    problem = simple(data=data._replace(X=(3 * data.X).astype(kind)))
+    assert_same_rows(xp, taken, problem, ahead=False)
+
+
+def test_weights_of_each_network_are_taken_by_each_step(xp, taken):
+    data = examples(N=50)
+    weights = np.random.default_rng(0).random((50, 2)).astype(np.float32)
+    problem = simple(data=data._replace(weights=weights))
+    assert_same_rows(xp, taken, problem, ahead=False, start=members(problem, 2))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["layer norm"]])
+def test_rows_are_taken_ahead_in_other_precisions(xp, taken, precision, network):
+    problem = simple(network, data=examples(N=50))
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem)
+    assert not taken
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
+    assert taken
+
+
+@pytest.mark.parametrize("copied", [0, 2**14])
+def test_rows_are_taken_ahead_by_a_tick_too(xp, taken, module, copied, monkeypatch):
+    monkeypatch.setattr(module, "COPIED", copied)
+    assert_same_rows(xp, taken, simple(data=examples(N=50)), ahead=True)
+
+
+def test_places_that_move_are_known_to_the_graphs(xp):
+    """A larger minibatch needs more memory; graphs of a smaller one that were captured before know
+    the old place, and are captured anew."""
+    problem, ends = simple(mlp(3, [5], 3), batch_size=64), []
+    data = [Data(*map(there, examples(N=N))) for N in (6, 64)]
+    for graphs in (True, False):
+        train_epoch = epoch_of(problem, xp, graphs=graphs)
+        params, state = problem.start
+        params, state = there(params), State(state.step, tuple(map(there, state.slots)))
+        records = []
+        for turn, number in enumerate((0, 0, 0, 1, 1, 1, 0, 0, 0)):
+            rng = np.random.default_rng(turn)
+            order = there(rng.permutation(data[number].X.shape[0]))
+            params, state, record = train_epoch(params, state, data[number], order)
+            records.append(record.get())
+        ends.append((params.get(), state._replace(slots=[x.get() for x in state.slots]), records))
+    assert_same_bits(*ends)
 
 
 # The update of a layer's weights on a branch of its own
