@@ -7,6 +7,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from nnaccel.kernels.cuda import fusions as switches
 from nnaccel.training.benchmark import Trainer, examples
 
 NAMES = tuple(name for name in vars(switches) if name.isupper())
-WIDE = (40, 128, 128, 10)  # each switch has something to do in it
+WIDE = (40, 256, 256, 10)  # each switch has something to do in it
 TINY = Shape((20, 16, 10), 16)  # in a rehearsal
 
 
@@ -35,19 +36,19 @@ def switched(name: str, on: bool) -> Iterator[None]:
 
 def fusions(args: argparse.Namespace) -> Results:
     """In a rehearsal, where a CPU knows no switch, one precision and one shape are enough."""
-    device, (middle, large) = select(args.device), (SHAPES[2], LARGE)
-    precisions, seconds = ("float32", "tf32", "bf16"), 0.8
-    timed = [*((middle, precision) for precision in precisions), (large, "tf32")]
+    device, seconds, batch = select(args.device), 0.8, 128
+    precisions = ("float32", "tf32", "bf16")
+    timed = {SHAPES[2]: precisions, LARGE: ("tf32", "bf16")}
     if args.rehearse:
-        precisions, seconds, timed = ("float32",), 0.02, [(TINY, "float32")]
-    for name in NAMES:
-        for precision in precisions:
-            trial = Trial(name, WIDE, 16 if args.rehearse else 128, precision)
-            yield answered(f"{name} {precision}", losses_of, trial, device)
-    for shape, precision in timed:
-        for name in NAMES:
+        precisions, seconds, batch, timed = ("float32",), 0.02, 16, {TINY: ("float32",)}
+    for name, precision in product(NAMES, precisions):
+        trial = Trial(name, WIDE, batch, precision)
+        yield answered(f"{name} {precision}", losses_of, trial, device)
+    for shape in timed:
+        problem = examples(shape)  # of gigabytes, so once for all
+        for precision, name in product(timed[shape], NAMES):
             words = f"{name} {shape.name} {precision}"
-            yield answered(words, times_of, name, shape, device, precision, seconds)
+            yield answered(words, times_of, name, shape, problem, device, precision, seconds)
 
 
 def losses_of(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
@@ -65,11 +66,11 @@ def losses_of(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
 
 
 def times_of(
-    name: str, shape: Shape, device: Device, precision: str, seconds: float
+    name: str, shape: Shape, problem: Any, device: Device, precision: str, seconds: float
 ) -> dict[str, Any]:
     """Microseconds of a step, the best of epochs that take turns, and what the switch makes of
-    them: below 1 it pays."""
-    X, Y, order = examples(shape)
+    them: below 1 it pays.   problem: the `examples` of the shape."""
+    X, Y, order = problem
     some = device.asarray(np.resize(order, shape.steps_on_gpu * shape.batch))
     trainers = {}
     for on in (False, True):

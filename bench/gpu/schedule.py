@@ -49,7 +49,7 @@ PHASES = {
     "kernels": Phase("first_minutes", 60),
     "runs": Phase("first_minutes", 75),
     "steps": Phase("step_details", 110),
-    "fusions": Phase("both_ways", 80),
+    "fusions": Phase("both_ways", 100),
     "machine": Phase("phases", 60),
     "sources": Phase("phases", 60),
     "tests": Phase("phases", 120),

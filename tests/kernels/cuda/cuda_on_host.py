@@ -147,7 +147,7 @@ class Counted:
 class Event:
     """A moment on the clock of the stand-in for cuBLASLt, and of a stream that is captured."""
 
-    def __init__(self, disable_timing: bool = False) -> None:
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
         self._timed = not disable_timing
 
     def record(self, stream: "Stream") -> None:

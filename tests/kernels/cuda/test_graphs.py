@@ -1024,10 +1024,8 @@ def where(xp, cupy, monkeypatch):
     def asarray(x, *, dtype=None, device=None, copy=None):
         return x if isinstance(x, OnDevice) and not copy else there(np.asarray(x, dtype))
 
-    event = SimpleNamespace(record=lambda _: None, synchronize=lambda: None)
     pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     monkeypatch.setattr(cupy, "patient", True)
-    monkeypatch.setattr(cupy.cuda, "Event", lambda **_: event)
     seen = SimpleNamespace(
         cuda=cupy.cuda, empty=cupy.empty, ndarray=Handle, get_default_memory_pool=lambda: pool
     )
@@ -1100,19 +1098,27 @@ def test_the_first_runs_on_a_gpu_are_rehearsed(where, cupy):
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_both_ways_of_each_switch_are_rehearsed(where, cupy, precision, monkeypatch):
-    """As `bench/gpu/gpu.py --first` compares them: off and on, beside the definitions."""
+def test_both_ways_of_each_switch_are_rehearsed(where, cupy, precision, captured, monkeypatch):
+    """As `bench/gpu/gpu.py --first` compares them: off and on, beside the definitions; in a network
+    in which each has something to do."""
     ways = pytest.importorskip("bench.gpu.both_ways", reason="the benchmarks are not here")
     switches = cuda_on_host.modules_on_host().fusions
     monkeypatch.setattr(ways, "switches", switches)
     before = {name: getattr(switches, name) for name in ways.NAMES}
+    # Nodes of a step; a part of the update beside the products is one more.
+    saved = {"RELU_IN_PRODUCT": 2, "NARROW_LOSS": 1, "UPDATE_BESIDE": -1, "NEXT_ROWS": 1}
+    assert set(saved) == set(ways.NAMES)
     for name in ways.NAMES:
         graphs = cupy.graphs
-        trial = ways.Trial(name, (40, 128, 128, 10), 16, precision)
-        found = ways.losses_of(trial, where, epochs=1)
+        captured.clear()
+        found = ways.losses_of(ways.Trial(name, ways.WIDE, 16, precision), where, epochs=1)
         assert "problem" not in found, found
         assert max(found.values()) < {"float32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}[precision]
         assert cupy.graphs > graphs
+        half = len(captured) // 2
+        off, on = (min(len(g.recorded) for g in gs) for gs in (captured[:half], captured[half:]))
+        assert off - on == (0 if (name, precision) == ("RELU_IN_PRODUCT", "bf16") else saved[name])
+        assert any(map(branches, captured)) == (name == "UPDATE_BESIDE")
     assert {name: getattr(switches, name) for name in ways.NAMES} == before
 
 
