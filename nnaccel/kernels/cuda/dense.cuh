@@ -9,9 +9,9 @@
 #include "sums.cuh"
 
 // A mask has a bit for each number of A (N, H), the lowest bit of a word first: whether it is
-// positive, and so the derivative of ReLU 1. That is what cuBLASLt's epilogue DRELU_BGRAD reads,
-// which needs H to be a multiple of 128: then the lanes of a warp are in one row, and eight of them
-// have the four bits each that make a word.
+// positive, and so the derivative of ReLU 1. That is what cuBLASLt's epilogue DRELU_BGRAD reads, by
+// the tests of NVIDIA's nvmath-python. cublasLt.h wants H to be a multiple of 128: then the lanes of
+// a warp are in one row, and eight of them have the four bits each that make a word.
 template <int V, class T>
 __device__ void store_mask(unsigned* mask, Index i, const Pack<T, V>& a) {
     if constexpr (V == 4) {

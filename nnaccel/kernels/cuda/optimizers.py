@@ -95,7 +95,7 @@ class OptimizerKernels:
         copy = self._copies.begin_update(params, whole=True)
         launch = self._launch_of(rule, vectors, numbers, copy, hole)
         if launch is None:
-            self._copies.begin_update(params, whole=False)
+            self._copies.begin_update(params, whole=False)  # which the definition leaves behind
             return rule(*vectors, *numbers, xp=self._xp)
         if params.size and self._holds:
             self._held = launch
