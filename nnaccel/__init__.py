@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.devices.device import select as select
     from nnaccel.devices.device import to_host as to_host
     from nnaccel.estimators.classifier import MLPClassifier as MLPClassifier
+    from nnaccel.estimators.displays import LossCurveDisplay as LossCurveDisplay
     from nnaccel.estimators.regressor import MLPRegressor as MLPRegressor
     from nnaccel.estimators.table import TableClassifier as TableClassifier
     from nnaccel.estimators.table import TableEncoder as TableEncoder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.maths.network import Network as Network
     from nnaccel.maths.network import mlp as mlp
     from nnaccel.maths.optimizers import Optimizer as Optimizer
+    from nnaccel.reporting.page import report as report
     from nnaccel.tabular.fit import Fit as Fit
     from nnaccel.tabular.model import Model as Model
     from nnaccel.tabular.settings import Settings as Settings
@@ -59,6 +61,7 @@ _PUBLIC = {
     "initialize": "training.step",
     "LayerNorm": "maths.layers",
     "Loss": "maths.losses",
+    "LossCurveDisplay": "estimators.displays",
     "mlp": "maths.network",
     "MLPClassifier": "estimators.classifier",
     "MLPRegressor": "estimators.regressor",
@@ -68,6 +71,7 @@ _PUBLIC = {
     "predict": "training.prediction",
     "read": "tabular.sources",
     "PiecewiseLinear": "maths.layers",
+    "report": "reporting.page",
     "Residual": "maths.layers",
     "select": "devices.device",
     "Settings": "tabular.settings",

@@ -176,6 +176,20 @@ def test_the_code_of_resuming_runs(tmp_path, monkeypatch):
     np.testing.assert_array_equal(names["epoch"].params, undisturbed.params)
 
 
+def test_the_code_of_displays_runs(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the page is on estimators")
+    matplotlib = pytest.importorskip("matplotlib", reason="displays need the extra [plot]")
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
+    [block] = python_blocks(page[page.index("## Displays") : page.index("## Arrays and devices")])
+    names = {}
+    exec(compile(block, "estimators.md", "exec"), names)
+    assert names["curves"].best_epoch_ == np.argmin(names["clf"].validation_loss_curve_) + 1
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    matplotlib.pyplot.close("all")
+
+
 # The site
 
 

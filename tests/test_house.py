@@ -28,7 +28,7 @@ FLOORS = [
     ["training"],
     ["tabular", "export"],  # a model writes itself as a file of others
     ["estimators"],
-    ["cli"],
+    ["cli", "reporting"],  # a page about a run says what the command line says
     ["__init__", "__main__"],  # the front of the house: it shows every floor
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,12 +1,15 @@
 """What each command does."""
 
 import shlex
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnaccel.cli.config_file import print_config
+from nnaccel.cli.estimator_files import load_estimator, to_explain
+from nnaccel.cli.messages import noted
 from nnaccel.cli.outputs import (
     batches_writer,
     check_export,
@@ -14,11 +17,13 @@ from nnaccel.cli.outputs import (
     check_model_file,
     json_writer,
     picture_writer,
+    report_writer,
     save_model,
 )
 from nnaccel.cli.reading import (
     copied,
     examples_for,
+    labelled_of,
     labelled_rows,
     rules_of,
     some,
@@ -45,12 +50,12 @@ def train(options: Any) -> int:
         print_config(options)
         return 0
     process = joining.join(options)
-    with joining.first_alone(process):
-        return _train(options, settings, process)
+    with joining.first_alone(process), noted() as warned:
+        return _train(options, settings, process, warned)
 
 
-def _train(options: Any, settings: "Settings", process: "Process") -> int:
-    """The run of this process."""
+def _train(options: Any, settings: "Settings", process: "Process", warned: list[str]) -> int:
+    """The run of this process.   warned: the warnings until now, and those to come."""
     from nnaccel.cli import display, plan
     from nnaccel.cli.checkpoints import Keeper
     from nnaccel.cli.interruption import Interruption
@@ -59,6 +64,7 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
     write_json = _json_of_training(options)
     fit, examples, output = _prepared(options, settings, process)
     draw = _plot_of_training(options, fit, examples)
+    tell = _report_of_training(options, output)
     keeper, console = Keeper(fit, options, process.writes), display.console()
     epochs: Iterable[Any] = fit
     if options.log and process.writes:
@@ -70,19 +76,24 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
         console.print(plan.streamed(examples), soft_wrap=True)
     # A process that ended its run alone would leave the others waiting for it.
     with Interruption(handles=process.n == 1) as interruption:
+        started = time.perf_counter()
         with interruption.gives_up():
             best = partial(getattr, fit, "best_so_far")
             for _ in display.follow(epochs, fit.n_epochs, fit.metric.name, console, best):
                 keeper.after_epoch()
+        seconds = time.perf_counter() - started
         if interruption.signal is not None:
             say(f"nnaccel: {interruption.name}: the run ends; once more ends it at once")
         keeper.write()
         if not fit.n_done:
             say(f"nnaccel: interrupted by {interruption.name} in the first epoch: nothing to keep")
             return interruption.status
-        model = _finish(fit, options, output, write_json if process.writes else None, process)
+        json = write_json if process.writes else None
+        model, scores = _finish(fit, options, output, json, process)
         if draw and process.writes:
             draw(model)
+        if tell and process.writes:
+            tell(fit, model=model, scores=scores, seconds=seconds, warnings=warned)
     keeper.check()
     if interruption.signal is not None:
         say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
@@ -95,8 +106,8 @@ def _finish(
     output: Path,
     write_json: Callable[[dict[str, Any]], None] | None,
     process: "Process",
-) -> "Model":
-    """Writes the model, and what it is worth; returns it."""
+) -> tuple["Model", dict[str, Any]]:
+    """Writes the model, and what it is worth; returns it with its scores on the test rows."""
     from nnaccel.cli import display, plan, score_tables
 
     console = display.console()
@@ -113,11 +124,11 @@ def _finish(
     if process.writes:
         save_model(model, output)
     if write_json:
-        scores = model.scores | scores
-        write_json({**_described(model, str(output)), "rows": fit.rows, "scores": scores})
+        found = {**_described(model, str(output)), "rows": fit.rows}
+        write_json({**found, "scores": model.scores | scores})
     use = in_line(shlex.join(["nnaccel", "predict", str(output), options.source]))
     console.print(f"\nmodel written to {in_line(output)}; use it: {use}", soft_wrap=True)
-    return model
+    return model, scores
 
 
 def predict(options: Any) -> None:
@@ -195,16 +206,17 @@ def _scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, A
 def explain(options: Any) -> None:
     from nnaccel.cli import display, explanations
 
-    model, sources = _load(options.model), [options.model, options.file]
+    sources, of_columns = [options.model, options.file], options.row is None
     write_json = options.json and json_writer(options.json, sources=sources)
     write_picture = options.plot and picture_writer(options.plot, sources=sources)
-    if options.row is None:
+    if of_columns:
         _check_counts(options)
-        rows = labelled_rows(model, options.file, options)
+    model, examples = to_explain(options, need_target=of_columns)
+    if of_columns:
+        rows = some(labelled_of(model, examples), options)
         device = _device(options.device, str(model.params.dtype))
-        found = explanations.of_columns(model, some(rows, options), options, device)
+        found = explanations.of_columns(model, rows, options, device)
     else:
-        examples = examples_for(model, options.file, options, need_target=False)
         found = explanations.of_row(model, examples.data, options.row)
     if write_json:
         write_json({"model": options.model, "file": options.file, **found.data})
@@ -220,10 +232,14 @@ def export(options: Any) -> None:
     from nnaccel.export.formats import FORMATS, format_of
 
     format = format_of(options.file, options.format)
-    model = _load(options.model)
+    estimator = load_estimator(options.model)
+    model = _load(options.model) if estimator is None else estimator
     check_export(options.file, source=options.model, replace=options.force)
     model.export(options.file, format)
-    say(f"{in_line(options.file)} written: {FORMATS[format].title}")
+    what = FORMATS[format].title
+    if estimator is not None:
+        what = f"the network of the {type(estimator).__name__}, {format}"
+    say(f"{in_line(options.file)} written: {what}")
 
 
 def inspect(options: Any) -> None:
@@ -335,6 +351,18 @@ def _plot_of_training(
     )
 
 
+def _report_of_training(options: Any, output: Path) -> Callable[..., None] | None:
+    """What writes the report of a run, if that is wanted."""
+    if options.report is None:
+        return None
+    names = ("source", "test", "json", "plot", "log", "checkpoint", "resume")
+    others = [name for n in names if (name := getattr(options, n)) is not None]
+    if any(Path(other) == Path(options.report) for other in (*others, output)):
+        raise ValueError(f"--report names {options.report}, as another option does; choose another")
+    command = shlex.join(["nnaccel", *options.arguments])
+    return partial(report_writer(options.report, sources=others), command=command)
+
+
 def _described(model: "Model", path: str) -> dict[str, Any]:
     """What a model is, beside its scores."""
     from nnaccel.tabular.several_targets import columns_of
@@ -347,9 +375,10 @@ def _described(model: "Model", path: str) -> dict[str, Any]:
 
 def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
     """The columns of predictions by name, with the probability of each class for --proba."""
+    from nnaccel.tabular import estimates
     from nnaccel.tabular.several_targets import probabilities
 
-    found = model.target.predicted(outputs, options.threshold)
+    found = estimates.predicted(model.target, model.loss, outputs, options.threshold)
     columns = found if isinstance(found, dict) else {model.target.name: found}
     if options.proba:
         for one, P in probabilities(model.target, outputs):
@@ -366,14 +395,21 @@ def _headings(target: "Target") -> list[str]:
 
 def _spreads(model: "Model") -> list[str]:
     """The names of the columns of the spread: `price spread`."""
-    return [f"{name} spread" for name in model.target.names]
+    return [f"{name} spread" for name in _columns_of(model)]
+
+
+def _columns_of(model: "Model") -> list[str]:
+    """The names of the columns of predictions."""
+    from nnaccel.tabular.estimates import names_of
+
+    return [column for name in model.target.names for column in names_of(name, model.loss)]
 
 
 def _check_copies(model: "Model", options: Any) -> None:
     """ValueError for columns to copy that have the name of a prediction."""
     from nnaccel.tabular.several_targets import columns_of
 
-    predicted = [*model.target.names]
+    predicted = _columns_of(model)
     if options.proba:
         predicted += [name for one in columns_of(model.target) for name in _headings(one)]
     if options.spread:

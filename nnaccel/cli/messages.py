@@ -1,6 +1,9 @@
 """Errors and warnings, one line each, and the exit status of an error."""
 
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nnaccel.cli.streams import say
@@ -40,6 +43,23 @@ def in_one_line(error: BaseException) -> str:
 
 def show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
     say(f"nnaccel: warning: {_short(' '.join(str(message).split()))}")
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """A block whose warnings are in the list, too, once they have been shown."""
+    found: list[str] = []
+    show = warnings.showwarning
+
+    def note(message: Any, *where: Any, **more: Any) -> None:
+        show(message, *where, **more)
+        found.append(" ".join(str(message).split()))
+
+    warnings.showwarning = note
+    try:
+        yield found
+    finally:
+        warnings.showwarning = show
 
 
 def _short(line: str) -> str:

@@ -89,22 +89,26 @@ def _details(layer: dict[str, Any]) -> str:
 
 
 def _columns(features: Features) -> Iterator[tuple[str, str, str]]:
+    for kind, rows in encodings(features).items():
+        yield from rows[:SHOWN_COLUMNS]
+        if len(rows) > SHOWN_COLUMNS:
+            yield "...", "", f"{len(rows) - SHOWN_COLUMNS:,} more {kind}"
+
+
+def encodings(features: Features) -> dict[str, list[tuple[str, str, str]]]:
+    """How each column is read, and how it is encoded: (column, read as, encoded as), of numbers, of
+    categories and of columns that are not used."""
     readings = {
         column.name: spelled_out(features.reading(column))
         for column in (*features.numeric, *features.categorical)
     }
-    groups = (
-        ("numbers", [(n.label, readings[n.name], _scaled(n)) for n in features.numeric]),
-        (
-            "categories",
-            [(c.name, readings[c.name], _one_hot(c.states)) for c in features.categorical],
-        ),
-        ("not used", [(name, "", f"not used: {why}") for name, why in features.dropped.items()]),
-    )
-    for kind, rows in groups:
-        yield from rows[:SHOWN_COLUMNS]
-        if len(rows) > SHOWN_COLUMNS:
-            yield "...", "", f"{len(rows) - SHOWN_COLUMNS:,} more {kind}"
+    return {
+        "numbers": [(n.label, readings[n.name], _scaled(n)) for n in features.numeric],
+        "categories": [
+            (c.name, readings[c.name], _one_hot(c.states)) for c in features.categorical
+        ],
+        "not used": [(name, "", f"not used: {why}") for name, why in features.dropped.items()],
+    }
 
 
 def spelled_out(reading: Reading) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from nnaccel.arguments import did_you_mean
 
+OF_EITHER = "a file that nnaccel train wrote, or that an estimator has saved"
 READ = "By default as the content of the file suggests; docs/tables.md has the rules."
 
 
@@ -84,6 +85,8 @@ def data_options(group: Any) -> None:
     option(group, "plot", metavar="FILE",
            help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
     option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")
+    option(group, "report", metavar="FILE",
+           help="tell of the run there, on one .html page: scores, curves, columns")  # fmt: skip
 
 
 def checkpoint_options(group: Any) -> None:
@@ -150,8 +153,8 @@ def network_options(group: Any) -> None:
 
 def training_options(group: Any) -> None:
     named_option(group, "loss", help="what to minimise")
-    option(group, "quantile", type=float, metavar="SHARE",
-           help="that the loss pinball estimates")  # fmt: skip
+    option(group, "quantile", type=float, nargs="+", metavar="SHARE",
+           help="that is estimated, by the loss pinball; several at once")  # fmt: skip
     option(group, "label_smoothing", type=float, metavar="SHARE",
            help="of the targets of softmax_cross_entropy")  # fmt: skip
     option(group, "class_weight", choices=("balanced",), help="let all classes count alike")
@@ -162,6 +165,9 @@ def training_options(group: Any) -> None:
     option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
     option(group, "early_stopping", type=int, metavar="EPOCHS",
            help="stop after so many without a better validation loss; 0: never")  # fmt: skip
+    option(group, "scoring", metavar="NAME",
+           help="of scikit-learn's scorers, such as roc_auc or neg_mean_absolute_error, by which "
+           "the best epoch is told")  # fmt: skip
     option(group, "weight_decay", type=float, metavar="RATE", help="decoupled, as in AdamW")
     option(group, "l2", type=float, metavar="FACTOR", help="of the penalty l2/2 |W|^2")
     option(group, "clip_norm", type=float, metavar="NORM",
@@ -200,16 +206,18 @@ def device_option(parser: Any) -> None:
     )
 
 
-def model_option(parser: Any) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a file that nnaccel train wrote")
+def model_option(parser: Any, help: str = "a file that nnaccel train wrote") -> None:
+    parser.add_argument("model", metavar="MODEL", help=help)
 
 
 def explain_options(parser: Any) -> None:
     from nnaccel.tabular.importance import SCORES
 
-    model_option(parser)
+    model_option(parser, OF_EITHER)
     parser.add_argument("file", metavar="FILE",
                         help="rows with their target, or any rows for --row")  # fmt: skip
+    option(parser, "target", nargs="+", metavar="COLUMN",
+           help="the target, where MODEL is of an estimator and does not name it")  # fmt: skip
     group = parser.add_argument_group("the columns")
     option(group, "score", choices=tuple(SCORES),
            help="that a shuffle harms (default: accuracy or r2)")  # fmt: skip
@@ -233,7 +241,7 @@ def explain_options(parser: Any) -> None:
 def export_options(parser: Any) -> None:
     from nnaccel.export.formats import FORMATS
 
-    model_option(parser)
+    model_option(parser, OF_EITHER)
     parser.add_argument("file", metavar="FILE",
                         help="to write: .onnx, .py (NumPy alone), .pt (PyTorch)")  # fmt: skip
     option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")

@@ -23,6 +23,7 @@ from nnaccel.files import STREAM, whole_file, writable, write, writing
 from nnaccel.tabular.tables import import_extra
 
 if TYPE_CHECKING:
+    from nnaccel.tabular.fit import Fit
     from nnaccel.tabular.model import Model
 
 
@@ -173,6 +174,30 @@ def picture_writer(path: str, *, sources: list[str]) -> Callable[[Callable[[Any]
         say(f"{in_line(path)} written")
 
     return write_picture
+
+
+def report_writer(path: str, *, sources: list[str]) -> Callable[..., None]:
+    """What writes the report of a run: `reporting.page.report` without its path. It comes last, so
+    a disk that fails costs a warning.
+
+    ValueError or OSError for what cannot be written, and for one of the sources.
+    """
+    from nnaccel.reporting.page import report
+
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report must end in .html, got {path}")
+    _check_apart(path, sources, "read or written by this command; choose another --report")
+
+    def write_report(fit: "Fit", **told: Any) -> None:
+        try:
+            report(fit, path, **told)
+        except (OSError, MemoryError) as error:
+            why = in_line(getattr(error, "strerror", None) or str(error))
+            say(f"nnaccel: warning: no report: {why}; the model is written")
+        else:
+            say(f"{in_line(path)} written")
+
+    return write_report
 
 
 def plain(value: Any) -> Any:

@@ -63,7 +63,11 @@ def examples_for(model: "Model", file: str, options: Any, *, need_target: bool) 
     features = model.features
     used = dict.fromkeys(column.name for column in (*features.numeric, *features.categorical))
     layout = layout_of(options, (*used,))
-    examples = read(file, model.target.names, need_target=need_target, layout=layout)
+    return of_the_test(read(file, model.target.names, need_target=need_target, layout=layout))
+
+
+def of_the_test(examples: "Examples") -> "Examples":
+    """The examples of the test, where a source has two parts, else all of them."""
     if examples.test is None:
         return examples
     data, y, weights = examples.test
@@ -72,12 +76,18 @@ def examples_for(model: "Model", file: str, options: Any, *, need_target: bool) 
 
 def labelled_rows(model: "Model", file: str, options: Any) -> "Rows":
     """The rows of a file that have a target, read as the model reads it."""
-    from nnaccel.tabular.model import labelled
     from nnaccel.tabular.sources import pop_weights
 
     examples = examples_for(model, file, options, need_target=True)
     if options.weights:
         examples = pop_weights(examples, options.weights)
+    return labelled_of(model, examples)
+
+
+def labelled_of(model: "Model", examples: "Examples") -> "Rows":
+    """The examples that have a target."""
+    from nnaccel.tabular.model import labelled
+
     rows = examples.rows._replace(y=model.target.parse(examples.y))
     return labelled(rows, model.target.name)
 

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from nnaccel.cli.display import number, table
-from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SHOWN_CLASSES, SPREAD
+from nnaccel.tabular.scores import OUT_OF_FOLD, SHOWN_CLASSES, beside_constant, unseen_of
 from nnaccel.tabular.several_targets import Targets, columns_of
 from nnaccel.tabular.targets import Target
 
@@ -40,12 +40,7 @@ def by_prefix(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, flo
 
 def out_of_fold(scores: dict[str, float], title: str) -> Group:
     """The scores on rows that the networks have not seen, with their spread over the folds."""
-    unseen = by_prefix(scores)[1]
-    rows = [
-        (name.removeprefix(OUT_OF_FOLD), number(value), number(unseen.get(name + SPREAD, 0.0)))
-        for name, value in unseen.items()
-        if not name.endswith(SPREAD)
-    ]
+    rows = [(n, number(value), number(spread)) for n, value, spread in unseen_of(scores)]
     return table(title, ("score", "value", "spread over folds"), rows)
 
 
@@ -62,23 +57,17 @@ def comparison(scores: dict[str, dict[str, Any]], title: str) -> Group:
 
 def _rows(scores: dict[str, float]) -> Iterator[tuple[str, str, str]]:
     """Each score, with that of a constant prediction beside it."""
-    constant = {}
-    for name, value in scores.items():
-        what, always, which = name.partition(ALWAYS)
-        if always:
-            constant[what] = f"{number(value)} always {which}"
-    for name, value in scores.items():
-        if ALWAYS not in name:
-            yield name, number(value), constant.get(name, "")
+    for name, value, constant, which in beside_constant(scores):
+        yield name, number(value), "" if constant is None else f"{number(constant)} always {which}"
 
 
 def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator[Any]:
-    names = [*map(_named, target.classes)]
+    names = [*map(named, target.classes)]
     if len(names) > SHOWN_CLASSES:
         yield f"{prefix}confusion matrix: not shown for {len(names)} classes"
         return
     if each := scores.get(f"{prefix}classes"):
-        columns = [map(_amount, each["rows"])]
+        columns = [map(amount, each["rows"])]
         columns += [map(number, each[name]) for name in ("precision", "recall", "F1")]
         rows = zip(names, *columns, strict=True)
         yield table(f"{prefix}each class", ("class", "rows", "precision", "recall", "F1"), rows)
@@ -87,16 +76,16 @@ def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator
         zip(names, scores[f"{prefix}confusion matrix"], strict=True)
     ):
         styles = ("bold green" if i == j else "" if n else "dim" for j, n in enumerate(counts))
-        rows.append((name, *map(Text, map(_amount, counts), styles)))
+        rows.append((name, *map(Text, map(amount, counts), styles)))
     title = f"{prefix}confusion matrix: true classes in rows, predicted ones in columns"
     yield table(title, ("", *names), rows)
 
 
-def _named(label: Any) -> str:
+def named(label: Any) -> str:
     """A label as it is; in quotes where one would not see where it begins and ends."""
     return repr(label) if str(label) != str(label).strip() or label == "" else str(label)
 
 
-def _amount(rows: float) -> str:
+def amount(rows: float) -> str:
     """How many rows, or how much they weigh."""
     return f"{rows:.0f}" if float(rows).is_integer() else f"{rows:.6g}"

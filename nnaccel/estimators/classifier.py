@@ -30,7 +30,7 @@ from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
 from nnaccel.estimators.parameters import is_stochastic, keep_parameters
 from nnaccel.maths import losses
-from nnaccel.maths.activations import softplus
+from nnaccel.maths.activations import sigmoid, softplus
 from nnaccel.maths.losses import Loss, softmax
 from nnaccel.training.prediction import logits
 from nnaccel.typing import Array, Namespace
@@ -88,6 +88,10 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     validation_fraction : float, default=0.1
         The share of the data set aside for early stopping, unless `fit` is given
         `validation_data`.
+    scoring : str, callable or None, default=None
+        What early stopping goes by: None is `score`, "loss" the loss, lower being better; else a
+        name of `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)``, greater being
+        better.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
         Of solver="adam".
     n_iter_no_change : int, default=10
@@ -109,6 +113,9 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
+    loss : "log_loss" or nnaccel.Loss, default="log_loss"
+        What is minimised: the cross-entropy, or a loss of your own with the link softmax for
+        several classes, and sigmoid for two classes and for labels.
     class_weight : dict, "balanced" or None, default=None
         How much the examples of each class count. "balanced" gives all classes the same sum.
     label_smoothing : float, default=0.0
@@ -175,11 +182,13 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     """
 
     classes_: Any
+    loss: Any
     class_weight: Any
     label_smoothing: float
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **MultilayerPerceptron._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), Loss],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
@@ -205,6 +214,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
+        scoring: Any = None,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -215,6 +225,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         precision: str = "float32",
         kernels: bool | str = True,
         dropout: float = 0.0,
+        loss: Any = "log_loss",
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         weight_decay: float = 0.0,
@@ -427,6 +438,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         n_classes = self.classes_.shape[0]
         several = self._has_labels or n_classes > 2
         self.n_outputs_ = n_classes if several else 1
+        self._check_loss()
         self.out_activation_ = self._out_activation()
 
     def _codes(self, y: Any) -> np.ndarray | None:
@@ -454,7 +466,31 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         labels = codes[:, None] if self._is_binary else codes
         return (1.0 - self.label_smoothing) * labels + 0.5 * self.label_smoothing
 
+    def _check_loss(self) -> None:
+        """ValueError for a loss of the user that does not give the probabilities needed here."""
+        if isinstance(self.loss, str):
+            return
+        labels = self._has_labels or self._is_binary
+        kind, link = ("labels", sigmoid) if labels else ("classes", softmax)
+        if (self.loss.targets.kind, self.loss.link, self.loss.n_outputs) != (kind, link, 1):
+            what = "two classes or labels" if labels else f"{self.n_outputs_} classes"
+            targets = "LABELS" if labels else "CLASSES"
+            raise ValueError(
+                f"loss {self.loss.name!r} must have the link {link.__name__} and targets "
+                f"nnaccel.losses.{targets} for {what}, got the link {self.loss.link.__name__} and "
+                f"targets of the kind {self.loss.targets.kind!r}"
+            )
+        if self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing is for loss='log_loss', got loss {self.loss.name!r}; leave it out"
+            )
+
+    def _labels(self, codes: np.ndarray) -> np.ndarray:
+        return codes if self._has_labels else on_host(self.classes_)[codes]
+
     def _loss(self) -> Loss:
+        if not isinstance(self.loss, str):
+            return self.loss
         if self._has_labels or self._is_binary:
             return losses.get("binary_cross_entropy")
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}

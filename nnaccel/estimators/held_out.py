@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # First, since it says what to install where scikit-learn is missing.
-from nnaccel.estimators.array_input import check_X_y
+from nnaccel.estimators.array_input import check_X_y, on_host
 
 # isort: split
 from sklearn import config_context
 from sklearn.base import is_classifier
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
 
 from nnaccel.devices.device import to_host
@@ -20,9 +21,10 @@ from nnaccel.training.prediction import outputs
 
 
 class HeldOut(NamedTuple):
-    """Validation data: as they live for the loss, and the codes on the host for the score."""
+    """Validation data: as they live for the loss, and on the host what scores are computed of."""
 
     data: Data | HostData
+    X: Any  # None where no scorer reads it
     codes: np.ndarray
     weights: np.ndarray | None
 
@@ -72,7 +74,13 @@ def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
     """The examples where they are to live."""
     X, codes, weights = examples
     data = plan.put(X, estimator._targets(codes), weights)
-    return HeldOut(data, codes, None if weights is None else weights.values)
+    weights = None if weights is None else weights.values
+    return HeldOut(data, on_host(X) if has_scorer(estimator) else None, codes, weights)
+
+
+def has_scorer(estimator: Any) -> bool:
+    """Whether early stopping goes by a scorer, which is given the estimator and X."""
+    return estimator.early_stopping and estimator.scoring not in (None, "loss")
 
 
 def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = False) -> None:
@@ -88,10 +96,36 @@ def validate(estimator: Any, plan: FitPlan, held_out: HeldOut, *, score: bool = 
     estimator.validation_loss_curve_.append(float(to_host(value)))
     if not score:
         return
-    predicted = to_host(estimator._decode(Z, xp=xp))
-    finite = predicted.dtype.kind != "f" or bool(np.isfinite(predicted).all())
     with config_context(array_api_dispatch=False), np.errstate(all="ignore"):
-        args = held_out.codes, predicted, held_out.weights
-        estimator.validation_scores_.append(float(estimator._score(*args)) if finite else np.nan)
+        if estimator.scoring == "loss":
+            found = -estimator.validation_loss_curve_[-1]
+        elif estimator.scoring is None:
+            found = _own_score(estimator, held_out, to_host(estimator._decode(Z, xp=xp)))
+        else:
+            found = _score(estimator, held_out) if np.isfinite(to_host(Z)).all() else np.nan
+    estimator.validation_scores_.append(found)
     if estimator.verbose:
         print(f"Validation score: {estimator.validation_scores_[-1]:f}")
+
+
+def _own_score(estimator: Any, held_out: HeldOut, predicted: np.ndarray) -> float:
+    """What `score` of the estimator would be; NaN of numbers that are not finite."""
+    if predicted.dtype.kind == "f" and not np.isfinite(predicted).all():
+        return np.nan
+    return float(estimator._score(held_out.codes, predicted, held_out.weights))
+
+
+def _score(estimator: Any, held_out: HeldOut) -> float:
+    """What the scorer of the parameter `scoring` gives."""
+    y, weights = estimator._labels(held_out.codes), held_out.weights
+    options = {} if weights is None else {"sample_weight": weights}
+    scorer = get_scorer(estimator.scoring)
+    return float(scorer(_without_names(estimator), held_out.X, y, **options))
+
+
+def _without_names(estimator: Any) -> Any:
+    """The estimator as it is now, but that it does not know the names of features, which the arrays
+    that it was fitted on have no longer."""
+    twin = object.__new__(type(estimator))
+    vars(twin).update({n: v for n, v in vars(estimator).items() if n != "feature_names_in_"})
+    return twin

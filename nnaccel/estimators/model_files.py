@@ -1,4 +1,4 @@
-"""Estimators in model files: what `save` of an estimator adds to a network, and its way back.
+"""Estimators in files: what `save` adds to a network, its way back, and exports for others.
 
 The file is that of `training/model_file.py`. In its `extra`, as plain data of a closed schema, are
 the parameters of the constructor, the classes, and the curves. Nothing is unpickled.
@@ -18,9 +18,11 @@ from nnaccel.estimators.fit_plan import FitPlan
 from nnaccel.estimators.parameters import network_of
 from nnaccel.files import reason
 from nnaccel.maths.layers import Dense
+from nnaccel.maths.losses import Loss
 from nnaccel.maths.optimizers import State
 from nnaccel.schema import Field, check
 from nnaccel.training import model_file
+from nnaccel.training.architecture import describe_loss, rebuild_loss
 
 # Kinds of classes in words, and what each of them is in a file.
 KINDS: dict[str, Field] = {
@@ -73,12 +75,35 @@ class ModelFiles:
         Parameters
         ----------
         path : str or Path
-            The file is replaced at once or not at all. Callbacks and a `random_state` that is
-            no number are left out. `partial_fit` and a `warm_start` go on after `load` as they
-            would have without.
+            The file is replaced at once or not at all. Callbacks, a `scoring` that is a function
+            and a `random_state` that is no number are left out. `partial_fit` and a `warm_start` go
+            on after `load` as they would have without.
         """
         check_is_fitted(self)
         write(path, self)
+
+    def export(self, path: str | Path, format: str | None = None) -> None:
+        """Write the fitted network as a file that others run without nnaccel.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file is replaced at once or not at all.
+        format : {"onnx", "numpy", "torch"}, optional
+            The graph of `to_onnx`; a Python file with `predict` and, of a classifier,
+            `predict_proba`, which needs NumPy alone; the network as `torch.nn.Sequential`, which
+            gives logits. None: as the suffix says, .onnx, .py or .pt.
+        """
+        from nnaccel.estimators.matrix_model import matrix_model
+        from nnaccel.export.formats import export, format_of
+        from nnaccel.files import write as write_file
+
+        check_is_fitted(self)
+        estimator: Any = self
+        if format_of(path, format) == "onnx":
+            write_file(path, estimator.to_onnx().SerializeToString())
+        else:
+            export(matrix_model(self), path, format)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> Any:
@@ -126,8 +151,8 @@ def write(path: str | Path, estimator: Any) -> None:
     model_file.save(path, network, params, loss=plan.loss, extra=extra, vectors=vectors)
 
 
-def read(path: str | Path, cls: type) -> Any:
-    """The estimator in a model file; ValueError for a file of another kind or class.
+def read(path: str | Path, *classes: type) -> Any:
+    """The estimator in a model file; ValueError for a file of another kind, or none of the classes.
 
     Its parts have been checked by themselves and against each other: it predicts.
     """
@@ -136,9 +161,10 @@ def read(path: str | Path, cls: type) -> Any:
         if "features" in found.extra:
             raise ValueError("it holds the model of a table; read it with nnaccel.Model.load")
         extra = check({"memory": None, **found.extra}, FIELDS, "the estimator")
-        if extra["estimator"] != cls.__name__:
-            raise ValueError(f"it holds an {extra['estimator']}, not an {cls.__name__}")
-        estimator = _unfitted(cls, extra["parameters"])
+        known = {cls.__name__: cls for cls in classes}
+        if extra["estimator"] not in known:
+            raise ValueError(f"it holds an {extra['estimator']}, not an {' or '.join(known)}")
+        estimator = _unfitted(known[extra["estimator"]], extra["parameters"])
         _fill(estimator, found, extra)
     except ValueError as error:
         raise ValueError(f"{path}: not an estimator that can be used: {reason(error)}") from None
@@ -171,7 +197,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
     if found.params.ndim != 1:
         raise ValueError("it holds several networks")
     network = found.network
-    estimator.n_features_in_, estimator.n_outputs_ = network.n_inputs, network.n_outputs
+    estimator.n_features_in_ = network.n_inputs
+    estimator.n_outputs_ = network.n_outputs // found.loss.n_outputs
     estimator.n_iter_, estimator.t_ = extra["n_iter"], extra["t"]
     estimator._rate, estimator._memory = estimator.learning_rate_init, None
     _fill_memory(estimator, found, extra["memory"])
@@ -181,7 +208,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
         estimator.feature_names_in_ = np.array(extra["feature_names"], dtype=object)
     _fill_classes(estimator, extra)
     sizes = [layer.units for layer in network.layers if isinstance(layer, Dense)][:-1]
-    if network_of(estimator, network.n_inputs, sizes) != network:
+    n_outputs = estimator.n_outputs_ * found.loss.n_outputs
+    if network_of(estimator, network.n_inputs, sizes, n_outputs) != network:
         raise ValueError("its network is not the one that its parameters describe")
     if (loss := estimator._loss()) != found.loss:
         raise ValueError(f"its parameters describe the loss {loss.name!r}, not {found.loss.name!r}")
@@ -268,6 +296,10 @@ def _plain(name: str, value: Any) -> Any:
         name == "random_state" and not isinstance(value, int | np.integer)
     ):
         return None
+    if name == "scoring" and callable(value):
+        return None
+    if isinstance(value, Loss):
+        return describe_loss(value)
     if isinstance(value, dict):  # class_weight: the keys may be numbers, which JSON has not
         return {"pairs": [[schema.plain(k), schema.plain(v)] for k, v in value.items()]}
     plain = schema.plain(value)
@@ -287,6 +319,8 @@ def _restored(value: Any) -> Any:
         return value
     if schema.NOT_FINITE.holds(value):
         return float(value["number"])
+    if "options" in value:
+        return rebuild_loss(value)
     check(value, {"pairs": PAIRS}, "an object in it")
     return {_restored(key): _restored(member) for key, member in value["pairs"]}
 

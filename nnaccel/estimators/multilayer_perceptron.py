@@ -27,6 +27,7 @@ from sklearn.utils import _array_api, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nnaccel.devices.device import Device, device_of, dtype_name, prepare, select
+from nnaccel.estimators.documentation import Documented
 from nnaccel.estimators.example_weights import Weights, check_weights
 from nnaccel.estimators.fit_plan import NOT_FINITE, Examples, FitPlan
 from nnaccel.estimators.held_out import held_out_of
@@ -74,10 +75,11 @@ LINKS = {
     losses.sigmoid: "logistic",
     losses.identity: "identity",
     losses.exponential: "exp",
+    losses.ascending: "identity",
 }
 
 
-class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
+class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator):
     """Base of the two estimators; they add what is particular to their targets."""
 
     hidden_layer_sizes: Any
@@ -98,6 +100,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
     nesterovs_momentum: bool
     early_stopping: bool
     validation_fraction: float
+    scoring: Any
     beta_1: float
     beta_2: float
     epsilon: float
@@ -146,6 +149,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         """Predicted codes from logits."""
         raise NotImplementedError
 
+    def _labels(self, codes: np.ndarray) -> np.ndarray:
+        """Codes as the targets that they stand for."""
+        return codes
+
     def _targets(self, codes: np.ndarray) -> np.ndarray:
         """Codes as the loss takes them."""
         return codes
@@ -154,8 +161,11 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         raise NotImplementedError
 
     def _out_activation(self) -> str:
-        """scikit-learn's name of the inverse link of the loss."""
-        return LINKS[self._loss().link]
+        """scikit-learn's name of the inverse link of the loss, or the function's own."""
+        loss = self._loss()
+        return (
+            loss.link.__name__ if loss.n_outputs > 1 else LINKS.get(loss.link, loss.link.__name__)
+        )
 
     def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
         """How much each example counts, everything considered."""
@@ -202,9 +212,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         examples = Examples(X, self._encode(y), self._weigh(y, weights))
         rng = check_random_state(self.random_state)
         where = self._where(X)
-        network = network_of(self, X.shape[1], sizes)
+        loss = self._loss()
+        network = network_of(self, X.shape[1], sizes, self.n_outputs_ * loss.n_outputs)
         kernels = self.kernels if isinstance(self.kernels, str) else bool(self.kernels)
-        plan = FitPlan(network, self._loss(), where, self._dtype(X, where), kernels)
+        plan = FitPlan(network, loss, where, self._dtype(X, where), kernels)
         check_solver_precision(self.solver, self.precision, plan.dtype)
         self._is_placed = True
         with where.context():
@@ -250,7 +261,8 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
 
     def _network(self) -> Network:
         """The network whose parameters the fitted attributes are."""
-        return network_of(self, self.n_features_in_, [W.shape[1] for W in self.coefs_[:-1]])
+        *hidden, n_outputs = (W.shape[1] for W in self.coefs_)
+        return network_of(self, self.n_features_in_, hidden, n_outputs)
 
     def _tree(self, network: Network, where: Device) -> Any:
         """The fitted attributes on a device, as the layers of the network take them."""
@@ -303,7 +315,8 @@ class MultilayerPerceptron(Residence, CallbackSupport, BaseEstimator):
         """The fitted network as an ONNX graph.
 
         Its input is `X` (n_samples, n_features), of the dtype of `coefs_`. Its outputs are `y`,
-        as of `predict`, and of a classifier also `y probabilities`, as of `predict_proba`.
+        as of `predict`, of a classifier also `y probabilities`, as of `predict_proba`, and with
+        loss="gaussian" also `y_std`.
 
         Returns
         -------

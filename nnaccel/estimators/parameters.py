@@ -10,6 +10,7 @@ from typing import Any
 import nnaccel.estimators.array_input  # noqa: F401
 
 # isort: split
+from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from nnaccel.maths import activations, initializers, optimizers, schedules
@@ -43,6 +44,7 @@ CONSTRAINTS: dict[str, Any] = {
     "nesterovs_momentum": ["boolean"],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
     "beta_1": [Interval(Real, 0, 1, closed="left")],
     "beta_2": [Interval(Real, 0, 1, closed="left")],
     "epsilon": [Interval(Real, 0, None, closed="neither")],
@@ -101,7 +103,7 @@ def layer_sizes(hidden_layer_sizes: Any) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def network_of(estimator: Any, n_features: int, sizes: list[int]) -> Network:
+def network_of(estimator: Any, n_features: int, sizes: list[int], n_outputs: int) -> Network:
     """The network of an estimator, with hidden layers of these sizes."""
     given = estimator.activation
     names = (given,) * len(sizes) if isinstance(given, str) else tuple(given)
@@ -112,7 +114,7 @@ def network_of(estimator: Any, n_features: int, sizes: list[int]) -> Network:
         )
     initializer = estimator.initializer or "glorot_uniform"
     rest = names, float(estimator.dropout), initializer
-    return network(n_features, tuple(sizes), estimator.n_outputs_, *rest)
+    return network(n_features, tuple(sizes), n_outputs, *rest)
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """MLPRegressor, in place of scikit-learn's."""
 
+from functools import lru_cache
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -14,12 +15,16 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from nnaccel.estimators.held_out import has_scorer
 from nnaccel.estimators.model_files import ModelFiles
 from nnaccel.estimators.multilayer_perceptron import MultilayerPerceptron
 from nnaccel.estimators.parameters import is_stochastic, keep_parameters
 from nnaccel.maths import losses
 from nnaccel.maths.losses import Loss
+from nnaccel.maths.uncertainty import blocks_of, mean_and_variance, middle
 from nnaccel.typing import Array, Namespace
+
+NAMES = {"squared_error", "poisson", "absolute_error", "huber", "pinball", "gaussian"}
 
 
 class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
@@ -30,9 +35,11 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
 
     Parameters
     ----------
-    loss : str, default="squared_error"
+    loss : str or nnaccel.Loss, default="squared_error"
         "squared_error" (half of it), "poisson" (half the deviance; predictions are exp(Z), y is
-        not negative), "absolute_error", "huber" or "pinball". Summed over outputs.
+        not negative), "absolute_error", "huber", "pinball" (quantiles), "gaussian" (a mean with its
+        variance of at least 1e-6, by the negative log likelihood), or a loss of your own for
+        numbers. Summed over outputs.
     hidden_layer_sizes : int or array-like of int, default=(100,)
         The number of units of each hidden layer; () is a linear model.
     activation : str or sequence of str, default="relu"
@@ -77,6 +84,10 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     validation_fraction : float, default=0.1
         The share of the data set aside for early stopping, unless `fit` is given
         `validation_data`.
+    scoring : str, callable or None, default=None
+        What early stopping goes by: None is `score`, "loss" the loss, lower being better; else a
+        name of `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)``, greater being
+        better.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
         Of solver="adam".
     n_iter_no_change : int, default=10
@@ -100,8 +111,9 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         only.
     delta : float, default=1.0
         Where loss="huber" turns from squared to absolute, in the units of y.
-    quantile : float, default=0.5
-        What loss="pinball" makes the network predict.
+    quantile : float or sequence of float, default=0.5
+        What loss="pinball" makes the network predict: one quantile, or several in ascending order,
+        which do not cross.
     weight_decay : float, default=0.0
         Decoupled weight decay, learning rate times this share of the weights at every step:
         solver="adam" with it is AdamW. Stochastic solvers only.
@@ -145,7 +157,8 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        "exp" for loss="poisson", else "identity".
+        "exp" for loss="poisson", "ascending" for several quantiles, "mean_and_variance" for
+        loss="gaussian", else "identity"; of a loss of your own the name of its link.
 
     See Also
     --------
@@ -161,15 +174,15 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     True
     """
 
-    loss: str
+    loss: Any
     delta: float
-    quantile: float
+    quantile: Any
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson", "absolute_error", "huber", "pinball"})],
+        "loss": [StrOptions(NAMES), Loss],
         "delta": [Interval(Real, 0, None, closed="neither")],
-        "quantile": [Interval(Real, 0, 1, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), list, tuple],
     }
 
     def __init__(
@@ -194,6 +207,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
+        scoring: Any = None,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -257,23 +271,37 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict numbers.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Data.
+        return_std : bool, default=False
+            Whether the standard deviation is wanted too, which loss="gaussian" estimates.
 
         Returns
         -------
         y : array of shape (n_samples,) or (n_samples, n_outputs)
-            Of the library of X, on its device.
+            Of the library of X, on its device. Several quantiles have an axis more, the last one:
+            (n_samples, n_quantiles) or (n_samples, n_outputs, n_quantiles).
+        y_std : array like y
+            The standard deviation, with `return_std`.
         """
-        return self._outputs(X, self._decode, "predict")[0]
+        if not return_std:
+            return self._outputs(X, self._decode, "predict")[0]
+        if self._loss().link is not mean_and_variance:
+            raise ValueError(
+                f"return_std is for loss='gaussian', which estimates it, got loss={self.loss!r}"
+            )
+        A, home = self._outputs(X, self._loss().predict, "predict")
+        mean, variance = (self._of_targets(block) for block in blocks_of(A, 2))
+        return mean, home.xp.sqrt(variance)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The coefficient of determination of the predictions, R^2.
+        """The coefficient of determination of the predictions, R^2; of several quantiles that of
+        the one next to the median.
 
         Parameters
         ----------
@@ -288,11 +316,12 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         -------
         score : float
         """
-        if is_foreign(X):
+        if is_foreign(X) or self._loss().levels:
             return self._score_on_host(X, y, sample_weight)
         return super().score(X, on_host(y), on_host(sample_weight))  # pyright: ignore
 
     def _learn_target(self, y: Any, *, incremental: bool) -> None:
+        self._check_loss()
         if self.loss == "poisson" and (np.asarray(y) < 0).any():
             raise ValueError(
                 "y must not be negative for loss='poisson', got a lowest value of "
@@ -311,17 +340,57 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         return y
 
     def _decode(self, Z: Array, *, xp: Namespace) -> Array:
-        predicted = self._loss().link(Z, xp=xp)
-        return predicted[:, 0] if self.n_outputs_ == 1 else predicted
+        loss = self._loss()
+        A = loss.predict(Z, xp=xp)
+        if not loss.levels:
+            return self._of_targets(loss.points(A))
+        blocks = blocks_of(A, loss.n_outputs)
+        return xp.stack([self._of_targets(block) for block in blocks], axis=-1)
+
+    def _of_targets(self, A: Array) -> Array:
+        """Numbers (N, n_outputs_), (N,) of a single target."""
+        return A[:, 0] if self.n_outputs_ == 1 else A
 
     def _declare_outputs(self, Z: Any) -> None:
-        Z.xp.declare("y", self._decode(Z, xp=Z.xp))
+        xp, loss = Z.xp, self._loss()
+        xp.declare("y", self._decode(Z, xp=xp))
+        if loss.link is mean_and_variance:
+            variance = blocks_of(loss.predict(Z, xp=xp), 2)[1]
+            xp.declare("y_std", xp.sqrt(self._of_targets(variance)))
 
     def _loss(self) -> Loss:
-        options = {"huber": {"delta": self.delta}, "pinball": {"quantile": self.quantile}}
-        return losses.get(self.loss, **options.get(self.loss, {}))
+        if not isinstance(self.loss, str):
+            return self.loss
+        if self.loss == "huber":
+            return _with_option("huber", "delta", self.delta)
+        if self.loss == "pinball":
+            levels = self.quantile
+            levels = tuple(levels) if isinstance(levels, list) else levels
+            return _with_option("pinball", "quantile", levels)
+        return losses.get(self.loss)
+
+    def _check_loss(self) -> None:
+        """ValueError for a loss that is not for numbers, and for what does not go with the loss."""
+        kind = self._loss().targets.kind
+        if kind != "numbers":
+            raise ValueError(
+                f"loss {self._loss().name!r} is for {kind}, and MLPRegressor predicts numbers; use "
+                "MLPClassifier"
+            )
+        if isinstance(self.quantile, list | tuple) and self.loss != "pinball":
+            raise ValueError(
+                f"quantile={self.quantile!r} is for loss='pinball', got loss={self.loss!r}"
+            )
+        if self._loss().levels and has_scorer(self) and isinstance(self.scoring, str):
+            raise ValueError(
+                f"scoring={self.scoring!r} is of one prediction for each target, and there are "
+                f"{self._loss().n_outputs} quantiles; use scoring='loss', None for R^2 of the one "
+                "next to the median, or a function (estimator, X, y)"
+            )
 
     def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
+        if levels := self._loss().levels:
+            predicted = predicted[..., middle(levels)]
         return r2_score(y, predicted, sample_weight=sample_weight)
 
     def __sklearn_tags__(self) -> Any:
@@ -329,3 +398,9 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         tags.target_tags.multi_output = True
         tags.target_tags.positive_only = self.loss == "poisson"
         return tags
+
+
+@lru_cache(maxsize=64)
+def _with_option(name: str, option: str, value: Any) -> Loss:
+    """The loss of that name, with an option."""
+    return losses.get(name, **{option: value})

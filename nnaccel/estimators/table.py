@@ -15,6 +15,7 @@ from nnaccel.estimators.array_input import on_host
 # isort: split
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -27,8 +28,10 @@ from sklearn.utils.validation import (
 )
 
 from nnaccel.devices.device import select
+from nnaccel.estimators.documentation import Documented
 from nnaccel.estimators.parameters import keep_parameters
 from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.estimates import has_deviation, points_of
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.fit import Fit
 from nnaccel.tabular.model import Model
@@ -63,7 +66,7 @@ def _column(values: np.ndarray) -> Any:
         return pa.array(texts, pa.large_string())
 
 
-class _OfTables(BaseEstimator):
+class _OfTables(Documented, BaseEstimator):
     """What the estimators of tables share: how they know the columns of X."""
 
     drop: Any
@@ -186,6 +189,7 @@ class _TableModel(_OfTables):
     device: str | None
     kernels: bool | str
     verbose: Any
+    scoring: Any
     model_: Model
 
     def _fit(self, table: Any, y: Any, sample_weight: Any, task: str) -> Self:
@@ -194,6 +198,7 @@ class _TableModel(_OfTables):
         if sample_weight is not None:
             rows = np.empty((table.num_rows, 1))
             weights = _check_sample_weight(on_host(sample_weight), rows, dtype=np.float64)
+        scorer: Any = self.scoring if callable(self.scoring) else None
         fit = Fit(
             Examples("table", table, y, "y", None, task, None, weights=weights),
             self._settings(task),
@@ -201,6 +206,7 @@ class _TableModel(_OfTables):
             rules=self._rules(),
             test_fraction=0,
             kernels=self.kernels,
+            scorer=scorer,
         )
         for epoch in fit:
             if self.verbose:
@@ -211,6 +217,10 @@ class _TableModel(_OfTables):
 
     def _settings(self, task: str) -> Settings:
         values = {n: getattr(self, n) for n in Settings.__dataclass_fields__ if hasattr(self, n)}
+        if callable(self.scoring):
+            values["scoring"] = "loss"  # `Fit` has the function
+        elif self.scoring is None:
+            values["scoring"] = "r2" if task == "regression" else "accuracy"
         if isinstance(values.get("class_weight"), dict):
             values["class_weight"] = None  # they are in the weights of the rows
         for name in ("hidden", "activation"):
@@ -290,8 +300,9 @@ class TableClassifier(ClassifierMixin, _TableModel):
         The share of the epochs that have dropout; the last ones have none.
     initializer : str, default="auto"
         How weights are drawn.
-    loss : str, default="auto"
-        "auto" is the cross-entropy.
+    loss : str or nnaccel.Loss, default="auto"
+        "auto" is the cross-entropy; also a loss of your own for classes, or for labels where there
+        are two.
     label_smoothing : float, default=0.0
         The share of each target that is spread evenly over the classes.
     class_weight : dict, "balanced" or None, default=None
@@ -305,7 +316,11 @@ class TableClassifier(ClassifierMixin, _TableModel):
     batch_size, epochs : int or None, default=None
         Rows of a minibatch, and passes over the rows.
     early_stopping : int, default=0
-        Epochs without a better validation loss after which to stop; 0 for never.
+        Epochs without a better validation loss, or score, after which to stop; 0 for never.
+    scoring : str, callable or None, default="loss"
+        What the best epoch is told by, on rows that the network has not seen: "loss", a name of
+        `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
+        numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
         Of the rows, set aside to find the best epoch; 0 for none.
     weight_decay : float or None, default=None
@@ -372,7 +387,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         dropout: float | None = None,
         dropout_until: float | None = None,
         initializer: str = "auto",
-        loss: str = "auto",
+        loss: Any = "auto",
         label_smoothing: float = 0.0,
         class_weight: Any = None,
         optimizer: str = "adamw",
@@ -381,6 +396,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         batch_size: int | None = None,
         epochs: int | None = None,
         early_stopping: int = 0,
+        scoring: Any = "loss",
         validation_fraction: float | None = None,
         weight_decay: float | None = None,
         l2: float = 0.0,
@@ -470,10 +486,11 @@ class TableRegressor(RegressorMixin, _TableModel):
         The share of the epochs that have dropout; the last ones have none.
     initializer : str, default="auto"
         How weights are drawn.
-    loss : str, default="auto"
-        "auto" is the squared error; also "absolute_error", "huber", "poisson", "pinball".
-    quantile : float or None, default=None
-        That is predicted with loss="pinball".
+    loss : str or nnaccel.Loss, default="auto"
+        "auto" is the squared error, or "pinball" with a `quantile`; also "absolute_error", "huber",
+        "poisson", "gaussian" (a mean with its standard deviation), or a loss of your own.
+    quantile : float, sequence of float or None, default=None
+        That is predicted with loss="pinball"; several, in ascending order, do not cross.
     optimizer : str, default="adamw"
         A name of `nnaccel.maths.optimizers`.
     learning_rate : float or None, default=None
@@ -483,7 +500,11 @@ class TableRegressor(RegressorMixin, _TableModel):
     batch_size, epochs : int or None, default=None
         Rows of a minibatch, and passes over the rows.
     early_stopping : int, default=0
-        Epochs without a better validation loss after which to stop; 0 for never.
+        Epochs without a better validation loss, or score, after which to stop; 0 for never.
+    scoring : str, callable or None, default="loss"
+        What the best epoch is told by, on rows that the network has not seen: "loss", a name of
+        `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
+        numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
         Of the rows, set aside to find the best epoch; 0 for none.
     weight_decay : float or None, default=None
@@ -548,14 +569,15 @@ class TableRegressor(RegressorMixin, _TableModel):
         dropout: float | None = None,
         dropout_until: float | None = None,
         initializer: str = "auto",
-        loss: str = "auto",
-        quantile: float | None = None,
+        loss: Any = "auto",
+        quantile: Any = None,
         optimizer: str = "adamw",
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         batch_size: int | None = None,
         epochs: int | None = None,
         early_stopping: int = 0,
+        scoring: Any = "loss",
         validation_fraction: float | None = None,
         weight_decay: float | None = None,
         l2: float = 0.0,
@@ -598,10 +620,37 @@ class TableRegressor(RegressorMixin, _TableModel):
             y = pa.table({f"y{k}": y[:, k] for k in range(y.shape[1])})
         return self._fit(table, y, sample_weight, "regression")
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The number of each row (n_samples,), or (n_samples, n_targets)."""
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """The number of each row (n_samples,), or (n_samples, n_targets).
+
+        Several quantiles have an axis more, the last one: (n_samples, n_quantiles).
+
+        Parameters
+        ----------
+        X : data frame, table, dict of columns, list of dicts or array-like of shape (n, n_columns)
+            Rows.
+        return_std : bool, default=False
+            Whether the standard deviation is wanted too, which loss="gaussian" estimates: then the
+            pair of both, of the same shape.
+        """
         table = self._table(X)
-        return self.model_.outputs(table)
+        loss = self.model_.loss
+        if return_std and not has_deviation(loss):
+            raise ValueError(
+                f"return_std is for loss='gaussian', which estimates it, got loss={loss.name!r}"
+            )
+        outputs = self.model_.outputs(table)
+        if not has_deviation(loss):
+            return outputs
+        return (outputs[..., 0], outputs[..., 1]) if return_std else outputs[..., 0]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination of the predictions, R^2; of several quantiles that of
+        the one next to the median."""
+        predicted, model = self.predict(X), self.model_
+        if model.loss.levels:
+            predicted = points_of(model.target, model.loss, predicted)
+        return r2_score(_given(y), predicted, sample_weight=on_host(sample_weight))
 
 
 def _given(y: Any) -> Any:

@@ -13,15 +13,17 @@ import numpy as np
 
 from nnaccel import __version__
 from nnaccel.devices.device import to_host
-from nnaccel.export import numpy_functions
+from nnaccel.export import numpy_functions, numpy_matrix
 from nnaccel.export.columns import HOLDS, kinds_of
 from nnaccel.export.sources import WIDTH, assigned, sources_of
 from nnaccel.maths.activations import identity
 from nnaccel.maths.layers import BatchNorm, Dense, Dropout, LayerNorm, PiecewiseLinear, Residual
 from nnaccel.maths.layers.layer_norm import layer_norm
 from nnaccel.maths.network import layout
+from nnaccel.maths.uncertainty import mean_of_networks
 from nnaccel.tabular.dates import PARTS
-from nnaccel.tabular.encoding import Categorical, Features
+from nnaccel.tabular.encoding import Categorical, Features, Matrix
+from nnaccel.tabular.estimates import has_deviation, names_of
 from nnaccel.tabular.scaling import bend
 from nnaccel.tabular.several_targets import Targets, columns_of
 from nnaccel.tabular.targets import Target
@@ -39,26 +41,28 @@ def numpy_file(model: "Model", name: str = "model") -> str:
     """
     calls = Calls()
     params = to_host(model.params)
-    calls.needs(numpy_functions.numbers, numpy_functions.texts, numpy_functions.one_hot, bend)
-    own = [
-        *_predictions(model.target, model.network.n_outputs),
-        _outputs(model, calls),
-        _network(model, calls),
-        WEIGHTS_OF,
-        ENCODE.format(D=model.network.n_inputs, dtype=params.dtype),
-    ]
+    if isinstance(model.features, Matrix):
+        heading, predictions = numpy_matrix.heading(model, name), numpy_matrix.predictions(model)
+        outputs, encode = _outputs(model, calls, "X", f"np.asarray(X, np.{params.dtype})"), []
+    else:
+        calls.needs(numpy_functions.numbers, numpy_functions.texts, numpy_functions.one_hot, bend)
+        heading = _heading(model, name)
+        predictions = _predictions(model)
+        outputs = _outputs(model, calls, "table", "encode(table)")
+        encode = [ENCODE.format(D=model.network.n_inputs, dtype=params.dtype)]
+    own = [*predictions, outputs, _network(model, calls), WEIGHTS_OF, *encode]
     data = "\n".join(_data(model, calls))
     found = sources_of(calls.functions)
     if taken := OWN & {*found.names}:
         raise ValueError(f"what an activation calls {min(taken)!r} is something else in the file")
-    imports = "\n".join(["import base64", *found.imports])
+    imports = "\n".join(sorted({"import base64", "import numpy as np", *found.imports}))
     parts = [
-        _heading(model, name),
+        heading,
         f"from __future__ import annotations\n\n{imports}\n\nArray = Namespace = object",
-        f"# How the table is encoded, and what is predicted\n\n{data}",
+        *([f"# How the table is encoded, and what is predicted\n\n{data}"] if data else []),
         *(f"\n{text}" for text in own),
         "\n# What these functions are made of",
-        "\n".join(found.constants),
+        *(["\n".join(found.constants)] if found.constants else []),
         *(f"\n{text}" for text in found.functions),
         "\n# The parameters of the network" + "s, a row each" * (params.ndim == 2),
         _weights(params),
@@ -128,11 +132,11 @@ NETWORK = '''def network(X):
 {lines}
     return A'''
 
-OUTPUTS = '''def outputs(table):
+OUTPUTS = '''def outputs({rows}):
     """What the network says of each row (N, {n}){mean}."""
     with np.errstate(all="ignore"):
         A = {call}.astype(np.float64)
-    return A{of_all}'''
+    return {of_all}'''
 
 # The names that the file has for itself.
 OWN = {
@@ -145,16 +149,20 @@ def _heading(model: "Model", name: str) -> str:
     kinds = kinds_of(model.features)
     width = min(32, max(map(len, kinds)))
     columns = "\n".join(f"    {n!r:{width + 2}}  {HOLDS[kind]}" for n, kind in kinds.items())
-    columns, target = (
-        text.replace("\\", "\\\\").replace('"""', r"\"\"\"")
-        for text in (columns, ", ".join(map(repr, model.target.names)))
-    )
+    columns, target = map(_in_docstring, (columns, ", ".join(map(repr, model.target.names))))
     return HEADING.format(target=target, name=name, columns=columns, version=__version__)
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"""', r"\"\"\"")
 
 
 def _data(model: "Model", calls: Calls) -> Iterator[str]:
     """The assignments of what is known of the table and the target."""
     features = model.features
+    if isinstance(features, Matrix):
+        yield from numpy_matrix.data(model)
+        return
     yield "# column, codes for missing, part, center, scale, whether bent, with an indicator"
     yield assigned("NUMBERS", [*_numbers(features)])
     yield "\n# column, levels, whether missing and other values have a state of their own"
@@ -240,13 +248,19 @@ def _call(layer: Any, arrays: list[str], calls: Calls, number: str) -> str:
     )
 
 
-def _outputs(model: "Model", calls: Calls) -> str:
-    several = model.members > 1
+def _outputs(model: "Model", calls: Calls, rows: str, encoded: str) -> str:
+    """The function of the outputs.   rows: the name of its argument.   encoded: as X (N, D)."""
+    several, loss = model.members > 1, model.loss
+    of_all = "A"
+    if several:
+        plain = loss.pool is mean_of_networks
+        of_all = "A.mean(axis=0)" if plain else calls.to(loss.pool, "A")
     return OUTPUTS.format(
         n=model.network.n_outputs,
-        mean=f", the mean of {model.members} networks" * several,
-        call=calls.to(model.loss.link, "network(encode(table))"),
-        of_all=".mean(axis=0)" * several,
+        mean=f", of {model.members} networks together" * several,
+        rows=rows,
+        call=calls.to(loss.predict, f"network({encoded})"),
+        of_all=of_all,
     )
 
 
@@ -284,12 +298,34 @@ PROBA_OF_LABELS = '''def predict_proba(table):
     return {name: np.stack([1.0 - a, a], axis=1) for a, name in zip(A, CLASSES)}'''
 
 
-def _predictions(target: Target | Targets, n_outputs: int) -> list[str]:
+PREDICT_QUANTILES = '''def predict(table):
+    """The quantiles of the rows (N,), by the names of their columns, such as {name}."""
+    A, found = outputs(table).T, {{}}
+    for k, (name, (mean, scale)) in enumerate(TARGETS.items()):
+        for p, level in enumerate({levels}):
+            found[f"{{name}}_q{{level}}"] = A[p * len(TARGETS) + k] * scale + mean
+    return found'''
+
+PREDICT_DEVIATION = '''def predict(table):
+    """The means and standard deviations of the rows (N,), by their names, such as {name}."""
+    A, found = outputs(table).T, {{}}
+    for k, (name, (mean, scale)) in enumerate(TARGETS.items()):
+        found[name] = A[k] * scale + mean
+        found[f"{{name}}_std"] = np.sqrt(A[len(TARGETS) + k]) * scale
+    return found'''
+
+
+def _predictions(model: "Model") -> list[str]:
+    target = model.target
     if target.task == "labels":
         return [PREDICT_LABELS, PROBA_OF_LABELS]
+    if model.loss.n_outputs > 1:
+        text = PREDICT_DEVIATION if has_deviation(model.loss) else PREDICT_QUANTILES
+        name = _in_docstring(repr(names_of(target.names[0], model.loss)[-1]))
+        return [text.format(levels=model.loss.levels, name=name)]
     if target.task == "regression":
         return [PREDICT_NUMBERS if isinstance(target, Targets) else PREDICT_NUMBER]
-    of_two = OF_TWO if n_outputs == 1 else ""
+    of_two = OF_TWO if model.network.n_outputs == 1 else ""
     return [PREDICT_CLASS, PROBA_OF_CLASSES.format(n=len(target.classes), of_two=of_two)]
 
 

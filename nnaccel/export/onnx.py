@@ -13,10 +13,12 @@ from nnaccel.export.traced import Functions, Traced
 from nnaccel.maths import activations, losses
 from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense
+from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network, layout, leaves, views
 from nnaccel.ops import Ops
 from nnaccel.tabular.dates import PARTS
 from nnaccel.tabular.encoding import Categorical, Features, Numeric
+from nnaccel.tabular.estimates import columns_by_name, outputs_of
 from nnaccel.tabular.scaling import bend
 from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import MISSING
@@ -33,7 +35,9 @@ def table_model(model: "Model") -> Any:
 
     The inputs (N,) have the names of the columns: text, or float64 as `HOLDS` says. The outputs
     have the names of the targets: the number, or the label (N,), and then also the probability of
-    each class (N, K) as `name probabilities`. Numbers are float64, as in the library.
+    each class (N, K) as `name probabilities`; of several quantiles, and of a mean with its standard
+    deviation, the names of the columns (`estimates.names_of`). Numbers are float64, as in the
+    library.
 
     ValueError for a layer or an activation that ONNX has no operators for, and for a column without
     a name. ModuleNotFoundError without the package onnx.
@@ -43,9 +47,10 @@ def table_model(model: "Model") -> Any:
     params = views(to_host(model.params), layout(model.network), xp=np)
     Z = logits(model.network, params, X)
     with said_of(f"the loss {model.loss.name!r}"):
-        A = xp.astype(Ops(xp, operators(xp))[model.loss.link](Z), np.float64)
-    outputs = model.target.outputs(xp.mean(A, axis=0) if A.ndim == 3 else A, xp=xp)
-    declare_target(model.target, outputs)
+        A = xp.astype(Ops(xp, operators(xp))[model.loss.predict](Z), np.float64)
+        A = model.loss.pool(A, xp=xp) if A.ndim == 3 else A
+    outputs = outputs_of(model.target, model.loss, A, xp=xp)
+    declare_target(model.target, model.loss, outputs)
     return xp.graph.model(f"Predicts {model.target.name}.", {"task": model.target.task})
 
 
@@ -169,12 +174,12 @@ def _one_hot(column: Categorical, values: Traced, xp: Functions) -> Traced:
 # ---------------------------------------------------------------------------- the outputs
 
 
-def declare_target(target: Target | Targets, outputs: Traced) -> None:
-    """Declare what a model predicts, from `Target.outputs`."""
+def declare_target(target: Target | Targets, loss: Loss, outputs: Traced) -> None:
+    """Declare what a model predicts, from `estimates.outputs_of`."""
     xp, several = outputs.xp, isinstance(target, Targets)
     if target.task == "regression":
-        for k, name in enumerate(target.names):
-            xp.declare(name, outputs[:, k] if several else outputs)
+        for name, values in columns_by_name(target, loss, outputs):
+            xp.declare(name, values)
         return
     for one, P in probabilities(target, outputs, xp=xp):
         # Of several labels each is its second class from one half on.

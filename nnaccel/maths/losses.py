@@ -9,15 +9,31 @@ Not checked here: shapes, and whether targets are what `Loss.targets` says, whic
 
 The `link` of a loss maps logits to predictions: its inverse link function in the sense of
 generalised linear models.
+
+Losses that need several outputs for each target are in `uncertainty.py`.
 """
 
 import math
 from collections.abc import Callable
+from functools import lru_cache, partial
+from inspect import signature
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nnaccel.arguments import check_options, find
 from nnaccel.maths.activations import identity, sigmoid
+from nnaccel.maths.average import average
 from nnaccel.maths.hyper_parameters import INNER_SHARE, SHARE, Range, check_ranges
+from nnaccel.maths.uncertainty import (
+    ascending,
+    blocks_of,
+    gaussian,
+    mean_and_variance,
+    mean_of_networks,
+    middle,
+    mixture,
+    pinball,
+)
 from nnaccel.typing import Array, Namespace, Options, freeze, handle_of
 
 
@@ -25,13 +41,12 @@ class Targets(NamedTuple):
     """What the targets of a loss may be: their kind and their range, which training checks.
 
     kind: "classes" for class numbers, or probabilities whose rows sum to 1; "labels" for K
-    independent probabilities; "numbers".   broadcast: whether one column may serve all K outputs.
+    independent probabilities; "numbers".
     """
 
     kind: str
     low: float = -math.inf
     high: float = math.inf
-    broadcast: bool = False
 
     @property
     def bounded(self) -> bool:
@@ -58,7 +73,9 @@ class Loss(NamedTuple):
     """A loss: `function(Z, Y, weights, *, xp, **options) -> (loss, dZ)` and its inverse link.
 
     `targets` says what Y may be; `metric` is a name in `nnaccel.maths.metrics.METRICS`, or a
-    Metric; None: the loss itself.
+    Metric; None: the loss itself. `outputs` is how many outputs a network has for each target, or
+    the name of the option that holds a tuple with a value for each of them; the link may take that
+    option too. `pool(A, *, xp)` makes one prediction of those of several networks, A (M, ...).
     """
 
     name: str
@@ -67,6 +84,35 @@ class Loss(NamedTuple):
     options: Options = ()
     targets: Targets = NUMBERS
     metric: Any = None
+    outputs: int | str = 1
+    pool: Callable[..., Array] = mean_of_networks
+
+    @property
+    def predict(self) -> Callable[..., Array]:
+        """The link with the options of the loss that it takes, `predict(Z, *, xp)`: the same object
+        for equal losses."""
+        return _bound(self.link, self.options) if self.options else self.link
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The values of the option that has one for each output, where there are several: the
+        quantiles of "pinball". Else ()."""
+        if isinstance(self.outputs, int):
+            return ()
+        value = dict(self.options).get(self.outputs)
+        return value if isinstance(value, tuple) else ()
+
+    @property
+    def n_outputs(self) -> int:
+        """The outputs of a network for each target."""
+        return self.outputs if isinstance(self.outputs, int) else len(self.levels) or 1
+
+    def points(self, A: Array) -> Array:
+        """The number (..., N, T) that a target is predicted as where there can be but one, from
+        predictions A (..., N, P T): the quantile next to the median, else the first output."""
+        if self.n_outputs == 1:
+            return A
+        return blocks_of(A, self.n_outputs)[middle(self.levels) if self.levels else 0]
 
     def with_options(self, **options: Any) -> "Loss":
         """The same loss with other parameters: ``huber.with_options(delta=2.0)``.
@@ -76,7 +122,26 @@ class Loss(NamedTuple):
         """
         check_options(f"loss {self.name!r}", self.function, options)
         check_ranges(RANGES, dict(freeze(options)))
+        if (name := str(self.outputs)) in options:
+            check_levels(name, dict(freeze(options))[name])
         return self._replace(options=freeze(dict(self.options) | options))
+
+
+@lru_cache(maxsize=64)
+def _bound(link: Callable[..., Array], options: Options) -> Callable[..., Array]:
+    taken = {name: value for name, value in options if name in signature(link).parameters}
+    return partial(link, **taken) if taken else link
+
+
+def check_levels(name: str, levels: Any) -> None:
+    """ValueError for a tuple that is empty, or whose values do not ascend."""
+    if not isinstance(levels, tuple):
+        return
+    if not levels:
+        raise ValueError(f"{name} must be one level or more, got none")
+    if not all(low < high for low, high in pairwise(levels)):
+        given, right = (", ".join(map(str, each)) for each in (levels, sorted({*levels})))
+        raise ValueError(f"{name} must ascend, each level once, got {given}; in order: {right}")
 
 
 def softmax(Z: Array, *, xp: Namespace) -> Array:
@@ -178,36 +243,6 @@ def poisson(
     return average(xp.sum(mean - Y - Y * Z + Y_log_Y, axis=-1), mean - Y, weights, xp=xp)
 
 
-def pinball(
-    Z: Array,
-    Y: Array,
-    weights: Array | None = None,
-    *,
-    xp: Namespace,
-    quantile: float | tuple[float, ...] = 0.5,
-) -> tuple[Array, Array]:
-    """Mean of sum max(q (Y - Z), (q - 1) (Y - Z)), minimised by the q-quantile of Y given X.
-
-    Y: (..., N, K). `quantile` q in (0, 1), one or one an output: Y (..., N, 1) with several
-    quantiles trains Z (..., N, K) to give them all at once.
-    Source: Koenker, Bassett (1978), Econometrica 46, p. 38.
-    """
-    q = xp.asarray(quantile, dtype=Z.dtype, device=handle_of(Z))
-    R = Z - Y
-    slope = xp.astype(R > 0, Z.dtype) - q * xp.astype(R != 0, Z.dtype)
-    return average(xp.sum(slope * R, axis=-1), slope, weights, xp=xp)
-
-
-def average(
-    losses: Array, dZ: Array, weights: Array | None, *, xp: Namespace
-) -> tuple[Array, Array]:
-    """The weighted mean of per-example losses (..., N), and per-example dZ made its gradient."""
-    if weights is not None:
-        losses = losses * weights
-        dZ = dZ * weights[..., None]
-    return xp.mean(losses, axis=-1), dZ / dZ.shape[-2]
-
-
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
@@ -229,7 +264,8 @@ LOSSES: dict[str, Loss] = {
         Loss("absolute_error", absolute_error, metric="MAE"),
         Loss("huber", huber, metric="RMSE"),
         Loss("poisson", poisson, exponential, targets=AMOUNTS, metric="RMSE"),
-        Loss("pinball", pinball, targets=NUMBERS._replace(broadcast=True), metric="MAE"),
+        Loss("pinball", pinball, ascending, metric="MAE", outputs="quantile"),
+        Loss("gaussian", gaussian, mean_and_variance, metric="RMSE", outputs=2, pool=mixture),
     )
 }
 

@@ -22,8 +22,8 @@ class Metric(NamedTuple):
 
     `finish` turns the mean over all examples into the number shown. `greater_is_better` is what
     early stopping goes by; None: not said, and then it cannot follow this metric. Where
-    `reads_predictions`, the function is of the predictions link(Z) in the place of Z; `get` binds
-    it to a loss.
+    `reads_predictions`, the function is of the predictions in the place of Z, one for each target
+    (`Loss.points`); `get` binds it to a loss.
     """
 
     name: str
@@ -117,10 +117,10 @@ def _value_of(loss: Loss) -> Metric:
 def _on_logits(metric: Metric, loss: Loss) -> Metric:
     if not metric.reads_predictions:
         return metric
-    if loss.link is identity:
+    if loss.link is identity and loss.n_outputs == 1:
         return metric._replace(reads_predictions=False)
 
     def function(Z: Array, Y: Array, weights: Array | None, *, xp: Namespace) -> Array:
-        return metric.function(loss.link(Z, xp=xp), Y, weights, xp=xp)
+        return metric.function(loss.points(loss.predict(Z, xp=xp)), Y, weights, xp=xp)
 
     return metric._replace(function=function, reads_predictions=False)

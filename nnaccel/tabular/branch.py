@@ -1,8 +1,8 @@
 """The training run of one kind of networks of a table: one network, or several on folds of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,14 +45,20 @@ class Branch:
         unit: float,
         keeps: bool = False,
         after: Progress | None = None,
+        score: Callable[[Epoch], Any] | None = None,
     ) -> None:
         """held_out: the rows by which each network of a classifier is validated and calibrated.
         unit: of the target, for metrics.   keeps: whether the last epoch is to be had in the middle
-        of the next one too.   after: the run so far.
+        of the next one too.   after: the run so far.   score: of an epoch, by which the best one is
+        told, greater being better; None: its validation loss.
         """
         self.settings, self.run, self._held_out = settings, run, held_out
         self._unit, self._copies = unit, keeps or not validated
-        self._stopping = EarlyStopping(settings.early_stopping or None, after=after)
+        monitor = score or "validation_loss"
+        self._stopping = EarlyStopping(
+            settings.early_stopping or None, monitor=monitor, after=after
+        )
+        self._has_score = score is not None
         if held_out:
             epochs = calibrated(epochs, run, held_out)
         self._epochs = self._stopping(epochs) if validated else epochs
@@ -69,7 +75,10 @@ class Branch:
             shown = {name: float(np.mean(value)) for name, value in scores.items()}
             # An interruption finds the epoch, the best one and their number together.
             kept = epoch.copy() if self._copies else epoch
-            self._history.append(shown)
+            row = dict(shown)
+            if self._has_score:
+                row["validation_score"] = float(np.mean(self._stopping.value))
+            self._history.append(row)
             self._done = Done(kept, self._stopping.kept, len(self._history))
             yield replace(epoch, **shown)
 

@@ -17,9 +17,17 @@ from nnaccel.maths import losses
 from nnaccel.maths.activations import identity, sigmoid, sigmoid_vjp
 from nnaccel.maths.layers import Chain
 from nnaccel.maths.layers.piecewise_linear import piecewise_linear
+from nnaccel.maths.losses import Loss
 from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import layout, views
+from nnaccel.maths.uncertainty import (
+    ascending,
+    ascending_vjp,
+    mean_and_variance,
+    mean_and_variance_vjp,
+)
 from nnaccel.ops import Ops
+from nnaccel.tabular.estimates import has_deviation, names_of
 from nnaccel.tabular.several_targets import Targets, columns_of
 from nnaccel.tabular.swaps import Front
 from nnaccel.tabular.targets import Target
@@ -31,12 +39,14 @@ STEPS = 256  # on the way
 BLOCK = 1000  # rows that are encoded at once
 CERTAIN = 1e-12  # log odds are of probabilities at least this far from 0 and 1
 
-# dZ of each link, from dA and A (..., N, K).
-LINK_VJP: dict[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    identity: lambda dA, A: dA,
-    sigmoid: lambda dA, A: sigmoid_vjp(dA, A, A, xp=np),
-    losses.softmax: lambda dA, A: A * (dA - np.sum(dA * A, axis=-1, keepdims=True)),
-    losses.exponential: lambda dA, A: dA * A,
+# dZ of each link, from dA, Z and A (..., N, K), and the loss.
+LINK_VJP: dict[Any, Callable[[np.ndarray, np.ndarray, np.ndarray, Loss], np.ndarray]] = {
+    identity: lambda dA, Z, A, loss: dA,
+    sigmoid: lambda dA, Z, A, loss: sigmoid_vjp(dA, Z, A, xp=np),
+    losses.softmax: lambda dA, Z, A, loss: A * (dA - np.sum(dA * A, axis=-1, keepdims=True)),
+    losses.exponential: lambda dA, Z, A, loss: dA * A,
+    ascending: lambda dA, Z, A, loss: ascending_vjp(dA, Z, A, xp=np, quantile=loss.levels or 0.5),
+    mean_and_variance: lambda dA, Z, A, loss: mean_and_variance_vjp(dA, Z, A, xp=np),
 }
 
 
@@ -63,7 +73,8 @@ class Contributions(NamedTuple):
 
 def contributions(model: "Model", data: Any, row: int) -> list[Contributions]:
     """The contributions of the columns to the prediction of a row of a table, one entry for each
-    target: to the number in its units, or to the log odds of the label that is predicted.
+    target: to the number in its units, or to the log odds of the label that is predicted. Each of
+    several quantiles has an entry; of a mean with its deviation the mean has one.
 
     data: a table, over whose rows the average is taken.   row: counted from 0.
     ValueError for a table that does not fit the model, a row that is not there, and a loss with a
@@ -92,7 +103,7 @@ def contributions(model: "Model", data: Any, row: int) -> list[Contributions]:
     shares = (np.arange(STEPS) + 0.5) / STEPS
     way = Way(model, front.n, start + np.concatenate([[0.0, 1.0], shares])[:, None] * step)
     found = []
-    for pick in _picks(model.target, way.mean[1]):
+    for pick in _picks(model, way.mean[1]):
         values, dA = pick.values(way.mean)
         share = way.gradient(dA)[2:].mean(axis=0) * step
         each = np.array([share[front.places[name]].sum() for name in kinds])
@@ -131,15 +142,20 @@ class Pick(NamedTuple):
         return self.sign * (np.log(a) - np.log1p(-a)), dA
 
 
-def _picks(target: Target | Targets, A: np.ndarray) -> Iterator[Pick]:
+def _picks(model: "Model", A: np.ndarray) -> Iterator[Pick]:
     """What is predicted of a row, from the predictions A (n_outputs,) of the network."""
+    target: Target | Targets = model.target
     if target.task == "classification" and len(A) > 1:
         best = int(A.argmax())
         yield Pick(target.name, target.classes[best], float(A[best]), best)
         return
     for k, one in enumerate(columns_of(target)):
         if not one.classes:
-            yield Pick(one.name, None, float(one.in_units(A[k])), k, 1.0, one.scale, one.mean)
+            names = names_of(one.name, model.loss)
+            T = len(A) // len(names)
+            for p, name in enumerate(names[:1] if has_deviation(model.loss) else names):
+                at = p * T + k
+                yield Pick(name, None, float(one.in_units(A[at])), at, 1.0, one.scale, one.mean)
             continue
         second = bool(A[k] > 0.5 or (A[k] == 0.5 and target.task == "labels"))
         p = A[k] if second else 1.0 - A[k]
@@ -158,14 +174,15 @@ class Way:
         self.trees = [views(own, layout(model.network), xp=np)[n:] for own in params]
         self.chain = Chain(model.network.layers[n:])
         runs = [self.chain.forward(tree, X, ops=self.ops, key=None) for tree in self.trees]
-        self.saved = [saved for _, saved in runs]
-        self.A = [model.loss.link(Z, xp=np) for Z, _ in runs]
+        self.saved, self.Z = [saved for _, saved in runs], [Z for Z, _ in runs]
+        self.A = [model.loss.predict(Z, xp=np) for Z in self.Z]
         self.mean = np.mean(self.A, axis=0)
 
     def gradient(self, dA: np.ndarray) -> np.ndarray:
         """The gradient in X (M, E), for that in the mean predictions, dA (M, n_outputs)."""
-        vjp, parts = LINK_VJP[self.model.loss.link], []
-        for tree, saved, A in zip(self.trees, self.saved, self.A, strict=True):
-            dZ = vjp(dA / len(self.trees), A)
+        loss, parts = self.model.loss, []
+        vjp = LINK_VJP[loss.link]
+        for tree, saved, Z, A in zip(self.trees, self.saved, self.Z, self.A, strict=True):
+            dZ = vjp(dA / len(self.trees), Z, A, loss)
             parts.append(self.chain.backward(tree, saved, dZ, ops=self.ops, need_dX=True)[0])
         return np.sum(parts, axis=0)

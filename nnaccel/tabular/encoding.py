@@ -28,7 +28,7 @@ from nnaccel.tabular.kinds import Reading
 from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.scaling import bend, blocks
 from nnaccel.tabular.surprises import Surprises
-from nnaccel.tabular.tables import as_table, import_extra, listing
+from nnaccel.tabular.tables import as_table, counts, import_extra, listing
 
 NUMBERS = Reading("number", ".")  # how a column of numbers is read, unless it says otherwise
 
@@ -129,6 +129,19 @@ class Features:
         found = {name: [] for name in self.columns if name in used}
         for i, name in enumerate(names):
             found[name].append(i)
+        return found
+
+    @cached_property
+    def indicators(self) -> dict[str, int]:
+        """Which encoded column is 1 where a column of the table has no value, by the name of the
+        latter; only of columns that lacked some at the fit."""
+        marked = [number.name for number in self.numeric if number.missing]
+        found = {name: len(self.numeric) + i for i, name in enumerate(marked)}
+        end = len(self.numeric) + len(marked)
+        for column in self.categorical:
+            end += len(column.states)
+            if column.missing:
+                found[column.name] = end - 1 - column.other
         return found
 
     def transform(
@@ -335,6 +348,27 @@ class Features:
     def _indicated(self) -> set[str]:
         """The names of the columns of numbers that have an indicator of missing values."""
         return {number.name for number in self.numeric if number.missing}
+
+
+@dataclass(frozen=True)
+class Matrix(Features):
+    """The columns of a matrix that a network takes as they are: each is a `Numeric` with center 0
+    and scale 1, and none may lack a value."""
+
+    def transform(
+        self, data: Any, dtype: Any = "float32", surprises: Surprises | None = None
+    ) -> np.ndarray:
+        """As of `Features`; ValueError for missing values too."""
+        found = Surprises() if surprises is None else surprises
+        X = super().transform(data, dtype, found)
+        if gone := {name: n for name, n in found.filled.items() if n}:
+            raise ValueError(
+                f"the network takes no missing values, and there are some: {counts(gone)}; fill "
+                "them in, or leave out their rows"
+            )
+        if surprises is None:
+            found.say()
+        return X
 
 
 def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from nnaccel.maths.network import Network, layout
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.tabular.branch import Branch
 from nnaccel.tabular.calibration import HeldOut, can_calibrate
+from nnaccel.tabular.estimates import check_names, outputs_of
 from nnaccel.tabular.members import (
     BOTH,
     Edges,
@@ -28,9 +29,10 @@ from nnaccel.tabular.members import (
     with_both,
 )
 from nnaccel.tabular.model import Model, scoring_of
-from nnaccel.tabular.preparation import prepared
+from nnaccel.tabular.preparation import Prepared, prepared
 from nnaccel.tabular.resuming import check_same, digest_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
+from nnaccel.tabular.scoring import Scorer, score_of_epoch, scorer_of
 from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
@@ -71,8 +73,13 @@ class Fit:
         How many networks there are of each kind, and the rows of their folds, if any.
     chosen : str
         The kind that the out-of-fold loss has chosen, "" before `model`.
+    unseen : ndarray or None
+        As `Model.outputs`, of each training row by the network that has not seen it; None without
+        folds, and before `model`.
     rows : dict of int
         How many rows train, validate and test.
+    source, structure
+        The name of the table, and how its text is laid out if it is delimited text.
     hint : str
         Why whole numbers are classes or quantities where that was guessed, and what changes it.
     """
@@ -88,11 +95,13 @@ class Fit:
         kernels: bool | str = True,
         keeps: bool = False,
         after: Checkpoint | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         """Split and encode the examples, in memory or on the disk, and build the networks.
 
         keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
-        interrupted.   after: what `save` has written: the run goes on from there.
+        interrupted.   after: what `save` has written: the run goes on from there.   scorer:
+        `scorer(estimator, X, y)` in the place of `Settings.scoring`, see `scoring`.
         ValueError for data or settings from which nothing can be learned, for test data that do not
         fit, and for a checkpoint of another run.
         """
@@ -102,11 +111,13 @@ class Fit:
             made = examples.prepared(settings, rules, test_fraction)
         else:
             made = prepared(examples, settings, rules, test_fraction)
+        self._scorer = scorer or scorer_of(settings.scoring)
         self._wants_both = settings.numbers == BOTH
         kinds = made.kinds
         self.settings = settings = kinds[-1]
         self.features, self.target, self.hint = made.features, made.target, made.hint
         self.rows, self._made, self._weights = made.n_rows, made, made.weights
+        self.source, self.structure = examples.source, examples.structure
         Y, one = made.Y, self.target if isinstance(self.target, Target) else None
         self.members = settings.members or 1
         self.folds = None
@@ -115,6 +126,7 @@ class Fit:
             codes = np.arange(len(Y)) if several else Y
             self.folds = Folds.of(codes, self.members, settings.seed, not several)
         self.loss = loss_for(settings)
+        check_names(self.target, self.loss)
         self.metric: Metric = for_loss(self.loss)
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0
@@ -132,6 +144,7 @@ class Fit:
         self.network = self.branches[-1].run.network
         self._current = 0  # the branch that trains
         self.chosen = ""
+        self.unseen: np.ndarray | None = None
 
     def _branch(
         self,
@@ -146,7 +159,7 @@ class Fit:
         """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
         X, Y = self._made.X, self._made.Y
         N, K = len(X), self.members
-        n_outputs = self.target.n_outputs(self.loss.targets.kind)
+        n_outputs = self.target.n_outputs(self.loss.targets.kind) * self.loss.n_outputs
         edges = edges if settings.numbers == "piecewise" else ()
         even = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
         network, loss, optimizer = build(even, X.shape[1], n_outputs, N, edges)
@@ -185,17 +198,20 @@ class Fit:
             after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
-        unseen = self._unseen(held_out) if classifies else []
-        validated = held_out is not None
+        validated, score = held_out is not None, None
+        unseen = self._unseen(held_out) if validated and (classifies or self._scorer) else []
+        if self._scorer and validated:
+            score = score_of_epoch(self._scorer, run, self.target, unseen)
         return Branch(
             settings,
             run,
             begun,
-            unseen,
+            unseen if classifies else [],
             validated=validated,
             unit=self.unit,
             keeps=keeps,
             after=after,
+            score=score,
         )
 
     def _identity_of(
@@ -253,6 +269,11 @@ class Fit:
             self.metric,
             precision=settings.precision,
         )
+
+    @property
+    def prepared(self) -> Prepared:
+        """The rows that train, validate and test, split, encoded and weighed."""
+        return self._made
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -338,7 +359,9 @@ class Fit:
         if self._wants_both and BOTH in logits:
             kind = BOTH
         trained = next((each for each in found if each.kind == kind), None) or joined(*found)
-        return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
+        outputs = outputs_of(self.target, loss, loss.predict(logits[kind], xp=np))
+        self.unseen = outputs
+        return trained, self._scores_of_folds(outputs)
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
         """The out-of-fold scores that are one number, and their standard deviation over folds."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnaccel.arguments import at_least, did_you_mean, find
-from nnaccel.devices.device import Device
+from nnaccel.devices.device import Device, dtype_name
 from nnaccel.export.columns import inputs_of, kinds_of
+from nnaccel.tabular import estimates
+from nnaccel.tabular.estimates import points_of
 from nnaccel.tabular.several_targets import columns_of, is_second
 from nnaccel.tabular.swaps import Swaps
 from nnaccel.tabular.tables import import_extra, listing
@@ -71,14 +73,32 @@ def permutation_importance(
     Source: Breiman (2001), Machine Learning 45, section 10.
     """
     at_least(1, repeats=repeats)
-    chosen = score_of(model, score)
-    truth = model.target.encode(y)
+    score_of(model, score)  # what is wrong with it is said before the table is read
+    Y = model.target.encode(y)
+    X = model.features.transform(data, dtype_name(model.params))
+    if len(Y) != len(X):
+        raise ValueError(f"y must have a value for each of the {len(X):,} rows, got {len(Y):,}")
+    how = {"score": score, "repeats": repeats, "seed": seed, "weights": weights, "device": device}
+    return importance_of_encoded(model, X, Y, **how)
+
+
+def importance_of_encoded(
+    model: "Model",
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    score: str | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    device: Device | None = None,
+) -> Importance:
+    """`permutation_importance` of rows that are encoded already: X (N, D), and their targets Y (N,)
+    or (N, K) as `Target.encode` gives them."""
+    chosen, truth, N = score_of(model, score), Y, len(X)
     if model.target.task == "regression":
-        truth = model.target.outputs(truth.reshape(len(truth), -1))
-    swaps = Swaps(model, data, device)
-    N = len(swaps.X)
-    if len(truth) != N:
-        raise ValueError(f"y must have a value for each of the {N:,} rows, got {len(truth):,}")
+        truth = model.target.outputs(Y.reshape(N, -1))
+    swaps = Swaps(model, X, device)
     w = np.ones(N) if weights is None else np.asarray(weights, dtype=np.float64)
     [(_, outputs)] = swaps.outputs(swaps.columns[:1], np.arange(N)[None])
     [baseline] = chosen.values(truth, outputs, w)
@@ -169,8 +189,9 @@ def mae(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarr
 def pinball_loss(
     truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray, *, quantile: Any
 ) -> np.ndarray:
-    """The mean of max(q r, (q - 1) r), r = y - prediction; of several targets the mean."""
-    R = truth - outputs
+    """The mean of max(q r, (q - 1) r), r = y - prediction; of several targets, or quantiles q, the
+    mean."""
+    R = (truth[..., None] if isinstance(quantile, np.ndarray) else truth) - outputs
     return _over_targets(_mean(np.maximum(quantile * R, (quantile - 1) * R), weights))
 
 
@@ -209,9 +230,23 @@ def score_of(model: "Model", name: str | None = None) -> Score:
         fit = ", ".join(known for known, other in SCORES.items() if task in other.tasks)
         raise ValueError(f"score {name!r} is not for {task}; choose one of {fit}")
     if name == "pinball_loss":
-        quantile = dict(model.loss.options).get("quantile", 0.5)
-        score = score._replace(values=partial(pinball_loss, quantile=quantile))
+        levels = model.loss.levels
+        quantile = np.array(levels) if levels else dict(model.loss.options).get("quantile", 0.5)
+        return score._replace(values=partial(pinball_loss, quantile=quantile))
+    if model.loss.levels:
+        return score._replace(values=partial(_of_points, score.values, model))
     return score
+
+
+def _of_points(
+    values: Callable[..., np.ndarray],
+    model: "Model",
+    truth: np.ndarray,
+    outputs: np.ndarray,
+    w: Any,
+) -> np.ndarray:
+    """A score of the single numbers for each target."""
+    return values(truth, points_of(model.target, model.loss, outputs), w)
 
 
 # ---------------------------------------------------------------------------- partial dependence
@@ -243,7 +278,7 @@ def partial_dependence(
     ValueError for a table that does not fit, and for columns that the model does not use.
     Source: Friedman (2001), Annals of Statistics 29, section 8.2.
     """
-    swaps = Swaps(model, data, device)
+    swaps = Swaps(model, model.features.transform(data, dtype_name(model.params)), device)
     if unknown := [name for name in columns if name not in swaps.columns]:
         raise ValueError(
             f"the model uses no column named {unknown[0]!r}; it uses {listing(swaps.columns)}"
@@ -268,7 +303,11 @@ def names_of(model: "Model") -> tuple[str, ...]:
     if target.task == LABELS:
         return tuple(f"P({one.name}={one.classes[1]})" for one in columns_of(target))
     classes = target.classes[1:] if len(target.classes) == 2 else target.classes
-    return tuple(f"P({label})" for label in classes) or target.names
+    if classes:
+        return tuple(f"P({label})" for label in classes)
+    if not model.loss.levels:
+        return target.names
+    return tuple(n for name in target.names for n in estimates.names_of(name, model.loss))
 
 
 def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:

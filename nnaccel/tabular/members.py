@@ -12,6 +12,13 @@ from nnaccel.maths.activations import identity, sigmoid
 from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
+from nnaccel.maths.uncertainty import (
+    LEAST_VARIANCE,
+    ascending,
+    blocks_of,
+    mean_and_variance,
+    middle,
+)
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
@@ -116,8 +123,8 @@ def with_both(logits: dict[str, np.ndarray], loss: Loss) -> dict[str, np.ndarray
     """
     if len(logits) == 1 or loss.link not in LOGITS:
         return logits
-    mean = np.mean([loss.link(Z, xp=np) for Z in logits.values()], axis=0)
-    return logits | {BOTH: LOGITS[loss.link](mean)}
+    mean = loss.pool(np.stack([loss.predict(Z, xp=np) for Z in logits.values()]), xp=np)
+    return logits | {BOTH: LOGITS[loss.link](mean, loss)}
 
 
 def best_of(
@@ -132,12 +139,35 @@ def best_of(
 
 
 TINY = 1e-12  # no mean prediction is more certain
+
+
+def _before_softplus(A: np.ndarray) -> np.ndarray:
+    """The Z of A = softplus(Z)."""
+    A = np.clip(A, TINY, None)
+    return A + np.log(-np.expm1(-A))
+
+
+def _before_ascending(A: np.ndarray, loss: Loss) -> np.ndarray:
+    P = loss.n_outputs
+    blocks, c = blocks_of(A, P), middle(loss.levels or (0.5,))
+    steps = [blocks[p] - blocks[p - 1] for p in range(1, P)]
+    before = [_before_softplus(step) for step in steps]
+    return np.concatenate([*before[:c], blocks[c], *before[c:]], axis=-1)
+
+
+def _before_variance(A: np.ndarray, loss: Loss) -> np.ndarray:
+    mean, variance = blocks_of(A, 2)
+    return np.concatenate([mean, _before_softplus(variance - LEAST_VARIANCE)], axis=-1)
+
+
 # The inverse of each link.
-LOGITS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
-    identity: lambda A: A,
-    sigmoid: lambda A: np.log(np.clip(A, TINY, 1)) - np.log(np.clip(1 - A, TINY, 1)),
-    losses.softmax: lambda A: np.log(np.clip(A, TINY, 1)),
-    losses.exponential: lambda A: np.log(np.clip(A, TINY, None)),
+LOGITS: dict[Any, Callable[[np.ndarray, Loss], np.ndarray]] = {
+    identity: lambda A, _: A,
+    sigmoid: lambda A, _: np.log(np.clip(A, TINY, 1)) - np.log(np.clip(1 - A, TINY, 1)),
+    losses.softmax: lambda A, _: np.log(np.clip(A, TINY, 1)),
+    losses.exponential: lambda A, _: np.log(np.clip(A, TINY, None)),
+    ascending: _before_ascending,
+    mean_and_variance: _before_variance,
 }
 
 

@@ -19,6 +19,7 @@ from nnaccel.devices.device import Device, dtype_name, select, to_host
 from nnaccel.files import reason
 from nnaccel.maths.losses import Loss
 from nnaccel.maths.network import Network
+from nnaccel.tabular import estimates
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.settings import Settings
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from nnaccel.tabular.importance import Importance
 
 SHOWN = 5  # columns and scores in a summary
-HISTORY = ("loss", "metric", "validation_loss", "validation_metric")
+HISTORY = ("loss", "metric", "validation_loss", "validation_metric", "validation_score")
 
 
 class Model(NamedTuple):
@@ -79,18 +80,20 @@ class Model(NamedTuple):
     def outputs(self, data: Any, device: Device | None = None) -> np.ndarray:
         """What the network says of each row: probabilities (N, K), or numbers (N,) in the
         target's own units; of several targets (N, K), numbers or the probability of the second
-        class. Raises ValueError for a table that does not fit."""
+        class. Numbers with P quantiles, or with mean and standard deviation, have one more axis,
+        (N, P) or (N, K, P). Raises ValueError for a table that does not fit."""
         return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
         """`outputs` of encoded rows X (N, D)."""
         A = self._each(X, device)
-        return self._in_units(A if A.ndim == 2 else A.mean(axis=0), X)
+        return self._in_units(A if A.ndim == 2 else self.loss.pool(A, xp=np), X)
 
     def spread(self, data: Any, device: Device | None = None) -> np.ndarray:
         """How far the networks of the model differ on each row, as a standard deviation: (N,), of
         their numbers in the target's units, or of the probability of the predicted class; of
-        several targets (N, K). ValueError for a model of one network."""
+        several numbers for a row, each, as `outputs` has them. ValueError for a model of one
+        network."""
         return self.outputs_and_spread(data, device)[1]
 
     def outputs_and_spread(
@@ -109,7 +112,7 @@ class Model(NamedTuple):
                 "the model is one network, which has no spread; train it with members above 1"
             )
         A = self._each(X, device)
-        outputs = self._in_units(A.mean(axis=0), X)
+        outputs = self._in_units(self.loss.pool(A, xp=np), X)
         spread = np.std([self._in_units(own, X) for own in A], axis=0, ddof=1)
         if self.target.task == "classification":
             spread = spread[np.arange(len(X)), outputs.argmax(axis=1)]
@@ -134,17 +137,20 @@ class Model(NamedTuple):
                 f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
                 "the model was trained on; correct or remove them"
             )
-        return self.target.outputs(A)
+        return estimates.outputs_of(self.target, self.loss, A)
 
     def predict(
         self, data: Any, device: Device | None = None, *, threshold: float | None = None
     ) -> Any:
-        """The label, or number, of each row (N,); of several targets each, by name.
+        """The label, or number, of each row (N,); of several targets each, by name. So are several
+        quantiles, `y_q0.1`, and a mean with its standard deviation, `y` and `y_std`: the columns
+        that `nnaccel predict` writes.
 
         threshold: the probability from which the second of two classes is predicted; None: the more
         probable one.
         """
-        return self.target.predicted(self.outputs(data, device), threshold)
+        outputs = self.outputs(data, device)
+        return estimates.predicted(self.target, self.loss, outputs, threshold)
 
     def evaluate(
         self,
@@ -216,7 +222,8 @@ class Model(NamedTuple):
         if "estimator" in saved.extra:
             raise ValueError(
                 f"{path}: not a model of a table: it holds an estimator; read it in Python, with "
-                "nnaccel.MLPClassifier.load or MLPRegressor.load"
+                "nnaccel.MLPClassifier.load or MLPRegressor.load, or give it to nnaccel export or "
+                "explain"
             )
         try:
             if saved.vectors:
@@ -250,7 +257,9 @@ def _check_agreement(
             f"{len(features.names)} columns"
         )
     check_loss(saved.loss.name, 2 if target.task == "labels" else len(target.classes))
-    if network.n_outputs != (n := target.n_outputs(saved.loss.targets.kind)):
+    estimates.check_estimates(saved.loss)
+    n = target.n_outputs(saved.loss.targets.kind) * saved.loss.n_outputs
+    if network.n_outputs != n:
         raise ValueError(f"the network has {network.n_outputs} outputs and its target needs {n}")
 
 
@@ -285,7 +294,10 @@ EXTRA = {
 
 
 def scoring_of(loss: Loss) -> dict[str, Any]:
-    """The arguments of `scores_of` that a loss decides: the quantile of "pinball"."""
+    """The arguments of `scores_of` that a loss decides: the quantile of "pinball", or several, and
+    whether there is a standard deviation."""
+    if estimates.has_deviation(loss):
+        return {"has_deviation": True}
     if loss.name != "pinball":
         return {}
     return {"quantile": dict(loss.options).get("quantile", 0.5)}

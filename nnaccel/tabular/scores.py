@@ -1,9 +1,11 @@
 """How good predictions are, by scikit-learn's metrics, beside the best constant prediction."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnaccel.tabular import estimate_scores
 from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target, class_numbers
@@ -12,7 +14,39 @@ from nnaccel.tabular.targets import Target, class_numbers
 ALWAYS = " of always "  # between a score and the constant prediction that has it
 OUT_OF_FOLD, SPREAD = "out-of-fold ", ", spread"  # in a model file
 
+NORMAL = "the mean and variance"  # a constant prediction
+
 SHOWN_CLASSES = 20  # up to which each class has scores of its own
+
+
+class Compared(NamedTuple):
+    """A score beside that of the best constant prediction, where that is known: of always `which`,
+    such as "the mean"."""
+
+    name: str
+    value: float
+    constant: float | None = None
+    which: str = ""
+
+
+def beside_constant(scores: Mapping[str, float]) -> Iterator[Compared]:
+    """Each score that is a number, with that of the constant prediction."""
+    constants: dict[str, tuple[float | None, str]] = {}
+    for name, value in scores.items():
+        what, _, which = name.partition(ALWAYS)
+        constants.setdefault(what, (None, ""))
+        if which:
+            constants[what] = value, which
+    for name, value in scores.items():
+        if ALWAYS not in name:
+            yield Compared(name, value, *constants[name])
+
+
+def unseen_of(scores: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
+    """The out-of-fold scores of a model, each with its standard deviation over the folds."""
+    for name, value in scores.items():
+        if name.startswith(OUT_OF_FOLD) and not name.endswith(SPREAD):
+            yield name.removeprefix(OUT_OF_FOLD), value, scores.get(name + SPREAD, 0.0)
 
 
 def scores_of(
@@ -21,33 +55,40 @@ def scores_of(
     y: Any,
     *,
     weights: np.ndarray | None = None,
-    quantile: float | None = None,
+    quantile: float | tuple[float, ...] | None = None,
+    has_deviation: bool = False,
     threshold: float | None = None,
 ) -> dict[str, Any]:
     """How well outputs agree with the truth y.
 
-    outputs: probabilities (N, K), or numbers (N,) in the units of the target.   weights: (N,), how
-    much each row counts.   quantile: what the numbers are of, other than means.   threshold: the
-    probability from which the second of two classes is predicted; None: the more probable one.
+    outputs: probabilities (N, K), or numbers (N,) in the units of the target; (N, P) of several
+    estimates, see `estimates.outputs_of`.   weights: (N,), how much each row counts.   quantile:
+    what the numbers are of, other than means.   has_deviation: whether they are a mean and a
+    standard deviation.   threshold: the probability from which the second of two classes is
+    predicted; None: the more probable one.
 
     Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score;
     for two classes precision, recall, F1 and average precision of the second one, for several their
     means over classes; ROC AUC (one against the rest, averaged, where every class occurs); a table
     of each class; the confusion matrix, true classes in rows.
-    Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
-    quantile, and coverage, the share of rows that are not above theirs.
+    Numbers: RMSE and MAE, also of always the mean; R². A quantile: pinball loss, also of always the
+    quantile, and coverage, the share of rows that are not above theirs. Several: those of each, and
+    of intervals. A mean with its deviation: also negative log likelihood, CRPS and coverage.
     """
     target.check_threshold(threshold)
     if isinstance(target, Targets):
-        return _of_several(
-            target, outputs, y, weights=weights, quantile=quantile, threshold=threshold
-        )
+        how = {"quantile": quantile, "has_deviation": has_deviation, "threshold": threshold}
+        return _of_several(target, outputs, y, weights=weights, **how)
     Y = target.encode(y)
     if target.task == "classification":
         return _of_classes(target, outputs, Y, weights, threshold)
     truth = target.decode(Y)
+    if isinstance(quantile, tuple):
+        return _of_several_quantiles(truth, outputs, weights, quantile)
     if quantile is not None:
         return _of_quantiles(truth, outputs, weights, quantile)
+    if has_deviation:
+        return _of_distributions(truth, outputs, weights)
     return _of_numbers(truth, outputs, weights)
 
 
@@ -58,7 +99,7 @@ def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -
         right = is_second(outputs, options["threshold"]) == (targets.encode(y) > 0.5)
         all_right = np.average(right.all(axis=1), weights=options["weights"])
         scores["accuracy of all"] = float(all_right)
-    numbers = zip(targets.columns, outputs.T, strict=True)
+    numbers = zip(targets.columns, np.moveaxis(outputs, 1, 0), strict=True)
     each = probabilities(targets, outputs) if targets.task == "labels" else numbers
     for target, values in each:
         found = scores_of(target, values, y[target.name], **options)
@@ -96,6 +137,29 @@ def _of_quantiles(
             metrics.mean_pinball_loss(truth, constant, **options)
         ),
     }
+
+
+def _of_several_quantiles(
+    truth: np.ndarray, A: np.ndarray, weights: np.ndarray | None, levels: tuple[float, ...]
+) -> dict[str, Any]:
+    terms = estimate_scores.of_quantiles(truth, A, levels)
+    constant = np.tile(np.quantile(truth, levels), (len(truth), 1))
+    always = estimate_scores.of_quantiles(truth, constant, levels)["pinball loss"]
+    terms[f"pinball loss{ALWAYS}the quantiles"] = always
+    return {name: float(np.average(term, weights=weights)) for name, term in terms.items()}
+
+
+def _of_distributions(
+    truth: np.ndarray, A: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Any]:
+    scores = _of_numbers(truth, A[:, 0], weights)
+    for name, term in estimate_scores.of_normal(truth, A).items():
+        scores[name] = float(np.average(term, weights=weights))
+    variance = np.average((truth - np.average(truth, weights=weights)) ** 2, weights=weights)
+    if variance > 0:
+        always = estimate_scores.of_always_the_same_normal(float(variance))
+        scores[f"negative log likelihood{ALWAYS}{NORMAL}"] = always
+    return scores
 
 
 def _of_classes(

@@ -21,6 +21,8 @@ from nnaccel.maths.minibatch import n_steps
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
+from nnaccel.tabular.estimates import check_estimates
+from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import check_loss
 
 SMALL = 2000  # rows below which one network has none set aside: all are needed for training
@@ -37,12 +39,15 @@ class Settings:
 
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
+    scoring: what the best epoch is told by: "loss", or a name of scikit-learn's scorers.
     validation_fraction: of the training rows, set aside to find the best epoch; 0 for none.
     numbers: how the network is given numbers: "plain" as one input each, "piecewise" with their
     piecewise linear encoding beside it, "both" as the mean of networks of either kind.
     members: networks, each of which trains without one of as many folds of the rows and is
     validated on it; the prediction is their mean. 1 is one network.
     dropout_until: the share of the epochs that have dropout; the last ones have none.
+    loss: a name of `nnaccel.losses.LOSSES`, or a loss of one's own.
+    quantile: the level of the quantile that is predicted, or several, ascending.
     """
 
     task: str = "auto"
@@ -53,8 +58,8 @@ class Settings:
     dropout: float | None = None
     dropout_until: float | None = None
     initializer: str = "auto"
-    loss: str = "auto"
-    quantile: float | None = None
+    loss: str | Loss = "auto"
+    quantile: float | tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     class_weight: str | None = None
     optimizer: str = "adamw"
@@ -63,6 +68,7 @@ class Settings:
     batch_size: int | None = None
     epochs: int | None = None
     early_stopping: int = 0
+    scoring: str = "loss"
     validation_fraction: float | None = None
     weight_decay: float | None = None
     l2: float = 0.0
@@ -84,14 +90,20 @@ class Settings:
                 object.__setattr__(self, name, tuple(value))
         self._make_plain()
         for name, known in NAMES.items():
+            if isinstance(self.loss, Loss) and name == "loss":
+                continue
             for word in self.activation if name == "activation" else (getattr(self, name),):
                 find(name, word, dict.fromkeys(known))
         object.__setattr__(self, "optimizer", optimizers.canonical(self.optimizer))
         check_precision(self.precision, self.dtype)
         several = (self.members or 1) > 1 or self.numbers == "both"
-        if self.early_stopping and self.validation_fraction == 0 and not several:
+        if self.scoring != "loss":
+            known = import_extra("sklearn.metrics").get_scorer_names()
+            find("scoring", self.scoring, dict.fromkeys(["loss", *known]))
+        if self.is_judged and self.validation_fraction == 0 and not several:
             raise ValueError(
-                "early_stopping needs rows to tell by; leave validation_fraction out, or above 0"
+                f"{'early_stopping' if self.early_stopping else 'scoring'} needs rows to tell by; "
+                "leave validation_fraction out, or above 0"
             )
         if several and self.validation_fraction:
             raise ValueError(
@@ -103,6 +115,11 @@ class Settings:
         if self.class_weight not in (None, "balanced"):
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether rows are needed by which the epochs are judged."""
+        return self.early_stopping > 0 or self.scoring != "loss"
+
     def _make_plain(self) -> None:
         """Checks the range of numbers, and makes them Python's own, as a model file needs them."""
         if self.hidden:
@@ -111,14 +128,24 @@ class Settings:
         for name, least in LEAST.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, *at_least(least, **{name: value}))
-        for name, (expected, holds) in RANGES.items():
+        if isinstance(self.quantile, tuple | list):
+            levels = tuple(_in_range("quantile", level) for level in self.quantile)
+            losses.check_levels("quantile", levels)
+            object.__setattr__(self, "quantile", levels[0] if len(levels) == 1 else levels)
+        for name in RANGES:
             value = getattr(self, name)
-            if not isinstance(value, Real | None) or isinstance(value, bool):
-                raise TypeError(f"{name} must be {expected}, got {value!r}")
-            if value is not None and not holds(value):
-                raise ValueError(f"{name} must be {expected}, got {value}")
-            if isinstance(value, np.generic):
-                object.__setattr__(self, name, value.item())
+            if value is not None and not isinstance(value, tuple):
+                object.__setattr__(self, name, _in_range(name, value))
+
+
+def _in_range(name: str, value: Any) -> Any:
+    """A number as Python's own; TypeError or ValueError where it is none, or out of its range."""
+    expected, holds = RANGES[name]
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not holds(value):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return value.item() if isinstance(value, np.generic) else value
 
 
 Range = tuple[str, Callable[[Any], bool]]
@@ -174,7 +201,7 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
     epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
     but none for regression on many rows, and decay 0.05. Two classes: one logit and binary
-    cross-entropy; more: softmax; numbers: squared error.
+    cross-entropy; more: softmax; numbers: squared error, or with a quantile the pinball loss.
     """
     members = settings.members
     if members is None:
@@ -189,8 +216,19 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     loss = settings.loss
     if loss == "auto":
         default = "binary_cross_entropy" if n_classes == 2 else "softmax_cross_entropy"
-        loss = default if n_classes else "squared_error"
+        of_numbers = "squared_error" if settings.quantile is None else "pinball"
+        loss = default if n_classes else of_numbers
     check_loss(loss, n_classes)
+    if settings.quantile is not None and n_classes:
+        raise ValueError(
+            f"quantile is for numbers, and the target has {n_classes} classes; leave it out, or "
+            "set task to regression"
+        )
+    if isinstance(settings.quantile, tuple) and settings.scoring != "loss":
+        raise ValueError(
+            f"scoring {settings.scoring!r} is of one prediction for each target, and there are "
+            f"{len(settings.quantile)} quantiles; leave it out"
+        )
     hidden = settings.hidden
     if hidden is None:
         hidden = (128, 64) if small else (256, 128, 64)
@@ -249,10 +287,10 @@ def even_batch(batch_size: int, N: int) -> int:
 
 def validation_fraction(settings: Settings, N: int) -> float:
     """The fraction of N rows to set aside: the given one; else 15 %, at most 5,000 rows, or none of
-    fewer than 2,000 rows without early stopping."""
+    fewer than 2,000 rows, unless the epochs are to be judged."""
     if settings.validation_fraction is not None:
         return settings.validation_fraction
-    if N < SMALL and not settings.early_stopping:
+    if N < SMALL and not settings.is_judged:
         return 0.0
     return min(0.15, 5000 / N)
 
@@ -302,11 +340,15 @@ def loss_for(settings: Settings) -> Loss:
     if settings.label_smoothing:
         options["label_smoothing"] = settings.label_smoothing
     try:
-        return losses.get(settings.loss, **options)
+        loss = losses.get(settings.loss, **options)
     except TypeError as error:
         raise ValueError(str(error)) from None
+    check_estimates(loss)
+    return loss
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
-    """The settings as data for JSON."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    """The settings as data for JSON, a loss by its name."""
+    plain = replace(settings, loss="auto") if isinstance(settings.loss, Loss) else settings
+    found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plain).items()}
+    return found | {"loss": losses.get(settings.loss).name} if plain is not settings else found

@@ -31,6 +31,7 @@ DECISIVE = (
     "class_weight",
     "validation_fraction",
     "early_stopping",
+    "scoring",
 )
 
 

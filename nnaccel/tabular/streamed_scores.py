@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from nnaccel.devices.device import Device
+from nnaccel.tabular import estimate_scores
 from nnaccel.tabular.model import Model, scoring_of
-from nnaccel.tabular.scores import ALWAYS, SHOWN_CLASSES
+from nnaccel.tabular.scores import ALWAYS, NORMAL, SHOWN_CLASSES
 from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.sources import Rows
 from nnaccel.tabular.streamed_sources import NUMBERS
@@ -43,7 +44,8 @@ class Scores:
         self,
         target: Target | Targets,
         *,
-        quantile: float | None = None,
+        quantile: float | tuple[float, ...] | None = None,
+        has_deviation: bool = False,
         threshold: float | None = None,
     ) -> None:
         """As `scores_of` takes them."""
@@ -51,9 +53,15 @@ class Scores:
         self.target, self.n_rows = target, 0
         self._threshold, self._right, self._weight = threshold, 0.0, 0.0
         columns = target.columns if isinstance(target, Targets) else (target,)
-        self._each = [
-            _Classes(one, threshold) if one.classes else _Numbers(one, quantile) for one in columns
-        ]
+
+        def scores_of(one: Target) -> Any:
+            if one.classes:
+                return _Classes(one, threshold)
+            if isinstance(quantile, tuple):
+                return _SeveralQuantiles(one, quantile)
+            return _Distributions(one) if has_deviation else _Numbers(one, quantile)
+
+        self._each = [scores_of(one) for one in columns]
 
     def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Rows with what the model says of them, their encoded targets Y (n,) or (n, K), and how
@@ -69,7 +77,7 @@ class Scores:
             self._right, self._weight = self._right + right @ weights, self._weight + weights.sum()
             each = [P for _, P in probabilities(self.target, outputs)]
         else:
-            each = [*outputs.T]
+            each = [*np.moveaxis(outputs, 1, 0)]
         for k, (found, values) in enumerate(zip(self._each, each, strict=True)):
             own = np.rint(Y[:, k]).astype(np.int64) if is_labels else Y[:, k]
             found.add(values, own, weights)
@@ -115,6 +123,51 @@ class _Numbers:
             variance = self._second / weight - (self._first / weight) ** 2
             scores["R²"] = float(1 - squared / variance) if variance > 0 else 0.0
             scores["RMSE of always the mean"] = float(np.sqrt(max(variance, 0.0))) * scale
+        return scores
+
+
+class _Means:
+    """Means of terms, a batch at a time."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weight = 0.0
+
+    def add(self, terms: estimate_scores.Terms, weights: np.ndarray) -> None:
+        self._weight += weights.sum()
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(term @ weights)
+
+    def result(self) -> dict[str, float]:
+        return {name: float(value / self._weight) for name, value in self._sums.items()}
+
+
+class _SeveralQuantiles:
+    def __init__(self, target: Target, levels: tuple[float, ...]) -> None:
+        self._target, self._levels, self._means = target, levels, _Means()
+
+    def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
+        truth = self._target.in_units(Y.astype(np.float64))
+        self._means.add(estimate_scores.of_quantiles(truth, outputs, self._levels), weights)
+
+    def result(self) -> dict[str, Any]:
+        return self._means.result()
+
+
+class _Distributions:
+    def __init__(self, target: Target) -> None:
+        self._target, self._of_means, self._means = target, _Numbers(target, None), _Means()
+
+    def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
+        self._of_means.add(outputs[:, 0], Y, weights)
+        truth = self._target.in_units(Y.astype(np.float64))
+        self._means.add(estimate_scores.of_normal(truth, outputs), weights)
+
+    def result(self) -> dict[str, Any]:
+        scores = self._of_means.result() | self._means.result()
+        if (deviation := scores.get(f"RMSE{ALWAYS}the mean", 0.0)) > 0:
+            always = estimate_scores.of_always_the_same_normal(deviation**2)
+            scores[f"negative log likelihood{ALWAYS}{NORMAL}"] = always
         return scores
 
 

@@ -9,17 +9,19 @@ many swaps as one matrix, a block at a time.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nnaccel.devices.device import Device, device_of, dtype_name, to_host
+from nnaccel.devices.device import Device, device_of, to_host
 from nnaccel.kernels.backend import Backend, backend_of
 from nnaccel.maths.layers import Chain, Dense, PiecewiseLinear
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
 from nnaccel.maths.minibatch import bounds
 from nnaccel.maths.network import layout, views
+from nnaccel.maths.uncertainty import mean_of_networks
 from nnaccel.ops import Ops
+from nnaccel.tabular.estimates import outputs_of
 from nnaccel.typing import Array
 
 if TYPE_CHECKING:
@@ -66,13 +68,12 @@ class Swaps:
     """The rows of a table, encoded, and a model that predicts them with one column swapped.
 
     columns: those of the table that the model uses.   X: the encoded rows (N, D), on the host.
-    ValueError for a table that does not fit the model.
     """
 
-    def __init__(self, model: "Model", data: Any, device: Device | None = None) -> None:
+    def __init__(self, model: "Model", X: np.ndarray, device: Device | None = None) -> None:
         self.model = model
         self.columns = [*model.features.places]
-        self.X = model.features.transform(data, dtype_name(model.params))
+        self.X = X
         self._front = Front.of(model)
         mixing = model.network.layers[self._front.n]
         self._activation = mixing.activation if isinstance(mixing, Dense) else None
@@ -83,17 +84,27 @@ class Swaps:
             self._X = self._where.asarray(self.X)
             each = range(params.shape[0]) if several else ()
             self._members = [params[k, :] for k in each] or [params]
+        # Of a mean and a variance the mean alone: the predictions of the networks are added up.
+        loss, n = model.loss, model.network.n_outputs
+        self._of_points = loss.pool is not mean_of_networks
+        self._n_outputs = n // loss.n_outputs if self._of_points else n
+
+    def _in_units(self, A: np.ndarray) -> np.ndarray:
+        """Predictions (M, n) as `outputs` gives them."""
+        if self._of_points:
+            return self.model.target.outputs(A)
+        return outputs_of(self.model.target, self.model.loss, A)
 
     def outputs(
         self, columns: Sequence[str], index: np.ndarray
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Each column, and what is predicted where it has the values of other rows: as
-        `Model.outputs` says, (S, N) or (S, N, K).
+        `Model.outputs` says, (S, N) or (S, N, K), but of a mean with its deviation the mean alone.
 
         index: (S, N), the row whose value each row has, for each of S swaps.
         ValueError where a prediction is not finite.
         """
-        (S, N), n = index.shape, self.model.network.n_outputs
+        (S, N), n = index.shape, self._n_outputs
         width = max(1, OUTPUTS // (S * N * n))  # columns at a time
         for start in range(0, len(columns), width):
             names = columns[start : start + width]
@@ -103,14 +114,14 @@ class Swaps:
                         f"rows give no finite prediction with other values of {name!r}: some are "
                         "far outside of what the model was trained on; correct or remove them"
                     )
-                found = self.model.target.outputs(own.reshape(S * N, n))
+                found = self._in_units(own.reshape(S * N, n))
                 yield name, found.reshape(S, N, *found.shape[1:])
 
     def _predictions(self, names: Sequence[str], index: np.ndarray) -> np.ndarray:
         """The mean predictions of the networks (columns, S, N, n_outputs)."""
         where, backend = self._where, backend_of(self._where.xp, "numpy")
         rows = max(1, min(ROWS, backend.prediction_rows) // len(index))
-        out = np.zeros((len(names), *index.shape, self.model.network.n_outputs))
+        out = np.zeros((len(names), *index.shape, self._n_outputs))
         guard = backend.ieee_products("float32")
         with where.context(), guard, backend.team() as n, ThreadPoolExecutor(n) as pool:
             to, run = where.asarray(index), pool.map if n > 1 else map
@@ -171,5 +182,6 @@ class Swaps:
         if self._activation:
             A, n = self._activation.forward(A, xp=xp), n + 1
         A = Chain(network.layers[n:]).forward(tree[n:], A, ops=ops, key=None)[0]
-        A = to_host(self.model.loss.link(A, xp=xp))
+        A = self.model.loss.predict(A, xp=xp)
+        A = to_host(self.model.loss.points(A) if self._of_points else A)
         return A.reshape(-1, len(others), A.shape[1])

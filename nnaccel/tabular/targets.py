@@ -14,6 +14,7 @@ import numpy as np
 from nnaccel import schema
 from nnaccel.arguments import find
 from nnaccel.maths import losses
+from nnaccel.maths.losses import Loss
 from nnaccel.tabular import labels
 from nnaccel.tabular.columns import KINDS, Column, without_nan
 from nnaccel.tabular.kinds import Reading
@@ -242,12 +243,13 @@ def explain_levels(levels: np.ndarray, target: Target) -> str:
     return f"{len(levels)} different whole numbers; --task classification for classes"
 
 
-def check_loss(loss: str, n_classes: int) -> None:
+def check_loss(loss: str | Loss, n_classes: int) -> None:
     """ValueError for a loss that does not fit the number of classes (0: the target is a number)."""
-    kind = losses.get(loss).targets.kind
+    loss = losses.get(loss)
+    kind = loss.targets.kind
     if (kind == "numbers") != (not n_classes) or (kind == "labels" and n_classes != 2):
         task = f"classification with {n_classes} classes" if n_classes else "regression"
-        raise ValueError(f"loss {loss!r} is not for {task}; leave it out, or change the task")
+        raise ValueError(f"loss {loss.name!r} is not for {task}; leave it out, or change the task")
 
 
 def rows_with_target(values: Any, name: str = "y") -> np.ndarray:

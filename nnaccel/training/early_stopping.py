@@ -1,7 +1,7 @@
 """Early stopping: ends a run that no longer improves, and keeps its best epoch."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,9 +37,10 @@ class EarlyStopping:
     ----------
     patience : int or None
         How many epochs in a row may fail to improve before it stops; None: never stop.
-    monitor : str
+    monitor : str or callable
         The loss or metric of `Epoch` to watch. A loss gets better as it gets lower; of a metric
-        the run knows which way is better, from `Metric.greater_is_better`.
+        the run knows which way is better, from `Metric.greater_is_better`. Or a function of the
+        epoch to a number, (K,) for K networks, greater being better.
     tol : float
         By how much a value must be better to count as better; at least 0.
     after : Progress or Checkpoint, optional
@@ -50,13 +51,14 @@ class EarlyStopping:
         self,
         patience: int | None = 10,
         *,
-        monitor: str = "validation_loss",
+        monitor: str | Callable[[Epoch], Any] = "validation_loss",
         tol: float = 0.0,
         after: "Progress | None" = None,
     ) -> None:
         if patience is not None:
             [patience] = at_least(1, patience=patience)
-        find("monitor", monitor, dict.fromkeys(SCORES))
+        if not callable(monitor):
+            find("monitor", monitor, dict.fromkeys(SCORES))
         if not 0 <= tol < math.inf:
             raise ValueError(f"tol must be a finite number of at least 0, got {tol}")
         self.patience = patience
@@ -65,6 +67,8 @@ class EarlyStopping:
         # One object, so that an interruption finds the epoch and its number together.
         self.kept: Best | None = None if after is None else after.best
         self._seen = 0 if after is None else after.epoch.number
+        self.value: Any = None  # of what is watched, in the last epoch
+        self._best_value: Any = None
 
     @property
     def best(self) -> Epoch | None:
@@ -88,13 +92,17 @@ class EarlyStopping:
             value, greater = self._value_of(epoch), self._greater_is_better(epoch)
             if self.kept is None:
                 self.kept = Best(epoch.copy(), np.full(np.shape(value), epoch.number))
+                self._best_value = value
             else:
                 best, numbers = self.kept
-                gains = self._gains(value, self._value_of(best), greater)
+                if self._best_value is None:  # the run goes on
+                    self._best_value = self._value_of(best)
+                gains = self._gains(value, self._best_value, greater)
                 if gains.any():
                     better = epoch.copy() if gains.all() else best_of_each(best, epoch, gains)
                     self.kept = Best(better, np.where(gains, epoch.number, numbers))
-            self._seen = epoch.number
+                    self._best_value = np.where(gains, value, self._best_value)
+            self._seen, self.value = epoch.number, value
             yield epoch
             if self._has_ended():
                 return
@@ -106,6 +114,8 @@ class EarlyStopping:
         return bool(self._seen - np.max(self.numbers) >= self.patience)
 
     def _value_of(self, epoch: Epoch) -> Any:
+        if callable(self.monitor):
+            return self.monitor(epoch)
         value = getattr(epoch, self.monitor)
         if value is None:
             needed = {"metric": "a metric", "validation_loss": "validation data"}
@@ -117,6 +127,8 @@ class EarlyStopping:
         return value
 
     def _greater_is_better(self, epoch: Epoch) -> bool:
+        if callable(self.monitor):
+            return True
         if self.monitor.endswith("loss"):
             return False
         if epoch.greater_is_better is None:

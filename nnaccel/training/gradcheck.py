@@ -116,7 +116,8 @@ class Case(NamedTuple):
     weighted: bool = True  # by samples, and with an L2 penalty
 
 
-N, D, H, K = 20, 5, 6, 3  # examples, inputs, hidden units and outputs of a case
+N, D, H, K = 20, 5, 6, 3  # examples, inputs, hidden units and targets of a case
+LEVELS = (0.2, 0.7, 0.9)  # of an option that has one value for each output
 
 
 def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
@@ -152,14 +153,15 @@ def cases_of(rng: np.random.Generator) -> Iterator[tuple[str, list[Case]]]:
     for name, row in ACTIVATIONS.items():
         both = with_other_options(row, row.forward, activations.RANGES)
         yield f"activation {name}", [case(last, Dense(H, g), Dense(H, g)) for g in both]
-    hidden = Network(D, (Dense(H, tanh), Dense(K)))
     for name, row in LOSSES.items():
-        both = with_other_options(row, row.function, losses.RANGES)
+        options = with_other_options(row, row.function, losses.RANGES)
+        if isinstance(row.outputs, str):
+            options.append(row.with_options(**{row.outputs: LEVELS}))
         yield (
             f"loss {name}",
             [
-                Case(hidden, loss, Y, weighted)
-                for loss in both
+                Case(Network(D, (Dense(H, tanh), Dense(K * loss.n_outputs))), loss, Y, weighted)
+                for loss in options
                 for Y in _random_targets(loss.targets, rng)
                 for weighted in (False, True)
             ],
@@ -183,8 +185,7 @@ def with_other_options(
 
 
 def _random_targets(targets: Targets, rng: np.random.Generator) -> list[np.ndarray]:
-    """Targets of each form that the loss takes, within their range: (N,) classes, else (N, K), and
-    (N, 1) where one column may serve all outputs."""
+    """Targets of each form that the loss takes, within their range: (N,) classes, else (N, K)."""
     Y = rng.standard_normal((N, K))
     if targets.kind == "classes":
         return [rng.integers(0, K, N), softmax(Y, xp=np)]
@@ -194,4 +195,4 @@ def _random_targets(targets: Targets, rng: np.random.Generator) -> list[np.ndarr
         Y = targets.low + np.abs(Y)
     elif targets.high < np.inf:
         Y = targets.high - np.abs(Y)
-    return [Y, Y[:, :1]] if targets.broadcast else [Y]
+    return [Y]

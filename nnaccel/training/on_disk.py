@@ -85,6 +85,11 @@ class DiskArray:
             self._file.close()
 
 
+def read_rows(array: DiskArray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of an array on the disk, by their numbers (n,): a read for each."""
+    return np.concatenate([array[i : i + 1] for i in rows.tolist()])
+
+
 class DiskData(NamedTuple):
     """Examples on the disk: X (N, D), Y (N,) or (N, K), and weights (N,) of mean 1 or None."""
 

@@ -31,7 +31,7 @@ def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None 
     has no memory left.
     """
     where = device_of(params)
-    link = losses.get(loss).link if loss is not None else None
+    link = losses.get(loss).predict if loss is not None else None
     check_params(network, params)
     X = real_array("X", X)
     check_width(network, X)

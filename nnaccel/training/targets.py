@@ -15,19 +15,25 @@ SHARES = "divide each row by its sum, or use 'binary_cross_entropy' for several 
 
 
 def put_targets(network: Network, loss: Loss, home: Device, dtype: str, Y: Any) -> Array:
-    """Y on a device as `loss` takes it: class numbers (N,), or numbers (N, K) of `dtype`.
+    """Y on a device as `loss` takes it: class numbers (N,), or numbers (N, T) of `dtype`.
 
     ValueError for another shape, and for what is out of the range of the loss, with the remedy.
     """
     K = network.n_outputs
     if loss.targets.kind == "classes" and Y.ndim == 1:
         return home.asarray(_class_numbers(loss, K, Y))
-    columns = {1, K} if loss.targets.broadcast else {K}
-    if Y.ndim not in (1, 2) or (Y.shape[1] if Y.ndim == 2 else 1) not in columns:
-        shape = tuple(Y.shape) if Y.ndim != 1 else (Y.shape[0], 1)
+    T, left = divmod(K, loss.n_outputs)
+    if left:
         raise ValueError(
-            f"Y must be (n_samples, {K}), one column for each output of the network, got shape "
-            f"{shape}"
+            f"the loss {loss.name!r} takes {loss.n_outputs} outputs of the network for each column "
+            f"of Y, and the network has {K}; give its last layer {loss.n_outputs} times as many "
+            "units as Y has columns"
+        )
+    if Y.ndim not in (1, 2) or (Y.shape[1] if Y.ndim == 2 else 1) != T:
+        shape = tuple(Y.shape) if Y.ndim != 1 else (Y.shape[0], 1)
+        each = "each output" if loss.n_outputs == 1 else f"every {loss.n_outputs} outputs"
+        raise ValueError(
+            f"Y must be (n_samples, {T}), one column for {each} of the network, got shape {shape}"
         )
     placed = home.asarray(Y, dtype)
     if Y.ndim == 1:

@@ -66,6 +66,20 @@ def test_regressors(loss, n):
     assert found["y"].shape == numbers.shape
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_quantiles_and_deviations(n):
+    numbers = X[:, 0] if n == 1 else X[:, :n]
+    quantiles = MLPRegressor("pinball", quantile=(0.1, 0.5, 0.9), **QUICK).fit(X, numbers)
+    found = run(quantiles.to_onnx(), {"X": X})
+    np.testing.assert_allclose(found["y"], quantiles.predict(X), rtol=1e-5)
+    gaussian = MLPRegressor("gaussian", **QUICK).fit(X, numbers)
+    found = run(gaussian.to_onnx(), {"X": X})
+    mean, std = gaussian.predict(X, return_std=True)
+    assert [*found] == ["y", "y_std"]
+    np.testing.assert_allclose(found["y"], mean, rtol=1e-5)
+    np.testing.assert_allclose(found["y_std"], std, rtol=1e-5)
+
+
 def test_tables():
     columns = {"x": [*X[:, 0].tolist()], "kind": [["a", "b", None][i % 3] for i in range(len(X))]}
     inputs = {"x": X[:, 0], "kind": np.array([k or "" for k in columns["kind"]], dtype=object)}

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import check_param_validation
 
 from nnaccel import MLPClassifier, MLPRegressor
+from nnaccel.maths.losses import LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -40,15 +41,17 @@ OWN = {
     "clip_norm": ([-1, 0, 0.0, "nonsense", np.nan, np.inf], [None, 1, 0.5, np.float32(2)]),
     "initializer": (["nonsense", 3, True], [None, "auto", "he_normal"]),
     "callbacks": ([3, "nonsense", {}], [None, [], (), [len], len]),
+    "scoring": ([3, "nonsense", {}, []], [None, "loss", "roc_auc", "r2", len]),
 }
 OWN_OF = {
     MLPClassifier: {
         "class_weight": (["nonsense", 3, [1.0]], [None, "balanced", {0: 1.0}]),
         "label_smoothing": ([*NEITHER, 1.0, None], [0, 0.0, 0.5, np.float32(0.1)]),
+        "loss": ([3, "huber", None, len], ["log_loss", LOSSES["binary_cross_entropy"]]),
     },
     MLPRegressor: {
         "delta": ([-1, 0, "nonsense", None, np.nan, np.inf], [1, 0.5, np.float32(2)]),
-        "quantile": ([*NEITHER, 0, 0.0, 1, 1.0, None], [0.5, np.float32(0.25)]),
+        "quantile": ([*NEITHER, 0, 0.0, 1, 1.0, None], [0.5, np.float32(0.25), (0.1, 0.9), [0.5]]),
     },
 }
 

@@ -173,7 +173,9 @@ def examples(loss="softmax_cross_entropy", K=3, N=50, D=3, dtype="float32", weig
 
 
 def simple(network=None, optimizer=None, data=None, loss="softmax_cross_entropy", **more):
-    network = mlp(3, [5, 4], 3, activation=["tanh", "relu"]) if network is None else network
+    if network is None:
+        n_outputs = 3 * losses.get(loss).n_outputs
+        network = mlp(3, [5, 4], n_outputs, activation=["tanh", "relu"])
     optimizer = optimizers.adam(0.01) if optimizer is None else optimizer
     data = examples() if data is None else data
     more = {"batch_size": 16} | more

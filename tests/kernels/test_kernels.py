@@ -170,13 +170,18 @@ def softmax_cases(draw):
     yield "strided", (draw(3, 7).T, np.repeat(Y, 2)[::2], draw(14, low=0.1)[::2]), {}
 
 
-def other_loss_cases(draw):
-    for label, (N, _, K) in SHAPES.items():
-        Z, Y, weights = draw(N, K), draw.rows(N, K), draw(N, low=0.1)
-        yield label, (Z, Y), {}
-        yield f"{label}, weighted", (Z, Y, weights), {}
-    yield "stacked", (draw(2, 7, 3), draw.rows(7, 3), draw(7, low=0.1)), {}
-    yield "strided", (draw(3, 7).T, draw.rows(14, 3)[::2]), {}
+def other_loss_cases(n_outputs):
+    """Of a loss with so many outputs for each target."""
+
+    def cases(draw):
+        for label, (N, _, K) in SHAPES.items():
+            Z, Y, weights = draw(N, K * n_outputs), draw.rows(N, K), draw(N, low=0.1)
+            yield label, (Z, Y), {}
+            yield f"{label}, weighted", (Z, Y, weights), {}
+        yield "stacked", (draw(2, 7, 3 * n_outputs), draw.rows(7, 3), draw(7, low=0.1)), {}
+        yield "strided", (draw(3 * n_outputs, 7).T, draw.rows(14, 3)[::2]), {}
+
+    return cases
 
 
 def minibatch_cases(draw):
@@ -328,7 +333,7 @@ CASES = {
     losses.softmax: probability_cases,
     losses.softmax_cross_entropy: softmax_cases,
     **{
-        loss.function: other_loss_cases
+        loss.function: other_loss_cases(loss.n_outputs)
         for name, loss in losses.LOSSES.items()
         if name != "softmax_cross_entropy"
     },

@@ -70,7 +70,8 @@ def test_greater_is_better_says_which_way_a_metric_improves(loss):
     right = np.array([[4.0, -4.0], [-4.0, 4.0]]) if targets.kind == "classes" else 8.0 * Y - 4.0
     right = Y if targets.kind == "numbers" else right
     worse = right + 9.0 if targets.kind == "numbers" else -right
-    metric = metrics.for_loss(loss)
+    metric, n = metrics.for_loss(loss), LOSSES[loss].n_outputs
+    right, worse = np.hstack([right] * n), np.hstack([worse] * n)
     assert (read(metric, right, Y) > read(metric, worse, Y)) == metric.greater_is_better
 
 
@@ -79,7 +80,8 @@ def test_the_targets_of_a_loss_are_where_it_has_a_value():
         low = max(loss.targets.low, -3.0)
         high = min(loss.targets.high, 3.0)
         if loss.targets.kind != "classes":
+            logits = np.hstack([Z] * loss.n_outputs)
             for y in (low, high):
-                assert math.isfinite(loss.function(Z, np.full_like(Z, y), xp=np)[0])
+                assert math.isfinite(loss.function(logits, np.full_like(Z, y), xp=np)[0])
     assert losses.LOSSES["poisson"].targets.bounded
     assert not losses.LOSSES["squared_error"].targets.bounded

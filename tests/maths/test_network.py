@@ -283,13 +283,15 @@ def test_l2_adds_half_the_squared_weights_and_no_bias():
 @pytest.mark.parametrize("l2", [0.0, 0.2])
 def test_K_stacked_networks_are_K_networks(loss, l2):
     loss = LOSSES[loss]
-    params, (X, Y, weights) = random_params(EVERYTHING, (3,)), examples()
-    value, grads, Z = value_and_grad(EVERYTHING, loss, params, X, Y, weights, ops=OPS, l2=l2)
+    n_outputs = K * loss.n_outputs
+    network = EVERYTHING._replace(layers=(*EVERYTHING.layers[:-1], Dense(n_outputs)))
+    params, (X, Y, weights) = random_params(network, (3,)), examples()
+    value, grads, Z = value_and_grad(network, loss, params, X, Y, weights, ops=OPS, l2=l2)
     assert value.shape == (3,)
     assert grads.shape == params.shape
-    assert Z.shape == (3, 6, K)
+    assert Z.shape == (3, 6, n_outputs)
     for k in range(3):
-        expected = value_and_grad(EVERYTHING, loss, params[k], X, Y, weights, ops=OPS, l2=l2)
+        expected = value_and_grad(network, loss, params[k], X, Y, weights, ops=OPS, l2=l2)
         for mine, theirs in zip((value[k], grads[k], Z[k]), expected, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-13)
 

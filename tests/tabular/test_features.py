@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow (the extra [cli])")
-from nnaccel.tabular.encoding import Features
+from nnaccel.tabular.encoding import Categorical, Features, Numeric
 from nnaccel.tabular.features import fit_features
 from nnaccel.tabular.tables import TableWarning
 
@@ -168,6 +168,25 @@ def test_rare_categories_share_one_column():
     new = features.transform(pa.table({"s": ["never seen"]}))  # belongs to (other), no warning
     assert new[0, -1] == 1
     assert new.sum() == 1
+
+
+def test_indicators_are_the_columns_that_say_what_is_missing():
+    table = pa.table(
+        {
+            "x": [None, *range(69)],
+            "day": [None, *(datetime.date(2024, 1 + i % 12, 1 + i % 28) for i in range(69))],
+            "flag": [None, *(i % 3 > 0 for i in range(69))],
+            "kind": [None, None, *(["a", "b"] * 34)],
+            "full": [i % 7 for i in range(70)],
+        }
+    )
+    features = fit_features(table)
+    X = features.transform(table)
+    counted = {name: X[:, place].sum() for name, place in features.indicators.items()}
+    assert counted == {"x": 1, "day": 1, "flag": 1, "kind": 2}
+    rare = Categorical("rare", "string", ("a", "b"), missing=True, other=True)
+    features = Features(("x", "rare"), (Numeric("x", 0.0, 1.0),), (rare,))
+    assert features.names[features.indicators["rare"]] == "rare=(missing)"
 
 
 def test_identifiers_are_dropped_with_a_warning():

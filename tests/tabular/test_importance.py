@@ -201,7 +201,8 @@ def test_networks_of_ones_own(layers):
     loss = losses.get("squared_error")
     model = nn.Model(network, params, loss, fit_features(X), goal, [], {}, {})
     index = shuffles(50, 2, 0)
-    for j, (name, outputs) in enumerate(Swaps(model, X).outputs(["x0", "x1", "x2"], index)):
+    swaps = Swaps(model, model.features.transform(X, params.dtype.name))
+    for j, (name, outputs) in enumerate(swaps.outputs(["x0", "x1", "x2"], index)):
         assert name == f"x{j}"
         for rows, found in zip(index, outputs, strict=True):
             swapped = X.copy()

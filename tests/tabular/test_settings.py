@@ -201,7 +201,7 @@ def test_what_is_of_another_kind_is_named(name, value, message):
 
 
 def test_every_setting_is_checked_by_some_rule():
-    checked = {*NAMES, *RANGES, *LEAST, "hidden", "class_weight"}
+    checked = {*NAMES, *RANGES, *LEAST, "hidden", "class_weight", "scoring"}
     assert checked == {field.name for field in fields(Settings)}
 
 
@@ -245,7 +245,7 @@ def test_the_options_of_a_loss():
     with pytest.raises(ValueError, match="'squared_error' has no parameter 'label_smoothing'"):
         built(0, label_smoothing=0.1)
     with pytest.raises(ValueError, match="has no parameter 'quantile'"):
-        built(quantile=0.5)
+        built(0, loss="huber", quantile=0.5)
 
 
 def test_activations_must_be_one_or_one_a_layer():

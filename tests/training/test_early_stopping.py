@@ -9,6 +9,7 @@ from nnaccel.maths import losses, metrics
 from nnaccel.maths.metrics import Metric
 from nnaccel.maths.network import mlp
 from nnaccel.maths.optimizers import State
+from nnaccel.training.checkpoint import Progress
 from nnaccel.training.early_stopping import EarlyStopping
 from nnaccel.training.epoch import Epoch
 from nnaccel.training.loop import train
@@ -43,6 +44,45 @@ def test_of_a_metric_that_falls_the_smallest_value_is_the_best():
     assert stopped([-math.inf, -math.inf], False) == (2, 1)
 
 
+def test_a_function_of_the_epoch_gets_better_as_it_gets_greater():
+    values = [0.5, 0.9, 0.7, 0.8, 0.95]
+
+    def stopped_by(function, **options):
+        stopping = EarlyStopping(monitor=function, **options)
+        seen = list(stopping(epochs_with(values, None)))
+        return len(seen), stopping.best.number, stopping.value
+
+    assert stopped_by(lambda epoch: epoch.validation_metric, patience=2) == (4, 2, 0.8)
+    assert stopped_by(lambda epoch: -epoch.number, patience=3) == (4, 1, -4)
+
+
+def test_of_several_networks_a_function_gives_as_many_numbers():
+    """The first network is the best in epoch 1, the second in the last one."""
+    params = (np.array([[10.0 * n], [20.0 * n]]) for n in range(1, 5))
+    epochs = (Epoch(n, p, State(np.zeros(()), ())) for n, p in enumerate(params, start=1))
+    stopping = EarlyStopping(monitor=lambda epoch: np.array([-epoch.number, epoch.number]))
+    assert len(list(stopping(epochs))) == 4
+    assert stopping.numbers.tolist() == [1, 4]
+    np.testing.assert_array_equal(stopping.best.params, [[10.0], [80.0]])
+
+
+def test_a_run_that_goes_on_is_judged_by_the_same_function():
+    calls = []
+
+    def judge(epoch):
+        calls.append(epoch.number)
+        return [0.5, 0.9, 0.7][epoch.number - 1]
+
+    first = EarlyStopping(monitor=judge)
+    epochs = list(first(epochs_with([0.0] * 2, None)))
+    after = Progress(epochs[-1], first.kept, [])
+    stopping = EarlyStopping(monitor=judge, after=after)
+    state = State(np.zeros(()), ())
+    list(stopping([Epoch(3, np.zeros(1), state)]))
+    assert stopping.best.number == 2
+    assert calls == [1, 2, 3, 2]  # the best one again, once
+
+
 def blobs(seed):
     rng = np.random.default_rng(seed)
     Y = rng.integers(0, 3, 60)
@@ -65,9 +105,10 @@ def test_every_run_says_which_way_its_own_metric_gets_better(loss):
     X, Y = blobs(0)
     Y = Y if loss == "softmax_cross_entropy" else np.eye(3)[Y]
     metric = metrics.for_loss(loss)
-    epoch = next(train(NETWORK, X, Y, loss=loss, metric=metric))
+    network = mlp(NETWORK.n_inputs, [4], 3 * losses.get(loss).n_outputs)
+    epoch = next(train(network, X, Y, loss=loss, metric=metric))
     assert epoch.greater_is_better == (metric.name == "accuracy")
-    assert next(train(NETWORK, X, Y, loss=loss)).greater_is_better is None
+    assert next(train(network, X, Y, loss=loss)).greater_is_better is None
 
 
 def test_the_loss_as_a_metric_gets_better_as_it_gets_lower():

@@ -1,0 +1,141 @@
+"""Losses that estimate how uncertain a number is: its quantiles, or its mean and its variance.
+
+Of T targets Y (..., N, T) a network has P outputs each, P blocks of T columns, Z (..., N, P T): the
+first output of every target, then the second of every target, and so on. Their links lay out the
+predictions alike. See `losses.py` for the other shapes.
+"""
+
+import math
+
+from nnaccel.maths.activations import sigmoid, softplus
+from nnaccel.maths.average import average
+from nnaccel.typing import Array, Namespace, handle_of
+
+LEAST_VARIANCE = 1e-6  # of targets that are standardised, a thousandth of their deviation
+
+# ---------------------------------------------------------------------------- quantiles
+
+
+def pinball(
+    Z: Array,
+    Y: Array,
+    weights: Array | None = None,
+    *,
+    xp: Namespace,
+    quantile: float | tuple[float, ...] = 0.5,
+) -> tuple[Array, Array]:
+    """Mean of sum max(q (Y - A), (q - 1) (Y - A)), minimised by the q-quantile of Y given X.
+
+    Y: (..., N, T). `quantile` q in (0, 1): one level, of which A = Z are the predictions; or P of
+    them, ascending, over which the sum goes too, with Z (..., N, P T) and A = `ascending`(Z).
+    Source: Koenker, Bassett (1978), Econometrica 46, p. 38.
+    """
+    levels = quantile if isinstance(quantile, tuple) else (quantile,)
+    T = Z.shape[-1] // len(levels)
+    q = xp.asarray([q for q in levels for _ in range(T)], dtype=Z.dtype, device=handle_of(Z))
+    A = ascending(Z, xp=xp, quantile=quantile)
+    R = A - (xp.concat([Y] * len(levels), axis=-1) if len(levels) > 1 else Y)
+    slope = xp.astype(R > 0, Z.dtype) - q * xp.astype(R != 0, Z.dtype)
+    dZ = ascending_vjp(slope, Z, A, xp=xp, quantile=quantile)
+    return average(xp.sum(slope * R, axis=-1), dZ, weights, xp=xp)
+
+
+def ascending(Z: Array, *, xp: Namespace, quantile: float | tuple[float, ...] = 0.5) -> Array:
+    """The quantiles of each target, which never cross: A_c = Z_c for the level c next to the
+    median, A_p = A_(p-1) + softplus(Z_p) above it, A_p = A_(p+1) - softplus(Z_p) below it.
+
+    Z: (..., N, P T), a block of T columns for each of P levels; of one level A = Z.
+    """
+    if not isinstance(quantile, tuple):
+        return Z
+    blocks, c = blocks_of(Z, len(quantile)), middle(quantile)
+    for p in range(c + 1, len(blocks)):
+        blocks[p] = blocks[p - 1] + softplus(blocks[p], xp=xp)
+    for p in range(c - 1, -1, -1):
+        blocks[p] = blocks[p + 1] - softplus(blocks[p], xp=xp)
+    return xp.concat(blocks, axis=-1)
+
+
+def ascending_vjp(
+    dA: Array, Z: Array, A: Array, *, xp: Namespace, quantile: float | tuple[float, ...] = 0.5
+) -> Array:
+    """dZ_c = sum of all dA; dZ_p = sigmoid(Z_p) times the sum of dA from p outward, minus it below
+    c: each step moves all the quantiles beyond it."""
+    if not isinstance(quantile, tuple):
+        return dA
+    sums, c = blocks_of(dA, len(quantile)), middle(quantile)
+    steps = blocks_of(Z, len(quantile))
+    for p in range(len(sums) - 2, c - 1, -1):
+        sums[p] = sums[p] + sums[p + 1]
+    for p in range(1, c + 1):
+        sums[p] = sums[p] + sums[p - 1]
+    dZ = [sums[p] * sigmoid(steps[p], xp=xp) for p in range(len(sums))]
+    dZ[c] = sums[c]
+    return xp.concat([*(-dZ[p] for p in range(c)), *dZ[c:]], axis=-1)
+
+
+def middle(levels: tuple[float, ...]) -> int:
+    """The place of the level next to the median."""
+    return min(range(len(levels)), key=lambda p: abs(levels[p] - 0.5))
+
+
+def blocks_of(Z: Array, P: int) -> list[Array]:
+    """The P blocks (..., T) of the last axis of Z (..., P T)."""
+    T = Z.shape[-1] // P
+    return [Z[..., p * T : (p + 1) * T] for p in range(P)]
+
+
+# ---------------------------------------------------------------------------- mean and variance
+
+
+def gaussian(
+    Z: Array, Y: Array, weights: Array | None = None, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Mean of sum (log(2 pi v) + (Y - m)^2 / v) / 2, -log of the normal density, in nats.
+
+    Y: (..., N, T); Z (..., N, 2 T) is made m and v by `mean_and_variance`. With s = (m - Y) / v:
+    dm = s and dv = (1 / v - s^2) / 2, each divided by N.
+    Source: Nix, Weigend (1994), Proc. ICNN 1, p. 55-60.
+    """
+    A = mean_and_variance(Z, xp=xp)
+    mean, variance = blocks_of(A, 2)
+    R = mean - Y
+    S = R / variance
+    losses = 0.5 * xp.sum(xp.log(variance) + R * S + math.log(2.0 * math.pi), axis=-1)
+    dA = xp.concat([S, 0.5 * (1.0 / variance - S * S)], axis=-1)
+    return average(losses, mean_and_variance_vjp(dA, Z, A, xp=xp), weights, xp=xp)
+
+
+def mean_and_variance(Z: Array, *, xp: Namespace) -> Array:
+    """The mean m = Z_1 and the variance v = softplus(Z_2) + 1e-6 of each target, (..., N, 2 T).
+
+    Source: Lakshminarayanan, Pritzel, Blundell (2017), arXiv:1612.01474, section 2.2.1.
+    """
+    mean, raw = blocks_of(Z, 2)
+    return xp.concat([mean, softplus(raw, xp=xp) + LEAST_VARIANCE], axis=-1)
+
+
+def mean_and_variance_vjp(dA: Array, Z: Array, A: Array, *, xp: Namespace) -> Array:
+    """dZ_1 = dm and dZ_2 = dv sigmoid(Z_2)."""
+    (dm, dv), (_, raw) = blocks_of(dA, 2), blocks_of(Z, 2)
+    return xp.concat([dm, dv * sigmoid(raw, xp=xp)], axis=-1)
+
+
+# ---------------------------------------------------------------------------- several networks
+
+
+def mean_of_networks(A: Array, *, xp: Namespace) -> Array:
+    """The mean (...) of the predictions A (M, ...) of M networks."""
+    return xp.mean(A, axis=0)
+
+
+def mixture(A: Array, *, xp: Namespace) -> Array:
+    """The mean and variance (..., 2 T) of a mixture of M normal distributions in equal parts.
+
+    A: (M, ..., 2 T). By the law of total variance it is the mean of the variances plus the variance
+    of the means. Source: Lakshminarayanan, Pritzel, Blundell (2017), arXiv:1612.01474, section 2.4.
+    """
+    means, variances = blocks_of(A, 2)
+    mean = xp.mean(means, axis=0)
+    apart = means - mean
+    return xp.concat([mean, xp.mean(variances + apart * apart, axis=0)], axis=-1)
