@@ -212,7 +212,7 @@ def columns_of(result: Found, peak: float) -> dict[str, Callable[[Entry], str]]:
 
 
 RENDERED: dict[str, Callable[[Found, Found], str]] = {
-    **dict.fromkeys(("kernels", "runs", "steps", "products", "profile"), answers),
+    **dict.fromkeys(("kernels", "runs", "steps", "fusions", "products", "profile"), answers),
     "machine": machine,
     "sources": sources,
     "tests": tests,

@@ -49,6 +49,7 @@ PHASES = {
     "kernels": Phase("first_minutes", 60),
     "runs": Phase("first_minutes", 75),
     "steps": Phase("step_details", 110),
+    "fusions": Phase("both_ways", 100),
     "machine": Phase("phases", 60),
     "sources": Phase("phases", 60),
     "tests": Phase("phases", 120),
@@ -60,7 +61,7 @@ PHASES = {
     "throughput": Phase("throughput", 130),
     "peers": Phase("peers", 600),
 }
-FIRST = ("kernels", "runs", "steps", "tests", "products", "profile")
+FIRST = ("kernels", "runs", "steps", "tests", "fusions", "products", "profile")
 REST = tuple(name for name in PHASES if name == "tests" or name not in FIRST)
 WITHOUT_GPU = ("sources",)
 VITAL = "kernels"  # where no kernel compiles, nothing else can work

@@ -3,7 +3,6 @@
 NumPy has no such type: an array of 16-bit integers, of type BF16, holds the bits.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import cupy
@@ -13,7 +12,7 @@ from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.launch import kernel, vector_grid
 from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.kernels.gradient_buffers import gradient_homes
-from nnaccel.maths.layers import Chain, Dense, Residual
+from nnaccel.maths.layers import Dense
 from nnaccel.maths.network import Layout, Network, views
 from nnaccel.typing import Array
 
@@ -42,7 +41,6 @@ class Bfloat16Copies:
         self._params: Array | None = None  # the copy of the parameters
         self._weights: dict[int, Array] = {}  # id(W) -> its part of that copy
         self._up_to_date = False  # whether it is what the parameters are now
-        self._feeds_dense: set[int] = set()
 
     def begin_epoch(self, params: Array) -> None:
         """The parameters may have been changed in place since the last epoch."""
@@ -59,7 +57,6 @@ class Bfloat16Copies:
         self._copies = {} if kept is None else {id(kept[0]): kept}
         if not known:
             self._params, self._weights = None, {}
-            self._feeds_dense = set(feeds_dense(places.layers, tree))
             if params.dtype == np.float32:
                 self._params = self._buffers.named("copy", params.shape, BF16)
                 parts = views(self._params, places, xp=cupy)
@@ -128,20 +125,6 @@ class Bfloat16Copies:
         copy = self._buffers.empty(like.shape, BF16)
         self._copies[id(copy)] = copy, copy
         return copy
-
-    def feeds_dense(self, W: Array) -> bool:
-        """Whether only a dense layer reads the output of the layer with these weights."""
-        return id(W) in self._feeds_dense
-
-
-def feeds_dense(layers: Any, tree: Any) -> Iterator[int]:
-    """id(W) of each dense layer whose output only a dense layer reads. A class derived from one of
-    ours may do something else."""
-    for layer, arrays, after in zip(layers, tree, (*layers[1:], None), strict=True):
-        if type(layer) in (Chain, Residual):
-            yield from feeds_dense(layer.layers, arrays)
-        elif type(layer) is Dense and type(after) is Dense:
-            yield id(arrays[0])
 
 
 def widened(x: Array) -> Array:

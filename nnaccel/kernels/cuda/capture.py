@@ -3,8 +3,8 @@
 import gc
 import logging
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cupy
@@ -48,6 +48,47 @@ class Capture:
         finally:
             if collecting:
                 gc.enable()
+
+
+class Branch:
+    """A second branch of the graph that is being captured. What is launched where nothing is
+    captured comes one after the other, as ever."""
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+        self._open = False
+
+    def forget(self) -> None:
+        """There is no branch: of a capture that has failed, nothing is left to wait for."""
+        self._open = False
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """What is launched meanwhile waits for what has been launched before, and is waited for by
+        `join` alone."""
+        trunk = cupy.cuda.get_current_stream()
+        if not trunk.is_capturing():
+            yield
+            return
+        if self._stream is None:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+        follow(self._stream, trunk)
+        self._open = True
+        with self._stream:
+            yield
+
+    def join(self) -> None:
+        """What follows waits for the branch."""
+        if self._open:
+            follow(cupy.cuda.get_current_stream(), self._stream)
+        self._open = False
+
+
+def follow(stream: Any, other: Any) -> None:
+    """What comes next on a stream waits for all that has been launched on the other."""
+    event = cupy.cuda.Event(disable_timing=True)
+    event.record(other)
+    stream.wait_event(event)
 
 
 def allocate_or_raise(size: int) -> Any:

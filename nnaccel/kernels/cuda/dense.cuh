@@ -8,17 +8,39 @@
 #include "precision.cuh"
 #include "sums.cuh"
 
+// A mask has a bit for each number of A (N, H), the lowest bit of a word first: whether it is
+// positive, and so the derivative of ReLU 1. That is what cuBLASLt's epilogue DRELU_BGRAD reads, by
+// the tests of NVIDIA's nvmath-python. cublasLt.h wants H to be a multiple of 128: then the lanes of
+// a warp are in one row, and eight of them have the four bits each that make a word.
+template <int V, class T>
+__device__ void store_mask(unsigned* mask, Index i, const Pack<T, V>& a) {
+    if constexpr (V == 4) {
+        if (!mask) return;
+        const int place = threadIdx.x % 8 * V;
+        unsigned bits = 0;
+        for (int v = 0; v < V; ++v) bits |= unsigned(a.x[v] > 0) << (place + v);
+        for (int far = 4; far; far /= 2) bits |= __shfl_xor_sync(WARP, bits, far);
+        if (!place) mask[i / 32] = bits;
+    }
+}
+
+template <class G> inline constexpr bool HAS_MASK = false;
+template <> inline constexpr bool HAS_MASK<Relu> = true;
+
 // Z += b and A = g(Z), (N, H). A may be Z, or null where only `half` is read; Z is kept only where
-// the derivative reads it. The launch geometry is that of `minibatch`, for each network.
+// the derivative reads it. mask: of ReLU, or null; see `store_mask`. The launch geometry is that of
+// `minibatch`, for each network.
 template <class T, class G>
 __global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
-    T* Z, const T* b, Index b_gap, T* A, Bf16* half, Index N, Index H, double parameter) {
+    T* Z, const T* b, Index b_gap, T* A, Bf16* half, unsigned* mask, Index N, Index H,
+    double parameter) {
     const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= N) return;
     Z += network() * N * H;
     b += network() * b_gap;
     A = moved(A, network() * N * H);
     half = moved(half, network() * N * H);
+    mask = moved(mask, network() * N * H / 32);
     const Index first = Index(blockIdx.y) * blockDim.x + threadIdx.x;
     const Index step = Index(gridDim.y) * blockDim.x;
     const T c = T(parameter);
@@ -33,6 +55,7 @@ __global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
         if (G::reads_Z) store(Z + i, z);
         if (A) store(A + i, a);
         store_half(half, i, a);
+        if constexpr (HAS_MASK<G>) store_mask(mask, i, a);
     };
     constexpr int V = PACK<T>;
     if (H % V == 0 && aligned(Z, A, half)) {
@@ -42,32 +65,19 @@ __global__ void __launch_bounds__(THREADS, blocks<T>(6, 4)) bias_activation(
     }
 }
 
-// Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `bias_activation`.
-// X: (N, D).   W: (D, H).   tf32: whether both are rounded to TF32.   A, half: as in
-// `bias_activation`.   A warp computes a row, OUTPUTS columns at a time: its lanes share out D and
-// then add up their sums. A block is 32 x blockDim.y threads.
-template <class T, class S, class G>
-__global__ void __launch_bounds__(128, blocks<T>(6, 4)) narrow_dense(
-    const S* __restrict__ X, Index X_gap, const S* __restrict__ W, Index W_gap,
-    const T* __restrict__ b, Index b_gap, T* Z, T* A, Bf16* half, Index N, Index D, Index H,
-    double parameter, Index tf32) {
+// The product of a row x (D,) with W (D, H), H <= 32, by a warp: a lane has one output, and lanes
+// beyond H have anything. OUTPUTS columns at a time: the lanes share out D and then add up their
+// sums.   shorten: whether both factors are rounded to TF32.
+template <class T, class S>
+__device__ T narrow_product(const S* x, const S* W, Index D, Index H, bool shorten) {
     constexpr int OUTPUTS = 8;
-    const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
-    if (row >= N) return;
-    X += network() * X_gap;
-    W += network() * W_gap;
-    b += network() * b_gap;
-    Z += network() * N * H;
-    A = moved(A, network() * N * H);
-    half = moved(half, network() * N * H);
     const int lane = threadIdx.x, last = int(H) - 1;
-    const bool shorten = sizeof(S) == sizeof(float) && tf32;
-    T mine = 0;  // the output of this lane
+    T mine = 0;
     for (int first = 0; first <= last; first += OUTPUTS) {
         T sums[OUTPUTS] = {};
 #pragma unroll 4
         for (Index d = lane; d < D; d += LANES) {
-            const T x = X[row * D + d], factor = shorten ? to_tf32(x) : x;
+            const T now = x[d], factor = shorten ? to_tf32(now) : now;
             const S* at = W + d * H;
 #pragma unroll
             for (int i = 0; i < OUTPUTS; ++i) {
@@ -82,15 +92,36 @@ __global__ void __launch_bounds__(128, blocks<T>(6, 4)) narrow_dense(
             if (first + i == lane) mine = sum;
         }
     }
-    if (lane > last) return;
-    const T z = mine + b[lane];
+    return mine;
+}
+
+// Z = X W + b and A = g(Z) for H <= 32, in one launch instead of a product and `bias_activation`.
+// X: (N, D).   W: (D, H).   tf32: whether both are rounded to TF32.   A, half: as in
+// `bias_activation`.   A warp computes a row; a block is 32 x blockDim.y threads.
+template <class T, class S, class G>
+__global__ void __launch_bounds__(128, blocks<T>(6, 4)) narrow_dense(
+    const S* __restrict__ X, Index X_gap, const S* __restrict__ W, Index W_gap,
+    const T* __restrict__ b, Index b_gap, T* Z, T* A, Bf16* half, Index N, Index D, Index H,
+    double parameter, Index tf32) {
+    const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= N) return;
+    b += network() * b_gap;
+    Z += network() * N * H;
+    A = moved(A, network() * N * H);
+    half = moved(half, network() * N * H);
+    const int lane = threadIdx.x;
+    const bool shorten = sizeof(S) == sizeof(float) && tf32;
+    const T sum = narrow_product<T>(
+        X + network() * X_gap + row * D, W + network() * W_gap, D, H, shorten);
+    if (lane >= H) return;
+    const T z = sum + b[lane];
     const Pack<T, 1> a = {{G::forward(z, T(parameter))}};
     if (G::reads_Z) Z[row * H + lane] = z;
     if (A) store(A + row * H + lane, a);
     store_half(half, row * H + lane, a);
 }
 
-inline constexpr int ROWS = THREADS / LANES;  // of a block of `activation_vjp`
+inline constexpr int ROWS = THREADS / LANES;  // of a block of 32 columns
 
 // The sums of x over threadIdx.y, in the threads where that is 0.
 template <int V, class T>

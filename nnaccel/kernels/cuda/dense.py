@@ -5,9 +5,14 @@ from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from nnaccel.kernels.cuda import fusions
+from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import BF16, Bfloat16Copies
 from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.early_update import EarlyUpdate
 from nnaccel.kernels.cuda.launch import (
     BLOCKS,
     are_contiguous,
@@ -17,7 +22,8 @@ from nnaccel.kernels.cuda.launch import (
     pointer,
     row_grid,
 )
-from nnaccel.kernels.cuda.output_bias import OutputBias
+from nnaccel.kernels.cuda.loss import LossKernels
+from nnaccel.kernels.cuda.product_plan import MASK_COLUMNS
 from nnaccel.kernels.cuda.products import Products, product_shape
 from nnaccel.kernels.cuda.signatures import BFLOAT16, LANES, READS_SIGN, THREADS, TYPES, functor
 from nnaccel.maths.activations import Activation
@@ -32,11 +38,13 @@ MANY_BLOCKS = 256  # about two for each multiprocessor of a large device
 
 
 class Outputs(NamedTuple):
-    """Where a layer writes: pre-activations, activations, and those in bfloat16."""
+    """Where a layer writes: pre-activations, activations, those in bfloat16, and the bits of
+    ReLU's derivative."""
 
     Z: Array
     A: Array | None
     copy: Array | None
+    mask: Array | None
 
 
 class DenseKernels:
@@ -50,11 +58,13 @@ class DenseKernels:
         buffers: DeviceBuffers,
         products: Products,
         copies: Bfloat16Copies,
-        output_bias: OutputBias,
+        ahead: Ahead,
+        losses: LossKernels,
+        early: EarlyUpdate,
     ) -> None:
         self._xp, self._tf32 = xp, precision == "tf32"
         self._buffers, self._products, self._copies = buffers, products, copies
-        self._output_bias = output_bias
+        self._ahead, self._losses, self._early = ahead, losses, early
         self._dense: Any = partial(dense, xp=xp, precision=precision)
         self._dense_vjp: Any = partial(dense_vjp, xp=xp, precision=precision)
 
@@ -74,23 +84,46 @@ class DenseKernels:
         if g is None or not fits:
             Z = self._products.matmul(x, w, Z) + b
             return Z, activation.forward(Z, xp=self._xp)
+        narrow = shape[-1] <= LANES and shape[-2] * x.shape[-1] <= SMALL
+        if narrow and g[0] == "Identity" and self._losses.with_output_layer(x, w, b, Z, W):
+            return None, Z
         A = self._buffers.empty(shape, W.dtype) if activation.reads_Z else Z
-        copy = self._copies.alone(A) if self._copies.feeds_dense(W) else None
+        copy = self._copies.alone(A) if self._ahead.feeds_dense(W) else None
         # The next layer reads the copy; then only the derivative may want Z or A.
         wanted = copy is None or not (activation.reads_Z or g[0] in READS_SIGN)
-        outputs = Outputs(Z, A if wanted else None, copy)
-        self._forward(x, w, b, outputs, g)
+        outputs = Outputs(Z, A if wanted else None, copy, self._mask_for(A, W, g[0]))
+        self._forward(x, w, b, outputs, g, narrow)
         if copy is not None:
             return (Z if activation.reads_Z else outputs.A), copy
         if g[0] == "Identity":
-            self._output_bias.announce(A, self._buffers.gradients_of(W)[1])
+            self._ahead.announce_logits(A, self._buffers.gradients_of(W)[1])
         return (Z if activation.reads_Z else None), A
 
-    def _forward(self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float]) -> None:
-        """Z = x w + b and A = g(Z): one kernel for a small layer, else a product and a kernel."""
+    def _mask_for(self, A: Array, W: Array, G: str) -> Array | None:
+        """Where a layer leaves the bits of ReLU's derivative for the product of the layer above;
+        None where that product does not end with them."""
+        db = self._buffers.gradients_of(W)[1]
+        if (
+            not fusions.RELU_IN_PRODUCT
+            or G != "Relu"
+            or db is None
+            or A.dtype != np.float32
+            or A.shape[-1] % MASK_COLUMNS
+            or self._copies.rounds(A)  # the library would round db as well
+            or not self._ahead.feeds_dense(W)
+        ):
+            return None
+        mask = self._buffers.empty((*A.shape[:-1], A.shape[-1] // 32), np.uint32)
+        self._ahead.announce_mask(A, mask, db)
+        return mask
+
+    def _forward(
+        self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float], narrow: bool
+    ) -> None:
+        """Z = x w + b and A = g(Z): one kernel for a narrow layer, else a product and a kernel."""
         (N, D), H, T, (G, parameter) = x.shape[-2:], w.shape[-1], TYPES[b.dtype.name], g
         A, copy, networks = pointer(to.A), pointer(to.copy), prod(to.Z.shape[:-2])
-        if H <= LANES and N * D <= SMALL:
+        if narrow:
             rows = THREADS // LANES // 2
             launch = kernel("narrow_dense", T, BFLOAT16 if x.dtype == BF16 else T, G)
             factors = (x, gap(x), w, gap(w), b, gap(b))
@@ -100,7 +133,7 @@ class DenseKernels:
             self._products.matmul(x, w, to.Z)
             launch = kernel("bias_activation", T, G)
             grid, block = row_grid(N, H, b.itemsize)
-            args = (to.Z, b, gap(b), A, copy, N, H, parameter)
+            args = (to.Z, b, gap(b), A, copy, pointer(to.mask), N, H, parameter)
             launch((*grid, networks), block, args)
 
     def dense_vjp(
@@ -119,17 +152,27 @@ class DenseKernels:
         known = are_factors(X, W) and are_factors(A, W) and are_factors(dA, W)
         if shape is None or shape != A.shape or not known:
             return self._dense_vjp(dA, X, W, Z, A, activation, need_dX=need_dX)
-        dW, db = self._buffers.gradients_of(W)
+        home, db = self._buffers.gradients_of(W)
         dZ, db = self._backward(dA, W, Z, A, activation, db)
-        if dW is None:
-            dW = self._buffers.empty((*shape[:-2], *W.shape[-2:]), W.dtype)
+        dW = self._buffers.empty((*shape[:-2], *W.shape[-2:]), W.dtype) if home is None else home
         dZ = factor(dZ)
         self._products.matmul(factor(X).swapaxes(-1, -2), dZ, dW)
-        dX = None
-        if need_dX:
-            dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
-            self._products.matmul(dZ, factor(W).swapaxes(-1, -2), dX)
+        if not need_dX:
+            return None, dW, db
+        dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
+        self._multiply_back(dZ, factor(W).swapaxes(-1, -2), dX, X)
+        if home is not None and self._ahead.is_dense(W):
+            self._early.weights_done(W)
         return dX, dW, db
+
+    def _multiply_back(self, dZ: Array, WT: Array, dX: Array, X: Array) -> None:
+        """dX = dZ W^T; or dZ of the layer whose output is X, with its db, if that has left what it
+        takes."""
+        relu = self._ahead.mask_for(X)
+        if relu is not None and self._products.relu_matmul(dZ, WT, dX, *relu):
+            self._ahead.found(dX, relu[1])
+        else:
+            self._products.matmul(dZ, WT, dX)
 
     def _backward(
         self,
@@ -144,14 +187,14 @@ class DenseKernels:
 
         db: where it belongs, if that is known.
         """
+        if db is not None and self._ahead.is_sum(db, dA):
+            return dA, db
         g = functor(activation)
         read: Any = Z if activation.reads_Z or (A.dtype == BF16 and Z is not None) else A
         fits = W.ndim == A.ndim and are_matrices(W) and are_contiguous(dA)
         if g is None or not (fits and read.flags.c_contiguous) or dA.dtype != W.dtype:
             dZ = activation.vjp(dA, Z, A, xp=self._xp)
             return dZ, self._xp.sum(dZ, axis=-2, keepdims=True)
-        if db is not None and self._output_bias.is_sum(db, dA):
-            return dA, db
         if db is None:
             db = self._buffers.empty((*W.shape[:-2], 1, W.shape[-1]), W.dtype)
         return self._activation_vjp(dA, read, g, db), db

@@ -35,6 +35,11 @@ class DeviceBuffers(Buffers):
         """Whether these are the parameters of the latest `views`."""
         return params is self._params
 
+    @property
+    def gradient(self) -> Array:
+        """The gradient vector of the latest `views`."""
+        return self._grads
+
     def gradients_of(self, W: Array) -> tuple[Array | None, Array | None]:
         """Where dW and db of a layer belong in the gradient vector; None for unknown weights."""
         return self._homes.get(id(W), (None, None))

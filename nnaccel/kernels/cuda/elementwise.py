@@ -1,4 +1,4 @@
-"""The minibatch, dropout, the loss and the L2 penalty on a device, each in one launch."""
+"""The minibatch, dropout and the encoding of numbers on a device, each in one launch."""
 
 from collections.abc import Callable
 from math import prod
@@ -7,28 +7,17 @@ from typing import Any
 import cupy
 import numpy as np
 
+from nnaccel.kernels.cuda import fusions
+from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
-from nnaccel.kernels.cuda.launch import (
-    BLOCKS,
-    are_contiguous,
-    gap,
-    kernel,
-    pointer,
-    row_grid,
-    vector_grid,
-)
-from nnaccel.kernels.cuda.output_bias import OutputBias
-from nnaccel.kernels.cuda.signatures import CASTS, HELD, INTEGERS, LANES, THREADS, TYPES
+from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, row_grid, vector_grid
+from nnaccel.kernels.cuda.signatures import CASTS, TYPES
 from nnaccel.maths.layers.dropout import dropout, dropout_vjp
 from nnaccel.maths.layers.piecewise_linear import Bins, piecewise_linear
-from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.minibatch import minibatch, of_networks
-from nnaccel.maths.network import l2_penalty
 from nnaccel.maths.random import BITS, Key, words
 from nnaccel.typing import Array, Namespace
-
-FEW_BLOCKS = 128  # of a launch whose results one block adds up one by one
 
 
 class ElementwiseKernels:
@@ -40,10 +29,11 @@ class ElementwiseKernels:
         xp: Namespace,
         buffers: DeviceBuffers,
         copies: Bfloat16Copies,
-        output_bias: OutputBias,
+        ahead: Ahead,
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
-        self._output_bias = output_bias
+        self._ahead = ahead
+        self._is_there = False  # the next minibatch
         self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
 
     def kernels(self) -> dict[Callable, Callable]:
@@ -52,40 +42,76 @@ class ElementwiseKernels:
             dropout: self.dropout,
             dropout_vjp: self.dropout_vjp,
             piecewise_linear: self.piecewise_linear,
-            softmax_cross_entropy: self.softmax_cross_entropy,
-            l2_penalty: self.l2_penalty,
         }
 
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
         """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
-        dtype, B = np.dtype(dtype), index.shape[0]
+        is_there, self._is_there = self._is_there, False
+        rows = self._minibatch(X, Y, weights, index, np.dtype(dtype), is_there)
+        self._ahead.announce_targets(*rows[1:])
+        return rows
+
+    def rows_of(self, data: Any, batch: int, dtype: Any) -> tuple[Any, ...] | None:
+        """The data set (X, Y, weights) as the end of a step takes the minibatch of the next one:
+        the members of `Rows` in `minibatch.cuh`. None where it does not, and each step takes its
+        own."""
+        (X, Y, weights), dtype = data, np.dtype(dtype)
         if (
-            not (B and X.size and Y.size)
-            or X.strides[1] != X.itemsize
-            or X.dtype.name not in CASTS
-            or Y.itemsize > 8
-            or not (Y.flags.c_contiguous and index.flags.c_contiguous)
-            or index.dtype != np.int64
-            or dtype.name not in TYPES
-            or (weights is not None and not (are_contiguous(weights) and weights.dtype == dtype))
+            not fusions.NEXT_ROWS
+            or not takes_rows(X, Y, weights, dtype)
+            or (weights is not None and weights.ndim > 1)
+            or X.dtype not in (dtype, np.uint8)
+            or batch * X.shape[1] >= 2**31
         ):
+            return None
+        X_rows, copy, Y_rows, w_rows = self._places(X, Y, weights, batch, dtype)
+        return (
+            X, int(X.dtype != dtype), X.strides[0] // X.itemsize, X.shape[1],
+            pointer(X_rows), pointer(copy), Y, Y_rows, Y.itemsize, prod(Y.shape[1:]),
+            pointer(weights), pointer(w_rows),
+        )  # fmt: skip
+
+    def rows_are_there(self) -> None:
+        """The end of the last step has taken the rows of the next minibatch, as of `rows_of`."""
+        self._is_there = True
+
+    def _minibatch(
+        self,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        index: Array,
+        dtype: Any,
+        is_there: bool = False,
+    ) -> tuple[Array, Array, Array | None]:
+        B, D = index.shape[0], X.shape[1]
+        known = takes_rows(X, Y, weights, dtype) and B > 0 and index.flags.c_contiguous
+        if not known or index.dtype != np.int64:
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
         if weights is not None and weights.ndim > 1:  # of each network
-            X, Y, _ = self.minibatch(X, Y, None, index, dtype)
+            X, Y, _ = self._minibatch(X, Y, None, index, dtype)
             return X, Y, of_networks(self._xp.take(weights, index, axis=0))
-        D, row = X.shape[1], Y.shape[1:]
-        X_rows, copy = self._copies.minibatch((B, D), dtype)
-        Y_rows = self._buffers.named("Y", (B, *row), Y.dtype)
-        w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
-        args = (
-            X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
-            Y, Y_rows, Y.itemsize, prod(row), pointer(weights), pointer(w_rows),
-        )  # fmt: skip
-        launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
-        launch(*row_grid(B, D, dtype.itemsize), args)
+        X_rows, copy, Y_rows, w_rows = self._places(X, Y, weights, B, dtype)
+        if not is_there:
+            args = (
+                X, X.strides[0] // X.itemsize, index, pointer(X_rows), pointer(copy), B, D,
+                Y, Y_rows, Y.itemsize, prod(Y.shape[1:]), pointer(weights), pointer(w_rows),
+            )  # fmt: skip
+            launch = kernel("minibatch", TYPES[dtype.name], CASTS[X.dtype.name])
+            launch(*row_grid(B, D, dtype.itemsize), args)
         return copy if X_rows is None else X_rows, Y_rows, w_rows
+
+    def _places(
+        self, X: Array, Y: Array, weights: Array | None, B: int, dtype: Any
+    ) -> tuple[Array | None, Array | None, Array, Array | None]:
+        """Where the B rows of a minibatch go: X, X in bfloat16, Y and weights. A shorter one has
+        the same memory."""
+        X_rows, copy = self._copies.minibatch((B, X.shape[1]), dtype)
+        Y_rows = self._buffers.named("Y", (B, *Y.shape[1:]), Y.dtype)
+        w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
+        return X_rows, copy, Y_rows, w_rows
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
         """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
@@ -129,84 +155,16 @@ class ElementwiseKernels:
             self._bins[id(bins), dtype] = known
         return known[1]
 
-    def softmax_cross_entropy(
-        self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
-    ) -> tuple[Array, Array]:
-        """Twin of `losses.softmax_cross_entropy`, for class numbers that all networks share.
 
-        With few classes it also writes db of the layer with the logits Z; see `OutputBias`.
-        """
-        if (
-            label_smoothing
-            or Z.ndim not in (2, 3)
-            or not Z.size
-            or Y.ndim != 1
-            or Y.dtype.name not in INTEGERS
-            or not Y.flags.c_contiguous
-            or not are_contiguous(Z)
-            or (weights is not None and (weights.ndim >= Z.ndim or weights.dtype != Z.dtype))
-        ):
-            return softmax_cross_entropy(
-                Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
-            )
-        (*lead, N, K), dtype = Z.shape, Z.dtype
-        value, dZ, copy = cupy.empty(tuple(lead), dtype), self._buffers.empty(Z.shape, dtype), None
-        networks = prod(lead)
-        if LANES < K <= THREADS * HELD // dtype.itemsize:
-            self._wide_cross_entropy(Z, Y, weights, value, dZ)
-            return value, dZ
-        db = self._output_bias.wanted_for(Z) if K <= LANES else None
-        if db is not None:
-            self._output_bias.found(dZ, db)
-            copy = self._copies.beside(dZ)
-        lanes = min(LANES, 1 << (K - 1).bit_length())
-        blocks = min(FEW_BLOCKS if K <= LANES else BLOCKS, -(-N * lanes // THREADS))
-        n_sums = networks * blocks * (LANES + 1)
-        partials, counter = self._buffers.partial_sums(n_sums, dtype, networks)
-        args = (
-            Z, Y, INTEGERS[Y.dtype.name], *weights_of(weights), value, dZ, pointer(copy),
-            pointer(db), gap(db), N, K, lanes, partials, counter,
-        )  # fmt: skip
-        launch = kernel("softmax_cross_entropy", TYPES[dtype.name])
-        launch((blocks, 1, networks), (THREADS,), args)
-        return value, dZ
-
-    def _wide_cross_entropy(
-        self, Z: Array, Y: Array, weights: Array | None, value: Array, dZ: Array
-    ) -> None:
-        """The same for so many classes that some warps share a row."""
-        *lead, N, K = Z.shape
-        networks = prod(lead)
-        width = max(LANES, 1 << (-(-K * Z.itemsize // HELD) - 1).bit_length())
-        blocks = min(BLOCKS, -(-N * width // THREADS))
-        partials, counter = self._buffers.partial_sums(networks * blocks, Z.dtype, networks)
-        args = (
-            Z, Y, INTEGERS[Y.dtype.name], *weights_of(weights), value, dZ, N, K, width,
-            partials, counter,
-        )  # fmt: skip
-        launch = kernel("wide_cross_entropy", TYPES[Z.dtype.name])
-        launch((blocks, 1, networks), (THREADS,), args)
-
-    def l2_penalty(
-        self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
-    ) -> tuple[Array, Array]:
-        """Twin of `network.l2_penalty`: added to the arrays that are given."""
-        value = cupy.asarray(value)
-        fits = params.ndim in (1, 2) and params.size and are_contiguous(params, grads, value)
-        if isinstance(l2, tuple) or not fits:
-            return l2_penalty(value, grads, params, l2, n_weights, xp=self._xp)
-        (*lead, P), (grid, block) = params.shape, vector_grid(n_weights, params.itemsize)
-        networks = prod(lead)
-        partials, counter = self._buffers.partial_sums(networks * grid[0], params.dtype, networks)
-        args = (value, grads, params, n_weights, P, float(l2), partials, counter)
-        kernel("l2_penalty", TYPES[params.dtype.name])((*grid, 1, networks), block, args)
-        return value, grads
-
-
-def weights_of(weights: Array | None) -> tuple[Any, int, int]:
-    """The weights (N,), or (networks, N), of examples as arguments: with the elements from one to
-    the next, and from network to network."""
-    if weights is None:
-        return 0, 0, 0
-    *network, example = (step // weights.itemsize for step in weights.strides)
-    return weights, example, network[0] if network else 0
+def takes_rows(X: Array, Y: Array, weights: Array | None, dtype: Any) -> bool:
+    """Whether the kernels take rows of such a data set, X and weights as dtype."""
+    return (
+        X.size > 0
+        and Y.size > 0
+        and X.strides[1] == X.itemsize
+        and X.dtype.name in CASTS
+        and Y.itemsize <= 8
+        and Y.flags.c_contiguous
+        and dtype.name in TYPES
+        and (weights is None or (are_contiguous(weights) and weights.dtype == dtype))
+    )

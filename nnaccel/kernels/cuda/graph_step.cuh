@@ -8,6 +8,7 @@
 #pragma once
 
 #include "memory.cuh"
+#include "minibatch.cuh"
 #include "sums.cuh"
 
 template <class T>
@@ -23,9 +24,10 @@ struct Epoch {
     T* numbers;          // (n,): where a step finds its numbers,
     Index* index;        // (batch,): its examples,
     int* count;          // and the updates before it
+    Rows<T> rows;        // the data, where its minibatch is taken for it
 };
 
-static_assert(sizeof(Epoch<double>) <= 128, "the memory that graphs.py makes for it");
+static_assert(sizeof(Epoch<double>) <= 256, "the memory that graphs.py makes for it");
 
 // Copies the numbers of a step and its examples to where the step finds them, if there is one.
 template <class T>
@@ -37,19 +39,32 @@ __device__ void prepare(const Epoch<T>& epoch, Index step, Index thread, Index t
         epoch.index[i] = epoch.order[first + i];
 }
 
-// Begins an epoch.   count: the updates before it.
+// Takes the minibatch of a step, if there is one, where steps do not take theirs themselves.
+template <class T>
+__device__ void take_rows(const Epoch<T>& epoch, Index step, Index thread, Index threads) {
+    const Index first = step * epoch.batch, left = epoch.N - first;
+    if (left <= 0 || !epoch.rows.X) return;
+    gather(epoch.rows, epoch.order + first, left < epoch.batch ? left : epoch.batch, thread, threads);
+}
+
+// Begins an epoch.   count: the updates before it.   X and what follows: as of `Rows`.
 template <class T>
 __global__ void __launch_bounds__(THREADS) begin(
     Epoch<T>* at, const T* table, Index n, const Index* order, Index N, Index batch, T* losses,
-    T* logits, Index kept, Index stride, T* numbers, Index* index, int* count_at, Index count) {
+    T* logits, Index kept, Index stride, T* numbers, Index* index, int* count_at, Index count,
+    const void* X, Index bytes, Index X_stride, Index D, T* X_rows, Bf16* half, const void* Y,
+    void* Y_rows, Index unit, Index units, const T* weights, T* weight_rows) {
     const Epoch<T> epoch = {
-        table, n, order, N, batch, losses, logits, kept, stride, 0, numbers, index, count_at};
+        table, n, order, N, batch, losses, logits, kept, stride, 0, numbers, index, count_at,
+        {X, bytes, X_stride, D, X_rows, half, Y, Y_rows, unit, units, weights, weight_rows}};
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         *at = epoch;
         *count_at = int(count);
     }
-    prepare(
-        epoch, 0, Index(blockIdx.x) * blockDim.x + threadIdx.x, Index(gridDim.x) * blockDim.x);
+    const Index thread = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+    const Index threads = Index(gridDim.x) * blockDim.x;
+    prepare(epoch, 0, thread, threads);
+    take_rows(epoch, 0, thread, threads);
 }
 
 // Ends a step by `threads` threads, of which this is number `thread`: takes down its loss (networks,)
@@ -77,12 +92,17 @@ __device__ void step_on(Epoch<T>* at) {
     ++*at->count;
 }
 
-// Ends a step in the last block of the kernel of its update, whose others have read by then what is
-// put in place here.   at: null where the step goes on.
+// Ends a step in the kernel of its update. All blocks take the rows of the next minibatch, which no
+// kernel reads by then; the last one, when the others have read what it changes, does the rest.
+// at: null where the step goes on.
 template <class T>
 __device__ void end_step(
     Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, unsigned* counter) {
-    if (!at || !is_last_block(counter, gridDim.x)) return;
+    if (!at) return;
+    take_rows(
+        *at, at->step + 1, Index(blockIdx.x) * blockDim.x + threadIdx.x,
+        Index(gridDim.x) * blockDim.x);
+    if (!is_last_block(counter, gridDim.x)) return;
     const Epoch<T> epoch = *at;
     __syncthreads();  // all have read it
     take_down(epoch, loss, networks, Z, size, threadIdx.x, blockDim.x);
@@ -91,11 +111,12 @@ __device__ void end_step(
 
 // The same in a kernel of its own, by all its blocks.
 template <class T>
-__global__ void __launch_bounds__(THREADS) tick(
+__global__ void __launch_bounds__(THREADS, blocks<T>(4, 3)) tick(
     Epoch<T>* at, const T* loss, Index networks, const T* Z, Index size, unsigned* counter) {
     const Epoch<T> epoch = *at;
-    take_down(
-        epoch, loss, networks, Z, size, Index(blockIdx.x) * blockDim.x + threadIdx.x,
-        Index(gridDim.x) * blockDim.x);
+    const Index thread = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+    const Index threads = Index(gridDim.x) * blockDim.x;
+    take_down(epoch, loss, networks, Z, size, thread, threads);
+    take_rows(epoch, epoch.step + 1, thread, threads);
     if (is_last_block(counter, gridDim.x) && threadIdx.x == 0) step_on(at);
 }

@@ -1,10 +1,10 @@
 """An epoch on CuPy as replays of captured steps.
 
-A launch takes the host 5 microseconds or more, and a step of kernels is 15 of them; a CUDA graph is
+A launch takes the host 5 microseconds or more, and a step of kernels is 14 of them; a CUDA graph is
 one launch, whatever is in it. Its kernels are those of `workspace.py`, with the addresses and
 numbers of the time when they were captured. So all that differs from step to step lies on the
-device, at fixed addresses, and `tick` of `graph_step.cuh` ends each step by writing there what the
-next one needs. None of the figures here has been measured on a GPU yet.
+device, at fixed addresses, and what ends a step writes there what the next one needs; see
+`graph_step.cuh`. None of the figures here has been measured on a GPU yet.
 """
 
 import logging
@@ -194,20 +194,29 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
             for f, numbers in asked
         ]
         constants = [float(x) for _, numbers in asked for x in numbers if not np.ndim(x)]
-        frozen = (places, *constants, *map(address_of, (params, *state.slots, *data)))
+        rows = space.elementwise.rows_of(data, batch, dtype)
+        taken = () if rows is None else [x for x in rows if isinstance(x, cupy.ndarray)]
+        known = params, *state.slots, *data, *taken
+        frozen = (places, *constants, *map(address_of, known))
 
         size = networks * batch * K
         kept = n_steps if metric is None else min(n_steps, max(1, LOGITS // size))
         table = cupy.asarray(np.array(columns, dtype).T.copy()) if columns else None
         logits = None if metric is None else cupy.empty((kept, size), dtype)
         losses = cupy.empty((n_steps, *lead), dtype)
-        places.begin(table, order, losses, logits, int(before))
+        places.begin(table, order, losses, logits, int(before), rows)
 
         def replay(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
             """n steps of B examples."""
 
             def step(arrays: list[Array]) -> list[Array]:
                 key = Key(seed, places.count) if random else None
+                if rows is not None:
+                    space.elementwise.rows_are_there()
+                if one_rule and run.share(B) == 1.0:
+                    rule, numbers = updates[0]
+                    now = arrays[0], arrays[1:], next(numbers), whole.n_weights
+                    space.optimizers.early.expect(rule, *now)
                 if ends_step:
                     space.optimizers.hold()
                 try:
@@ -224,8 +233,10 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
             return graphs.run((B, *frozen), n, some, step, arrays)
 
         # The update is the last kernel of a step, unless something comes after it, or one block of
-        # it would have to copy much.
-        ends_step = whole.n_trained == whole.size and batch + (logits is not None) * size <= COPIED
+        # it would have to copy much. It may begin early where it is all that becomes of a gradient.
+        update_is_last = whole.n_trained == whole.size
+        ends_step = update_is_last and batch + (logits is not None) * size <= COPIED
+        one_rule = update_is_last and len(asked) == 1 and not run.l2
         some = steps_per_graph(network, batch, n_full, networks)
         arrays, means = [params, *state.slots], []
         for first, last in bounds(n_steps, kept):

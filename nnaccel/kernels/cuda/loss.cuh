@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "dense.cuh"
 #include "memory.cuh"
 #include "precision.cuh"
 #include "sums.cuh"
@@ -93,6 +94,65 @@ __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
         for (Index i = 0; i < gridDim.x; ++i) sum += __ldcg(partials + i * (LANES + 1) + column);
         db[column] = sum;
     }
+}
+
+// The output layer Z = X W + b with K <= 32 units, and `softmax_cross_entropy` of its logits, in one
+// launch instead of `narrow_dense` and that. A warp takes a row through both: each lane has a logit.
+// A block is 32 lanes x 8 rows and strides down over the rows.   Z, dZ: (N, K).   loss, db, tf32 and
+// counter: as of those two.   partials: (networks, gridDim.x, 2, 32).
+template <class T, class S>
+__global__ void __launch_bounds__(THREADS, blocks<T>(3, 2)) dense_cross_entropy(
+    const S* __restrict__ X, Index X_gap, const S* __restrict__ W, Index W_gap,
+    const T* __restrict__ b, Index b_gap, Index tf32, const void* Y, Index kind, const T* weights,
+    Index weights_gap, Index weights_network_gap, T* Z, T* loss, T* dZ, Bf16* half, T* db,
+    Index db_gap, Index N, Index D, Index K, T* partials, unsigned* counter) {
+    const Weights<T> weight = {weights, weights_gap, weights_network_gap};
+    X += network() * X_gap;
+    W += network() * W_gap;
+    Z += network() * N * K;
+    dZ += network() * N * K;
+    half = moved(half, network() * N * K);
+    partials += network() * gridDim.x * 2 * LANES;
+    const int lane = threadIdx.x;
+    const bool there = lane < K, shorten = sizeof(S) == sizeof(float) && tf32;
+    const T bias = there ? b[network() * b_gap + lane] : T(0);
+    Pack<T, 2> sum = {};  // of dZ, and of the loss
+    for (Index row = Index(blockIdx.x) * ROWS + threadIdx.y; row < N;
+         row += Index(gridDim.x) * ROWS) {
+        const T product = narrow_product<T>(X + row * D, W, D, K, shorten);
+        const T z = there ? product + bias : -T(infinity());
+        T top = z;
+        for (int far = LANES / 2; far; far /= 2) {
+            const T other = __shfl_xor_sync(WARP, top, far);
+            top = other > top ? other : top;
+        }
+        const T e = exp(z - top);
+        T total = e;
+        for (int far = LANES / 2; far; far /= 2) total += __shfl_xor_sync(WARP, total, far);
+        if (!there) continue;
+        const Index y = class_of(Y, kind, row), i = row * K + lane;
+        const T w = weight.of(row);
+        const Pack<T, 1> d = {{(e / total - T(lane == y)) * (w / T(N))}};
+        Z[i] = z;
+        store(dZ + i, d);
+        store_half(half, i, d);
+        sum.x[0] += d.x[0];
+        if (lane == y) sum.x[1] += w * (log(total) - (z - top));
+    }
+    sum = sum_of_rows(sum);
+    T* mine = partials + Index(blockIdx.x) * 2 * LANES + lane;
+    if (threadIdx.y == 0)
+        for (int v = 0; v < 2; ++v) mine[v * LANES] = sum.x[v];
+    if (!is_last_block(counter + network(), gridDim.x)) return;
+    sum = {};
+    for (unsigned block = threadIdx.y; block < gridDim.x; block += ROWS)
+        for (int v = 0; v < 2; ++v)
+            sum.x[v] += __ldcg(partials + (Index(block) * 2 + v) * LANES + lane);
+    sum = sum_of_rows(sum);
+    if (threadIdx.y) return;
+    for (int far = LANES / 2; far; far /= 2) sum.x[1] += __shfl_xor_sync(WARP, sum.x[1], far);
+    if (lane == 0) loss[network()] = sum.x[1] / T(N);
+    if (db && there) db[network() * db_gap + lane] = sum.x[0];
 }
 
 // Numbers of a row that a thread of `wide_cross_entropy` holds in registers: four loads of 16 bytes.

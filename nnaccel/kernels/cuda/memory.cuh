@@ -68,6 +68,8 @@ __device__ bool aligned(const P*... at) {
     return ((reinterpret_cast<unsigned long long>(at) | ...) & 15) == 0;
 }
 
+__device__ inline float infinity() { return __uint_as_float(0x7f800000); }
+
 // Calls f(i, Constant<V>) for packs of V elements that begin at i and together cover 0 .. n - 1.
 template <class T, class F>
 __device__ void for_each_pack(Index n, bool packed, F f) {

@@ -1,17 +1,28 @@
 """Updates of the whole parameter vector on a device, each in one launch and in place."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
+from nnaccel.kernels.cuda.early_update import EarlyUpdate
 from nnaccel.kernels.cuda.launch import are_contiguous, kernel, pointer, scalar, vector_grid
 from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.maths import optimizers
 from nnaccel.typing import Array, Namespace
 
 NO_END = (0, 0, 0, 0, 0, 0)  # arguments of an update that ends no captured step
+
+# The kernel of each rule, and which of its numbers may lie on the device.
+RULES = {
+    optimizers.gradient_descent_update: ("gradient_descent", (0,)),
+    optimizers.momentum_update: ("momentum", (0,)),
+    optimizers.nesterov_update: ("nesterov", (0,)),
+    optimizers.rmsprop_update: ("rmsprop", (0,)),
+    optimizers.adam_update: ("adam", (0, 3, 4)),
+}
+
+Launch: TypeAlias = Callable[..., None]  # by the arguments that end a step, if it does
 
 
 class OptimizerKernels:
@@ -20,8 +31,9 @@ class OptimizerKernels:
 
     def __init__(self, xp: Namespace, buffers: DeviceBuffers, copies: Bfloat16Copies) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
+        self.early = EarlyUpdate(buffers, copies, self._launch_of)
         self._holds = False
-        self._held: Callable[[tuple[Any, ...]], None] | None = None  # the launch of an update
+        self._held: Launch | None = None  # the launch of an update
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -36,33 +48,26 @@ class OptimizerKernels:
 
     def gradient_descent_update(self, params: Array, grads: Array, rate: Any) -> Array:
         """Twin of `optimizers.gradient_descent_update`, in place."""
-        if self._update("gradient_descent", (params, grads), (rate,)):
-            return params
-        return optimizers.gradient_descent_update(params, grads, rate, xp=self._xp)
+        return self._update(optimizers.gradient_descent_update, (params, grads), (rate,))
 
     def momentum_update(
         self, params: Array, grads: Array, velocity: Array, rate: Any, beta: Any
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.momentum_update`, in place."""
-        if self._update("momentum", (params, grads, velocity), (rate,), (beta,)):
-            return params, velocity
-        return optimizers.momentum_update(params, grads, velocity, rate, beta, xp=self._xp)
+        return self._update(optimizers.momentum_update, (params, grads, velocity), (rate, beta))
 
     def nesterov_update(
         self, params: Array, grads: Array, velocity: Array, rate: Any, beta: Any
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.nesterov_update`, in place."""
-        if self._update("nesterov", (params, grads, velocity), (rate,), (beta,)):
-            return params, velocity
-        return optimizers.nesterov_update(params, grads, velocity, rate, beta, xp=self._xp)
+        return self._update(optimizers.nesterov_update, (params, grads, velocity), (rate, beta))
 
     def rmsprop_update(
         self, params: Array, grads: Array, square: Array, rate: Any, beta: Any, epsilon: float
     ) -> tuple[Array, Array]:
         """Twin of `optimizers.rmsprop_update`, in place."""
-        if self._update("rmsprop", (params, grads, square), (rate,), (beta, epsilon)):
-            return params, square
-        return optimizers.rmsprop_update(params, grads, square, rate, beta, epsilon, xp=self._xp)
+        vectors, numbers = (params, grads, square), (rate, beta, epsilon)
+        return self._update(optimizers.rmsprop_update, vectors, numbers)
 
     def adam_update(
         self,
@@ -78,41 +83,51 @@ class OptimizerKernels:
         epsilon: float,
     ) -> tuple[Array, Array, Array]:
         """Twin of `optimizers.adam_update`, with its parameters, in place."""
-        changing, fixed = (rate, correction_1, correction_2), (beta_1, beta_2, epsilon)
-        if self._update("adam", (params, grads, mu, nu), changing, fixed):
-            return params, mu, nu
-        return optimizers.adam_update(
-            params, grads, mu, nu, rate,
-            beta_1, beta_2, correction_1, correction_2, epsilon, xp=self._xp,
-        )  # fmt: skip
+        numbers = rate, beta_1, beta_2, correction_1, correction_2, epsilon
+        return self._update(optimizers.adam_update, (params, grads, mu, nu), numbers)
 
-    def _update(
-        self, name: str, vectors: tuple[Array, ...], changing: tuple, fixed: tuple = ()
-    ) -> bool:
-        """One launch over the vectors (params, ...). False, having done nothing, for arrays and
-        numbers that the kernel does not take.
+    def _update(self, rule: Callable, vectors: tuple[Array, ...], numbers: tuple) -> Any:
+        """What a rule gives for the vectors (params, grads, ...), by one launch; by its definition
+        for arrays and numbers that the kernel does not take."""
+        self.release()
+        params, _, *slots = vectors
+        hole = self.early.join()
+        copy = self._copies.begin_update(params, whole=True)
+        launch = self._launch_of(rule, vectors, numbers, copy, hole)
+        if launch is None:
+            self._copies.begin_update(params, whole=False)  # which the definition leaves behind
+            return rule(*vectors, *numbers, xp=self._xp)
+        if params.size and self._holds:
+            self._held = launch
+        elif params.size:
+            launch()
+        return (params, *slots) if slots else params
 
-        changing: numbers that may lie on the device.   fixed: numbers of the host.
-        """
-        params = vectors[0]
-        numbers = self._numbers(vectors, changing)
-        if numbers is None or not all(isinstance(x, float | int) for x in fixed):
-            return False
-        copy, n = self._copies.begin_update(params, whole=True), params.size
-        if n:
-            args = (*vectors, pointer(copy), n, *numbers, *map(float, fixed))
-            launch = partial(self._launch, name, params, args)
-            if self._holds:
-                self._held = launch
-            else:
-                launch(NO_END)
-        return True
+    def _launch_of(
+        self,
+        rule: Callable,
+        vectors: Sequence[Array],
+        numbers: tuple,
+        copy: Array | None,
+        hole: tuple[int, int] = (0, 0),
+    ) -> Launch | None:
+        """The launch of a rule over these vectors; None for arrays and numbers that its kernel does
+        not take.   copy: of the parameters in bfloat16.   hole: where numbers begin that are left
+        out, and how many they are."""
+        if rule not in RULES:
+            return None
+        (name, changing), params = RULES[rule], vectors[0]
+        pairs = self._numbers(vectors, [numbers[i] for i in changing])
+        fixed = [x for i, x in enumerate(numbers) if i not in changing]
+        if pairs is None or not all(isinstance(x, float | int) for x in fixed):
+            return None
+        args = (*vectors, pointer(copy), params.size, *hole, *pairs, *map(float, fixed))
+        grid = vector_grid(params.size - hole[1], params.itemsize)
 
-    def _launch(
-        self, name: str, params: Array, args: tuple[Any, ...], end: tuple[Any, ...]
-    ) -> None:
-        grid = vector_grid(params.size, params.itemsize)
-        kernel(name, TYPES[params.dtype.name])(*grid, (*args, *end))
+        def launch(end: tuple[Any, ...] = NO_END) -> None:
+            kernel(name, TYPES[params.dtype.name])(*grid, (*args, *end))
+
+        return launch
 
     def hold(self) -> None:
         """The next update waits for `release`, by which time it is known what a step ends with."""
@@ -129,11 +144,10 @@ class OptimizerKernels:
     def hold_no_more(self) -> None:
         """Updates are launched as they come."""
         self._holds = False
+        self.early.forget()
 
-    def _numbers(self, vectors: tuple[Array, ...], changing: tuple) -> list[Any] | None:
-        """Numbers as pairs of arguments; None for other arrays than vectors in one piece. An update
-        that waits comes before what asks for them."""
-        self.release()
+    def _numbers(self, vectors: Sequence[Array], changing: Sequence) -> list[Any] | None:
+        """Numbers as pairs of arguments; None for other arrays than vectors in one piece."""
         if vectors[0].ndim not in (1, 2) or not are_contiguous(*vectors):
             return None
         pairs = [scalar(x, vectors[0]) for x in changing]
@@ -141,6 +155,7 @@ class OptimizerKernels:
 
     def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
         """Twin of `optimizers.shrink_weights`, in place."""
+        self.release()  # an update that waits comes before
         numbers = self._numbers((params,), (amount,))
         if numbers is None:
             return optimizers.shrink_weights(params, amount, n_weights, xp=self._xp)
@@ -154,6 +169,7 @@ class OptimizerKernels:
 
     def clip_by_global_norm(self, grads: Array, max_norm: Any) -> Array:
         """Twin of `optimizers.clip_by_global_norm`, in place: a launch for the norm, and one."""
+        self.release()
         numbers = self._numbers((grads,), (max_norm,)) if grads.ndim == 1 else None
         if numbers is None:
             return optimizers.clip_by_global_norm(grads, max_norm, xp=self._xp)

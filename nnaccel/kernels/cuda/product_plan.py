@@ -15,6 +15,7 @@ import logging
 from typing import NamedTuple
 
 import cupy
+import numpy as np
 
 from nnaccel.kernels.cuda.algorithm_choice import choice
 from nnaccel.kernels.cuda.cublaslt import (
@@ -39,6 +40,7 @@ IN_PLACE = False
 
 CANDIDATES = 8  # suggestions of the library that are timed
 ALIGNED = 256  # bytes: what the library takes for granted where it is not told
+MASK_COLUMNS = 128  # of which the columns of a mask have to be a multiple
 
 # 16-bit integers hold the bits of bfloat16, for which NumPy has no name.
 TYPES = {
@@ -65,6 +67,16 @@ class Matrix(NamedTuple):
     flipped: bool  # transposed once more, back to what lies in memory
 
 
+class ReluEnd(NamedTuple):
+    """How a product dX = dZ W^T ends where X is the output of a layer with ReLU: as dZ of that
+    layer, by a mask of bits as `store_mask` of `dense.cuh` writes it, and with the sum db over
+    examples. It is the epilogue DRELU_BGRAD."""
+
+    mask_stride: int  # bits from the mask of one matrix of a stack to the next
+    db_stride: int  # elements from one db to the next
+    alignments: tuple[int, int]  # of the mask and of db, in bytes
+
+
 class Problem(NamedTuple):
     """A product out = X Y, which the library computes as out^T = Y^T X^T."""
 
@@ -74,6 +86,7 @@ class Problem(NamedTuple):
     count: int  # of matrices in a stack
     compute: int
     alignments: tuple[int, ...]  # of Y, X and out, in bytes
+    relu: ReluEnd | None = None
 
 
 def matrix_of(x: Array) -> Matrix | None:
@@ -109,8 +122,28 @@ def problem_of(X: Array, Y: Array, out: Array, tf32: bool) -> Problem | None:
         compute = header.CUBLAS_COMPUTE_32F_FAST_TF32
     else:
         compute = header.CUBLAS_COMPUTE_32F
-    alignments = tuple(min(ALIGNED, at & -at) for at in map(address, (Y, X, out)))
+    alignments = tuple(map(alignment, (Y, X, out)))
     return Problem(y, x, o, count, compute, alignments)
+
+
+def alignment(x: Array) -> int:
+    """The largest power of two, up to ALIGNED, of which the address of an array is a multiple."""
+    return min(ALIGNED, address(x) & -address(x))
+
+
+def with_relu(problem: Problem, mask: Array, db: Array) -> Problem | None:
+    """The product that ends as `ReluEnd` says; None where the library has no such end.
+
+    mask: (..., N, H / 32) words.   db: (..., 1, H), of the type of the output. That is float32:
+    the library sums db in the type of what it writes, and has no such end in float64.
+    """
+    if problem.out.type != header.CUDA_R_32F or db.dtype != np.float32:
+        return None
+    H, N = problem.out.rows, problem.out.columns
+    if problem.out.leading != H or H % MASK_COLUMNS or mask.size != problem.count * N * H // 32:
+        return None
+    stride = db.strides[0] // db.itemsize if problem.count > 1 else 0
+    return problem._replace(relu=ReluEnd(N * H, stride, (alignment(mask), alignment(db))))
 
 
 ONE = {header.CUDA_R_32F: ctypes.c_float(1), header.CUDA_R_64F: ctypes.c_double(1)}
@@ -131,10 +164,13 @@ class ProductPlan:
         ):
             if matrix.flipped:
                 self.product.put(attribute, ctypes.c_int32(header.CUBLAS_OP_T))
+        if problem.relu is not None:
+            self.end_with_relu(problem.relu, problem.out.rows)
         self.layouts, self.problem, self.device = (Y, X, out), problem, device
         self.function = library().cublasLtMatmul
         self.first = handle(device), self.product.at, ctypes.addressof(ONE[scale])
         self.Y, self.X, self.out, self.zero = Y.at, X.at, out.at, ctypes.addressof(ZERO[scale])
+        self.pointers = 0, 0
         self.choose(Algorithm())
 
     @staticmethod
@@ -145,6 +181,29 @@ class ProductPlan:
             stride = ctypes.c_int64(matrix.stride)
             layout.put(header.CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride)
         return layout
+
+    def again(self) -> "ProductPlan":
+        """Another plan with this one's algorithm."""
+        plan = ProductPlan(self.problem, self.device)
+        plan.choose(self.algorithm)
+        return plan
+
+    def end_with_relu(self, relu: ReluEnd, H: int) -> None:
+        """Every number has the size that cublasLt.h gives the attribute."""
+        put, epilogue = self.product.put, header.CUBLASLT_EPILOGUE_DRELU_BGRAD
+        put(header.CUBLASLT_MATMUL_DESC_EPILOGUE, ctypes.c_uint32(epilogue))
+        put(header.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, ctypes.c_int64(H))
+        masks, dbs = map(ctypes.c_int64, (relu.mask_stride, relu.db_stride))
+        put(header.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, masks)
+        put(header.CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, dbs)
+
+    def point_to(self, mask: int, db: int) -> None:
+        """Where the mask lies, and where db belongs: addresses, which a suggestion of the library
+        and the next launches look at."""
+        if self.pointers != (mask, db):
+            put, self.pointers = self.product.put, (mask, db)
+            put(header.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, ctypes.c_void_p(mask))
+            put(header.CUBLASLT_MATMUL_DESC_BIAS_POINTER, ctypes.c_void_p(db))
 
     def choose(self, algorithm: Algorithm) -> None:
         self.algorithm, self.chosen = algorithm, ctypes.addressof(algorithm)
@@ -202,27 +261,41 @@ _plans: dict[tuple[int, Problem], ProductPlan | None] = {}
 
 
 def product_plan(
-    X: Array, Y: Array, out: Array, workspace: Array, *, tf32: bool
+    X: Array,
+    Y: Array,
+    out: Array,
+    workspace: Array,
+    *,
+    tf32: bool,
+    relu: tuple[Array, Array] | None = None,
 ) -> ProductPlan | None:
     """The plan for products of such arrays on the current device, in IEEE float32, in float64, with
     bfloat16 (uint16) factors summed in float32, or, with tf32, with float32 factors rounded to it.
 
     X: (..., N, D).   Y: (..., D, H).   out: (..., N, H) of their type, or float32 for bfloat16; it
     is overwritten where algorithms are timed.   ...: at most one axis, the same for all arrays that
-    have it.   None, with a line in the log, where the library cannot do it.
+    have it.   relu: the mask and db of a product that ends as `ReluEnd` says; such a plan is the
+    caller's own, for it knows where they are.   None, with a line in the log, where the library
+    cannot do it.
     """
     problem = problem_of(X, Y, out, tf32)
+    if problem is not None and relu is not None:
+        problem = with_relu(problem, *relu)
     if library() is None or problem is None:
         return None
     key = cupy.cuda.runtime.getDevice(), problem
     if key not in _plans:
         plan: ProductPlan | None = ProductPlan(problem, key[0])
+        if relu is not None:
+            plan.point_to(*map(address, relu))
         algorithms = plan.candidates()
         if algorithms:
             addresses = [address(x) for x in (X, Y, out, workspace)]
             plan.choose(algorithms[choice(plan, algorithms, addresses, out)])
         else:
-            log.debug("a product stays with CuPy: cuBLASLt has no algorithm for %s", problem)
+            whose = "a product stays with CuPy" if relu is None else "ReLU stays out of a product"
+            log.debug("%s: cuBLASLt has no algorithm for %s", whose, problem)
             plan = None
         _plans[key] = plan
-    return _plans[key]
+    plan = _plans[key]
+    return plan if plan is None or relu is None else plan.again()

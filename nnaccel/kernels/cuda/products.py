@@ -26,24 +26,51 @@ class Products:
         X: (..., N, D).   Y: (..., D, H).   out: (..., N, H).   Transposed views are read as they
         lie. On the current stream, which may be one that is being captured.
         """
-        x, y, to = address(X), address(Y), address(out)
-        key = (
-            (X.shape, X.strides, x % ALIGNED, X.dtype.char),
-            (Y.shape, Y.strides, y % ALIGNED, Y.dtype.char),
-            (out.strides, to % ALIGNED, out.dtype.char),
-        )
-        if key not in self._plans:
-            workspace = self._buffers.named("products", (WORKSPACE,), np.uint8)
-            self._workspace = address(workspace)
-            self._plans[key] = product_plan(X, Y, out, workspace, tf32=self._tf32)
-        plan = self._plans[key]
+        at = address(X), address(Y), address(out)
+        plan = self._plan(X, Y, out, at)
         if plan is not None:
-            plan(x, y, to, self._workspace, cupy.cuda.get_current_stream().ptr)
+            plan(*at, self._workspace, cupy.cuda.get_current_stream().ptr)
         elif out.flags.c_contiguous:
             cupy.matmul(widened(X), widened(Y), out=out)
         else:
             out[...] = cupy.matmul(widened(X), widened(Y))
         return out
+
+    def relu_matmul(self, X: Array, Y: Array, out: Array, mask: Array, db: Array) -> bool:
+        """X Y where a bit of the mask is set, else 0, written into `out`, and its sum over rows
+        into db. False, having done nothing, where the library cannot do it.
+
+        X, Y, out: as of `matmul`.   mask: (..., N, H / 32), as `store_mask` of `dense.cuh` writes
+        it.   db: (..., 1, H).
+        """
+        at = address(X), address(Y), address(out)
+        plan = self._plan(X, Y, out, at, (mask, db))
+        if plan is None:
+            return False
+        plan.point_to(address(mask), address(db))
+        plan(*at, self._workspace, cupy.cuda.get_current_stream().ptr)
+        return True
+
+    def _plan(
+        self,
+        X: Array,
+        Y: Array,
+        out: Array,
+        at: tuple[int, int, int],
+        relu: tuple[Array, Array] | None = None,
+    ) -> ProductPlan | None:
+        """The plan for products of such arrays at such addresses.   relu: as of `product_plan`."""
+        key = (
+            (X.shape, X.strides, at[0] % ALIGNED, X.dtype.char),
+            (Y.shape, Y.strides, at[1] % ALIGNED, Y.dtype.char),
+            (out.strides, at[2] % ALIGNED, out.dtype.char),
+            relu and tuple((x.strides, address(x) % ALIGNED) for x in relu),
+        )
+        if key not in self._plans:
+            workspace = self._buffers.named("products", (WORKSPACE,), np.uint8)
+            self._workspace = address(workspace)
+            self._plans[key] = product_plan(X, Y, out, workspace, tf32=self._tf32, relu=relu)
+        return self._plans[key]
 
 
 def product_shape(X: Array, Y: Array) -> tuple[int, ...] | None:

@@ -83,7 +83,9 @@ def expressions() -> Iterator[str]:
             yield f"bias_activation<{T}, {G}>"
             yield from (f"{name}<{T}, {T}, {G}>" for name in ("narrow_dense", "activation_vjp"))
         yield from (f"{name}<{T}>" for name in PLAIN)
+        yield f"dense_cross_entropy<{T}, {T}>"
         yield from (f"small_epoch<{T}, {V}>" for V in (1, 2 if T == "double" else 4))
     yield f"to_bf16<{TYPES['float32']}>"
+    yield f"dense_cross_entropy<{TYPES['float32']}, {BFLOAT16}>"
     yield from (f"narrow_dense<{TYPES['float32']}, {BFLOAT16}, {G}>" for G in FUNCTORS.values())
     yield from (f"activation_vjp<{TYPES['float32']}, {BFLOAT16}, {G}>" for G in READS_SIGN)

@@ -11,6 +11,8 @@ from nnaccel.kernels.dense_plan import by_batch
 from nnaccel.maths.metrics import Metric
 from nnaccel.typing import Array, Namespace
 
+NO_ROWS = (0,) * 12  # arguments of `begin` where each step takes its minibatch itself
+
 
 class StepSlots:
     """The arrays that captured steps find at the same addresses in every step and epoch; two
@@ -21,33 +23,43 @@ class StepSlots:
 
     def __init__(self, n: int, batch: int, dtype: Any) -> None:
         self._type, self._batch = TYPES[dtype.name], batch
-        self._epoch = cupy.empty(128, np.uint8)  # memory for an `Epoch`
+        self._epoch = cupy.empty(256, np.uint8)  # memory for an `Epoch`
+        self._taken = 0  # numbers of a minibatch that the end of a step takes
         self._counter = cupy.zeros((1,), np.uint32)
         self.numbers = cupy.empty((n,), dtype)
         self.index = cupy.empty((batch,), np.int64)  # the examples of the minibatch
         self.count = cupy.empty((), np.int32)  # updates before this one
 
     def begin(
-        self, table: Array | None, order: Array, losses: Array, logits: Array | None, count: int
+        self,
+        table: Array | None,
+        order: Array,
+        losses: Array,
+        logits: Array | None,
+        count: int,
+        rows: tuple[Any, ...] | None,
     ) -> None:
         """The first step of an epoch is the next one. These arrays must live until the last one.
 
         table: (n_steps, n), or None where n is 0.   order: (N,).   losses: (n_steps, networks).
         logits: (kept, size), of so many steps and then of the next in their place, or None.
-        count: of updates before.
+        count: of updates before.   rows: as of `ElementwiseKernels.rows_of`.
         """
+        self._taken = 0 if rows is None else self._batch * rows[3]
         kept, size = (1, 0) if logits is None else logits.shape
         args = (
             self._epoch, pointer(table), self.numbers.shape[0], order, order.shape[0], self._batch,
             losses, pointer(logits), kept, size,
-            self.numbers, self.index, self.count, count,
+            self.numbers, self.index, self.count, count, *(NO_ROWS if rows is None else rows),
         )  # fmt: skip
-        kernel("begin", self._type)(*vector_grid(self._batch, self.index.itemsize), args)
+        grid = vector_grid(max(self._batch, self._taken), self.index.itemsize)
+        kernel("begin", self._type)(*grid, args)
 
     def tick(self, value: Array, Z: Array, keeps: bool) -> None:
         """Ends a step with its loss (...), and its logits (..., B, K) if the epoch keeps them."""
         end = self.end(value, Z)
-        grid, block = vector_grid(max(self._batch, Z.size if keeps else 0), Z.itemsize)
+        most = max(self._batch, self._taken, Z.size if keeps else 0)
+        grid, block = vector_grid(most, Z.itemsize)
         kernel("tick", self._type)(grid, block, end)
 
     def end(self, value: Array, Z: Array) -> tuple[Any, ...]:

@@ -10,12 +10,13 @@ device, but for the first product of each kind, whose algorithms may be timed; s
 from collections.abc import Callable
 from typing import Any
 
+from nnaccel.kernels.cuda.ahead import Ahead
 from nnaccel.kernels.cuda.bfloat16 import Bfloat16Copies
 from nnaccel.kernels.cuda.dense import DenseKernels
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.kernels.cuda.elementwise import ElementwiseKernels
+from nnaccel.kernels.cuda.loss import LossKernels
 from nnaccel.kernels.cuda.optimizers import OptimizerKernels
-from nnaccel.kernels.cuda.output_bias import OutputBias
 from nnaccel.kernels.cuda.products import Products
 from nnaccel.kernels.epoch import on_epoch_start
 from nnaccel.maths.network import Layout, Network, flatten, views
@@ -43,12 +44,14 @@ class Workspace:
         self.buffers = buffers = DeviceBuffers()
         self.products = Products(buffers, tf32=precision == "tf32")
         self.copies = Bfloat16Copies(buffers, enabled=precision == "bf16", network=network)
-        self.output_bias = OutputBias()
-        self.dense = DenseKernels(
-            xp, precision, buffers, self.products, self.copies, self.output_bias
-        )
-        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.output_bias)
+        self.ahead = Ahead()
+        self.losses = LossKernels(xp, precision, buffers, self.copies, self.ahead)
         self.optimizers = OptimizerKernels(xp, buffers, self.copies)
+        self.dense = DenseKernels(
+            xp, precision, buffers, self.products, self.copies,
+            self.ahead, self.losses, self.optimizers.early,
+        )  # fmt: skip
+        self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
 
     def kernels(self) -> dict[Callable, Callable]:
         """The kernel of each operation that has one."""
@@ -57,6 +60,7 @@ class Workspace:
             views: self.views,
             flatten: self.buffers.flatten,
             **self.elementwise.kernels(),
+            **self.losses.kernels(),
             **self.dense.kernels(),
             **self.optimizers.kernels(),
         }
@@ -73,6 +77,6 @@ class Workspace:
         """Twin of `network.views`, with which a pass through the network begins."""
         known = self.buffers.has_views_of(params)
         tree = self.buffers.views(params, places)
-        self.output_bias.begin_pass()
+        self.ahead.begin_pass(places.layers, tree, known=known)
         self.copies.begin_pass(params, places, tree, known=known)
         return tree

@@ -17,7 +17,16 @@ pytest.importorskip(
     "bench.shared.measures", reason="the benchmarks are not part of this distribution"
 )
 
-from bench.gpu import first_minutes, launches, peers, phases, report, schedule, step_details
+from bench.gpu import (
+    both_ways,
+    first_minutes,
+    launches,
+    peers,
+    phases,
+    report,
+    schedule,
+    step_details,
+)
 from bench.peers.contestants import GPU_CONTESTANTS
 from bench.shared import script
 from bench.shared.report import ROOT
@@ -344,13 +353,22 @@ def test_the_whole_run_is_rehearsed_on_the_cpu(tmp_path):
 def test_the_first_minutes_are_rehearsed_on_the_cpu(tmp_path):
     text, found = run_gpu(tmp_path, "--rehearse", "--first")
     phases = found["phases"]
-    assert list(phases) == ["kernels", "runs", "steps", "tests", "products", "profile"]
+    assert list(phases) == [
+        "kernels", "runs", "steps", "tests", "fusions", "products", "profile",
+    ]  # fmt: skip
     assert {name: entry["problem"] for name, entry in phases.items()} == dict.fromkeys(phases, "")
     differences = [x["largest_difference"] for x in phases["runs"]["results"].values()]
     assert len(differences) == 17
     assert max(differences[:12]) < 1e-5
     assert "of 128 steps" in phases["steps"]["results"]["20-40-36-10x32 bf16 without graphs"]
     assert "tanh" in text
+    ways = phases["fusions"]["results"]
+    assert len(ways) == 2 * len(both_ways.NAMES)
+    assert "RELU_IN_PRODUCT" in both_ways.NAMES
+    for name in both_ways.NAMES:
+        assert max(ways[f"{name} float32"][way] for way in ("off", "on")) < 1e-5
+        times = ways[f"{name} 20-16-10x16 float32"]
+        np.testing.assert_allclose(times["ratio"], times["on_us"] / times["off_us"], atol=0.01)
 
 
 def test_without_a_kernel_that_compiles_nothing_else_begins(tmp_path, monkeypatch):

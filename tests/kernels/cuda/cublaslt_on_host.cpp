@@ -33,6 +33,12 @@ struct Product {
     cublasComputeType_t compute;
     cudaDataType_t scale;
     int32_t flip_a = 0, flip_b = 0;
+    uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    const uint8_t* mask = nullptr;
+    char* db = nullptr;
+    int64_t mask_leading = 0, mask_stride = 0, db_stride = 0;
+
+    bool has_end() const { return epilogue != CUBLASLT_EPILOGUE_DEFAULT; }
 };
 
 struct Preference {
@@ -121,6 +127,16 @@ bool known(const Product& p, const Layout& a, const Layout& b, const Layout& d) 
     }
 }
 
+// Whether the library has this end of a product, the only one that it is asked for. By the words of
+// cublasLt.h a mask counts in bits, 128 at a time, and db is of the type of the output.
+bool knows_end(const Product& p, const Layout& d, uint64_t k) {
+    if (!p.has_end()) return true;
+    return p.epilogue == CUBLASLT_EPILOGUE_DRELU_BGRAD && d.type == CUDA_R_32F && k > 1 && p.mask &&
+           p.db && p.mask_leading >= int64_t(d.rows) && p.mask_leading % 128 == 0 &&
+           (d.count == 1 || (p.mask_stride % 128 == 0 && p.mask_stride >= p.mask_leading * int64_t(d.columns) &&
+                             p.db_stride >= int64_t(d.rows)));
+}
+
 bool sound(const Product& p, const Layout& a, const Layout& b, const Layout& d, uint64_t* k) {
     const uint64_t m = p.flip_a ? a.columns : a.rows, n = p.flip_b ? b.rows : b.columns;
     *k = p.flip_a ? a.rows : a.columns;
@@ -132,6 +148,7 @@ bool sound(const Product& p, const Layout& a, const Layout& b, const Layout& d, 
 
 uint64_t fingerprint(const Product& p, const Layout& a, const Layout& b, const Layout& d) {
     uint64_t h = uint64_t(p.compute) * 4 + p.flip_a * 2 + p.flip_b;
+    h = (h * 4096 + p.epilogue) * 31 + uint64_t(p.mask_leading);
     for (const Layout* x : {&a, &b, &d})
         for (uint64_t y : {uint64_t(x->type), x->rows, x->columns, uint64_t(x->leading),
                            uint64_t(x->stride), uint64_t(x->count)})
@@ -161,6 +178,22 @@ struct Span {
     }
     bool meets(const Span& other) const { return begin < other.end && other.begin < end; }
 };
+
+// D, and db, of one matrix: the derivative of ReLU by the mask, and the sums over columns.
+void end_with_relu(const Product& p, const Layout& d, char* D, int32_t number) {
+    const uint8_t* mask = p.mask + number * p.mask_stride / 8;
+    float* db = as<float>(p.db) + number * p.db_stride;
+    for (uint64_t i = 0; i < d.rows; ++i) {
+        float sum = 0;
+        for (uint64_t j = 0; j < d.columns; ++j) {
+            float& x = as<float>(D)[j * d.leading + i];
+            const int64_t bit = int64_t(j) * p.mask_leading + int64_t(i);
+            if (!(mask[bit / 8] >> bit % 8 & 1)) x = 0;
+            sum += x;
+        }
+        db[i] = sum;
+    }
+}
 
 template <class T>
 void multiply(
@@ -252,8 +285,17 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(
     cublasLtMatmulDesc_t it, cublasLtMatmulDescAttributes_t attribute, const void* from, size_t size) {
     Product& p = *as<Product>(it);
     bool done = false;
-    if (attribute == CUBLASLT_MATMUL_DESC_TRANSA) done = take(p.flip_a, from, size);
-    if (attribute == CUBLASLT_MATMUL_DESC_TRANSB) done = take(p.flip_b, from, size);
+    switch (attribute) {
+        case CUBLASLT_MATMUL_DESC_TRANSA: done = take(p.flip_a, from, size); break;
+        case CUBLASLT_MATMUL_DESC_TRANSB: done = take(p.flip_b, from, size); break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE: done = take(p.epilogue, from, size); break;
+        case CUBLASLT_MATMUL_DESC_BIAS_POINTER: done = take(p.db, from, size); break;
+        case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE: done = take(p.db_stride, from, size); break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: done = take(p.mask, from, size); break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: done = take(p.mask_leading, from, size); break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE: done = take(p.mask_stride, from, size); break;
+        default: break;
+    }
     return done ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
@@ -325,7 +367,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     const Preference& asked = *as<Preference>(preference);
     uint64_t k;
     if (!sound(p, a, b, d, &k)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!known(p, a, b, d)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!known(p, a, b, d) || !knows_end(p, d, k)) return CUBLAS_STATUS_NOT_SUPPORTED;
     bool wide = std::min({asked.alignments[0], asked.alignments[1], asked.alignments[3]}) >= 16;
     for (const Layout* x : {&a, &b, &d}) wide = wide && at_multiples(*x, 16);
     *found = 0;
@@ -340,7 +382,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
                                                            : CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_32F;
             const size_t need = workspace_of(Kind(kind), d);
             if ((scheme_of(kind) & ~asked.schemes) || (input & ~asked.implementations) || need > asked.workspace ||
-                (kind == IN_EIGHT && !wide))
+                (kind == IN_EIGHT && !wide) || (kind == IN_PLACE && p.has_end()))
                 continue;
             cublasLtMatmulHeuristicResult_t& result = results[(*found)++];
             result = {};
@@ -379,6 +421,8 @@ cublasStatus_t cublasLtMatmul(
     if ((wide ? *as<const double>(alpha) : *as<const float>(alpha)) != 1 ||
         (wide ? *as<const double>(beta) : *as<const float>(beta)) != 0)
         return CUBLAS_STATUS_NOT_SUPPORTED;  // nobody asks for it
+    if (!knows_end(p, d, k) || uintptr_t(p.mask) % 16 || uintptr_t(p.db) % 4)
+        return CUBLAS_STATUS_INVALID_VALUE;
     if (algorithm->data[2] != fingerprint(p, a, b, d) || algorithm->data[0] >= KINDS)
         return CUBLAS_STATUS_INVALID_VALUE;
     const Kind kind = Kind(algorithm->data[0]);
@@ -401,6 +445,7 @@ cublasStatus_t cublasLtMatmul(
             multiply<double>(kind, false, p, a, b, d, k, left, right, to, workspace);
         else
             multiply<float>(kind, algorithm->data[1], p, a, b, d, k, left, right, to, workspace);
+        if (p.has_end()) end_with_relu(p, d, to, i);
     }
     ++products;
     clock_now += costs[kind];

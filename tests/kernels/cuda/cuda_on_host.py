@@ -6,8 +6,9 @@ launch. Matrix products go by the real `product_plan.py` to a library of the sam
 is compiled from `cublaslt_on_host.cpp`.
 
 While a stream is captured nothing runs: what is launched is taken down, with the addresses and
-numbers of that moment and nothing else, and runs when the graph is launched. What CuPy refuses in
-a capture is refused. Memory comes from pools, as CuPy's does: when the last array of a piece is
+numbers of that moment and nothing else, and runs when the graph is launched: in any order in which
+each comes after what it waits for, now one and now another. What CuPy refuses in a capture is
+refused. Memory comes from pools, as CuPy's does: when the last array of a piece is
 gone, the next array of that size has it.
 """
 
@@ -18,13 +19,13 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 if sys.platform == "linux":
     import fcntl
@@ -160,10 +161,15 @@ class Counted:
 
 
 class Event:
-    """A moment on the clock of the stand-in for cuBLASLt."""
+    """A moment on the clock of the stand-in for cuBLASLt, and of a stream that is captured."""
 
-    def record(self, stream: object) -> None:
-        self.time = cublaslt().host_clock()
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
+        self._timed = not disable_timing
+
+    def record(self, stream: "Stream") -> None:
+        if self._timed:
+            self.time = cublaslt().host_clock()
+        self.after = set(stream.last)
 
     def synchronize(self) -> None:
         pass
@@ -388,26 +394,33 @@ class OnDevice(np.ndarray):
 
 
 class Stream:
-    """CuPy's stream, or the default one."""
+    """CuPy's stream, or the default one. A stream that waits for one that is captured is captured
+    with it."""
 
     def __init__(self, cupy: ModuleType, non_blocking: bool = False) -> None:
         self._cupy, self._non_blocking = cupy, non_blocking
         self._capturing = False
+        self._before: list[Stream | None] = []
+        self.last: set[int] = set()  # the nodes of a capture that the next one waits for
         self.ptr = id(self) if non_blocking else 0
 
     def __enter__(self) -> None:
-        assert self._cupy.stream is None
+        self._before.append(self._cupy.stream)
         self._cupy.stream = self
 
     def __exit__(self, *_: object) -> None:
-        assert not self._capturing, "a capture has not been ended"
-        self._cupy.stream = None
+        self._cupy.stream = self._before.pop()
+        assert self._before or self._cupy.stream or not self._capturing, "a capture goes on"
 
     def is_capturing(self) -> bool:
         return self._capturing
 
-    def wait_event(self, event: object) -> None:
-        """What has been launched has run."""
+    def wait_event(self, event: Event) -> None:
+        """Where nothing is captured, what has been launched has run."""
+        if self._cupy.recorded is not None:
+            self.last |= event.after
+            self._capturing = True
+            self._cupy.captured.add(self)
 
     def synchronize(self) -> None:
         """Likewise."""
@@ -416,25 +429,59 @@ class Stream:
         assert self._non_blocking
         assert self._cupy.stream is self
         assert self._cupy.recorded is None
-        self._capturing, self._cupy.recorded = True, []
+        self._capturing, self._cupy.recorded, self._cupy.captured = True, [], {self}
 
     def end_capture(self) -> "Graph":
         assert self._capturing
-        self._capturing, recorded, self._cupy.recorded = False, self._cupy.recorded, None
+        recorded, self._cupy.recorded = self._cupy.recorded, None
+        joined = set(self.last)
+        for number in reversed(range(len(recorded))):
+            if number in joined:
+                joined |= recorded[number].after
+        for stream in self._cupy.captured:
+            stream._capturing, stream.last = False, set()
+        if len(joined) < len(recorded):
+            raise RuntimeError("cudaErrorStreamCaptureUnjoined")
         return Graph(self._cupy, recorded)
 
 
-class Graph:
-    """What has been captured."""
+class Node(NamedTuple):
+    """Of a graph: what it does, and the numbers of the nodes that it waits for."""
 
-    def __init__(self, cupy: ModuleType, recorded: list[Callable[[], None]]) -> None:
-        self._cupy, self.recorded = cupy, recorded
+    run: Callable[[], None]
+    after: frozenset[int]
+
+
+class Graph:
+    """What has been captured. Where it has branches, launches differ in which goes first."""
+
+    def __init__(self, cupy: ModuleType, recorded: list[Node]) -> None:
+        self._cupy, self.recorded, self._launches = cupy, recorded, 0
 
     def launch(self) -> None:
         assert self._cupy.recorded is None
         self._cupy.graphs += 1
-        for run in self.recorded:
-            run()
+        self._launches += 1
+        for number in self.order(self._launches % 2 == 0):
+            self.recorded[number].run()
+
+    def order(self, late: bool) -> Iterator[int]:
+        """The nodes, each after those that it waits for: of those that may run the one that was
+        captured first, or the last."""
+        waits = [set(node.after) for node in self.recorded]
+        ready = [number for number, after in enumerate(waits) if not after]
+        followers = defaultdict(list)
+        for number, after in enumerate(waits):
+            for before in after:
+                followers[before].append(number)
+        while ready:
+            number = (max if late else min)(ready)
+            ready.remove(number)
+            yield number
+            for follower in followers[number]:
+                waits[follower].remove(number)
+                if not waits[follower]:
+                    ready.append(follower)
 
     def __reduce__(self) -> str:
         raise TypeError("no default __reduce__ due to non-trivial __cinit__")
@@ -452,10 +499,17 @@ def stand_in() -> ModuleType:
     cupy.malloc = MemoryPool().malloc
     cupy.device_memory = DeviceMemory
 
+    def record(run):
+        """A node of the graph that is being captured, on the current stream."""
+        stream = cupy.stream or null
+        assert stream.is_capturing(), "CUDA would refuse: another stream is being captured"
+        cupy.recorded.append(Node(run, frozenset(stream.last)))
+        stream.last = {len(cupy.recorded) - 1}
+
     def launch(run):
         """What runs now, or in each launch of the graph that is being captured."""
         if cupy.recorded is not None:
-            cupy.recorded.append(run)
+            record(run)
         else:
             cupy.launches += 1
             run()
@@ -463,7 +517,7 @@ def stand_in() -> ModuleType:
     def operation(run):
         """The same, of NumPy's."""
         if cupy.recorded is not None:
-            cupy.recorded.append(run)
+            record(run)
         else:
             OnDevice.operations += 1
             run()
@@ -500,7 +554,7 @@ def stand_in() -> ModuleType:
         array.view(np.ndarray).fill(0)
         if cupy.recorded is not None:
             into = Address(array)
-            cupy.recorded.append(lambda: into.array().fill(0))
+            record(lambda: into.array().fill(0))
         return array
 
     def asarray(x, dtype=None, order=None):

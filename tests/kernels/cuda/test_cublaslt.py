@@ -140,6 +140,12 @@ def test_the_library_itself_takes_what_it_is_told(module, monkeypatch):
         plan = module.ProductPlan(module.problem_of(X, Y, out, precision == "tf32"), 0)
         assert plan.candidates() == []  # having set every preference
         assert plan.run(*([0] * 5)) != 0
+    X, Y, out = (np.ones(s, np.float32) for s in ((2, 3, 5), (2, 5, 128), (2, 3, 128)))
+    mask, db = np.zeros((2, 3, 4), np.uint32), np.empty((2, 1, 128), np.float32)
+    problem = module.with_relu(module.problem_of(X, Y, out, False), mask, db)
+    plan = module.ProductPlan(problem, 0)
+    plan.point_to(16, 32)
+    assert plan.candidates() == []
 
 
 # The products
@@ -181,6 +187,120 @@ def test_products_are_those_of_rounded_factors(module, precision, shape, lead):
                 np.testing.assert_allclose(
                     found, expected, rtol=error, atol=error, err_msg=f"{label}, {other}"
                 )
+
+
+# Products that end with the derivative of ReLU
+
+
+def masked(lead, N=9, D=5, H=256, precision="float32"):
+    """The arrays of such a product, those of db in a larger vector, and what it has to give."""
+    draw = draws()
+    X, Y, bits = draw(*lead, N, D), draw(*lead, D, H), draw(*lead, N, H) > 0
+    X, Y = X.astype(np.float32), Y.astype(np.float32)
+    mask = np.packbits(bits, axis=-1, bitorder="little").view(np.uint32)
+    exact = np.matmul(*(rounded(x.astype(float), BITS[precision]) for x in (X, Y))) * bits
+    db = np.full((*lead, H + 24), 7.0, np.float32)[..., None, 4 : H + 4]
+    return X, Y, mask, db, exact
+
+
+@HOST
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("lead", [(), (1,), (3,)])
+def test_a_product_may_end_with_relu_and_the_sum_of_rows(module, precision, lead):
+    X, Y, mask, db, exact = masked(lead, precision=precision)
+    for label, y in layouts(Y):
+        out, workspace = np.full(exact.shape, 9.0, np.float32), room()
+        tf32 = precision == "tf32"
+        plan = module.product_plan(X, y, out, workspace, tf32=tf32, relu=(mask, db))
+        plan.point_to(module.address(mask), module.address(db))
+        plan(*(module.address(x) for x in (X, y, out, workspace)), 0)
+        np.testing.assert_allclose(out, exact, rtol=1e-5, atol=1e-5, err_msg=label)
+        np.testing.assert_allclose(db, exact.sum(-2, keepdims=True), rtol=1e-4, atol=1e-4)
+        assert not out[exact == 0].any()
+    around = db.base
+    assert (around[..., :4] == 7).all()
+    assert (around[..., 260:] == 7).all()
+
+
+@HOST
+def test_the_library_is_told_of_an_end_what_its_header_asks_for(module, monkeypatch):
+    """Each attribute with its number, its size and its value."""
+    X, Y, mask, db, exact = masked((3,))
+    told, Description = [], module.Description
+    put = Description.put
+
+    def watched(self, attribute, value):
+        if self.kind == "MatmulDesc":
+            told.append((attribute, ctypes.sizeof(value), value.value))
+        put(self, attribute, value)
+
+    monkeypatch.setattr(Description, "put", watched)
+    out = np.empty(exact.shape, np.float32)
+    plan = module.product_plan(X, Y, out, room(), tf32=False, relu=(mask, db))
+    at = module.address(mask), module.address(db)
+    told.clear()
+    plan = plan.again()
+    plan.point_to(*at)
+    # DRELU_BGRAD; bits from row to row and from mask to mask; numbers from db to db; the pointers.
+    ends = [
+        (7, 4, 152),
+        (12, 8, 256),
+        (13, 8, 9 * 256),
+        (10, 8, 280),
+        (11, 8, at[0]),
+        (8, 8, at[1]),
+    ]
+    assert told == ends
+    before = len(told)
+    plan.point_to(*at)  # where it points already
+    assert len(told) == before
+    assert plan.problem.relu == (9 * 256, 280, tuple(min(256, x & -x) for x in at))
+
+
+@HOST
+def test_runs_that_take_turns_have_masks_of_their_own(module):
+    """As two threads may: what one says of its arrays is not said to the other."""
+    runs = [masked((), N=9), masked((), N=9)]
+    runs[1][2][...] ^= 0xFFFFFFFF  # the other numbers
+    plans, outs = [], [np.empty(runs[0][-1].shape, np.float32) for _ in runs]
+    for (X, Y, mask, db, _), out in zip(runs, outs, strict=True):
+        plans.append(module.product_plan(X, Y, out, room(), tf32=False, relu=(mask, db)))
+        plans[-1].point_to(module.address(mask), module.address(db))
+    workspace = room()
+    for (X, Y, *_), out, plan in zip(runs, outs, plans, strict=True):
+        plan(*(module.address(x) for x in (X, Y, out, workspace)), 0)
+    np.testing.assert_allclose(outs[0], runs[0][-1], rtol=1e-5, atol=1e-5)
+    assert not (outs[0] * outs[1]).any()
+    assert np.all((outs[0] != 0) | (outs[1] != 0))
+
+
+@HOST
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda X, Y, out, m, db: (X[..., :1], Y[:1], out, m, db), "ReLU stays out of a product"),
+        (lambda *arrays: tuple(x.astype(float) for x in arrays[:3]) + arrays[3:], None),
+        (lambda X, Y, out, m, db: (X, Y, out, m, db.astype(float)), None),
+        (lambda X, Y, out, m, db: (X, Y[:, :96], out[:, :96].copy(), m, db), None),
+        (lambda X, Y, out, m, db: (X, Y[:, :128], out[:, :128], m, db), None),
+        (lambda X, Y, out, m, db: (X, Y, out, m[:, :7], db), None),
+        (
+            lambda X, Y, out, m, db: (
+                *(x.astype(np.uint16) for x in (X, Y, out)),
+                m,
+                db,
+            ),
+            None,
+        ),
+    ],
+    ids=["one input", "float64", "db of float64", "96 columns", "wide rows", "mask", "bfloat16"],
+)
+def test_what_cannot_end_with_relu_has_no_plan(module, change, says, caplog):
+    caplog.set_level(logging.DEBUG, "nnaccel")
+    X, Y, mask, db, exact = masked(())
+    X, Y, out, mask, db = change(X, Y, exact.astype(np.float32), mask, db)
+    assert module.product_plan(X, Y, out, room(), tf32=False, relu=(mask, db)) is None
+    assert [says in r.getMessage() for r in caplog.records] == ([] if says is None else [True])
 
 
 @HOST

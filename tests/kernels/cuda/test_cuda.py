@@ -272,7 +272,7 @@ def test_a_row_of_many_classes_is_read_once(K):
     Z, Y = rng.standard_normal((20, K)).astype(np.float32), rng.integers(0, K, 20)
     expected = losses.softmax_cross_entropy(Z, Y, xp=compat)[1]
     space = cuda_on_host.on_host().Workspace(np)
-    space.elementwise._wide_cross_entropy(Z, Y, None, np.empty((), np.float32), Z)
+    space.losses._wide_cross_entropy(Z, Y, None, np.empty((), np.float32), Z)
     np.testing.assert_allclose(Z, expected, rtol=3e-5, atol=1e-9)
 
 
@@ -357,8 +357,8 @@ def test_dropout_has_the_bits_of_its_definition(step, dtype):
 
 
 @HOST
-def test_a_training_step_is_fifteen_launches(xp, cupy, device):
-    """For the network of the benchmarks: seven products, and eight kernels with the rest."""
+def test_a_training_step_is_fourteen_launches(xp, cupy, device):
+    """For the network of the benchmarks: seven products, and seven kernels with the rest."""
     network, rng = mlp(784, [512, 512], 10), np.random.default_rng(0)
     X = rng.integers(0, 255, (500, 784)).astype(np.uint8)
     data = Data(device(X), device(rng.integers(0, 10, 500)), None)
@@ -371,7 +371,7 @@ def test_a_training_step_is_fifteen_launches(xp, cupy, device):
     params, state, _ = epoch(params, state, data, order)
     before, OnDevice.operations = cupy.launches, 0
     params, state, records = epoch(params, state, data, order)
-    assert cupy.launches - before == 4 * 15
+    assert cupy.launches - before == 4 * 14
     assert OnDevice.operations == 1  # the losses of the steps are stacked
     assert state.step == 8
     assert records.shape == (4,)
@@ -581,6 +581,22 @@ def test_an_epoch_in_one_launch_on_a_gpu_is_its_steps(sizes, batch, lead, dtype)
     data = examples(K=sizes[-1], N=3 * batch + 7, D=sizes[0], dtype=dtype, weighted=True)
     problem = simple(network, dtype=dtype, data=data, l2=0.01, batch_size=batch)
     assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
+
+
+SWITCHES = ("RELU_IN_PRODUCT", "NARROW_LOSS", "UPDATE_BESIDE", "NEXT_ROWS")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lead", [None, 3])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_both_ways_of_a_switch_on_a_gpu_are_the_steps(name, lead, monkeypatch):
+    monkeypatch.setattr("nnaccel.kernels.cuda.graphs.FIRST", 1)
+    monkeypatch.setattr("nnaccel.kernels.cuda.small_network.MOST", 0)
+    monkeypatch.setattr("nnaccel.kernels.cuda.early_update.LEAST", 100)
+    problem = simple(mlp(8, [128, 128], 3), data=examples(N=300, D=8, weighted=True))
+    for on in (True, False):
+        monkeypatch.setattr(f"nnaccel.kernels.cuda.fusions.{name}", on)
+        assert_trains_on_a_gpu(problem, None if lead is None else members(problem, lead))
 
 
 def assert_trains_on_a_gpu(problem, start=None):

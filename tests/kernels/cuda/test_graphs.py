@@ -9,6 +9,7 @@ import pickle
 import sys
 import weakref
 from contextlib import nullcontext
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ from nnaccel import MLPClassifier
 from nnaccel.devices.device import Device
 from nnaccel.kernels import epoch, optimizer_trace
 from nnaccel.kernels.cuda.backend import CuPyBackend
-from nnaccel.maths import layers, losses, metrics, optimizers
+from nnaccel.maths import layers, losses, metrics, optimizers, schedules
 from nnaccel.maths.activations import get
 from nnaccel.maths.network import Network, mlp
 from nnaccel.maths.optimizers import State
@@ -202,26 +203,34 @@ def test_other_precisions(xp, cupy, precision, network, name):
 @pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["dropout"], NETWORKS["layer norm"]])
 def test_before_a_dense_layer_a_minibatch_is_in_bfloat16_alone(xp, network, monkeypatch):
     """Two thirds of what is written of it; another layer finds float32."""
-    problem, rows = simple(network), []
-    elementwise = cuda_on_host.modules_on_host().elementwise
-    kernel = elementwise.kernel
-
-    def watched(name, *types):
-        launch = kernel(name, *types)
-        if name != "minibatch":
-            return launch
-        return lambda grid, block, args: rows.append(args[3:5]) or launch(grid, block, args)
-
-    monkeypatch.setattr(elementwise, "kernel", watched)
-    run(epoch_in("bf16", problem, xp, graphs=True), problem)
+    problem, modules = simple(network), cuda_on_host.modules_on_host()
     dense = type(network.layers[0]) is layers.Dense
-    assert rows
-    assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
+    # Where a step takes its minibatch, and where the end of the last one does.
+    for on, part, name, first in (
+        (False, modules.elementwise, "minibatch", 3),
+        (True, modules.step_slots, "begin", 14 + 4),
+    ):
+        rows, kernel = [], part.kernel
+
+        def watched(name, *types, kernel=kernel, wanted=name, first=first, rows=rows):
+            launch = kernel(name, *types)
+            if name != wanted:
+                return launch
+            return lambda grid, block, args: (
+                rows.append(args[first : first + 2]) or launch(grid, block, args)
+            )
+
+        monkeypatch.setattr(modules.fusions, "NEXT_ROWS", on)
+        monkeypatch.setattr(part, "kernel", watched)
+        run(epoch_in("bf16", problem, xp, graphs=True), problem)
+        assert rows
+        assert all((type(X) is int) is dense and half.dtype == np.uint16 for X, half in rows)
 
 
-def test_a_step_is_fifteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
-    """For the network of the benchmarks: a step's fifteen launches, the last of which, the update,
-    ends it. The rest of an epoch is an upload of its numbers, and a launch to begin with."""
+def test_a_step_is_thirteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured):
+    """For the network of the benchmarks: a step's thirteen launches, the last of which, the update,
+    ends it and takes the next minibatch. The rest of an epoch is an upload of its numbers, and a
+    launch to begin with."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (131, 784)).astype(np.uint8)
     data = Data(X, rng.integers(0, 10, len(X)), None)
@@ -236,8 +245,8 @@ def test_a_step_is_fifteen_nodes_and_an_epoch_a_few_launches(xp, cupy, captured)
     run(epoch_of(problem, xp), problem, after=count)
     # 32 full batches and a shorter one, which weighs its gradient by an operation of CuPy; the
     # first of each is taken alone.
-    assert [len(graph.recorded) for graph in captured] == [16 * 15, 15, 16]
-    assert counts[1] == (1 + 15, 2 * 15 + 1, 1, 1)
+    assert [len(graph.recorded) for graph in captured] == [16 * 13, 13, 14]
+    assert counts[1] == (1 + 15, 2 * 13 + 1, 1, 1)
     assert counts[2] == counts[3] == (2 + 1, 1, 1, 0)
 
 
@@ -420,7 +429,7 @@ def test_larger_batches_may_follow_smaller_ones(xp, cupy, precision, captured):
 
     epochs = (epoch_in(precision, small, xp, graphs=graphs) for graphs in (True, False))
     assert_same_runs(epochs, small, large, turns=[0, 0, 1, 1, 0, 0], between=watch)
-    assert len(captured) == 2
+    assert len(captured) == 3  # the small one once more, for its minibatch is elsewhere by then
 
 
 def test_numbers_that_are_constant_in_an_epoch_are_not_so_for_ever(xp, captured):
@@ -649,6 +658,15 @@ def test_an_interrupted_capture_is_ended(xp, cupy):
     assert_same_bits(run(epoch, problem), run(epoch_of(problem, xp, graphs=False), problem))
 
 
+class Again(layers.Dense):
+    """A layer that reads its weights once more when its gradient is done."""
+
+    def backward(self, params, saved, dA, *, ops, need_dX):
+        dX, grads = super().backward(params, saved, dA, ops=ops, need_dX=need_dX)
+        W = ops.xp.matrix_transpose(params[0])
+        return (None if dX is None else dX + 0.0 * W[:1, :1]), grads
+
+
 SEVERAL = {
     "weights": (25, True, 0.0, None),
     "L2": (16, False, 0.1, None),
@@ -696,7 +714,7 @@ def test_a_step_of_members_has_a_launch_more_than_that_of_one(xp, captured):
         run(epoch_of(problem, xp), problem, start=start)
         nodes.append(min(len(graph.recorded) for graph in captured))
         captured.clear()
-    assert nodes == [19, 20]
+    assert nodes == [17, 19]
 
 
 @pytest.mark.parametrize("network", ["encoding", "dropout", "layer norm", "residual"])
@@ -736,6 +754,254 @@ def test_what_is_no_epoch_of_steps_is_left_to_the_steps(xp, problem, start):
     assert_refuses(on_device, problem, start)
 
 
+# The rows of the next minibatch at the end of a step
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many minibatches steps have taken themselves."""
+    modules, launches = cuda_on_host.modules_on_host(), []
+    kernel = modules.elementwise.kernel
+
+    def watched(*name):
+        if name[0] == "minibatch":
+            launches.append(name)
+        return kernel(*name)
+
+    monkeypatch.setattr(modules.elementwise, "kernel", watched)
+    return launches
+
+
+def assert_same_rows(xp, taken, problem, *, ahead, **options):
+    """With the rows taken ahead and without: the same bits.   ahead: whether they are."""
+    found = run(epoch_of(problem, xp), problem, **options)
+    assert (not taken) is ahead
+    switches = cuda_on_host.modules_on_host().fusions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switches, "NEXT_ROWS", False)
+        taken.clear()
+        assert_same_bits(found, run(epoch_of(problem, xp), problem, **options))
+        assert taken
+
+
+def wide(X):
+    return np.concatenate([X, X, X[:, :2]], axis=1)
+
+
+DATA = {
+    "as they are": lambda X: X,
+    "whole packs": wide,
+    "part of wider rows": lambda X: wide(X)[:, 2:7],
+    "bytes": lambda X: (20 * wide(X)).astype(np.uint8),
+    "bytes at an odd place": lambda X: (20 * wide(X)).astype(np.uint8)[:, 1:6],
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("make", DATA.values(), ids=DATA)
+def test_the_end_of_a_step_takes_the_next_minibatch(xp, taken, make, dtype):
+    """Of 50 examples in batches of 16, the last of which has 2; with weights."""
+    data = examples(N=50, dtype=dtype, weighted=True)
+    data = data._replace(X=make(data.X))
+    problem = simple(mlp(data.X.shape[1], [5], 3), None, data, dtype=dtype, metric=ACCURACY)
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "uint64"])
+def test_class_numbers_of_any_size_are_taken_ahead(xp, taken, kind):
+    data = examples(N=50)
+    problem = simple(data=data._replace(Y=data.Y.astype(kind)))
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+def test_rows_of_targets_are_taken_ahead(xp, taken):
+    problem = simple(loss="squared_error", data=examples("squared_error", 3, N=50))
+    assert_same_rows(xp, taken, problem, ahead=True)
+
+
+@pytest.mark.parametrize("kind", ["int32", "float64", "bool"])
+def test_data_of_other_types_are_taken_by_each_step(xp, taken, kind):
+    data = examples(N=50)
+    problem = simple(data=data._replace(X=(3 * data.X).astype(kind)))
+    assert_same_rows(xp, taken, problem, ahead=False)
+
+
+def test_weights_of_each_network_are_taken_by_each_step(xp, taken):
+    data = examples(N=50)
+    weights = np.random.default_rng(0).random((50, 2)).astype(np.float32)
+    problem = simple(data=data._replace(weights=weights))
+    assert_same_rows(xp, taken, problem, ahead=False, start=members(problem, 2))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("network", [mlp(3, [40], 3), NETWORKS["layer norm"]])
+def test_rows_are_taken_ahead_in_other_precisions(xp, taken, precision, network):
+    problem = simple(network, data=examples(N=50))
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem)
+    assert not taken
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
+    assert taken
+
+
+@pytest.mark.parametrize("copied", [0, 2**14])
+def test_rows_are_taken_ahead_by_a_tick_too(xp, taken, module, copied, monkeypatch):
+    monkeypatch.setattr(module, "COPIED", copied)
+    assert_same_rows(xp, taken, simple(data=examples(N=50)), ahead=True)
+
+
+def test_places_that_move_are_known_to_the_graphs(xp):
+    """A larger minibatch needs more memory; graphs of a smaller one that were captured before know
+    the old place, and are captured anew."""
+    problem, ends = simple(mlp(3, [5], 3), batch_size=64), []
+    data = [Data(*map(there, examples(N=N))) for N in (6, 64)]
+    for graphs in (True, False):
+        train_epoch = epoch_of(problem, xp, graphs=graphs)
+        params, state = problem.start
+        params, state = there(params), State(state.step, tuple(map(there, state.slots)))
+        records = []
+        for turn, number in enumerate((0, 0, 0, 1, 1, 1, 0, 0, 0)):
+            rng = np.random.default_rng(turn)
+            order = there(rng.permutation(data[number].X.shape[0]))
+            params, state, record = train_epoch(params, state, data[number], order)
+            records.append(record.get())
+        ends.append((params.get(), state._replace(slots=[x.get() for x in state.slots]), records))
+    assert_same_bits(*ends)
+
+
+# The update of a layer's weights on a branch of its own
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """The switch is on, and a layer of a few weights is worth a part of the update."""
+    modules = cuda_on_host.modules_on_host()
+    monkeypatch.setattr(modules.fusions, "UPDATE_BESIDE", True)
+    monkeypatch.setattr(modules.early_update, "LEAST", 100)
+    return partial(monkeypatch.setattr, modules.fusions, "UPDATE_BESIDE")
+
+
+FOUR = mlp(3, [40, 32, 24], 8, activation=["relu", "tanh", "gelu"])  # 120, 1280, 768, 192 weights
+ALONE = {
+    "descent": optimizers.get("gd", 0.05),
+    "momentum": optimizers.momentum(0.05),
+    "nesterov": optimizers.get("nesterov", 0.05),
+    "rmsprop": optimizers.get("rmsprop", 0.01),
+    "adam": optimizers.adam(0.01),
+    "scheduled": optimizers.adam(schedules.cosine(0.01, 100)),
+}
+
+
+def branches(graph):
+    """Whether there is more than one order in which it may run."""
+    return list(graph.order(True)) != list(graph.order(False))
+
+
+@DTYPES
+@pytest.mark.parametrize("optimizer", ALONE.values(), ids=ALONE)
+def test_an_update_beside_products_has_the_same_bits(xp, beside, captured, optimizer, dtype):
+    """In whichever order branches run; and a shorter last batch, whose gradient is weighed when
+    all of it is there, has none."""
+    problem = simple(FOUR, optimizer, examples(N=50, dtype=dtype), dtype=dtype, metric=ACCURACY)
+    found = run(epoch_of(problem, xp), problem, epochs=4)
+    assert [branches(graph) for graph in captured] == [True, False]  # of 16 examples, and of 2
+    beside(False)
+    assert_same_bits(found, run(epoch_of(problem, xp, graphs=False), problem, epochs=4))
+
+
+def test_the_update_of_four_layers_is_three_parts(xp, beside, captured, monkeypatch):
+    """The output layer's with that of the layer below, for it is small; that of the first layer,
+    which has no products below, with all biases at the end."""
+    kernel, parts = cuda_on_host.modules_on_host().optimizers.kernel, []
+
+    def watched(name, *types):
+        launch = kernel(name, *types)
+        return lambda grid, block, args: (
+            parts.append((args[0].size, *args[5:8])) or launch(grid, block, args)
+        )
+
+    monkeypatch.setattr(cuda_on_host.modules_on_host().optimizers, "kernel", watched)
+    monkeypatch.setattr(cuda_on_host.modules_on_host().early_update, "LEAST", 200)
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    run(epoch_of(problem, xp), problem)
+    whole = 2360 + 40 + 32 + 24 + 8
+    step = [(960, 960, 0, 0), (1280, 1280, 0, 0), (whole, whole, 120, 2240)]
+    assert parts[:3] == step
+    assert parts == step * (len(parts) // 3)
+    assert all(map(branches, captured))
+
+
+NOT_ALONE = {
+    "weight decay": simple(FOUR, MANY["adamw"]),
+    "clipped": simple(FOUR, MANY["other clipped"]),
+    "L2": simple(FOUR, l2=0.1),
+    "an odd place": simple(mlp(3, [5, 40], 3)),
+    "layers that read W later": simple(Network(3, (layers.Dense(40), Again(40), Again(8)))),
+}
+
+
+@pytest.mark.parametrize("problem", NOT_ALONE.values(), ids=NOT_ALONE)
+def test_an_update_that_is_not_alone_comes_at_the_end(xp, beside, captured, problem):
+    assert_replays(problem, xp)
+    assert captured
+    assert not any(map(branches, captured))
+
+
+def test_a_rule_without_a_kernel_is_left_to_the_definition(xp, beside):
+    problem = simple(FOUR, optimizers.get("lion", 0.01))
+    found = run(epoch_of(problem, xp), problem)
+    assert_same_bits(found, run(epoch_of(problem, xp, graphs=False), problem))
+
+
+def test_several_networks_are_updated_at_the_end(xp, beside, captured):
+    problem = simple(FOUR, optimizers.adam(0.01))
+    found = run(epoch_of(problem, xp), problem, start=members(problem, 2))
+    assert not any(map(branches, captured))
+    expected = by_definition(problem, members(problem, 2))
+    assert_same_run((*found[:2], np.stack(found[2])), expected)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_an_update_beside_products_of_other_precisions(xp, beside, captured, precision):
+    """In bfloat16 it also writes its part of the copy, for which products below do not wait."""
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    found = run(epoch_in(precision, problem, xp, graphs=True), problem)
+    assert all(map(branches, captured))
+    beside(False)
+    assert_same_bits(found, run(epoch_in(precision, problem, xp, graphs=False), problem))
+
+
+def test_a_branch_that_is_not_waited_for_is_found(xp, beside, caplog, monkeypatch):
+    """The test of the test: CUDA refuses such a capture, and the stand-in too."""
+    branch = cuda_on_host.modules_on_host().capture.Branch
+    monkeypatch.setattr(branch, "join", branch.forget)
+    problem = simple(FOUR, optimizers.adam(0.01), examples(N=64))
+    with caplog.at_level(logging.DEBUG):
+        run(epoch_of(problem, xp), problem)
+    assert "without CUDA graphs: RuntimeError: cudaErrorStreamCaptureUnjoined" in caplog.text
+
+
+def test_an_update_before_its_weights_are_read_is_found(xp, beside, captured, monkeypatch):
+    """Likewise: if a layer said too early that nothing reads its weights any more."""
+    dense = cuda_on_host.modules_on_host().dense.DenseKernels
+    back = dense._multiply_back
+
+    def too_early(self, dZ, WT, dX, X):
+        params = self._buffers._params
+        W = next(w[0] for w in self._buffers._tree if w[0].size == WT.size and w[0].shape[0] > 3)
+        assert params is not None
+        self._early.weights_done(W)
+        back(self, dZ, WT, dX, X)
+
+    problem = simple(FOUR, optimizers.adam(0.1), examples(N=64))
+    beside(False)
+    expected = run(epoch_of(problem, xp), problem)
+    beside(True)
+    monkeypatch.setattr(dense, "_multiply_back", too_early)
+    found = run(epoch_of(problem, xp), problem)
+    assert any(map(branches, captured))
+    assert not np.array_equal(found[0], expected[0])
+
+
 # Runs
 
 
@@ -758,10 +1024,8 @@ def where(xp, cupy, monkeypatch):
     def asarray(x, *, dtype=None, device=None, copy=None):
         return x if isinstance(x, OnDevice) and not copy else there(np.asarray(x, dtype))
 
-    event = SimpleNamespace(record=lambda _: None, synchronize=lambda: None)
     pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     monkeypatch.setattr(cupy, "patient", True)
-    monkeypatch.setattr(cupy.cuda, "Event", lambda **_: event)
     seen = SimpleNamespace(
         cuda=cupy.cuda, empty=cupy.empty, ndarray=Handle, get_default_memory_pool=lambda: pool
     )
@@ -831,6 +1095,31 @@ def test_the_first_runs_on_a_gpu_are_rehearsed(where, cupy):
             found = first.compared(trial, where, epochs=1)
             assert "problem" not in found, trial
             assert (cupy.graphs > before) == trial.graphs
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_both_ways_of_each_switch_are_rehearsed(where, cupy, precision, captured, monkeypatch):
+    """As `bench/gpu/gpu.py --first` compares them: off and on, beside the definitions; in a network
+    in which each has something to do."""
+    ways = pytest.importorskip("bench.gpu.both_ways", reason="the benchmarks are not here")
+    switches = cuda_on_host.modules_on_host().fusions
+    monkeypatch.setattr(ways, "switches", switches)
+    before = {name: getattr(switches, name) for name in ways.NAMES}
+    # Nodes of a step; a part of the update beside the products is one more.
+    saved = {"RELU_IN_PRODUCT": 2, "NARROW_LOSS": 1, "UPDATE_BESIDE": -1, "NEXT_ROWS": 1}
+    assert set(saved) == set(ways.NAMES)
+    for name in ways.NAMES:
+        graphs = cupy.graphs
+        captured.clear()
+        found = ways.losses_of(ways.Trial(name, ways.WIDE, 8, precision), where, epochs=1)
+        assert "problem" not in found, found
+        assert max(found.values()) < {"float32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}[precision]
+        assert cupy.graphs > graphs
+        half = len(captured) // 2
+        off, on = (min(len(g.recorded) for g in gs) for gs in (captured[:half], captured[half:]))
+        assert off - on == (0 if (name, precision) == ("RELU_IN_PRODUCT", "bf16") else saved[name])
+        assert any(map(branches, captured)) == (name == "UPDATE_BESIDE")
+    assert {name: getattr(switches, name) for name in ways.NAMES} == before
 
 
 def test_an_estimator_that_was_trained_with_graphs_can_be_pickled(where, cupy, monkeypatch):
