@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel import schema
+from nnaccel.tabular.preparation import Prepared
 from nnaccel.training.checkpoint import Checkpoint
 
 GROWS = "epochs"
@@ -32,6 +33,26 @@ def digest_of(texts: Iterable[str], arrays: Iterable[np.ndarray | None]) -> str:
         content.update(f"{array.dtype.str} {array.shape}\n".encode())
         content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()
+
+
+def identity_of(made: Prepared, asked: dict[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
+    """The description of a run that a checkpoint keeps, as `FIELDS`.
+
+    made: what it trains on.   asked: its settings as they were given.   kinds: of its networks.
+    """
+    test = None if made.test is None else made.test.data
+    texts = [schema.to_json(part.to_dict(), "it") for part in (made.features, made.target)]
+    arrays = [made.X, made.Y, made.weights, test, *(made.held or ())]
+    if made.digest is not None:
+        texts, arrays = [*texts, made.digest], []
+    return {
+        "kinds": [*kinds],
+        "settings": schema.from_json(schema.to_json(asked, "settings"), "settings"),
+        "epochs": made.kinds[-1].epochs,
+        "rows": dict(made.n_rows),
+        "columns": list(made.features.columns),
+        "data": digest_of(texts, arrays),
+    }
 
 
 def check_same(saved: Checkpoint, now: dict[str, Any]) -> None:

@@ -1,0 +1,159 @@
+"""What the networks of a table learn from, and their training runs: one configuration of settings,
+or several of one architecture side by side."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnaccel.devices.device import Device
+from nnaccel.kernels.backend import backend_of
+from nnaccel.kernels.definition import Run
+from nnaccel.maths.losses import Loss
+from nnaccel.maths.metrics import Metric
+from nnaccel.maths.minibatch import n_steps
+from nnaccel.tabular.branch import Branch
+from nnaccel.tabular.calibration import HeldOut, can_calibrate
+from nnaccel.tabular.members import Edges
+from nnaccel.tabular.settings import (
+    Settings,
+    even_batch,
+    loss_for,
+    network_for,
+    of_networks,
+    optimizer_for,
+)
+from nnaccel.training.checkpoint import Progress
+from nnaccel.training.data import mean_one
+from nnaccel.training.loop import train
+from nnaccel.training.members import l2_of
+from nnaccel.training.step import initialize
+
+
+def kernels_for(
+    run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
+) -> bool | str:
+    """`kernels`, or "numpy" where the run is too short to repay the time to load Numba."""
+    steps = n_steps(n_rows, run.batch_size, n_epochs)
+    repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
+    return kernels if repaid else "numpy"
+
+
+class Problem(NamedTuple):
+    """What networks learn from.
+
+    X, Y, weights: the rows that train, in memory or on the disk; weights are (members, N) where
+    each member has its own.   held: rows (X, Y, weights) that tell the best epoch, or None; each
+    has an axis of the members in front where they have rows of their own.   members: networks of
+    each configuration.   unit: of the target, for metrics.   edges: of the encoding of numbers.
+    """
+
+    X: Any
+    Y: Any
+    weights: Any
+    held: tuple[Any, ...] | None
+    members: int
+    n_outputs: int
+    metric: Metric
+    unit: float
+    edges: Edges
+    device: Device
+    kernels: bool | str
+
+    def branch(
+        self,
+        configurations: Sequence[Settings],
+        *,
+        keeps: bool = False,
+        after: Progress | None = None,
+    ) -> Branch:
+        """The training run of the members of each configuration, all of them one product.
+
+        configurations: resolved; they differ in `SIDE_BY_SIDE` alone.   keeps, after: as in
+        `Branch`.   Networks are in the order of configurations, and begin from the same draws.
+        """
+        settings, K = configurations[0], len(configurations)
+        N, F, epochs = len(self.X), self.members, settings.epochs or 1
+        even = [
+            replace(each, batch_size=even_batch(each.batch_size or 1, N)) for each in configurations
+        ]
+        edges = self.edges if settings.numbers == "piecewise" else ()
+        network = network_for(settings, self.X.shape[1], self.n_outputs, edges)
+        loss, optimizer = loss_for(settings), optimizer_for(even, N, F)
+        l2, batch = of_networks(even, "l2", F), min(even[0].batch_size or 1, N)
+        run = Run(
+            network,
+            loss,
+            optimizer,
+            batch,
+            settings.dtype,
+            l2_of(l2),
+            self.metric,
+            precision=settings.precision,
+        )
+        kernels = kernels_for(run, self.device, self.kernels, N * F * K, epochs)
+        params, until = None, settings.dropout_until
+        if F * K > 1:
+            params = np.tile(initialize(network, settings.seed, members=F), (K, 1))
+        weights, held = self._of_networks(K)
+        # Of classifiers `calibrated` evaluates the same rows, once an epoch.
+        classifies = held is not None and can_calibrate(loss)
+        begun = train(
+            network,
+            self.X,
+            self.Y,
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch,
+            l2=l2,
+            sample_weight=weights,
+            dropout_until=None if until is None or until >= 1 else round(until * epochs),
+            validation_data=None if classifies else held,
+            metric=self.metric,
+            seed=settings.seed,
+            device=self.device,
+            dtype=settings.dtype,
+            precision=settings.precision,
+            params=params,
+            # That it is of the same run has been seen, and where epochs grow some settings do.
+            after=after and replace(after.epoch, _origin=None),
+            kernels=kernels,
+        )
+        return Branch(
+            settings,
+            run,
+            begun,
+            self.unseen(loss) * K if classifies else [],
+            validated=held is not None,
+            unit=self.unit,
+            kernels=backend_of(self.device.xp, kernels).explain(run),
+            keeps=keeps,
+            after=after,
+        )
+
+    def _of_networks(self, K: int) -> tuple[Any, tuple[Any, ...] | None]:
+        """Weights and held-out rows of the networks of K configurations, where members differ in
+        them, else as they are."""
+        if K == 1 or self.members == 1:
+            return self.weights, self.held
+
+        def tiled(array: Any) -> Any:
+            return None if array is None else np.concatenate([array] * K)
+
+        return tiled(self.weights), self.held and tuple(map(tiled, self.held))
+
+    def unseen(self, loss: Loss) -> list[HeldOut]:
+        """The held-out rows of each member, or of all of them."""
+        assert self.held is not None
+        each = [self.held] if self.members == 1 else zip(*self.held, strict=True)
+        return [
+            HeldOut(X, as_loss_takes(Y, loss), None if weights is None else mean_one(weights)[0])
+            for X, Y, weights in each
+        ]
+
+
+def as_loss_takes(Y: np.ndarray, loss: Loss) -> np.ndarray:
+    """Targets (n, n_outputs), unless they are class numbers (n,)."""
+    return Y if loss.targets.kind == "classes" else Y.reshape(len(Y), -1)
