@@ -15,6 +15,7 @@ from nnaccel.tabular.problem import Problem
 from nnaccel.tabular.settings import MEMBERS, Settings, loss_for, resolve
 from nnaccel.tabular.targets import Target
 from nnaccel.training.checkpoint import Progress
+from nnaccel.training.data import mean_one
 from nnaccel.training.prediction import predict
 
 FEW = 5000  # training rows below which a trial is validated on all folds, else on one
@@ -66,6 +67,8 @@ class Contest:
             kernels,
         )
         self._unseen = self.problem.unseen(self.loss)
+        self._Y = np.concatenate([rows.Y for rows in self._unseen])
+        self._weights = None if held[2] is None else mean_one(np.ravel(held[2]))[0]
 
     def _split(self, made: Prepared, seed: int) -> tuple[Any, Any, Any, Any, int]:
         """X, Y and weights of the rows that train, those that tell, and how many networks a trial
@@ -141,11 +144,7 @@ class Contest:
 
     def _score(self, logits: dict[str, np.ndarray]) -> Score:
         """The best of the kinds and, where there are two, of their mean."""
-        logits = with_both(logits, self.loss)
-        Y = np.concatenate([rows.Y for rows in self._unseen])
-        weights = None
-        if self._unseen[0].weights is not None:
-            weights = np.concatenate([rows.weights for rows in self._unseen])  # pyright: ignore
+        logits, Y, weights = with_both(logits, self.loss), self._Y, self._weights
         options = dict(self.loss.options)
 
         def loss_of(kind: str) -> float:

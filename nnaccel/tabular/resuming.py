@@ -55,17 +55,17 @@ def identity_of(made: Prepared, asked: dict[str, Any], kinds: Iterable[str]) -> 
     }
 
 
-def check_same(saved: Checkpoint, now: dict[str, Any]) -> None:
+def check_same(saved: Checkpoint, now: dict[str, Any], *, grows: bool = True) -> None:
     """ValueError that names the first thing in which the run of a checkpoint differs from this one.
 
-    now: as `FIELDS`.   More epochs than before are the same run.
+    now: as `FIELDS`.   grows: whether it may have more epochs than before.
     """
     before = schema.check(saved.extra, FIELDS, "the checkpoint of a table")
     if len(saved.runs) > len(now["kinds"]):
         raise _other("it has more kinds of networks")
     for name in now["settings"].keys() | before["settings"].keys():
         ours, theirs = now["settings"].get(name), before["settings"].get(name)
-        if name != GROWS and ours != theirs:
+        if ours != theirs and not (grows and name == GROWS):
             raise _other(f"its {name} is {theirs!r}, and now it is {ours!r}")
     if now["epochs"] < before["epochs"]:
         words = "; epochs may grow, but not shrink"

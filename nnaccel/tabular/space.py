@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,10 +70,11 @@ SPACE: Space = {
     "weight_decay": Between(0.01, 1.0),
 }
 
-# The settings that do not change what a validation loss means, nor of which rows it is.
+# The settings that change neither what a validation loss means nor of which rows it is. How numbers
+# go in is none of them: each trial trains every kind that a fit trains, and its loss decides.
 TUNABLE = (
-    *("hidden", "activation", "numbers", "dropout", "dropout_until", "initializer"),
-    *("label_smoothing", "optimizer", "learning_rate", "schedule", "batch_size", "epochs"),
+    *("hidden", "activation", "dropout", "dropout_until", "initializer", "label_smoothing"),
+    *("optimizer", "learning_rate", "schedule", "batch_size", "epochs"),
     *("weight_decay", "l2", "clip_norm"),
 )
 
@@ -95,8 +96,8 @@ def narrowed(space: Space, settings: Settings) -> Space:
                 f"space: {name} must be a Choice, Between or Times, got {distribution!r}; for one "
                 f"value: Settings({name}=...)"
             )
-        for value in _extremes(distribution):
-            Settings(**{name: value})
+        for value in _extremes(distribution, name):
+            replace(settings, **{name: value})
     default = Settings()
     left = {n: d for n, d in space.items() if getattr(settings, n) == getattr(default, n)}
     if not left:
@@ -107,18 +108,23 @@ def narrowed(space: Space, settings: Settings) -> Space:
     return left
 
 
-def _extremes(distribution: Distribution) -> tuple[Any, ...]:
+def _extremes(distribution: Distribution, name: str) -> list[Any]:
+    """The values that a setting can have at most, as far as they are known."""
     if isinstance(distribution, Choice):
-        return distribution.values
-    return () if isinstance(distribution, Times) else (distribution.low, distribution.high)
+        return [*distribution.values]
+    ends = [] if isinstance(distribution, Times) else [distribution.low, distribution.high]
+    return [max(LEAST[name], round(end)) if name in LEAST else end for end in ends]
 
 
-def draws(space: Space, defaults: Settings, trials: int, size: int, seed: int) -> list[list[Drawn]]:
-    """What is drawn for each trial, in groups of one architecture: lists of the settings by name.
+def draws(
+    space: Space, settings: Settings, defaults: Settings, trials: int, size: int
+) -> list[list[Drawn]]:
+    """What is drawn for each trial, in groups of one architecture.
 
-    defaults: resolved.   size: of a group, the last of which may be smaller.   The first trial has
-    nothing drawn, and the first group its architecture. The same seed gives the same draws, however
-    many trials there are.
+    settings: that all trials have; their seed is that of the draws.   defaults: the same, resolved.
+    size: of a group; the last one may be smaller. Nothing is drawn for the first trial, and the
+    first group has the architecture of the settings. More trials are the same ones and others.
+    ValueError or TypeError for a value that its setting cannot have.
     """
     beside = {name: d for name, d in space.items() if name in SIDE_BY_SIDE}
     apart = {name: d for name, d in space.items() if name not in SIDE_BY_SIDE}
@@ -128,15 +134,16 @@ def draws(space: Space, defaults: Settings, trials: int, size: int, seed: int) -
     for first in range(0, trials, size):
         architecture: Drawn = {}
         for attempt in range(MOST_ATTEMPTS if first else 0):
-            rng = _generator(seed, first, attempt)
-            architecture = _drawn(apart, defaults, rng)
+            rng = np.random.default_rng([settings.seed, first, attempt])
+            architecture = _drawn(apart, settings, defaults, rng)
             if architecture not in seen:
                 break
         seen.append(architecture)
-        numbers = range(first, min(first + size, trials))
-        groups.append(
-            [architecture | _drawn(beside, defaults, _generator(seed, n, -1)) for n in numbers]
-        )
+        group = []
+        for number in range(first, min(first + size, trials)):
+            rng = np.random.default_rng([settings.seed, number])
+            group.append(architecture | _drawn(beside, settings, defaults, rng))
+        groups.append(group)
     groups[0][0] = {}
     return groups
 
@@ -144,13 +151,14 @@ def draws(space: Space, defaults: Settings, trials: int, size: int, seed: int) -
 MOST_ATTEMPTS = 20  # at an architecture that has not been drawn before
 
 
-def _generator(seed: int, trial: int, attempt: int) -> np.random.Generator:
-    return np.random.default_rng([seed, trial, attempt + 1])
-
-
-def _drawn(space: Space, defaults: Settings, rng: np.random.Generator) -> dict[str, Any]:
+def _drawn(space: Space, settings: Settings, defaults: Settings, rng: np.random.Generator) -> Drawn:
+    """A value for each setting, as `Settings` holds it."""
     found = {}
     for name, distribution in space.items():
-        value = distribution.draw(rng, getattr(defaults, name))
+        default = getattr(defaults, name)
+        if isinstance(distribution, Times) and not isinstance(default, float | int):
+            raise TypeError(f"space: {name} has no default to multiply; give it Between or Choice")
+        value = distribution.draw(rng, default)
         found[name] = max(LEAST[name], round(value)) if name in LEAST else value
-    return found
+    made = replace(settings, **found)
+    return {name: getattr(made, name) for name in found}

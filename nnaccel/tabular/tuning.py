@@ -93,10 +93,10 @@ def tune(
     space = narrowed(space, settings)
     made = prepared(examples, settings, rules, test_fraction)
     contest = Contest(made, settings, examples.pixels, select(device or "cpu"), kernels)
-    groups = draws(space, contest.defaults, trials, SIDE, settings.seed)
+    groups = draws(space, settings, contest.defaults, trials, SIDE)
     identity = identity_of(made, to_dict(settings), contest.kinds)
     if after is not None:
-        check_same(Checkpoint((), after.identity), identity)
+        check_same(Checkpoint((), after.identity), identity, grows=False)
         _check_drawn(after, groups)
     clock = Clock(begun, math.inf if seconds is None else seconds)
     return Search(contest, groups, clock, identity, after).rungs()
