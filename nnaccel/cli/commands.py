@@ -58,6 +58,7 @@ def tune(options: Any) -> int:
     if options.print_config:
         print_config(options)
         return 0
+    vars(options).update(stream=False, every=None, plot=None, log=None)  # which are for `train`
     write_json, after = _json_of_training(options), searching.to_go_on_from(options)
     examples, output, how = _sources(options, settings, ALONE)
     found = searching.search(options, examples, settings, how, after)

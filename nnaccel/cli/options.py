@@ -73,8 +73,6 @@ def tune_options(parser: Any) -> None:
     network_options(parser.add_argument_group("network"))
     training_options(parser.add_argument_group("training"))
     config_options(parser.add_argument_group("configuration"))
-    # What `train` knows beside.
-    parser.set_defaults(stream=False, plot=None, log=None, every=None)
 
 
 def config_options(group: Any) -> None:
