@@ -4,8 +4,8 @@
     python bench/tuning.py scores --data FOLDER    # of Adult (train and test) and California
 
 `speed`: four trials of the default network on 20,000 rows of 8 numbers, side by side and one after
-the other, an epoch each, in processes that take turns; then a search of four trials to its end
-beside four whole runs of the same settings.
+the other, an epoch each, in processes that take turns; then a search of eight trials to its end
+beside whole runs of the same eight settings.
 
 `scores`: default fits with seeds 0 to 4, and a search with the fit of its best in the processor
 time of five of them, each in a process of its own with one thread; time is that of the processor,
@@ -15,6 +15,7 @@ from the start of Python on. All have the same test rows, which nobody sees befo
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,17 @@ import nnaccel as nn
 from bench.shared.report import RESULTS, about, heading, load, write
 from bench.shared.rounds import Worker, answer, say
 from bench.shared.script import environment, run
+from nnaccel.tabular import space
 from nnaccel.tabular.contest import Contest
 from nnaccel.tabular.datasets import split
 from nnaccel.tabular.preparation import prepared
 from nnaccel.tabular.sources import Examples
+from nnaccel.tabular.space import draws
 from nnaccel.tabular.survey import NO_RULES
-from nnaccel.tabular.tuning import Clock, tune
+from nnaccel.tabular.tuning import SIDE, Clock, tune
 
-N, K, EPOCHS = 20_000, 4, 40
-DRAWN = [{"learning_rate": r, "weight_decay": d} for r, d in
-         ((0.005, 0.2), (0.0025, 0.1), (0.01, 0.4), (0.002, 0.05))]  # fmt: skip
+N, K, EPOCHS = 20_000, 8, 20
+SPACE = {name: space.SPACE[name] for name in ("learning_rate", "weight_decay")}
 TABLES = ("adult", "california", "digits", "breast_cancer", "diabetes")
 DEFAULTS = 5  # whose time a search has
 
@@ -84,7 +87,7 @@ def speed(args: argparse.Namespace) -> None:
         times: dict[str, list[list[float]]] = {name: [] for name in pair}
         for _ in range(args.rounds if pair[0] == "together" else 2):
             for name, worker in workers.items():
-                times[name].append(worker.ask(2))
+                times[name].append(worker.ask(1))
                 say(f"{name}: {times[name][-1][0]:.2f} s")
         for worker in workers.values():
             worker.close()
@@ -96,31 +99,29 @@ def speed(args: argparse.Namespace) -> None:
 
 def speed_worker(name: str) -> None:
     """Answers with the seconds of the wall clock and of the processors."""
-    settings = nn.Settings(epochs=EPOCHS)
-    examples = table()
+    settings, examples = nn.Settings(epochs=EPOCHS), table()
+    made = prepared(examples, settings, NO_RULES, 0.2)
+    contest = Contest(made, settings, False, nn.select("cpu"), True)
+    groups = draws(SPACE, settings, contest.defaults, K, SIDE)
     if name in ("together", "apart"):
-        made = prepared(examples, settings, NO_RULES, 0.2)
-        contest = Contest(made, settings, False, nn.select("cpu"), True)
-        groups = [DRAWN] if name == "together" else [[each] for each in DRAWN]
-        runs = [iter(b) for group in groups for b in contest.branches(group, [None, None])]
+        sets = groups[:1] if name == "together" else [[each] for each in groups[0]]
+        runs = [iter(b) for each in sets for b in contest.branches(each, [None, None])]
         answer(lambda _: timed(lambda: [next(each) for each in runs]))
         return
 
-    def whole(rounds: float) -> None:
-        epochs = EPOCHS if rounds > 1 else 4  # the first one only compiles
-        short = nn.Settings(epochs=epochs)
+    def whole(is_first: bool) -> None:
         if name == "search":
-            for _ in tune(examples, short, trials=K, seconds=None):
-                pass
-            return
-        made = prepared(examples, short, NO_RULES, 0.2)
-        contest = Contest(made, short, False, nn.select("cpu"), True)
-        for each in DRAWN:
+            for _ in tune(examples, settings, space=SPACE, trials=K, seconds=None):
+                if is_first:
+                    return
+        for each in (trial for group in groups for trial in group if name == "runs"):
             for branch in contest.branches([each], [None, None]):
                 for _ in branch:
-                    pass
+                    if is_first:
+                        return
 
-    answer(lambda rounds: timed(lambda: whole(rounds)))
+    rounds = count()
+    answer(lambda _: timed(lambda: whole(next(rounds) == 0)))
 
 
 def timed(function: Callable[[], Any]) -> list[float]:
@@ -133,10 +134,10 @@ def speed_page(found: dict[str, Any]) -> str:
     lines = ["| | wall, s | processors, s | separate / together, wall | processors |",
              "|---|---|---|---|---|"]  # fmt: skip
     words = {
-        "together": f"an epoch of {K} trials of both kinds, side by side",
+        "together": f"an epoch of {SIDE} trials, both kinds of networks, side by side",
         "apart": "the same, one after the other",
-        "search": f"a search of {K} trials, {EPOCHS} epochs, with halving",
-        "runs": f"{K} separate runs of {EPOCHS} epochs",
+        "search": f"a search of {K} trials, {EPOCHS} epochs",
+        "runs": f"{K} whole runs, one after the other",
     }
     for pair in (("together", "apart"), ("search", "runs")):
         ours, theirs = (found["times"][name] for name in pair)
@@ -228,9 +229,13 @@ def asked(*words: Any) -> dict[str, Any]:
     return json.loads(subprocess.check_output(command, env=one, text=True).splitlines()[-1])
 
 
-def error_of(scores: dict[str, float], prefix: str = "") -> float | None:
-    """Log loss of classes, RMSE of numbers."""
-    return scores.get(f"{prefix}log loss", scores.get(f"{prefix}RMSE"))
+def error_of(scores: dict[str, float], prefix: str = "") -> float:
+    """Log loss of classes, RMSE of numbers; not a number where there is no such score."""
+    return scores.get(f"{prefix}log loss", scores.get(f"{prefix}RMSE", math.nan))
+
+
+def cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def scores_page(found: dict[str, Any]) -> str:
@@ -258,19 +263,18 @@ def row_of(table: dict[str, Any]) -> Iterator[str]:
     runs, tuned = table["defaults"], table["tuned"]
     default = next(trial for trial in tuned["trials"] if not trial["drawn"])
     unseen = [error_of(each["out of fold"], "out-of-fold ") for each in runs]
-    best = int(np.argmin([value if value is not None else 0.0 for value in unseen]))
-    own = error_of(tuned["out of fold"], "out-of-fold ")
+    best = 0 if math.isnan(unseen[0]) else int(np.argmin(unseen))
     test = [error_of(each["test"]) for each in runs]
-    accuracies = [each["test"].get("accuracy") for each in runs]
-    yield f"{default['losses'][-1]:.4f}"
-    yield f"{tuned['trials'][0]['losses'][-1]:.4f}"
-    yield "" if unseen[best] is None else f"{unseen[best]:.4f}"
-    yield "" if own is None else f"{own:.4f}"
-    yield f"{statistics.fmean(test):.4f}"
-    yield f"{test[best]:.4f}"
-    yield f"{error_of(tuned['test']):.4f}"
-    yield "" if accuracies[0] is None else f"{statistics.fmean(accuracies):.4f}"
-    yield f"{tuned['test']['accuracy']:.4f}" if "accuracy" in tuned["test"] else ""
+    accuracies = [each["test"].get("accuracy", math.nan) for each in runs]
+    yield cell(default["losses"][-1])
+    yield cell(tuned["trials"][0]["losses"][-1])
+    yield cell(unseen[best])
+    yield cell(error_of(tuned["out of fold"], "out-of-fold "))
+    yield cell(statistics.fmean(test))
+    yield cell(test[best])
+    yield cell(error_of(tuned["test"]))
+    yield cell(statistics.fmean(accuracies))
+    yield cell(tuned["test"].get("accuracy", math.nan))
     yield str(len(tuned["trials"]))
     yield f"{DEFAULTS * statistics.fmean(each['seconds'] for each in runs):.0f}"
     yield f"{tuned['seconds']:.0f}"

@@ -11,7 +11,7 @@ from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.settings import LEAST, SIDE_BY_SIDE, Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
     """One of some values, all as likely."""
 
@@ -22,16 +22,22 @@ class Choice:
             raise ValueError("a Choice needs at least one value, such as Choice(0.0, 0.1)")
         object.__setattr__(self, "values", values)
 
+    def __repr__(self) -> str:
+        return f"Choice({', '.join(map(repr, self.values))})"
+
     def draw(self, rng: np.random.Generator, default: Any) -> Any:
         return self.values[rng.integers(len(self.values))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Between:
     """A number between two, its logarithm uniform."""
 
     low: float
     high: float
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.low}, {self.high})"
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high < math.inf:
@@ -44,7 +50,7 @@ class Between:
         return _short(self.low * (self.high / self.low) ** rng.random())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Times(Between):
     """What the setting is by default, times a number between two whose logarithm is uniform."""
 
