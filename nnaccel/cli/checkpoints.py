@@ -18,6 +18,7 @@ Read = TypeVar("Read")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
 EVERY = "1m"
+NO_CHECKPOINT = "it cannot go on, which it could with --checkpoint FILE"
 VECTORS = 6  # of the size of the parameters, at most: of the last epoch with Adam's, and the best
 
 
@@ -134,13 +135,16 @@ class Keeper:
         if self._failure:
             raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
 
-    def what_is_kept(self, arguments: Sequence[str]) -> str:
-        """Of an interrupted run, and the command that goes on with the one of those arguments."""
+    def what_is_kept(self, arguments: Sequence[str], again: str = NO_CHECKPOINT) -> str:
+        """Of an interrupted run, and the command that goes on with the one of those arguments.
+
+        again: what is said of that instead where there is no checkpoint.
+        """
         n, total = self._fit.n_done, self._fit.n_epochs
         which = "the best by then" if self._fit.best_so_far else "that of this epoch"
         kept = f"after epoch {n} of {total}; the model is {which}"
         if not self.path:
-            return f"{kept}; it cannot go on, which it could with --checkpoint FILE"
+            return f"{kept}; {again}"
         words = [*arguments]
         if "--resume" not in words:
             words += ["--resume", str(self.path)]

@@ -67,7 +67,8 @@ def tune(options: Any) -> int:
     fit = Fit(examples, found.rung.settings, **how)
     _check_room(fit, output)
     noted = write_json and (lambda data: write_json({**data, **found.data}))
-    return _run(fit, examples, output, searching.of_fit(options), ALONE, noted)
+    of_fit = searching.of_fit(options)
+    return _run(fit, examples, output, of_fit, ALONE, noted, again=found.again)
 
 
 def _train(options: Any, settings: "Settings", process: "Process") -> int:
@@ -84,10 +85,15 @@ def _run(
     options: Any,
     process: "Process",
     write_json: Callable[[dict[str, Any]], None] | None,
+    *,
+    again: str = "",
 ) -> int:
-    """Trains a model, tests it and writes it; returns the exit status."""
+    """Trains a model, tests it and writes it; returns the exit status.
+
+    again: how to go on after an interruption, in words, where that is not by a checkpoint.
+    """
     from nnaccel.cli import display, plan
-    from nnaccel.cli.checkpoints import Keeper
+    from nnaccel.cli.checkpoints import NO_CHECKPOINT, Keeper
     from nnaccel.cli.interruption import Interruption
     from nnaccel.training.logs import to_file
 
@@ -118,7 +124,8 @@ def _run(
             draw(model)
     keeper.check()
     if interruption.signal is not None:
-        say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
+        kept = keeper.what_is_kept(options.arguments, again or NO_CHECKPOINT)
+        say(f"nnaccel: interrupted by {interruption.name} {kept}")
     return interruption.status
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnaccel.cli import checkpoints, display
-from nnaccel.cli.checkpoints import Period
+from nnaccel.cli.checkpoints import NO_CHECKPOINT, Period
 from nnaccel.cli.interruption import Interruption
 from nnaccel.cli.streams import in_line, say
 from nnaccel.files import writable
@@ -28,12 +28,13 @@ class Found(NamedTuple):
     """What a search has found.
 
     rung: the last one; None where it was interrupted before the first.   status: 0, or the exit
-    status of an interruption.   data: for JSON.
+    status of an interruption.   again: how to go on, in words.   data: for JSON.
     """
 
     rung: Rung | None
-    status: int = 0
-    data: dict[str, Any] = {}  # noqa: RUF012
+    status: int
+    again: str
+    data: dict[str, Any]
 
 
 def to_go_on_from(options: Any) -> Rung | None:
@@ -64,14 +65,15 @@ def search(
                 keeper.write(last)
     if last is None:
         say(f"nnaccel: interrupted by {interruption.name} before the first rung: nothing to keep")
-        return Found(None, interruption.status)
+        return Found(None, interruption.status, NO_CHECKPOINT, {})
     console.print(table_of(last))
     command = command_of(options, settings, last.settings)
     console.print(f"\nthe best settings: {in_line(command)}", soft_wrap=True)
+    again = keeper.how_to_go_on(options.arguments)
     if interruption.signal is not None:
-        again = keeper.how_to_go_on(options.arguments)
         say(f"nnaccel: interrupted by {interruption.name} after rung {last.number}; {again}")
-    return Found(last, interruption.status, {"command": command, "trials": data_of(last)})
+    data = {"command": command, "trials": data_of(last)}
+    return Found(last, interruption.status, again, data)
 
 
 class Keeper:
@@ -97,7 +99,7 @@ class Keeper:
     def how_to_go_on(self, arguments: Sequence[str]) -> str:
         """The command that does, of a search with those arguments."""
         if not self._path:
-            return "it cannot go on, which it could with --checkpoint FILE"
+            return NO_CHECKPOINT
         resume = [] if "--resume" in arguments else ["--resume", str(self._path)]
         return f"go on: {in_line(shlex.join(['nnaccel', *arguments, *resume]))}"
 

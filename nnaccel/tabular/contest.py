@@ -78,7 +78,7 @@ class Contest:
             return X, Y, weights, made.held, 1
         classes = made.target.task == "classification"
         codes = Y if classes else np.arange(len(Y))
-        members = self.members if self.members > 1 else MEMBERS
+        members = self.members if self.members > 1 else max(2, min(MEMBERS, len(Y) // 2))
         folds = Folds.of(codes, members, seed, classes)
         if len(Y) < FEW:
             held = folds.held_out(X, Y, weights)

@@ -107,10 +107,8 @@ def narrowed(space: Space, settings: Settings) -> Space:
     default = Settings()
     left = {n: d for n, d in space.items() if getattr(settings, n) == getattr(default, n)}
     if not left:
-        raise ValueError(
-            f"space has nothing to draw: {', '.join(space) or 'it is empty'}"
-            f"{' are all given' if space else ''}; leave one of the settings to the search"
-        )
+        why = f"all of it is given ({', '.join(space)})" if space else "it is empty"
+        raise ValueError(f"space has nothing to draw: {why}; leave a setting to the search")
     return left
 
 

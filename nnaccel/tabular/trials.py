@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from nnaccel import schema
@@ -99,14 +100,16 @@ class Rung(NamedTuple):
         return cls(number, trials, alive, settings, seconds, saved.runs, metric, run)
 
 
-def ranking(trials: list[Trial] | tuple[Trial, ...]) -> list[Trial]:
+def ranking(trials: Iterable[Trial]) -> list[Trial]:
     """The trials, the best first: those that have passed more rungs are better."""
     return sorted(trials, key=lambda trial: (-len(trial.losses), trial.loss))
 
 
+def _are_numbers(value: Any) -> bool:
+    return schema.LIST.holds(value) and all(map(schema.NUMBER.holds, value))
+
+
 EXTRA = {"run": schema.OBJECT, "search": schema.OBJECT}
-NUMBERS = schema.Field("a list of numbers", lambda v: schema.LIST.holds(v) and all(map(_known, v)))
-_known = schema.NUMBER.holds
 SEARCH = {
     "number": schema.COUNT,
     "trials": schema.RECORDS,
@@ -118,7 +121,7 @@ SEARCH = {
 TRIAL = {
     "number": schema.STEP,
     "drawn": schema.OBJECT,
-    "losses": NUMBERS,
+    "losses": schema.Field("a list of numbers", _are_numbers),
     "numbers": schema.TEXT,
     "metric": schema.NUMBER,
     "seconds": schema.FINITE,

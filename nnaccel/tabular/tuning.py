@@ -97,18 +97,18 @@ def tune(
     identity = identity_of(made, to_dict(settings), contest.kinds)
     if after is not None:
         check_same(Checkpoint((), after.identity), identity, grows=False)
-        _check_drawn(after, groups)
+        _check_drawn(after, groups, len(contest.kinds))
     clock = Clock(begun, math.inf if seconds is None else seconds)
     return Search(contest, groups, clock, identity, after).rungs()
 
 
-def _check_drawn(after: Rung, groups: Sequence[Sequence[Drawn]]) -> None:
+def _check_drawn(after: Rung, groups: Sequence[Sequence[Drawn]], n_runs: int) -> None:
     """ValueError unless the trials of a search so far are the first groups of this one."""
     planned: list[Drawn] = []
     so_far = [trial.drawn for trial in after.trials]
     for group in groups:
         planned += group
-        if planned == so_far:
+        if planned == so_far and len(after.runs) == n_runs:
             return
     raise ValueError(
         "the checkpoint is of another search: what was drawn for its trials is not what is drawn "

@@ -123,6 +123,26 @@ def test_an_interruption_before_the_first_rung_leaves_nothing(run, table, monkey
     assert [path.name for path in table.iterdir()] == ["d.csv"]
 
 
+def test_an_interrupted_fit_says_how_to_go_on(run, table, monkeypatch):
+    from nnaccel.cli import display
+
+    def follow(epochs, *args):
+        for epoch in epochs:
+            yield epoch
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(display, "follow", follow)
+    run(*QUICK, "--checkpoint", "c", status=130)
+    signal.signal(signal.SIGINT, before)
+    last = run.err.splitlines()[-1]
+    assert "after epoch 1 of 3; the model is that of this epoch; go on: nnaccel tune d.csv" in last
+    assert last.endswith("--checkpoint c --resume c")
+    monkeypatch.undo()
+    os.chdir(table)
+    assert "epoch 3/3" in run(*shlex.split(last.partition("; go on: ")[2])[1:])
+
+
 def test_a_disk_that_fails_costs_a_warning(run, table, monkeypatch):
     def fails(self, path):
         raise OSError(28, "No space left on device")
@@ -149,8 +169,8 @@ def test_a_disk_that_fails_costs_a_warning(run, table, monkeypatch):
                 *("--activation", "relu", "--dropout", "0", "--learning-rate", "0.1"),
                 *("--weight-decay", "0.1"),
             ),
-            "space has nothing to draw: hidden, activation, dropout, learning_rate, weight_decay "
-            "are all given",
+            "space has nothing to draw: all of it is given (hidden, activation, dropout, "
+            "learning_rate, weight_decay); leave a setting to the search",
         ),
     ],
 )

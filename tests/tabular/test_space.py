@@ -84,8 +84,8 @@ def test_all_that_can_be_tuned_is_a_setting(name):
         ({"dropout": Choice(0.1, 1.5)}, ValueError, "dropout must be at least 0 and below 1"),
         ({"dropout": Between(0.1, 1.5)}, ValueError, "dropout must be at least 0 and below 1"),
         ({"activation": Choice("tanh")}, TypeError, "activation must be a tuple"),
-        ({}, ValueError, "space has nothing to draw: it is empty; leave one of the settings"),
-        ({"l2": Choice(0.0)}, ValueError, "space has nothing to draw: l2 are all given"),
+        ({}, ValueError, "space has nothing to draw: it is empty; leave a setting"),
+        ({"l2": Choice(0.0)}, ValueError, r"space has nothing to draw: all of it is given \(l2\)"),
     ],
 )
 def test_spaces_that_cannot_be_are_refused(space, error, message):
