@@ -57,12 +57,12 @@ def search(
     """
     console, seconds = display.console(), Period.of(options.time).seconds
     last, keeper = after, Keeper(options)
-    with Interruption() as interruption, _options_named():
+    with _options_named():
         rungs = tune(examples, settings, trials=options.trials, seconds=seconds, after=after, **how)
-        with interruption.gives_up():
-            for last in rungs:
-                console.print(line_of(last, seconds), soft_wrap=True)
-                keeper.write(last)
+    with Interruption() as interruption, interruption.gives_up(), _options_named():
+        for last in rungs:
+            console.print(line_of(last, seconds), soft_wrap=True)
+            keeper.write(last)
     if last is None:
         say(f"nnaccel: interrupted by {interruption.name} before the first rung: nothing to keep")
         return Found(None, interruption.status, NO_CHECKPOINT, {})

@@ -73,49 +73,33 @@ class Problem(NamedTuple):
         configurations: resolved; they differ in `SIDE_BY_SIDE` alone.   keeps, after: as in
         `Branch`.   Networks are in the order of configurations, and begin from the same draws.
         """
-        settings, K = configurations[0], len(configurations)
-        N, F, epochs = len(self.X), self.members, settings.epochs or 1
-        even = [
-            replace(each, batch_size=even_batch(each.batch_size or 1, N)) for each in configurations
-        ]
-        edges = self.edges if settings.numbers == "piecewise" else ()
-        network = network_for(settings, self.X.shape[1], self.n_outputs, edges)
-        loss, optimizer = loss_for(settings), optimizer_for(even, N, F)
-        l2, batch = of_networks(even, "l2", F), min(even[0].batch_size or 1, N)
-        run = Run(
-            network,
-            loss,
-            optimizer,
-            batch,
-            settings.dtype,
-            l2_of(l2),
-            self.metric,
-            precision=settings.precision,
-        )
-        kernels = kernels_for(run, self.device, self.kernels, N * F * K, epochs)
-        params, until = None, settings.dropout_until
-        if F * K > 1:
-            params = np.tile(initialize(network, settings.seed, members=F), (K, 1))
+        settings, K, members = configurations[0], len(configurations), self.members
+        run, epochs, until = self._run(configurations), settings.epochs or 1, settings.dropout_until
+        rows = len(self.X) * K * members
+        kernels = kernels_for(run, self.device, self.kernels, rows, epochs)
+        params = None
+        if K * members > 1:
+            params = np.tile(initialize(run.network, settings.seed, members=members), (K, 1))
         weights, held = self._of_networks(K)
         # Of classifiers `calibrated` evaluates the same rows, once an epoch.
-        classifies = held is not None and can_calibrate(loss)
+        classifies = held is not None and can_calibrate(run.loss)
         begun = train(
-            network,
+            run.network,
             self.X,
             self.Y,
-            loss=loss,
-            optimizer=optimizer,
+            loss=run.loss,
+            optimizer=run.optimizer,
             epochs=epochs,
-            batch_size=batch,
-            l2=l2,
+            batch_size=run.batch_size,
+            l2=run.l2,
             sample_weight=weights,
             dropout_until=None if until is None or until >= 1 else round(until * epochs),
             validation_data=None if classifies else held,
-            metric=self.metric,
+            metric=run.metric,
             seed=settings.seed,
             device=self.device,
-            dtype=settings.dtype,
-            precision=settings.precision,
+            dtype=run.dtype,
+            precision=run.precision,
             params=params,
             # That it is of the same run has been seen, and where epochs grow some settings do.
             after=after and replace(after.epoch, _origin=None),
@@ -125,12 +109,29 @@ class Problem(NamedTuple):
             settings,
             run,
             begun,
-            self.unseen(loss) * K if classifies else [],
+            self.unseen(run.loss) * K if classifies else [],
             validated=held is not None,
             unit=self.unit,
             kernels=backend_of(self.device.xp, kernels).explain(run),
             keeps=keeps,
             after=after,
+        )
+
+    def _run(self, configurations: Sequence[Settings]) -> Run:
+        """The `Run` of the training loop, in batches as even as can be."""
+        N, settings = len(self.X), configurations[0]
+        batch_size = even_batch(settings.batch_size or 1, N)
+        even = [replace(each, batch_size=batch_size) for each in configurations]
+        edges = self.edges if settings.numbers == "piecewise" else ()
+        return Run(
+            network_for(settings, self.X.shape[1], self.n_outputs, edges),
+            loss_for(settings),
+            optimizer_for(even, N, self.members),
+            min(batch_size, N),
+            settings.dtype,
+            l2_of(of_networks(even, "l2", self.members)),
+            self.metric,
+            precision=settings.precision,
         )
 
     def _of_networks(self, K: int) -> tuple[Any, tuple[Any, ...] | None]:

@@ -101,8 +101,9 @@ class Rung(NamedTuple):
 
 
 def ranking(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials, the best first: those that have passed more rungs are better."""
-    return sorted(trials, key=lambda trial: (-len(trial.losses), trial.loss))
+    """The trials, the best first: those that have passed more rungs are better, and those that have
+    diverged the worst."""
+    return sorted(trials, key=lambda t: (math.isinf(t.loss), -len(t.losses), t.loss))
 
 
 def _are_numbers(value: Any) -> bool:

@@ -253,12 +253,13 @@ class Search:
     def _is_over(self, left: float = 0.0, done: int = 0) -> bool:
         """Whether the time is, with that of the fit of the best settings.
 
-        left: seconds to the end of the rung, as the `done` epochs of it tell. ValueError where they
-        are too many for the first rung; the first epoch may have compiled, and does not tell.
+        left: seconds to the end of the rung, as the `done` epochs of it tell. ValueError where the
+        time is over before the first rung, or twice of it would not do; the first epoch may have
+        compiled, and does not tell.
         """
         fit = ranking(self._trials)[0].seconds if self._trials else 0.0
         spent, limit = self._clock.seconds, self._clock.limit
-        if not self._number and (spent > limit or (done > 1 and spent + left > limit)):
+        if not self._number and (spent > limit or (done > 1 and spent + left > 2 * limit)):
             raise ValueError(
                 f"seconds must be enough for the first rung, which takes about "
                 f"{math.ceil(spent + left)}, got {limit:g}; give it more time, or fewer trials"

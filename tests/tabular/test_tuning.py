@@ -100,6 +100,17 @@ def test_a_large_table_is_validated_on_one_fold(monkeypatch, one_rung):
     assert rung.runs[0].epoch.params.shape[0] == 2
 
 
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_one_network_a_trial_goes_on_by_itself(task, monkeypatch, tmp_path):
+    """Down to the last one, and from a file."""
+    monkeypatch.setattr(contest, "FEW", 50)
+    found = searched(task=task, trials=2)
+    assert [len(rung.alive) for rung in found] == [2, 1, 0] or len(found[-1].alive) == 0
+    found[-2].save(tmp_path / "c")
+    rest = searched(task=task, trials=2, after=Rung.load(tmp_path / "c"))
+    assert without_times(rest) == without_times(found[-1:])
+
+
 def test_no_trial_sees_the_test_rows():
     rows, found = examples(), []
     for sign in (1.0, -1.0):
