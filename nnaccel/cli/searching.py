@@ -82,7 +82,7 @@ class Keeper:
 
     def __init__(self, options: Any) -> None:
         """OSError for a file that cannot be written."""
-        self._path, self._failure = options.checkpoint or options.resume, ""
+        self._path = options.checkpoint or options.resume
         if self._path:
             writable(self._path)
 
@@ -93,8 +93,8 @@ class Keeper:
         try:
             rung.save(self._path)
         except OSError as error:
-            self._failure = error.strerror or str(error)
-            say(f"nnaccel: warning: no checkpoint: {in_line(self._failure)}; the search goes on")
+            failure = in_line(error.strerror or str(error))
+            say(f"nnaccel: warning: no checkpoint: {failure}; the search goes on")
 
     def how_to_go_on(self, arguments: Sequence[str]) -> str:
         """The command that does, of a search with those arguments."""
