@@ -143,8 +143,11 @@ class Contest:
         return [np.concatenate(each[k : k + folds]) for k in range(0, len(each), folds)]
 
     def _score(self, logits: dict[str, np.ndarray]) -> Score:
-        """The best of the kinds and, where there are two, of their mean."""
+        """The best of the kinds and, where there are two, of their mean; the mean alone where the
+        settings ask for it."""
         logits, Y, weights = with_both(logits, self.loss), self._Y, self._weights
+        if self.settings.numbers == BOTH and BOTH in logits:
+            logits = {BOTH: logits[BOTH]}
         options = dict(self.loss.options)
 
         def loss_of(kind: str) -> float:

@@ -57,16 +57,21 @@ def one_rung(monkeypatch):
 # ---------------------------------------------------------------------------- trials are runs
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", ["regression", "classification"])
-def test_a_trial_has_the_score_that_its_fit_has_alone(task, weighted, one_rung):
+@pytest.mark.parametrize(
+    ("settings", "weighted"),
+    [(SMALL, True), (replace(SMALL, hidden=None, numbers="auto", batch_size=64), False)],
+    ids=["both, weighted", "the best kind"],
+)
+def test_a_trial_has_the_score_that_its_fit_has_alone(settings, task, weighted, one_rung):
     """Whatever trains beside it: best epochs, calibration, dropout and batches are its own."""
     rows = examples(task)
     if weighted:
         rows = rows._replace(weights=np.random.default_rng(1).random(len(rows.y)) + 0.5)
-    [rung] = tune(rows, SMALL, space=SPACE, trials=3, seconds=None)
+    [rung] = tune(rows, settings, space=SPACE, trials=3, seconds=None)
+    assert {trial.numbers for trial in rung.trials} == {"both"} or settings is not SMALL
     for trial in rung.trials:
-        fit = Fit(rows, replace(SMALL, **trial.drawn, numbers=trial.numbers))
+        fit = Fit(rows, replace(settings, **trial.drawn, numbers=trial.numbers))
         for _ in fit:
             pass
         scores = fit.model().scores
