@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _PUBLIC, a test
     from nnaccel.tabular.settings import Settings as Settings
     from nnaccel.tabular.sources import read as read
     from nnaccel.tabular.streamed.examples import stream as stream
+    from nnaccel.tabular.trials import Rung as Rung
+    from nnaccel.tabular.tuning import tune as tune
     from nnaccel.training.data import class_weights as class_weights
     from nnaccel.training.early_stopping import EarlyStopping as EarlyStopping
     from nnaccel.training.epoch import Epoch as Epoch
@@ -73,6 +75,7 @@ _PUBLIC = {
     "PiecewiseLinear": "maths.layers",
     "report": "reporting.page",
     "Residual": "maths.layers",
+    "Rung": "tabular.trials",
     "select": "devices.device",
     "Settings": "tabular.settings",
     "stream": "tabular.streamed.examples",
@@ -81,6 +84,7 @@ _PUBLIC = {
     "TableRegressor": "estimators.table",
     "to_host": "devices.device",
     "train": "training.loop",
+    "tune": "tabular.tuning",
     "value_and_grad": "training.gradients",
 }
 
@@ -103,6 +107,7 @@ _MODULES = {
     "optimizers": "maths.optimizers",
     "precision": "maths.precision",
     "schedules": "maths.schedules",
+    "space": "tabular.space",
     "tables": "tabular.tables",
     "targets": "tabular.targets",
     "training": "training",

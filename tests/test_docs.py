@@ -161,6 +161,18 @@ def test_the_code_of_in_python_runs(tmp_path, monkeypatch):
     assert names["stopping"].best.validation_metric > 0.5
 
 
+def test_the_code_of_tuning_runs_and_its_table_is_the_space(tmp_path, monkeypatch):
+    for extra in ("sklearn", "pyarrow"):
+        pytest.importorskip(extra, reason="tables need the extra [cli]")
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "tuning.md"
+    names = run(page)
+    assert names["rung"].best.loss <= names["rung"].trials[0].loss
+    assert nnaccel.Rung.load("search.checkpoint").trials == names["rung"].trials
+    rows = [f"| `{name}` | `{drawn!r}` |" for name, drawn in names["SPACE"].items()]
+    assert "\n".join(["|---|---|", *rows, "\n"]) in page.read_text(encoding="utf-8")
+
+
 def test_the_code_of_get_started_runs():
     names = run(ROOT / "docs" / "get_started.md")
     assert names["epoch"].metric > 0.8

@@ -220,6 +220,7 @@ def test_type_checkers_see_the_public_names():
 # Functions that take more than nine arguments, and why.
 MANY_ARGUMENTS = {
     "train": "the settings of a run, each by its name",
+    "tune": "the settings of a search, and of the fits in it",
     "check_gradients": "what `value_and_grad` takes, and how to compare",
     "__init__ of MLPClassifier": "scikit-learn's parameters",
     "__init__ of MLPRegressor": "scikit-learn's parameters",

@@ -4,20 +4,21 @@ import re
 import shlex
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from nnaccel.cli.streams import in_line, say
 from nnaccel.files import writable
 
 if TYPE_CHECKING:
     from nnaccel.tabular.fit import Fit
-    from nnaccel.training.checkpoint import Checkpoint
 
+Read = TypeVar("Read")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
 EVERY = "1m"
+NO_CHECKPOINT = "it cannot go on, which it could with --checkpoint FILE"
 VECTORS = 6  # of the size of the parameters, at most: of the last epoch with Adam's, and the best
 
 
@@ -37,16 +38,28 @@ class Period(NamedTuple):
             )
         return cls(int(found["number"]), found["unit"])
 
+    @property
+    def seconds(self) -> float:
+        """Those of a time."""
+        return float(self.number * UNITS[self.unit])
+
     def is_over(self, epochs: int, seconds: float) -> bool:
         """Whether it is, when that much has gone by."""
         if not self.unit:
             return epochs >= self.number
-        return seconds >= self.number * UNITS[self.unit]
+        return seconds >= self.seconds
 
 
 def period(text: str) -> str:
     """The text of a period; ArgumentTypeError for any other."""
     Period.of(text)
+    return text
+
+
+def duration(text: str) -> str:
+    """The text of a time; ArgumentTypeError for any other."""
+    if text[-1:] not in UNITS or PERIOD.fullmatch(text) is None:
+        raise ArgumentTypeError(f"expected a time such as 30s, 10m or 2h, got {text!r}")
     return text
 
 
@@ -61,20 +74,20 @@ def check_options(options: Any) -> None:
             raise ValueError(f"--checkpoint and {name} both name {path}; choose another file")
 
 
-def to_go_on_from(options: Any) -> "Checkpoint | None":
-    """The checkpoint that `--resume` names.
+def to_go_on_from(options: Any, load: Callable[[str], Read]) -> Read | None:
+    """The checkpoint that `--resume` names.   load: what reads it.
 
     FileExistsError for one of `--checkpoint` that the run would write over instead; errors of what
     cannot be read.
     """
-    from nnaccel.training import checkpoint
+    from nnaccel.training.checkpoint import is_checkpoint
 
     if options.resume:
-        return checkpoint.load(options.resume)
+        return load(options.resume)
     path = options.checkpoint
     if not path or not Path(path).exists():
         return None
-    if not checkpoint.is_checkpoint(path):
+    if not is_checkpoint(path):
         raise FileExistsError(f"{path} exists and is no checkpoint; choose another --checkpoint")
     if not options.force:
         raise FileExistsError(
@@ -122,13 +135,16 @@ class Keeper:
         if self._failure:
             raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
 
-    def what_is_kept(self, arguments: Sequence[str]) -> str:
-        """Of an interrupted run, and the command that goes on with the one of those arguments."""
+    def what_is_kept(self, arguments: Sequence[str], again: str = NO_CHECKPOINT) -> str:
+        """Of an interrupted run, and the command that goes on with the one of those arguments.
+
+        again: what is said of that instead where there is no checkpoint.
+        """
         n, total = self._fit.n_done, self._fit.n_epochs
         which = "the best by then" if self._fit.best_so_far else "that of this epoch"
         kept = f"after epoch {n} of {total}; the model is {which}"
         if not self.path:
-            return f"{kept}; it cannot go on, which it could with --checkpoint FILE"
+            return f"{kept}; {again}"
         words = [*arguments]
         if "--resume" not in words:
             words += ["--resume", str(self.path)]

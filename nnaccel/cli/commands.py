@@ -54,15 +54,57 @@ def train(options: Any) -> int:
         return _train(options, settings, process, warned)
 
 
+def tune(options: Any) -> int:
+    from nnaccel.cli import searching
+    from nnaccel.cli.joining import ALONE
+    from nnaccel.tabular.fit import Fit
+
+    settings = _settings(options)
+    if options.print_config:
+        print_config(options)
+        return 0
+    of_train = ("every", "plot", "log", "report")
+    vars(options).update(dict.fromkeys(of_train), stream=False)
+    write_json, after = _json_of_training(options), searching.to_go_on_from(options)
+    examples, output, how = _sources(options, settings, ALONE)
+    found = searching.search(options, examples, settings, how, after)
+    if found.rung is None or found.status:
+        return found.status
+    fit = Fit(examples, found.rung.settings, **how)
+    _check_room(fit, output)
+    of_fit = searching.of_fit(options)
+    with_trials = write_json and (lambda data: write_json({**data, **found.data}))
+    return _run(fit, examples, output, of_fit, ALONE, with_trials, again=found.again)
+
+
 def _train(options: Any, settings: "Settings", process: "Process", warned: list[str]) -> int:
     """The run of this process.   warned: the warnings until now, and those to come."""
+    write_json = _json_of_training(options)
+    fit, examples, output = _prepared(options, settings, process)
+    return _run(fit, examples, output, options, process, write_json, warned=warned)
+
+
+def _run(
+    fit: "Fit",
+    examples: Any,
+    output: Path,
+    options: Any,
+    process: "Process",
+    write_json: Callable[[dict[str, Any]], None] | None,
+    *,
+    warned: list[str] | None = None,
+    again: str = "",
+) -> int:
+    """Trains a model, tests it and writes it; returns the exit status.
+
+    warned: the warnings until now, and those to come.   again: how to go on after an interruption,
+    in words, where that is not by a checkpoint.
+    """
     from nnaccel.cli import display, plan
-    from nnaccel.cli.checkpoints import Keeper
+    from nnaccel.cli.checkpoints import NO_CHECKPOINT, Keeper
     from nnaccel.cli.interruption import Interruption
     from nnaccel.training.logs import to_file
 
-    write_json = _json_of_training(options)
-    fit, examples, output = _prepared(options, settings, process)
     draw = _plot_of_training(options, fit, examples)
     tell = _report_of_training(options, output)
     keeper, console = Keeper(fit, options, process.writes), display.console()
@@ -96,7 +138,8 @@ def _train(options: Any, settings: "Settings", process: "Process", warned: list[
             tell(fit, model=model, scores=scores, seconds=seconds, warnings=warned)
     keeper.check()
     if interruption.signal is not None:
-        say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
+        kept = keeper.what_is_kept(options.arguments, again or NO_CHECKPOINT)
+        say(f"nnaccel: interrupted by {interruption.name} {kept}")
     return interruption.status
 
 
@@ -285,15 +328,35 @@ def bench(options: Any) -> None:
 def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["Fit", Any, Path]:
     """A training run that has not begun, its examples, in memory or streamed, and the file for its
     model."""
-    from nnaccel.cli import streaming
     from nnaccel.cli.checkpoints import check_options, to_go_on_from
-    from nnaccel.files import writable
     from nnaccel.tabular.fit import Fit
+    from nnaccel.training import checkpoint
+
+    check_options(options)
+    after = to_go_on_from(options, checkpoint.load)
+    examples, output, how = _sources(options, settings, process)
+    if options.stream:
+        with process.goes_first():  # the others find its rows, if they see its disk
+            examples.encoded(settings, rules=how["rules"], test_fraction=how["test_fraction"])
+    keeps = bool(options.checkpoint or options.resume or process.n > 1)
+    fit = Fit(examples, settings, **how, keeps=keeps, after=after)
+    process.check_same(str(fit.identity))
+    if process.writes:
+        _check_room(fit, output)
+    return fit, examples, output
+
+
+def _sources(
+    options: Any, settings: "Settings", process: "Process"
+) -> tuple[Any, Path, dict[str, Any]]:
+    """The examples to train on, in memory or streamed, the file for the model, and the arguments of
+    `Fit` beside the settings."""
+    from nnaccel.cli import streaming
 
     if options.source is None:
         raise ValueError(
-            "train needs a SOURCE: a file or a built-in data set such as digits; it comes before "
-            "options that take several words, such as --target"
+            f"{options.command} needs a SOURCE: a file or a built-in data set such as digits; it "
+            "comes before options that take several words, such as --target"
         )
     if not 0 <= options.test_fraction < 1:
         raise ValueError(
@@ -301,11 +364,18 @@ def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["
         )
     if options.json is not None and options.json == options.output:
         raise ValueError(f"--output and --json both name {options.output}; choose another --json")
-    check_options(options)
-    rules = rules_of(options)
-    device = _device(options.device, settings.dtype)
-    after = to_go_on_from(options)
+    how = {
+        "rules": rules_of(options),
+        "device": _device(options.device, settings.dtype),
+        "test_fraction": options.test_fraction,
+        "kernels": not options.no_kernels,
+    }
     options.stream = streaming.wants_stream(options.source, options)
+    if options.stream and options.command == "tune":
+        raise ValueError(
+            'tune needs the table in memory; tune on some of its rows, such as the query "from '
+            "'big.parquet' using sample 100000 rows\", and train on all of them with what it finds"
+        )
     read = streaming.streamed_examples if options.stream else training_examples
     examples: Any = read(options)
     output = Path(options.output or f"{examples.source}.safetensors")
@@ -313,23 +383,14 @@ def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["
     replace = options.force or options.output is not None or options.resume is not None
     if process.writes:
         check_model_file(output, replace=replace)
-    how = {"rules": rules, "test_fraction": options.test_fraction}
-    if options.stream:
-        with process.goes_first():  # the others find its rows, if they see its disk
-            examples.encoded(settings, **how)
-    fit = Fit(
-        examples,
-        settings,
-        device=device,
-        **how,
-        kernels=not options.no_kernels,
-        keeps=bool(options.checkpoint or options.resume or process.n > 1),
-        after=after,
-    )
-    process.check_same(str(fit.identity))
-    if process.writes:
-        writable(output, 8 * fit.n_params)
-    return fit, examples, output
+    return examples, output, how
+
+
+def _check_room(fit: "Fit", output: Path) -> None:
+    """OSError where the model will not fit onto the disk."""
+    from nnaccel.files import writable
+
+    writable(output, 8 * fit.n_params)
 
 
 def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
@@ -337,7 +398,9 @@ def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
     if options.json is None:
         return None
     if options.json == STREAM:
-        raise ValueError("train prints its plan on standard output; give --json the name of a file")
+        raise ValueError(
+            f"{options.command} prints its plan on standard output; give --json the name of a file"
+        )
     return json_writer(options.json, sources=[s for s in (options.source, options.test) if s])
 
 

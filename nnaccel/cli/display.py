@@ -101,11 +101,12 @@ class Passes:
         words = f"{what}: {seconds:.0f} s"
         if share:
             left = seconds * (1 - share) / share
-            words = f"{what}: {share:4.0%}   {_clock(left)} left"
+            words = f"{what}: {share:4.0%}   {clock(left)} left"
         self._console.print(words, end="\r" if live else "\n", soft_wrap=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`1:05`, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
 
@@ -123,7 +124,7 @@ def _count_of(epoch: Epoch, total: int) -> str:
 
 
 def _speed(epoch: Epoch, left: float) -> str:
-    return f"{epoch.samples_per_second:,.0f} samples/s   {_clock(left)} left"
+    return f"{epoch.samples_per_second:,.0f} samples/s   {clock(left)} left"
 
 
 def _success(epoch: Epoch, metric: str) -> str:

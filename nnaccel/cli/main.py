@@ -25,6 +25,7 @@ from nnaccel.cli.options import (
     model_option,
     predict_options,
     train_options,
+    tune_options,
 )
 from nnaccel.cli.streams import Output, say
 from nnaccel.tabular.tables import TableWarning, import_extra
@@ -60,7 +61,7 @@ def _run(arguments: list[str], output: Output) -> int:
     except SystemExit:  # --help or --version, which is printed
         return 0
     # Training makes a file, which a report that nobody reads must not cost.
-    output.goes_on = options.command == "train" and not options.print_config
+    output.goes_on = options.command in ("train", "tune") and not options.print_config
     options.arguments = arguments
     import_extra("rich")  # where it is absent, the error says what to install
     with warnings.catch_warnings():
@@ -84,6 +85,12 @@ COMMANDS: dict[str, Command] = {
         train_options,
         "SOURCE [options]",
         "Train a network on a file or a built-in data set.",
+    ),
+    "tune": Command(
+        commands.tune,
+        tune_options,
+        "SOURCE [options]",
+        "Search for better settings, and train a network with the best.",
     ),
     "predict": Command(
         commands.predict,

@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def train_options(parser: Any) -> None:
-    data_options(parser.add_argument_group("data"))
+    group = parser.add_argument_group("data")
+    data_options(group)
+    run_options(group)
     group = parser.add_argument_group("how a table is read", READ)
     reading_options(group)
     column_options(group)
@@ -49,7 +51,32 @@ def train_options(parser: Any) -> None:
     training_options(parser.add_argument_group("training"))
     checkpoint_options(parser.add_argument_group("interruption"))
     joining_options(parser.add_argument_group("several processes"))
-    group = parser.add_argument_group("configuration")
+    config_options(parser.add_argument_group("configuration"))
+
+
+def tune_options(parser: Any) -> None:
+    from nnaccel.cli.checkpoints import duration
+    from nnaccel.tabular.tuning import SECONDS, TRIALS
+
+    data_options(parser.add_argument_group("data"))
+    group = parser.add_argument_group("search", "What is given of the network and the training "
+                                      "is the same for all trials.")  # fmt: skip
+    option(group, "trials", type=int, default=TRIALS, metavar="N", help="settings to try, at most")
+    option(group, "time", type=duration, default=f"{SECONDS / 60:.0f}m", metavar="TIME",
+           help="for the search and the fit of the best settings: 30s, 10m, 2h")  # fmt: skip
+    option(group, "checkpoint", metavar="FILE",
+           help="what the search can go on from, written after each rung")  # fmt: skip
+    option(group, "resume", metavar="FILE",
+           help="go on from a checkpoint, by the same command; --time may grow")  # fmt: skip
+    group = parser.add_argument_group("how a table is read", READ)
+    reading_options(group)
+    column_options(group)
+    network_options(parser.add_argument_group("network"))
+    training_options(parser.add_argument_group("training"))
+    config_options(parser.add_argument_group("configuration"))
+
+
+def config_options(group: Any) -> None:
     option(group, "config", metavar="FILE", help="a YAML file with any of these options")
     group.add_argument("--print-config", action="store_true",
                        help="print the options as such a file, and do no more")  # fmt: skip
@@ -75,13 +102,17 @@ def data_options(group: Any) -> None:
            help="of the rows, held out for the test")  # fmt: skip
     option(group, "validation_fraction", type=float, metavar="SHARE",
            help="of the training rows, held out to find the best epoch")  # fmt: skip
-    stream_option(group)
-    option(group, "cache", metavar="DIR",
-           help="for the encoded rows of a streamed table (default: the output's)")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
     group.add_argument("--force", action="store_true",
                        help="replace an older model file, or checkpoint")  # fmt: skip
     option(group, "json", metavar="FILE", help="write the scores there, as JSON")
+
+
+def run_options(group: Any) -> None:
+    """How one run reads its rows, and what it notes beside the model."""
+    stream_option(group)
+    option(group, "cache", metavar="DIR",
+           help="for the encoded rows of a streamed table (default: the output's)")  # fmt: skip
     option(group, "plot", metavar="FILE",
            help="draw the boundary between classes there, for two columns of numbers")  # fmt: skip
     option(group, "log", metavar="FILE", help="note each epoch there as it ends: .jsonl or .csv")

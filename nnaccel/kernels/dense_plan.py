@@ -100,15 +100,19 @@ def activation_of(activation: Activation) -> tuple[str, float] | None:
 
 
 def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
-    """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them.
+    """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them;
+    of K networks whose numbers differ (K, n_steps, 3).
 
     W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as `workspace.py` does it.
     """
     root = np.sqrt(rules.correction_2)
-    scalars = np.empty((n_steps, 3), dtype)
-    scalars[:, 0] = rules.rate * root / rules.correction_1
-    scalars[:, 1] = root * rules.epsilon
-    scalars[:, 2] = 1.0 if rules.shrink is None else 1.0 - rules.shrink
+    rate = rules.rate * root / rules.correction_1
+    keep = 1.0 if rules.shrink is None else 1.0 - rules.shrink
+    several = max((rate, keep), key=np.ndim)
+    scalars = np.empty((*np.shape(several)[:-1], n_steps, 3), dtype)
+    scalars[..., 0] = rate
+    scalars[..., 1] = root * rules.epsilon
+    scalars[..., 2] = keep
     return scalars
 
 

@@ -32,12 +32,20 @@ VECTORS = {
 
 
 def updates_of(
-    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+    optimizer: Optimizer,
+    params: Array,
+    state: State,
+    n_steps: int,
+    n_weights: int,
+    *,
+    xp: Any,
+    several: bool = False,
 ) -> list[tuple[Callable, tuple[Any, ...]]]:
     """The update rules of the next steps: functions and their numbers, perhaps vectors (n_steps,).
 
-    NotSupported for an optimizer that does something else to its vectors, or has other numbers for
-    each of several networks.   state.step: on the host, an array of xp.
+    several: whether they may be other numbers for each of K networks, (K, n_steps) or (K, 1).
+    NotSupported for those else, and for an optimizer that does something else to its vectors.
+    state.step: on the host, an array of xp.
     """
     asked: list[tuple[Callable, tuple[Any, ...]]] = []
     grads: Any = object()  # nothing can be done to it
@@ -70,13 +78,14 @@ def updates_of(
     kept = [after, *left.slots]
     if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
         raise refusal
-    if any(np.ndim(x) > 1 for _, numbers in asked for x in numbers):
+    if not several and any(np.ndim(x) > 1 for _, numbers in asked for x in numbers):
         raise NotSupported("its numbers differ from network to network")
     return asked
 
 
 class Rules(NamedTuple):
-    """What Adam does in each of the next steps: numbers, or vectors (n_steps,)."""
+    """What Adam does in each of the next steps: numbers, or vectors (n_steps,); rate and shrink may
+    be (K, n_steps), those of K networks."""
 
     shrink: Any  # the amounts by which weights shrink, or None
     rate: Any
@@ -88,10 +97,17 @@ class Rules(NamedTuple):
 
 
 def rules_of(
-    optimizer: Optimizer, params: Array, state: State, n_steps: int, n_weights: int, *, xp: Any
+    optimizer: Optimizer,
+    params: Array,
+    state: State,
+    n_steps: int,
+    n_weights: int,
+    *,
+    xp: Any,
+    several: bool = False,
 ) -> Rules:
     """The rules of the next steps by `updates_of`; NotSupported for all but Adam and AdamW."""
-    match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp):
+    match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp, several=several):
         case [(optimizers.adam_update, rules)]:
             return Rules(None, *rules)
         case [(optimizers.shrink_weights, (amount, _)), (optimizers.adam_update, rules)]:
@@ -99,17 +115,17 @@ def rules_of(
     raise NotSupported("the optimizer is not Adam or AdamW")
 
 
-def check_adam(run: Run) -> None:
-    """NotSupported for a run whose optimizer is not Adam or AdamW."""
-    check_rules_of_adam(run.optimizer)
+def check_adam(run: Run, *, several: bool = False) -> None:
+    """NotSupported for a run whose optimizer is not Adam or AdamW.   several: see `updates_of`."""
+    check_rules_of_adam(run.optimizer, several=several)
 
 
 @lru_cache(maxsize=64)
-def check_rules_of_adam(optimizer: Optimizer) -> None:
+def check_rules_of_adam(optimizer: Optimizer, *, several: bool = False) -> None:
     """The same for an optimizer; cached, since it takes as long as a step of a small network."""
     params = np.zeros(1)
     # Two steps, which a schedule that takes one step at a time cannot do.
-    rules_of(optimizer, params, optimizer.init(params, xp=host), 2, 1, xp=host)
+    rules_of(optimizer, params, optimizer.init(params, xp=host), 2, 1, xp=host, several=several)
 
 
 class Count:

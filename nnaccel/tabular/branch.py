@@ -43,16 +43,17 @@ class Branch:
         *,
         validated: bool,
         unit: float,
+        kernels: str = "",
         keeps: bool = False,
         after: Progress | None = None,
         score: Callable[[Epoch], Any] | None = None,
     ) -> None:
         """held_out: the rows by which each network of a classifier is validated and calibrated.
-        unit: of the target, for metrics.   keeps: whether the last epoch is to be had in the middle
-        of the next one too.   after: the run so far.   score: of an epoch, by which the best one is
-        told, greater being better; None: its validation loss.
+        unit: of the target, for metrics.   kernels: which run, in words.   keeps: whether the last
+        epoch is to be had in the middle of the next one too.   after: the run so far.   score: of
+        an epoch, by which the best one is told, greater being better; None: its validation loss.
         """
-        self.settings, self.run, self._held_out = settings, run, held_out
+        self.settings, self.run, self.kernels, self._held_out = settings, run, kernels, held_out
         self._unit, self._copies = unit, keeps or not validated
         monitor = score or "validation_loss"
         self._stopping = EarlyStopping(

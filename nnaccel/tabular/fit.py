@@ -7,16 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel import schema
 from nnaccel.devices.device import Device, select
-from nnaccel.kernels.backend import backend_of
-from nnaccel.kernels.definition import Run
 from nnaccel.maths.metrics import Metric, for_loss
-from nnaccel.maths.minibatch import n_steps
-from nnaccel.maths.network import Network, layout
-from nnaccel.maths.optimizers import Optimizer
+from nnaccel.maths.network import layout
 from nnaccel.tabular.branch import Branch
-from nnaccel.tabular.calibration import HeldOut, can_calibrate
 from nnaccel.tabular.estimates import check_names, outputs_of
 from nnaccel.tabular.members import (
     BOTH,
@@ -30,32 +24,21 @@ from nnaccel.tabular.members import (
 )
 from nnaccel.tabular.model import Model, scoring_of
 from nnaccel.tabular.preparation import Prepared, prepared
-from nnaccel.tabular.resuming import check_same, digest_of
+from nnaccel.tabular.problem import Problem, as_loss_takes
+from nnaccel.tabular.resuming import check_same, identity_of
 from nnaccel.tabular.scores import ALWAYS, OUT_OF_FOLD, SPREAD, scores_of
-from nnaccel.tabular.scoring import Scorer, score_of_epoch, scorer_of
-from nnaccel.tabular.settings import Settings, build, even_batch, loss_for, to_dict
+from nnaccel.tabular.scoring import Scorer, scorer_of
+from nnaccel.tabular.settings import Settings, loss_for, to_dict
 from nnaccel.tabular.several_targets import Targets
 from nnaccel.tabular.sources import Examples, Rows
 from nnaccel.tabular.streamed.examples import Streamed
 from nnaccel.tabular.streamed.scores import scores_on_disk
 from nnaccel.tabular.survey import NO_RULES, Rules
-from nnaccel.tabular.targets import Target
 from nnaccel.training import checkpoint
-from nnaccel.training.checkpoint import Checkpoint, Progress
-from nnaccel.training.data import is_resident, mean_one
+from nnaccel.training.checkpoint import Checkpoint
+from nnaccel.training.data import is_resident
 from nnaccel.training.epoch import Epoch
-from nnaccel.training.loop import train
 from nnaccel.training.on_disk import DiskArray
-from nnaccel.training.step import initialize
-
-
-def kernels_for(
-    run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
-) -> bool | str:
-    """`kernels`, or "numpy" where the run is too short to repay the time to load Numba."""
-    steps = n_steps(n_rows, run.batch_size, n_epochs)
-    repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
-    return kernels if repaid else "numpy"
 
 
 class Fit:
@@ -118,7 +101,7 @@ class Fit:
         self.features, self.target, self.hint = made.features, made.target, made.hint
         self.rows, self._made, self._weights = made.n_rows, made, made.weights
         self.source, self.structure = examples.source, examples.structure
-        Y, one = made.Y, self.target if isinstance(self.target, Target) else None
+        Y = made.Y
         self.members = settings.members or 1
         self.folds = None
         if self.members > 1:
@@ -128,110 +111,44 @@ class Fit:
         self.loss = loss_for(settings)
         check_names(self.target, self.loss)
         self.metric: Metric = for_loss(self.loss)
-        # The metric of several targets is in standard deviations.
-        self.unit = one.scale if one and one.task == "regression" else 1.0
         held_out, edges = made.held, made.edges
         if not any(edges):  # what was decided for plain numbers, if anything was
             kinds = [replace(kinds[0], numbers="plain")]
-        self.identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
+        self.identity = None
+        if keeps or after:
+            self.identity = identity_of(made, asked, (kind.numbers for kind in kinds))
         if after is not None:
             check_same(after, self.identity or {})
         runs = [*(after.runs if after else ()), *(None for _ in kinds)]
+        problem = self._problem(edges, held_out, kernels)
         self.branches = [
-            self._branch(each, edges, held_out, kernels, keeps=keeps, after=run)
+            problem.branch([each], keeps=keeps, after=run)
             for each, run in zip(kinds, runs, strict=False)
         ]
-        self.network = self.branches[-1].run.network
+        self.network, self.kernels = self.branches[-1].run.network, self.branches[-1].kernels
         self._current = 0  # the branch that trains
         self.chosen = ""
         self.unseen: np.ndarray | None = None
 
-    def _branch(
-        self,
-        settings: Settings,
-        edges: Edges,
-        held_out: Any,
-        kernels: bool | str,
-        *,
-        keeps: bool,
-        after: Progress | None,
-    ) -> Branch:
-        """The run of one kind of networks.   held_out: rows (X, Y, weights) set aside, or None."""
-        X, Y = self._made.X, self._made.Y
-        N, K = len(X), self.members
-        n_outputs = self.target.n_outputs(self.loss.targets.kind) * self.loss.n_outputs
-        edges = edges if settings.numbers == "piecewise" else ()
-        even = replace(settings, batch_size=even_batch(settings.batch_size or 1, N))
-        network, loss, optimizer = build(even, X.shape[1], n_outputs, N, edges)
-        run = self._run(even, network, optimizer)
-        epochs = settings.epochs or 1
-        kernels = kernels_for(run, self.device, kernels, N * K, epochs)
-        self.kernels = backend_of(self.device.xp, kernels).explain(run)
-        weights, params, until = self._weights, None, settings.dropout_until
+    def _problem(self, edges: Edges, held_out: Any, kernels: bool | str) -> Problem:
+        """What the networks learn from: of members each without its fold."""
+        X, Y, weights = self._made.X, self._made.Y, self._weights
         if self.folds is not None:
-            index, real = self.folds.index, self.folds.real
-            each = real if weights is None else real * weights[index]
-            held_out = X[index], Y[index], each
+            held_out = self.folds.held_out(X, Y, weights)
             weights = self.folds.training_weights(weights)
-            params = initialize(network, settings.seed, members=K)
-        # Of classifiers `calibrated` evaluates the same rows, once an epoch.
-        classifies = held_out is not None and can_calibrate(loss)
-        begun = train(
-            network,
+        return Problem(
             X,
             Y,
-            loss=loss,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=run.batch_size,
-            l2=run.l2,
-            sample_weight=weights,
-            dropout_until=None if until is None or until >= 1 else round(until * epochs),
-            validation_data=None if classifies else held_out,
-            metric=run.metric,
-            seed=settings.seed,
-            device=self.device,
-            dtype=run.dtype,
-            precision=run.precision,
-            params=params,
-            # That it is of the same run has been seen, and where epochs grow some settings do.
-            after=after and replace(after.epoch, _origin=None),
-            kernels=kernels,
+            weights,
+            held_out,
+            self.members,
+            self.target,
+            self.metric,
+            edges,
+            self.device,
+            kernels,
+            self._scorer,
         )
-        validated, score = held_out is not None, None
-        unseen = self._unseen(held_out) if validated and (classifies or self._scorer) else []
-        if self._scorer and validated:
-            score = score_of_epoch(self._scorer, run, self.target, unseen)
-        return Branch(
-            settings,
-            run,
-            begun,
-            unseen if classifies else [],
-            validated=validated,
-            unit=self.unit,
-            keeps=keeps,
-            after=after,
-            score=score,
-        )
-
-    def _identity_of(
-        self, asked: dict[str, Any], kinds: list[Settings], held_out: Any
-    ) -> dict[str, Any]:
-        """The description of the run that a checkpoint keeps; see `resuming.FIELDS`."""
-        made = self._made
-        test = None if made.test is None else made.test.data
-        texts = [schema.to_json(part.to_dict(), "it") for part in (self.features, self.target)]
-        arrays = [made.X, made.Y, made.weights, test, *(held_out or ())]
-        if made.digest is not None:
-            texts, arrays = [*texts, made.digest], []
-        return {
-            "kinds": [kind.numbers for kind in kinds],
-            "settings": schema.from_json(schema.to_json(asked, "settings"), "settings"),
-            "epochs": self.settings.epochs,
-            "rows": dict(self.rows),
-            "columns": list(self.features.columns),
-            "data": digest_of(texts, arrays),
-        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint of the run so far, whole or not at all.
@@ -243,32 +160,6 @@ class Fit:
         if self.identity is None or not runs:
             raise RuntimeError("there is nothing to keep; use Fit(keeps=True), and train an epoch")
         checkpoint.save_runs(path, runs, self.identity)
-
-    def _unseen(self, held_out: Any) -> list[HeldOut]:
-        """The rows (X, Y, weights) that each network has not seen, with an axis of the networks in
-        front where there are several."""
-        each = [held_out] if self.folds is None else zip(*held_out, strict=True)
-        return [
-            HeldOut(X, self._as_loss_takes(Y), None if weights is None else mean_one(weights)[0])
-            for X, Y, weights in each
-        ]
-
-    def _as_loss_takes(self, Y: np.ndarray) -> np.ndarray:
-        """Targets (n, n_outputs), unless they are class numbers (n,)."""
-        return Y if self.loss.targets.kind == "classes" else Y.reshape(len(Y), -1)
-
-    def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
-        """The `Run` of the training loop."""
-        return Run(
-            network,
-            self.loss,
-            optimizer,
-            min(settings.batch_size or 1, self.rows["train"]),
-            settings.dtype,
-            settings.l2,
-            self.metric,
-            precision=settings.precision,
-        )
 
     @property
     def prepared(self) -> Prepared:
@@ -367,7 +258,7 @@ class Fit:
             each.kind: out_of_fold(each, X, self.folds, self.device.asarray) for each in found
         }
         logits = with_both(logits, loss)
-        kind = best_of(logits, self._as_loss_takes(Y), self._weights, loss)
+        kind = best_of(logits, as_loss_takes(Y, loss), self._weights, loss)
         if self._wants_both and BOTH in logits:
             kind = BOTH
         trained = next((each for each in found if each.kind == kind), None) or joined(*found)

@@ -86,6 +86,13 @@ class Folds(NamedTuple):
         others = self.number != np.arange(len(self.index))[:, None]
         return others * (1.0 if weights is None else weights)
 
+    def held_out(
+        self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows (X, Y, weights) of each fold, (K, n, ...), by which its network is validated."""
+        each = self.real if weights is None else self.real * weights[self.index]
+        return X[self.index], Y[self.index], each
+
     def scattered(self, values: np.ndarray) -> np.ndarray:
         """Values of the rows of each fold (K, n, ...) in the order of the rows (N, ...)."""
         out = np.empty((len(self.number), *values.shape[2:]), values.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel import schema
+from nnaccel.tabular.preparation import Prepared
 from nnaccel.training.checkpoint import Checkpoint
 
 GROWS = "epochs"
@@ -34,17 +35,37 @@ def digest_of(texts: Iterable[str], arrays: Iterable[np.ndarray | None]) -> str:
     return content.hexdigest()
 
 
-def check_same(saved: Checkpoint, now: dict[str, Any]) -> None:
+def identity_of(made: Prepared, asked: dict[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
+    """The description of a run that a checkpoint keeps, as `FIELDS`.
+
+    made: what it trains on.   asked: its settings as they were given.   kinds: of its networks.
+    """
+    test = None if made.test is None else made.test.data
+    texts = [schema.to_json(part.to_dict(), "it") for part in (made.features, made.target)]
+    arrays = [made.X, made.Y, made.weights, test, *(made.held or ())]
+    if made.digest is not None:
+        texts, arrays = [*texts, made.digest], []
+    return {
+        "kinds": [*kinds],
+        "settings": schema.from_json(schema.to_json(asked, "settings"), "settings"),
+        "epochs": made.kinds[-1].epochs,
+        "rows": dict(made.n_rows),
+        "columns": list(made.features.columns),
+        "data": digest_of(texts, arrays),
+    }
+
+
+def check_same(saved: Checkpoint, now: dict[str, Any], *, grows: bool = True) -> None:
     """ValueError that names the first thing in which the run of a checkpoint differs from this one.
 
-    now: as `FIELDS`.   More epochs than before are the same run.
+    now: as `FIELDS`.   grows: whether it may have more epochs than before.
     """
     before = schema.check(saved.extra, FIELDS, "the checkpoint of a table")
     if len(saved.runs) > len(now["kinds"]):
         raise _other("it has more kinds of networks")
     for name in now["settings"].keys() | before["settings"].keys():
         ours, theirs = now["settings"].get(name), before["settings"].get(name)
-        if name != GROWS and ours != theirs:
+        if ours != theirs and not (grows and name == GROWS):
             raise _other(f"its {name} is {theirs!r}, and now it is {ours!r}")
     if now["epochs"] < before["epochs"]:
         words = "; epochs may grow, but not shrink"

@@ -5,7 +5,7 @@ place that knows them.
 """
 
 from collections import ChainMap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log2
 from numbers import Integral, Real
@@ -302,15 +302,23 @@ def build(
     N: int,
     edges: tuple[tuple[float, ...], ...] = (),
 ) -> tuple[Network, Loss, Optimizer]:
-    """The network, loss and optimizer of resolved settings, for N training rows.
+    """The network, loss and optimizer of resolved settings, for N training rows; see
+    `network_for`."""
+    network = network_for(settings, n_inputs, n_outputs, edges)
+    return network, loss_for(settings), optimizer_for([settings], N)
+
+
+def network_for(
+    settings: Settings,
+    n_inputs: int,
+    n_outputs: int,
+    edges: tuple[tuple[float, ...], ...] = (),
+) -> Network:
+    """The network of resolved settings.
 
     edges: of the piecewise linear encoding, which is the first layer where there are any.
     """
     assert settings.hidden is not None
-    assert settings.batch_size
-    assert settings.epochs
-    assert settings.learning_rate is not None
-    assert settings.weight_decay is not None
     first, *others = settings.activation
     encoding = (PiecewiseLinear(edges),) if any(edges) else ()
     width = Chain(encoding).width(n_inputs)
@@ -322,14 +330,36 @@ def build(
         dropout=settings.dropout or 0.0,
         initializer=settings.initializer,
     )
-    network = Network(n_inputs, (*encoding, *network.layers))
-    loss = loss_for(settings)
+    return Network(n_inputs, (*encoding, *network.layers))
+
+
+def optimizer_for(configurations: Sequence[Settings], N: int, members: int = 1) -> Optimizer:
+    """The optimizer of resolved settings for N training rows; of several configurations, which
+    differ in `SIDE_BY_SIDE` alone, that of all their networks, `members` for each."""
+    settings = configurations[0]
+    assert settings.batch_size
+    assert settings.epochs
     steps = n_steps(N, settings.batch_size, settings.epochs)
-    schedule = schedules.get(settings.schedule, settings.learning_rate, steps)
-    optimizer = optimizers.get(settings.optimizer, schedule, weight_decay=settings.weight_decay)
+    rate = of_networks(configurations, "learning_rate", members)
+    schedule = schedules.get(settings.schedule, rate, steps)
+    decay = of_networks(configurations, "weight_decay", members)
+    optimizer = optimizers.get(settings.optimizer, schedule, weight_decay=decay)
     if settings.clip_norm is not None:
         optimizer = optimizers.clipped(optimizer, settings.clip_norm)
-    return network, loss, optimizer
+    return optimizer
+
+
+# The settings that may differ between networks which train as one product.
+SIDE_BY_SIDE = ("learning_rate", "weight_decay", "l2")
+
+
+def of_networks(configurations: Sequence[Settings], name: str, members: int) -> Any:
+    """A setting of resolved configurations: a number, or where they differ in it an array (K, 1),
+    one for each of K networks, `members` of each configuration."""
+    values = [getattr(each, name) for each in configurations]
+    if len({*values}) == 1:
+        return values[0]
+    return np.repeat(np.array(values, np.float64), members)[:, None]
 
 
 def loss_for(settings: Settings) -> Loss:

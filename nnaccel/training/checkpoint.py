@@ -52,6 +52,11 @@ class Progress(NamedTuple):
     best: Best | None = None
     history: Sequence[Mapping[str, float]] = ()
 
+    def take(self, networks: Sequence[int]) -> "Progress":
+        """The run so far of some of its networks; see `Epoch.take`."""
+        best = self.best and self.best.take(networks)
+        return self._replace(epoch=self.epoch.take(networks), best=best)
+
 
 class Checkpoint(NamedTuple):
     """What a checkpoint holds: one run, or several that belong together, and what the user added.

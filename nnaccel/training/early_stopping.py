@@ -1,7 +1,7 @@
 """Early stopping: ends a run that no longer improves, and keeps its best epoch."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,12 @@ class Best(NamedTuple):
 
     epoch: Epoch
     numbers: Any  # its number, or those (K,) of the epochs that the vectors of K networks are of
+
+    def take(self, networks: Sequence[int]) -> "Best":
+        """That of some of K networks; see `Epoch.take`."""
+        numbers = self.numbers if np.ndim(self.numbers) == 0 else self.numbers[[*networks]]
+        epoch = self.epoch.take(networks)
+        return Best(replace(epoch, number=int(np.max(numbers))), numbers)
 
 
 class EarlyStopping:

@@ -1,5 +1,6 @@
 """What `train` yields: one epoch, its parameters, optimizer state and scores."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -119,6 +120,27 @@ class Epoch:
             params = self.params + 0.0
             state = None if self._state is None else copy_state(self.state)
         return replace(self, _params=params, _state=state, _origin=origin)
+
+    def take(self, networks: Sequence[int]) -> "Epoch":
+        """The same epoch of some of K networks, in the order of their numbers (from 0) given: what
+        a run of these alone continues from, with vectors that no other epoch overwrites."""
+        if self.params.ndim == 1:
+            return self.copy()
+        rows = np.asarray(networks)
+        with self._on_device():
+            where = device_of(self.params)
+            index = where.asarray(rows)
+
+            def taken(vectors: Array) -> Array:
+                return where.xp.take(vectors, index, axis=0)
+
+            params, state = taken(self.params), None
+            if self._state is not None:
+                slots = tuple(map(taken, self.state.slots))
+                state = State(self.state.step + 0, slots)
+        scores = {name: value[rows] for name, value in self.scores().items()}
+        origin = self._origin and Origin(self._origin.settings)
+        return replace(self, _params=params, _state=state, _origin=origin, **scores)
 
     def with_rows_of(self, other: "Epoch", rows: np.ndarray) -> Array:
         """The parameters (K, P) of K networks, with these rows as in the other epoch.

@@ -152,27 +152,36 @@ def order_of(N: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
     return generator(seed, epoch).permutation(N) if shuffle else np.arange(N)
 
 
+class Diverged(FloatingPointError):
+    """A run whose numbers have stopped being finite.
+
+    networks: the numbers of those networks, from 0, of several that train together; all of them
+    where it is not known.
+    """
+
+    def __init__(self, found: str, finite: np.ndarray) -> None:
+        """finite: whether each number is, its last axis, if any, that of the networks."""
+        super().__init__(
+            f"{found}: training has diverged; lower the learning rate, clip the gradient, look for "
+            "extreme values in the data and standardise it, or train in float64"
+        )
+        self.networks = np.flatnonzero(~finite.reshape(-1, *finite.shape[-1:]).all(axis=0))
+
+
 def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> None:
-    """FloatingPointError that names the epoch and step where training diverged, if it did.
+    """Diverged, which names the epoch and step where training did, if it did.
 
     params: the vector, or the same split."""
-    bad = ~np.isfinite(records.reshape(len(records), -1)).all(axis=1)
+    finite = np.isfinite(records)
+    bad = ~finite.reshape(len(records), -1).all(axis=1)
     if bad.any():
-        found = f"the loss is not finite in epoch {epoch}, step {int(bad.argmax()) + 1}"
-    elif not all(bool(xp.all(xp.isfinite(x))) for x in leaves(params)):
-        found = f"a parameter is not finite at the end of epoch {epoch}"
-    else:
-        return
-    raise FloatingPointError(_diverged(found))
+        step = int(bad.argmax()) + 1
+        raise Diverged(f"the loss is not finite in epoch {epoch}, step {step}", finite)
+    if not all(bool(xp.all(xp.isfinite(x))) for x in leaves(params)):
+        finite = [to_host(xp.all(xp.isfinite(x), axis=-1)) for x in leaves(params)]
+        raise Diverged(f"a parameter is not finite at the end of epoch {epoch}", np.stack(finite))
 
 
 def check_validation(loss: Any, epoch: int) -> None:
-    if not np.isfinite(loss).all():
-        raise FloatingPointError(_diverged(f"the validation loss is not finite in epoch {epoch}"))
-
-
-def _diverged(found: str) -> str:
-    return (
-        f"{found}: training has diverged; lower the learning rate, clip the gradient, look for "
-        "extreme values in the data and standardise it, or train in float64"
-    )
+    if not (finite := np.isfinite(loss)).all():
+        raise Diverged(f"the validation loss is not finite in epoch {epoch}", np.asarray(finite))

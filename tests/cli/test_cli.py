@@ -356,7 +356,7 @@ def test_too_little_memory(error, monkeypatch):
     def refuse(*args, **kwargs):
         raise MemoryError("Unable to allocate 74.5 GiB")
 
-    monkeypatch.setattr("nnaccel.tabular.fit.train", refuse)
+    monkeypatch.setattr("nnaccel.tabular.problem.train", refuse)
     line = error("train", "iris")
     assert line == (
         "not enough memory (Unable to allocate 74.5 GiB); use fewer units (--hidden) or fewer rows"

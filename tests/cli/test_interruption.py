@@ -121,13 +121,13 @@ def test_of_a_run_without_validation_the_last_whole_epoch_is_kept(table):
 
 @POSIX
 def test_before_the_first_epoch_is_done_nothing_is_kept(table, run, monkeypatch):
-    from nnaccel.tabular import fit
+    from nnaccel.tabular import problem
 
     def interrupting(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGINT)
         yield
 
-    monkeypatch.setattr(fit, "train", interrupting)
+    monkeypatch.setattr(problem, "train", interrupting)
     run(*ARGUMENTS, "--epochs", "3", "--checkpoint", "c", status=130)
     assert run.err == (
         "nnaccel: Ctrl-C: the run ends; once more ends it at once\n"

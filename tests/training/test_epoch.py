@@ -6,11 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nnaccel.devices.device import to_host
 from nnaccel.kernels.params import SplitParams
-from nnaccel.maths.optimizers import State
+from nnaccel.maths.network import mlp
+from nnaccel.maths.optimizers import State, adam, gradient_descent
 from nnaccel.training import epoch as module
 from nnaccel.training.early_stopping import best_of_each
 from nnaccel.training.epoch import Epoch
+from nnaccel.training.loop import train
+from nnaccel.training.step import Diverged, initialize
+
+from ..conftest import named
 
 
 class Elsewhere(np.ndarray):
@@ -77,3 +83,54 @@ def test_the_best_of_each_network_is_put_together_there(elsewhere):
     )
     found = best_of_each(best, other, np.array([False, True]))
     assert numbers(found.params) == [[1, 0], [2, 1]]
+
+
+# Some of several networks
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch", "jax"])
+def test_a_run_of_some_networks_continues_where_all_of_them_were(device):
+    """In the bits that they have beside the others, their rates included."""
+    named(device)
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((20, 3)), rng.integers(0, 2, 20)
+    network, rates = mlp(3, [4], 2), np.array([0.1, 0.01, 0.03])
+    options = {"loss": "softmax_cross_entropy", "batch_size": 8, "device": device}
+    all_of_them = [
+        epoch.copy()
+        for epoch in train(
+            network, X, Y, params=initialize(network, members=3), epochs=4,
+            optimizer=adam(rates), **options,
+        )
+    ]  # fmt: skip
+    taken = all_of_them[1].take([2, 0])
+    np.testing.assert_array_equal(taken.loss, all_of_them[1].loss[[2, 0]])
+    *_, last = train(
+        network, X, Y, after=taken, epochs=4, optimizer=adam(rates[[2, 0]]), **options
+    )  # fmt: skip
+    expected = to_host(all_of_them[-1].params)[[2, 0]]
+    np.testing.assert_allclose(to_host(last.params), expected, rtol=1e-6, atol=1e-9)
+    assert last.number == 4
+
+
+def test_one_network_is_taken_whole():
+    rng = np.random.default_rng(0)
+    network = mlp(2, [3], 2)
+    [epoch] = train(
+        network, rng.random((8, 2)), np.arange(8) % 2, loss="softmax_cross_entropy", epochs=1
+    )
+    np.testing.assert_array_equal(epoch.take([0]).params, epoch.params)
+
+
+def test_of_several_networks_those_that_diverge_are_named():
+    rng = np.random.default_rng(0)
+    network = mlp(2, [3], 1)
+    rates = np.array([0.01, 1e30, 0.02])
+    with pytest.raises(Diverged, match="training has diverged; lower the learning rate") as caught:
+        for _ in train(
+            network, rng.random((40, 2)), rng.random((40, 1)), loss="squared_error", epochs=20,
+            batch_size=4, optimizer=gradient_descent(rates),
+            params=initialize(network, members=3),
+        ):  # fmt: skip
+            pass
+    assert caught.value.networks.tolist() == [1]

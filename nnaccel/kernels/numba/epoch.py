@@ -72,7 +72,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     """
     network, batch_size = run.network, run.batch_size
     known = plan_of(run, ACTIVATIONS, dropout=True, encoding=True)
-    check_adam(run)
+    check_adam(run, several=True)
     n_weights = layout(network).n_weights
     interpolated = not known.rates[0] and repays(known.bins, batch_size)
     members = threads_for(network, batch_size)
@@ -96,11 +96,12 @@ def compiled_epoch(run: Run) -> FusedEpoch:
         if params.ndim > 2 or not params.shape[0]:
             raise NotSupported("it has no networks along several axes")
         n_steps = minibatch.n_steps(order.shape[0], batch_size, epochs=1)
-        rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
+        rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host, several=True)
         scalars = scalars_of(rules, n_steps, dtype)
         keys = keys_of(known, run.seed, state.step, n_steps)
         objective = Objective(known.loss, dtype.type(known.l2))
         networks = networks_of(params, state, data, known, rules)
+        each = [*scalars] if scalars.ndim == 3 else [scalars] * len(networks)
         records: list[dict[int, Array]] = [{} for _ in networks]
 
         def go(space: Array, k: int, span: range, call: Call, size: int = 1) -> Iterator[None]:
@@ -112,7 +113,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 # A copy, since code for it and for a part of it, which a step makes, is the same.
                 index = np.array(order[part.start * batch_size : part.stop * batch_size], np.int64)
                 now = slice(part.start, part.stop)
-                steps = Steps(index, batch_size, scalars[now], keys[now], leave_out, weighs_short)
+                steps = Steps(index, batch_size, each[k][now], keys[now], leave_out, weighs_short)
                 values = np.zeros((size, len(part)), dtype)
                 Z = np.zeros((0 if run.metric is None else len(index), known.sizes[-1]), dtype)
                 located = located_for(encoding, batch_size)

@@ -1,0 +1,272 @@
+"""Tuning: random search for settings, with successive halving, as a generator of rungs::
+
+    examples = read("data.csv", "y")
+    for rung in tune(examples, trials=40, seconds=600):
+        print(rung.number, rung.best.loss)
+    fit = Fit(examples, rung.settings)
+
+The trials of one architecture train side by side, as one product. After a share of the epochs, a
+rung, those go on whose validation loss is among the lowest that any trial has had at that rung.
+Source: Jamieson, Talwalkar (2016), arXiv:1502.07943, algorithm 1. Architectures come one after the
+other, so the lowest are those so far, as in Li et al. (2020), arXiv:1810.05934, algorithm 1.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nnaccel.arguments import at_least
+from nnaccel.devices.device import Device, select
+from nnaccel.tabular.contest import Contest
+from nnaccel.tabular.preparation import prepared
+from nnaccel.tabular.resuming import check_same, identity_of
+from nnaccel.tabular.settings import Settings, to_dict
+from nnaccel.tabular.sources import Examples
+from nnaccel.tabular.space import SPACE, Drawn, Space, draws, narrowed
+from nnaccel.tabular.streamed_examples import Streamed
+from nnaccel.tabular.survey import NO_RULES, Rules
+from nnaccel.tabular.trials import Rung, Trial, ranking
+from nnaccel.training.checkpoint import Checkpoint, Progress
+from nnaccel.training.step import Diverged
+
+TRIALS, SECONDS = 40, 600.0
+SIDE = 4  # trials of one architecture, which train side by side
+RUNGS = (0.4, 0.7, 1.0)  # shares of the epochs: before, a high rate hides what will be good
+KEEPS = 1 / 3  # the share of the trials that goes on after a rung
+
+
+def tune(
+    examples: Examples | Streamed,
+    settings: Settings | None = None,
+    *,
+    space: Space = SPACE,
+    trials: int = TRIALS,
+    seconds: float | None = SECONDS,
+    device: str | Device | None = None,
+    rules: Rules = NO_RULES,
+    test_fraction: float = 0.2,
+    kernels: bool | str = True,
+    after: Rung | None = None,
+) -> Iterator[Rung]:
+    """Search for settings of a table, yielding after every rung.
+
+    Parameters
+    ----------
+    examples, rules, test_fraction, kernels
+        As `Fit` takes them. No trial sees the test rows.
+    settings : Settings, optional
+        What all trials have, beside what is drawn for each; nothing is for the first one.
+    space : mapping of str to Choice, Between or Times
+        What is drawn for each setting that is not among the given ones; see
+        `nnaccel.tabular.space`.
+    trials : int
+        At most so many, at least 2.
+    seconds : float or None
+        For the search and the fit of its best settings, whose time the trials tell about. A rung
+        that has not ended by then is given up. None: without end.
+    device : str or Device, optional
+        Where to train; None is the processor.
+    after : Rung, optional
+        Continue the search that has yielded this rung, or that `Rung.load` has read, to the same
+        trials. There may be more of them, and more seconds, which count from its beginning.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At once, for what `Fit` refuses, a streamed table, a space or numbers out of range, and a
+        rung of another search; later, for a time that is too short for the first rung.
+    FloatingPointError
+        Where all of the first trials diverge.
+    """
+    begun = Clock.now() - (after.seconds if after else 0.0)
+    if isinstance(examples, Streamed):
+        raise ValueError(
+            "examples must be in memory, got a streamed table; tune on some of its rows, such as "
+            "the query \"from 'big.parquet' using sample 100000 rows\", and train on all of them "
+            "with the settings that are found"
+        )
+    [trials] = at_least(2, trials=trials)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be above 0 and finite, or None, got {seconds}")
+    settings = Settings() if settings is None else settings
+    if settings.scoring != "loss":
+        raise ValueError(
+            "tune compares trials by their validation loss, so scoring must be 'loss', got "
+            f"{settings.scoring!r}; train with it and the settings that are found"
+        )
+    space = narrowed(space, settings)
+    made = prepared(examples, settings, rules, test_fraction)
+    contest = Contest(made, settings, examples.pixels, select(device or "cpu"), kernels)
+    groups = draws(space, settings, contest.defaults, trials, SIDE)
+    identity = identity_of(made, to_dict(settings), contest.kinds)
+    if after is not None:
+        check_same(Checkpoint((), after.identity), identity, grows=False)
+        _check_drawn(after, groups, len(contest.kinds))
+    clock = Clock(begun, math.inf if seconds is None else seconds)
+    return Search(contest, groups, clock, identity, after).rungs()
+
+
+def _check_drawn(after: Rung, groups: Sequence[Sequence[Drawn]], n_runs: int) -> None:
+    """ValueError unless the trials of a search so far are the first groups of this one."""
+    planned: list[Drawn] = []
+    so_far = [trial.drawn for trial in after.trials]
+    for group in groups:
+        planned += group
+        if planned == so_far and len(after.runs) == n_runs:
+            return
+    raise ValueError(
+        "the checkpoint is of another search: what was drawn for its trials is not what is drawn "
+        "now; give it the same space, and as many trials or more by fours, or begin a new search"
+    )
+
+
+class Clock:
+    """The time of a search, as `now` tells it."""
+
+    now = staticmethod(time.perf_counter)
+
+    def __init__(self, begun: float, limit: float) -> None:
+        """begun: the time at the beginning.   limit: seconds that there are."""
+        self._begun, self.limit = begun, limit
+
+    @property
+    def seconds(self) -> float:
+        """Those since the beginning."""
+        return self.now() - self._begun
+
+
+class Search:
+    """A search in progress."""
+
+    def __init__(
+        self,
+        contest: Contest,
+        groups: Sequence[Sequence[Drawn]],
+        clock: Clock,
+        identity: dict[str, Any],
+        after: Rung | None,
+    ) -> None:
+        """groups: what is drawn for the trials of each architecture."""
+        self._contest, self._groups, self._clock = contest, groups, clock
+        self._identity, self._after = identity, after
+        self._trials: list[Trial] = [] if after is None else [*after.trials]
+        self._number = 0 if after is None else after.number
+
+    def rungs(self) -> Iterator[Rung]:
+        """The rungs of all architectures, one after the other, until the time is over."""
+        alive, runs = ([*self._after.alive], self._after.runs) if self._after else ([], ())
+        yield from self._rungs_of(alive, runs)
+        first = 0
+        for group in self._groups:
+            if first >= len(self._trials) and not self._is_over():
+                numbers = [*range(first, first + len(group))]
+                self._trials += map(Trial, numbers, group)
+                yield from self._rungs_of(numbers, ())
+            first += len(group)
+
+    def _rungs_of(self, alive: list[int], runs: tuple[Progress, ...]) -> Iterator[Rung]:
+        """The rungs of trials of one architecture, from where their runs are."""
+        while alive and not self._is_over():
+            step = len(self._trials[alive[0]].losses)
+            alive, runs = self._without_diverged(alive, runs, step)
+            if not runs:
+                return
+            stay = [k for k, number in enumerate(alive) if self._goes_on(number, step)]
+            alive, runs = [alive[k] for k in stay], self._of_trials(runs, stay or [0])
+            self._number += 1
+            yield self._rung(alive, runs)
+
+    def _rung(self, alive: list[int], runs: tuple[Progress, ...]) -> Rung:
+        best = ranking(self._trials)[0]
+        return Rung(
+            self._number,
+            tuple(self._trials),
+            tuple(alive),
+            self._contest.settings_of(best.drawn, best.numbers),
+            self._clock.seconds,
+            runs,
+            self._contest.metric.name,
+            self._identity,
+        )
+
+    def _goes_on(self, number: int, step: int) -> bool:
+        """Whether a trial does after that rung: the default always, to be compared."""
+        losses = sorted(t.losses[step] for t in self._trials if len(t.losses) > step)
+        highest = losses[math.ceil(KEEPS * len(losses)) - 1]
+        is_good = number == 0 or self._trials[number].losses[step] <= highest
+        return is_good and step + 1 < len(RUNGS)
+
+    def _without_diverged(
+        self, alive: list[int], runs: tuple[Progress, ...], step: int
+    ) -> tuple[list[int], tuple[Progress, ...]]:
+        """The trials that have passed the rung and their runs, none where the time is over.
+
+        Those that diverge are lost, and the others go through the rung once more.
+        """
+        while alive:
+            try:
+                return alive, self._trained(alive, runs, step)
+            except Diverged as error:
+                lost = {int(k) // self._contest.problem.members for k in error.networks}
+                if len(lost) == len(alive) and not self._number:
+                    raise
+                for k in lost:
+                    trial = self._trials[alive[k]]
+                    self._trials[alive[k]] = trial._replace(losses=(*trial.losses, math.inf))
+                stay = [k for k in range(len(alive)) if k not in lost]
+                alive, runs = [alive[k] for k in stay], self._of_trials(runs, stay)
+        return alive, ()
+
+    def _trained(
+        self, alive: list[int], runs: tuple[Progress, ...], step: int
+    ) -> tuple[Progress, ...]:
+        """The runs of trials after the next rung, which adds their scores; none if the time ends
+        before."""
+        contest, drawn = self._contest, [self._trials[number].drawn for number in alive]
+        branches = contest.branches(drawn, runs or [None] * len(contest.kinds))
+        epochs = branches[0].settings.epochs or 1
+        last = max(1, round(RUNGS[step] * epochs))
+        first = runs[0].epoch.number if runs else 0
+        started, done = self._clock.seconds, 0
+        for branch in branches:
+            for epoch in branch:
+                done += 1
+                left = (last - first) * len(branches) - done
+                if self._is_over(left * (self._clock.seconds - started) / done, done):
+                    return ()
+                if epoch.number >= last:
+                    break
+        scores = contest.scores([branch.trained() for branch in branches])
+        spent = (self._clock.seconds - started) / max(1, done) / len(alive)
+        for number, score in zip(alive, scores, strict=True):
+            trial = self._trials[number]
+            self._trials[number] = trial._replace(
+                losses=(*trial.losses, score.loss),
+                numbers=score.numbers,
+                metric=score.metric,
+                seconds=contest.seconds_of_fit(spent * epochs, drawn[0], score.numbers),
+            )
+        return tuple(branch.progress for branch in branches if branch.progress)
+
+    def _of_trials(self, runs: tuple[Progress, ...], stay: Sequence[int]) -> tuple[Progress, ...]:
+        """The runs of some of the trials, by their places."""
+        members = self._contest.problem.members
+        networks = [members * k + m for k in stay for m in range(members)]
+        return tuple(run.take(networks) for run in runs) if networks else ()
+
+    def _is_over(self, left: float = 0.0, done: int = 0) -> bool:
+        """Whether the time is, with that of the fit of the best settings.
+
+        left: seconds to the end of the rung, as the `done` epochs of it tell. ValueError where the
+        time is over before the first rung, or twice of it would not do; the first epoch may have
+        compiled, and does not tell.
+        """
+        fit = ranking(self._trials)[0].seconds if self._trials else 0.0
+        spent, limit = self._clock.seconds, self._clock.limit
+        if not self._number and (spent > limit or (done > 1 and spent + left > 2 * limit)):
+            raise ValueError(
+                f"seconds must be enough for the first rung, which takes about "
+                f"{math.ceil(spent + left)}, got {limit:g}; give it more time, or fewer trials"
+            )
+        return spent + fit > limit
