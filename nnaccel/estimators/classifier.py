@@ -475,9 +475,10 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         if (self.loss.targets.kind, self.loss.link, self.loss.n_outputs) != (kind, link, 1):
             what = "two classes or labels" if labels else f"{self.n_outputs_} classes"
             targets = "LABELS" if labels else "CLASSES"
+            name = getattr(self.loss.link, "__name__", repr(self.loss.link))
             raise ValueError(
                 f"loss {self.loss.name!r} must have the link {link.__name__} and targets "
-                f"nnaccel.losses.{targets} for {what}, got the link {self.loss.link.__name__} and "
+                f"nnaccel.losses.{targets} for {what}, got the link {name} and "
                 f"targets of the kind {self.loss.targets.kind!r}"
             )
         if self.label_smoothing:

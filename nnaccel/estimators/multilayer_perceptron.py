@@ -163,9 +163,8 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
     def _out_activation(self) -> str:
         """scikit-learn's name of the inverse link of the loss, or the function's own."""
         loss = self._loss()
-        return (
-            loss.link.__name__ if loss.n_outputs > 1 else LINKS.get(loss.link, loss.link.__name__)
-        )
+        own = getattr(loss.link, "__name__", repr(loss.link))
+        return own if loss.n_outputs > 1 else LINKS.get(loss.link, own)
 
     def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
         """How much each example counts, everything considered."""
