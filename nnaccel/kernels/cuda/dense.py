@@ -91,7 +91,8 @@ class DenseKernels:
         copy = self._copies.alone(A) if self._ahead.feeds_dense(W) else None
         # The next layer reads the copy; then only the derivative may want Z or A.
         wanted = copy is None or not (activation.reads_Z or g[0] in READS_SIGN)
-        outputs = Outputs(Z, A if wanted else None, copy, self._mask_for(A, W, g[0]))
+        mask = self._mask_for(A, W, g[0]) if fusions.RELU_IN_PRODUCT else None
+        outputs = Outputs(Z, A if wanted else None, copy, mask)
         self._forward(x, w, b, outputs, g, narrow)
         if copy is not None:
             return (Z if activation.reads_Z else outputs.A), copy
@@ -104,8 +105,7 @@ class DenseKernels:
         None where that product does not end with them."""
         db = self._buffers.gradients_of(W)[1]
         if (
-            not fusions.RELU_IN_PRODUCT
-            or G != "Relu"
+            G != "Relu"
             or db is None
             or A.dtype != np.float32
             or A.shape[-1] % MASK_COLUMNS
@@ -161,7 +161,8 @@ class DenseKernels:
             return None, dW, db
         dX = self._buffers.empty((*shape[:-1], W.shape[-2]), W.dtype)
         self._multiply_back(dZ, factor(W).swapaxes(-1, -2), dX, X)
-        if home is not None and self._ahead.is_dense(W):
+        early = self._early.expected is not None and home is not None
+        if early and self._ahead.is_dense(W):
             self._early.weights_done(W)
         return dX, dW, db
 

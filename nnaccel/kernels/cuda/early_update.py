@@ -23,7 +23,8 @@ class EarlyUpdate:
     they may be updated. The update then leaves out what is done.
 
     Weights are updated from the last layer on, so that those are one part of the vector.
-    launch_of: as `OptimizerKernels._launch_of`.
+    launch_of: as `OptimizerKernels._launch_of`.   expected: the rule with its vectors and numbers,
+    between `expect` and `join`; None where nothing is updated early.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class EarlyUpdate:
 
     def forget(self) -> None:
         """Nothing is updated before a step ends."""
-        self._expected: tuple[Callable, Array, Sequence[Array], tuple] | None = None
+        self.expected: tuple[Callable, Array, Sequence[Array], tuple] | None = None
         self._ready = self._done = self._n_weights = 0  # the first weight that may be, or has been
         self._branch.forget()
 
@@ -51,14 +52,14 @@ class EarlyUpdate:
         Several networks, whose weights are no one part of the vector, are left to its end."""
         self.forget()
         if fusions.UPDATE_BESIDE and params.ndim == 1 and n_weights % ALIGNED == 0:
-            self._expected = rule, params, slots, numbers
+            self.expected = rule, params, slots, numbers
             self._ready = self._done = self._n_weights = n_weights
 
     def weights_done(self, W: Array) -> None:
         """The gradient of these weights is in its place, and nothing reads them any more."""
-        if self._expected is None:
+        if self.expected is None:
             return
-        rule, params, slots, numbers = self._expected
+        rule, params, slots, numbers = self.expected
         begin = (address(W) - address(params)) // params.itemsize
         if begin + W.size != self._ready:
             return  # what is between them waits for the end of the step, and so do these
@@ -69,7 +70,7 @@ class EarlyUpdate:
         vectors = [x[part] for x in (params, self._buffers.gradient, *slots)]
         launch = self._launch_of(rule, vectors, numbers, None if copy is None else copy[part])
         if launch is None:
-            self._expected = None
+            self.expected = None
             return
         with self._branch.fork():
             launch()
