@@ -24,7 +24,7 @@ from nnaccel.tabular.resuming import check_same, identity_of
 from nnaccel.tabular.settings import Settings, to_dict
 from nnaccel.tabular.sources import Examples
 from nnaccel.tabular.space import SPACE, Drawn, Space, draws, narrowed
-from nnaccel.tabular.streamed_examples import Streamed
+from nnaccel.tabular.streamed.examples import Streamed
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.tabular.trials import Rung, Trial, ranking
 from nnaccel.training.checkpoint import Checkpoint, Progress

@@ -22,7 +22,7 @@ from nnaccel.tabular.members import with_both
 from nnaccel.tabular.model import scoring_of
 from nnaccel.tabular.scores import scores_of
 from nnaccel.tabular.settings import Settings, loss_for, resolve
-from nnaccel.tabular.streamed_scores import Scores
+from nnaccel.tabular.streamed.scores import Scores
 from nnaccel.tabular.targets import Target
 from nnaccel.training.prediction import predict
 from tests.export.examples import fitted, outputs_of
