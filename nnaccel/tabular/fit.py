@@ -50,31 +50,32 @@ from nnaccel.training.step import initialize
 def kernels_for(
     run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
 ) -> bool | str:
-    """`kernels`, or "numpy" where the run is too short to repay the time to load Numba."""
+    """`kernels`, or "numpy" if the run is too short to repay the time to load Numba."""
     steps = n_steps(n_rows, run.batch_size, n_epochs)
     repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
     return kernels if repaid else "numpy"
 
 
 class Fit:
-    """A training run on examples: iterate over it for its epochs, then ask for the `model`.
+    """A training run on examples. Iterate over it to run its epochs, then call `model`.
 
     Attributes
     ----------
     settings : Settings
-        With every default decided.
+        The settings with every default decided.
     features, target, network, loss, metric
-        What it trains.
+        The parts of the model.
     branches : list of Branch
-        The run of each kind of networks; network and history are those of the last one.
+        The run of each kind of networks. `network` and `history` are those of the last kind.
     members, folds
-        How many networks there are of each kind, and the rows of their folds, if any.
+        The number of networks of each kind, and the rows of their folds, if any.
     chosen : str
-        The kind that the out-of-fold loss has chosen, "" before `model`.
+        The kind with the lowest out-of-fold loss, "" before `model`.
     rows : dict of int
-        How many rows train, validate and test.
+        The numbers of rows that train, validate and test.
     hint : str
-        Why whole numbers are classes or quantities where that was guessed, and what changes it.
+        Says why whole numbers are taken for classes or quantities, where that was guessed, and how
+        to change it.
     """
 
     def __init__(
@@ -91,10 +92,10 @@ class Fit:
     ) -> None:
         """Split and encode the examples, in memory or on the disk, and build the networks.
 
-        keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
-        interrupted.   after: what `save` has written: the run goes on from there.
-        ValueError for data or settings from which nothing can be learned, for test data that do not
-        fit, and for a checkpoint of another run.
+        keeps: whether `save` works in the middle of an epoch too, for runs that may be interrupted.
+        after: a checkpoint that `save` has written, from which the run continues. Raises ValueError
+        for data or settings from which nothing can be learned, for test data that do not fit, and
+        for a checkpoint of another run.
         """
         asked = to_dict(settings)
         self.device = device or select("cpu")
@@ -119,7 +120,7 @@ class Fit:
         # The metric of several targets is in standard deviations.
         self.unit = one.scale if one and one.task == "regression" else 1.0
         held_out, edges = made.held, made.edges
-        if not any(edges):  # what was decided for plain numbers, if anything was
+        if not any(edges):  # falls back to the settings of plain numbers
             kinds = [replace(kinds[0], numbers="plain")]
         self.identity = self._identity_of(asked, kinds, held_out) if keeps or after else None
         if after is not None:
@@ -130,7 +131,7 @@ class Fit:
             for each, run in zip(kinds, runs, strict=False)
         ]
         self.network = self.branches[-1].run.network
-        self._current = 0  # the branch that trains
+        self._current = 0  # the index of the branch that is training
         self.chosen = ""
 
     def _branch(
@@ -161,7 +162,7 @@ class Fit:
             held_out = X[index], Y[index], each
             weights = self.folds.training_weights(weights)
             params = initialize(network, settings.seed, members=K)
-        # Of classifiers `calibrated` evaluates the same rows, once an epoch.
+        # For classifiers `calibrated` evaluates the same rows once an epoch.
         classifies = held_out is not None and can_calibrate(loss)
         begun = train(
             network,
@@ -181,7 +182,8 @@ class Fit:
             dtype=run.dtype,
             precision=run.precision,
             params=params,
-            # That it is of the same run has been seen, and where epochs grow some settings do.
+            # `_identity_of` has checked that the run is the same. With more epochs some settings
+            # differ.
             after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
@@ -220,8 +222,8 @@ class Fit:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint of the run so far, whole or not at all.
 
-        RuntimeError before the first epoch, and in the middle of one unless the fit `keeps` what is
-        needed; OSError where it cannot be written, ValueError for data that no file can hold.
+        Raises RuntimeError before the first epoch, and in the middle of an epoch unless `keeps` was
+        set; OSError where the file cannot be written, ValueError for data that no file can hold.
         """
         runs = [progress for branch in self.branches if (progress := branch.progress)]
         if self.identity is None or not runs:
@@ -229,8 +231,8 @@ class Fit:
         checkpoint.save_runs(path, runs, self.identity)
 
     def _unseen(self, held_out: Any) -> list[HeldOut]:
-        """The rows (X, Y, weights) that each network has not seen, with an axis of the networks in
-        front where there are several."""
+        """The rows (X, Y, weights) that each network is not trained on, with a leading axis of
+        networks if there are several."""
         each = [held_out] if self.folds is None else zip(*held_out, strict=True)
         return [
             HeldOut(X, self._as_loss_takes(Y), None if weights is None else mean_one(weights)[0])
@@ -238,7 +240,7 @@ class Fit:
         ]
 
     def _as_loss_takes(self, Y: np.ndarray) -> np.ndarray:
-        """Targets (n, n_outputs), unless they are class numbers (n,)."""
+        """Targets (n, n_outputs), or class numbers (n,)."""
         return Y if self.loss.targets.kind == "classes" else Y.reshape(len(Y), -1)
 
     def _run(self, settings: Settings, network: Network, optimizer: Optimizer) -> Run:
@@ -289,15 +291,16 @@ class Fit:
 
     @property
     def best_so_far(self) -> list[int]:
-        """The numbers of the best epochs of the kind that trains, counted through; [] before the
-        first one, and where there are no rows to tell by."""
+        """The numbers of the best epochs of the kind that is training, counted over all kinds; []
+        before the first epoch, and without held-out rows."""
         branch = self.branches[self._current]
         watched = branch.progress is not None and branch.progress.best is not None
         return [self._before(self._current) + n for n in branch.best] if watched else []
 
     @property
     def best(self) -> list[int]:
-        """The numbers of the epochs that the networks' weights are from, each in its own run."""
+        """The numbers of the epochs whose weights the networks have, each counted in its own
+        run."""
         return self._chosen_branch().best
 
     def _chosen_branch(self) -> Branch:
@@ -305,8 +308,8 @@ class Fit:
         return kinds.get(self.chosen, self.branches[-1])
 
     def model(self) -> Model:
-        """The model with the weights of the best epochs, or of the last one where nothing was set
-        aside to tell. RuntimeError before the first epoch."""
+        """The model with the weights of the best epochs, or of the last epoch without held-out
+        rows. Raises RuntimeError before the first epoch."""
         found = [trained for branch in self.branches if (trained := branch.trained())]
         if not found:
             raise RuntimeError("the model has not been trained; iterate over the fit first")
@@ -341,7 +344,8 @@ class Fit:
         return trained, self._scores_of_folds(self.target.outputs(loss.link(logits[kind], xp=np)))
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
-        """The out-of-fold scores that are one number, and their standard deviation over folds."""
+        """The out-of-fold scores that are single numbers, and their standard deviation over
+        folds."""
         assert self.folds is not None
         options = scoring_of(self.loss)
 

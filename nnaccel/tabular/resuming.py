@@ -35,9 +35,10 @@ def digest_of(texts: Iterable[str], arrays: Iterable[np.ndarray | None]) -> str:
 
 
 def check_same(saved: Checkpoint, now: dict[str, Any]) -> None:
-    """ValueError that names the first thing in which the run of a checkpoint differs from this one.
+    """Raises ValueError that names the first difference between the run of a checkpoint and this
+    run.
 
-    now: as `FIELDS`.   More epochs than before are the same run.
+    saved, now: with the keys of `FIELDS`.   A run with more epochs is still the same run.
     """
     before = schema.check(saved.extra, FIELDS, "the checkpoint of a table")
     if len(saved.runs) > len(now["kinds"]):

@@ -1,4 +1,4 @@
-"""How good predictions are, by scikit-learn's metrics, beside the best constant prediction."""
+"""Scores of predictions by scikit-learn's metrics, compared with the best constant prediction."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target, class_numbers
 
-# Around the names of scores.
+# Parts of the names of scores.
 ALWAYS = " of always "  # between a score and the constant prediction that has it
 OUT_OF_FOLD, SPREAD = "out-of-fold ", ", spread"  # in a model file
 
-SHOWN_CLASSES = 20  # up to which each class has scores of its own
+SHOWN_CLASSES = 20  # with at most this many classes, each class has separate scores
 
 
 def scores_of(
@@ -24,18 +24,20 @@ def scores_of(
     quantile: float | None = None,
     threshold: float | None = None,
 ) -> dict[str, Any]:
-    """How well outputs agree with the truth y.
+    """Scores of the agreement of outputs with the truth y.
 
     outputs: probabilities (N, K), or numbers (N,) in the units of the target.   weights: (N,), how
-    much each row counts.   quantile: what the numbers are of, other than means.   threshold: the
-    probability from which the second of two classes is predicted; None: the more probable one.
+    much each row counts.   quantile: of the target that the numbers predict; None: they predict the
+    mean.   threshold: the probability from which the second of two classes is predicted; None: the
+    more probable one.
 
-    Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score;
-    for two classes precision, recall, F1 and average precision of the second one, for several their
-    means over classes; ROC AUC (one against the rest, averaged, where every class occurs); a table
-    of each class; the confusion matrix, true classes in rows.
-    Numbers: RMSE and MAE, also of always the mean; R². Quantiles: pinball loss, also of always the
-    quantile, and coverage, the share of rows that are not above theirs.
+    Classes: accuracy, also of always predicting the most frequent class; log loss in nats; Brier
+    score; for two classes precision, recall, F1 and average precision of the second class, for
+    several classes the means over classes; ROC AUC (one against the rest, averaged, if every class
+    occurs); a table with the scores of each class; the confusion matrix, true classes in rows.
+    Numbers: RMSE and MAE, also of always predicting the mean; R². Quantiles: pinball loss, also of
+    always predicting the quantile of the target, and coverage, the share of rows that are not above
+    their prediction.
     """
     target.check_threshold(threshold)
     if isinstance(target, Targets):
@@ -52,7 +54,8 @@ def scores_of(
 
 
 def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -> dict[str, Any]:
-    """The scores of each target, under its name; of labels also how often all are right."""
+    """The scores of each target, by its name; for labels also the share of rows whose labels are
+    all right."""
     scores: dict[str, Any] = {}
     if targets.task == "labels":
         right = is_second(outputs, options["threshold"]) == (targets.encode(y) > 0.5)

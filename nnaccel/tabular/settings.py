@@ -1,7 +1,6 @@
 """The settings of a training run on a table, and their defaults, which follow from the data.
 
-The defaults were chosen on data sets from 150 to 60,000 rows and are stated in `resolve`, the one
-place that knows them.
+The defaults were chosen on data sets from 150 to 60,000 rows. `resolve` alone states them.
 """
 
 from collections import ChainMap
@@ -23,26 +22,26 @@ from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.tabular.targets import check_loss
 
-SMALL = 2000  # rows below which one network has none set aside: all are needed for training
-FEW = 500  # rows below which members have small batches: others are too few steps
+SMALL = 2000  # rows below which a single network trains on all rows, without held-out rows
+FEW = 500  # rows below which members have small minibatches, since large ones give too few steps
 TASKS = ("auto", "classification", "regression")
 NUMBERS = ("auto", "plain", "piecewise", "both")
 MEMBERS = 5
-MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which there are so many networks
+MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which a model has several networks
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice about a training run; `resolve` decides those that are None or "auto".
+    """Every choice about a training run. `resolve` decides those that are None or "auto".
 
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
     validation_fraction: of the training rows, set aside to find the best epoch; 0 for none.
-    numbers: how the network is given numbers: "plain" as one input each, "piecewise" with their
-    piecewise linear encoding beside it, "both" as the mean of networks of either kind.
-    members: networks, each of which trains without one of as many folds of the rows and is
-    validated on it; the prediction is their mean. 1 is one network.
-    dropout_until: the share of the epochs that have dropout; the last ones have none.
+    numbers: the form of numbers in the network's input: "plain", one input each; "piecewise", with
+    their piecewise linear encoding as further inputs; "both", the mean of networks of both kinds.
+    members: the number of networks. Each trains without one of as many folds of the rows and is
+    validated on that fold; the prediction is their mean.
+    dropout_until: the share of the epochs, from the first one on, that have dropout.
     """
 
     task: str = "auto"
@@ -72,7 +71,8 @@ class Settings:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        """ValueError or TypeError that names the first setting out of range or of another kind."""
+        """Raises ValueError or TypeError that names the first setting that is out of range or of a
+        wrong type."""
         for name in ("hidden", "activation"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list | None):
@@ -104,7 +104,8 @@ class Settings:
             raise ValueError(f"class_weight must be 'balanced', got {self.class_weight!r}")
 
     def _make_plain(self) -> None:
-        """Checks the range of numbers, and makes them Python's own, as a model file needs them."""
+        """Checks the ranges of numbers, and converts them to Python's types, which a model file
+        needs."""
         if self.hidden:
             units = tuple(number for size in self.hidden for number in at_least(1, hidden=size))
             object.__setattr__(self, "hidden", units)
@@ -141,7 +142,7 @@ RANGES: dict[str, Range] = {
     "weight_decay": AMOUNT,
     "l2": AMOUNT,
 }
-# The tables themselves, so that what is added to one is known here too.
+# The tables themselves, so that rows added to them are accepted here, too.
 AUTO: dict[str, Any] = {"auto": None}
 NAMES: dict[str, Collection[str]] = {
     "task": TASKS,
@@ -228,8 +229,8 @@ def default_members(settings: Settings, N: int, *, pixels: bool) -> int:
 
 
 def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False) -> list[Settings]:
-    """The kinds of networks to train, as resolved settings: one kind, or both kinds where `numbers`
-    is "auto" or "both" after `resolve`."""
+    """The resolved settings of each kind of networks to train: both kinds if `numbers` is "auto" or
+    "both" after `resolve`, else one."""
     resolved = resolve(settings, N, n_classes, pixels=pixels)
     kinds = [resolved.numbers]
     if resolved.numbers in ("auto", "both"):
@@ -239,16 +240,16 @@ def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False
 
 
 def even_batch(batch_size: int, N: int) -> int:
-    """The size of about that many rows by which N rows make batches as even as can be.
+    """The size near batch_size that divides N rows into the most even minibatches.
 
-    A last batch of a few rows ruins a run: its gradient is noise at the full rate, and the square
-    of it inflates Adam's second moment.
+    A last minibatch of a few rows ruins a run: its gradient is mostly noise and has the full
+    learning rate, and its square inflates Adam's second moment.
     """
     return -(-N // max(1, N // batch_size))
 
 
 def validation_fraction(settings: Settings, N: int) -> float:
-    """The fraction of N rows to set aside: the given one; else 15 %, at most 5,000 rows, or none of
+    """The fraction of N rows to hold out: the given one; else 15 %, at most 5,000 rows; none for
     fewer than 2,000 rows without early stopping."""
     if settings.validation_fraction is not None:
         return settings.validation_fraction
@@ -266,7 +267,7 @@ def build(
 ) -> tuple[Network, Loss, Optimizer]:
     """The network, loss and optimizer of resolved settings, for N training rows.
 
-    edges: of the piecewise linear encoding, which is the first layer where there are any.
+    edges: of the piecewise linear encoding, which is the first layer if any column has edges.
     """
     assert settings.hidden is not None
     assert settings.batch_size
