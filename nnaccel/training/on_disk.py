@@ -1,11 +1,11 @@
-"""Rows that stay on the disk: training reads a window of them at a time, ahead of the steps.
+"""Rows that stay on the disk: a thread reads one window of rows while the steps use the one before.
 
 The rows of a file must have been scattered when they were written (`tabular.streamed_matrix`): its
-R regions are random samples of the table, each in the order of the table. A window takes from
-every stretch of that order the block of one region, another one in each epoch, so that it is a
-random sample too; within it the rows are permuted. A window is as large as a region.
-Only explicit reads touch the file: a damaged disk raises an error, where a mapping would end the
-process.
+R regions are random samples of the table, each in the order of the table. That order is divided
+into stretches, and a window takes the block of one region from every stretch. The choice of regions
+differs in each epoch, so a window is a random sample too. Within it the rows are permuted. A window
+is as large as a region. The file is read explicitly and not mapped: a damaged disk then raises an
+error instead of ending the process.
 """
 
 from collections.abc import Iterator
@@ -24,20 +24,20 @@ from nnaccel.training.step import generator
 from nnaccel.training.streaming import ahead
 from nnaccel.training.targets import put_targets
 
-BLOCKS = 64  # of a region: a window has one of each stretch
+BLOCKS = 64  # blocks in a region: a window has one block of each stretch
 
 
 class DiskArray:
-    """An array in a file, of which slices of rows are read when they are asked for, by one thread
-    at a time.
+    """An array in a file. Indexing with a slice of rows reads them. One thread at a time may read.
 
-    shape: (N, ...).   dtype: NumPy's.   regions: how many its rows were scattered over.
+    shape: (N, ...).   dtype: NumPy's.   regions: the number of regions over which its rows were
+    scattered.
     """
 
     def __init__(
         self, path: str, offset: int, shape: tuple[int, ...], dtype: Any, regions: int = 1
     ) -> None:
-        """offset: of the first number, in bytes.   OSError where the file cannot be read."""
+        """offset: of the first number, in bytes.   Raises OSError if the file cannot be read."""
         self.path, self.offset, self.shape = path, offset, shape
         self.dtype, self.regions = np.dtype(dtype), regions
         self.ndim = len(shape)
@@ -59,14 +59,14 @@ class DiskArray:
         return out
 
     def part(self, start: int, stop: int) -> "DiskArray":
-        """Those rows as an array on the disk."""
+        """The rows start:stop as an array on the disk."""
         offset = self.offset + start * self.row_bytes
         return DiskArray(self.path, offset, (stop - start, *self.shape[1:]), self.dtype)
 
     def read_into(self, out: np.ndarray, start: int) -> None:
         """Fill `out` (n, ...), contiguous, with the rows from `start` on.
 
-        OSError where the file ends before, or cannot be read.
+        Raises OSError if the file ends before, or cannot be read.
         """
         rest = out.reshape(-1).view(np.uint8).data
         self._file.seek(self.offset + start * self.row_bytes)
@@ -94,10 +94,10 @@ class DiskData(NamedTuple):
 
 
 def put_on_disk(network: Network, X: DiskArray, Y: Any, weights: Any) -> DiskData:
-    """Examples that are on the disk, checked against a network.
+    """Examples on the disk, checked against a network.
 
-    Whoever wrote the file has made sure that X is finite; Y is checked in each window.
-    ValueError for another width, TypeError where some are on the disk and others are not.
+    The writer of the file has checked that X is finite; Y is checked in each window. Raises
+    ValueError for another width, TypeError if only some of the arrays are on the disk.
     """
     for name, array in (("Y", Y), ("sample_weight", weights)):
         if not isinstance(array, DiskArray) and not (name != "Y" and array is None):
@@ -111,7 +111,7 @@ def put_on_disk(network: Network, X: DiskArray, Y: Any, weights: Any) -> DiskDat
 
 
 def window_rows(data: DiskData) -> int:
-    """The most rows of a window."""
+    """The largest number of rows in a window."""
     N, regions = len(data.X), data.X.regions
     return N // regions + N % regions
 
@@ -126,8 +126,8 @@ class Order(NamedTuple):
     epoch: int
 
     def windows(self) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-        """The blocks (start, stop) of each window, and the generator that permutes its rows; None
-        where they stay in order."""
+        """Yields the blocks (start, stop) of each window, and the generator that permutes its rows,
+        or None if they stay in order."""
         each, rest = divmod(self.N, self.regions)
         tail = [(self.N - rest, self.N)] * (rest > 0)
         if not self.shuffle:
@@ -155,9 +155,10 @@ class Window(NamedTuple):
 
 
 def windows_of(data: DiskData, order: Order, batch_size: int) -> Iterator[Window]:
-    """The windows of an epoch, each read by a thread while the one before is in use.
+    """Yields the windows of an epoch. A thread reads each while the one before is in use.
 
-    What does not fill a batch goes to the next window; the last one has the short batch.
+    Rows that do not fill a minibatch go to the next window. The last window has the shorter
+    minibatch.
     """
     with ThreadPoolExecutor(1) as reader:
         spans = order.windows()
@@ -172,7 +173,7 @@ def windows_of(data: DiskData, order: Order, batch_size: int) -> Iterator[Window
 
 
 def _read(data: DiskData, blocks: list[tuple[int, int]], rng: Any, spare: int) -> Window:
-    """The rows of those blocks, with room in front for `spare` others."""
+    """The rows of the blocks, after space for `spare` other rows."""
     n = sum(stop - start for start, stop in blocks)
 
     def filled(array: DiskArray | None) -> Any:
@@ -182,7 +183,7 @@ def _read(data: DiskData, blocks: list[tuple[int, int]], rng: Any, spare: int) -
         for start, stop in blocks:
             array.read_into(out[at : at + stop - start], start)
             at += stop - start
-        out[:spare] = out[spare]  # until there are others: a row that all checks let pass
+        out[:spare] = out[spare]  # a valid row as a placeholder
         return out
 
     order = np.arange(n) if rng is None else rng.permutation(n)
@@ -192,8 +193,8 @@ def _read(data: DiskData, blocks: list[tuple[int, int]], rng: Any, spare: int) -
 def _whole_batches(
     window: Window, left: Window | None, batch_size: int, more: bool
 ) -> tuple[Window, Window | None]:
-    """The window with the rows in front that the one before has left, without those that do not
-    fill a batch, and these; `more`: whether another window follows."""
+    """The window, which begins with the rows left over from the one before, and the rows that do
+    not fill a minibatch.   more: whether another window follows."""
     order = window.order
     if left is not None:
         n = len(left.X)
