@@ -1,4 +1,5 @@
-"""The checkpoint of `nnaccel train`: when it is written, what it goes on from, and what it says."""
+"""The checkpoint of `nnaccel train`: when it is written, how a run resumes, and the messages about
+it."""
 
 import re
 import shlex
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
 EVERY = "1m"
-VECTORS = 6  # of the size of the parameters, at most: of the last epoch with Adam's, and the best
+VECTORS = 6  # vectors in a checkpoint, at most: of the last epoch, with Adam, and the best
 
 
 class Period(NamedTuple):
-    """How often a checkpoint is written: after so many epochs, or so many seconds."""
+    """The period between two checkpoints, in epochs or in seconds."""
 
     number: int
     unit: str  # "": epochs
 
     @classmethod
     def of(cls, text: str) -> "Period":
-        """`10`: epochs; `30s`, `10m`, `2h`. ArgumentTypeError for anything else."""
+        """The period of a text: `10` epochs, `30s`, `10m` or `2h`. Raises ArgumentTypeError for
+        other text."""
         found = PERIOD.fullmatch(text)
         if found is None:
             raise ArgumentTypeError(
@@ -38,20 +40,20 @@ class Period(NamedTuple):
         return cls(int(found["number"]), found["unit"])
 
     def is_over(self, epochs: int, seconds: float) -> bool:
-        """Whether it is, when that much has gone by."""
+        """Whether the period is over after that many epochs and seconds."""
         if not self.unit:
             return epochs >= self.number
         return seconds >= self.number * UNITS[self.unit]
 
 
 def period(text: str) -> str:
-    """The text of a period; ArgumentTypeError for any other."""
+    """The text itself, if it is a period. Raises ArgumentTypeError for other text."""
     Period.of(text)
     return text
 
 
 def check_options(options: Any) -> None:
-    """ValueError for options of checkpoints that do not go together."""
+    """Raises ValueError for options of checkpoints that contradict each other."""
     path = options.checkpoint or options.resume
     if options.every and not path:
         raise ValueError("--every is for --checkpoint FILE, which says where to write it")
@@ -62,10 +64,10 @@ def check_options(options: Any) -> None:
 
 
 def to_go_on_from(options: Any) -> "Checkpoint | None":
-    """The checkpoint that `--resume` names.
+    """The checkpoint that `--resume` names, or None.
 
-    FileExistsError for one of `--checkpoint` that the run would write over instead; errors of what
-    cannot be read.
+    Raises FileExistsError if `--checkpoint` names an existing file that a new run would overwrite,
+    and the errors of an unreadable file.
     """
     from nnaccel.training import checkpoint
 
@@ -85,11 +87,12 @@ def to_go_on_from(options: Any) -> "Checkpoint | None":
 
 
 class Keeper:
-    """Writes the checkpoint of a run. A failure is a warning: the run goes on, and the older file
-    stays."""
+    """Writes the checkpoint of a run. A failure gives a warning: the run continues, and the older
+    file stays."""
 
     def __init__(self, fit: "Fit", options: Any, writes: bool = True) -> None:
-        """writes: whether this process does.   OSError for a file that cannot be written."""
+        """writes: whether this process writes the file.   Raises OSError for a file that cannot be
+        written."""
         self.path = (options.checkpoint or options.resume) if writes else None
         self._fit, self._period = fit, Period.of(options.every or EVERY)
         self._epochs, self._written = 0, time.monotonic()
@@ -98,13 +101,13 @@ class Keeper:
             writable(self.path, 8 * VECTORS * fit.n_params)
 
     def after_epoch(self) -> None:
-        """Writes it if it is time."""
+        """Writes the checkpoint if its period is over."""
         self._epochs += 1
         if self.path and self._period.is_over(self._epochs, time.monotonic() - self._written):
             self.write()
 
     def write(self) -> None:
-        """Writes it now."""
+        """Writes the checkpoint now."""
         if not self.path or not self._fit.n_done:
             return
         self._epochs, self._written = 0, time.monotonic()
@@ -118,12 +121,13 @@ class Keeper:
             self._failure = failure
 
     def check(self) -> None:
-        """OSError if the last one could not be written."""
+        """Raises OSError if the last checkpoint could not be written."""
         if self._failure:
             raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
 
     def what_is_kept(self, arguments: Sequence[str]) -> str:
-        """Of an interrupted run, and the command that goes on with the one of those arguments."""
+        """Says what an interrupted run has kept, and the command that resumes the run of these
+        arguments."""
         n, total = self._fit.n_done, self._fit.n_epochs
         which = "the best by then" if self._fit.best_so_far else "that of this epoch"
         kept = f"after epoch {n} of {total}; the model is {which}"

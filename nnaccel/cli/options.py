@@ -1,4 +1,4 @@
-"""The options of each command, and the parser that explains what is wrong with them."""
+"""The options of each command, and a parser whose errors name the remedy."""
 
 import argparse
 import re
@@ -10,20 +10,20 @@ READ = "By default as the content of the file suggests; docs/tables.md has the r
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors like all others, each with a remedy."""
+    """A parser that raises its errors as ValueErrors with a remedy."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
-        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is no option
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is a number, not an option
 
     @property
     def actions(self) -> list[argparse.Action]:
-        """What is known of each option."""
+        """argparse's description of each option."""
         return self._actions
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # said here, where the options of the command are known
+        if unknown:  # raised here, where the options of the command are known
             known = [name for action in self.actions for name in action.option_strings]
             close = did_you_mean(unknown[0].partition("=")[0], known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
@@ -108,7 +108,7 @@ def joining_options(group: Any) -> None:
 
 
 def reading_options(group: Any) -> None:
-    """How delimited text is laid out, where its content does not tell."""
+    """Add the options for the structure of delimited text, where its content does not show it."""
     option(group, "delimiter", metavar="CHARACTER",
            help="between the cells of a text file: a character, tab or space")  # fmt: skip
     option(group, "header", choices=("yes", "no"), metavar="yes|no",
@@ -171,7 +171,7 @@ def training_options(group: Any) -> None:
 
 
 def option(group: Any, name: str, *, help: str, **how: Any) -> None:
-    """An option of that name; its default is that of the setting, if it is one."""
+    """Add an option. Its default is that of the setting with its name, if there is one."""
     from nnaccel.tabular.settings import Settings
 
     how = {"default": getattr(Settings(), name, None), **how}
@@ -184,7 +184,7 @@ def option(group: Any, name: str, *, help: str, **how: Any) -> None:
 
 
 def named_option(group: Any, name: str, **how: Any) -> None:
-    """An option whose values are the names that the setting knows."""
+    """Add an option whose values are the names that the setting allows."""
     from nnaccel.tabular.settings import NAMES
 
     option(group, name, choices=NAMES[name], **how)

@@ -1,4 +1,4 @@
-"""Models as ONNX graphs: the encoding of a table, the network and what its target makes of it."""
+"""Models as ONNX graphs: the encoding of a table, the network and the conversion to the target."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,18 +25,18 @@ from nnaccel.tabular.targets import Target
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-NO_STATE = -1  # the code of a text that none of the one-hot columns stands for
+NO_STATE = -1  # the code of a text without a one-hot column
 
 
 def table_model(model: "Model") -> Any:
-    """The model of a table as a ModelProto that has an input for each column that it uses.
+    """The model of a table as a ModelProto with an input for each column that it uses.
 
-    The inputs (N,) have the names of the columns: text, or float64 as `HOLDS` says. The outputs
-    have the names of the targets: the number, or the label (N,), and then also the probability of
-    each class (N, K) as `name probabilities`. Numbers are float64, as in the library.
+    The inputs (N,) have the names of the columns. They are text, or float64, see `HOLDS`. The
+    outputs have the names of the targets: the number (N,), or the label (N,) with the probability
+    of each class (N, K) as `name probabilities`. Numbers are float64, as in the library.
 
-    ValueError for a layer or an activation that ONNX has no operators for, and for a column without
-    a name. ModuleNotFoundError without the package onnx.
+    Raises ValueError for a layer or an activation without operators in ONNX, and for a column
+    without a name; ModuleNotFoundError without the package onnx.
     """
     xp = Functions(Graph())
     X = encoded(model.features, xp, model.params.dtype)
@@ -50,9 +50,10 @@ def table_model(model: "Model") -> Any:
 
 
 def network_model(network: Network, params: Any, declare: Callable[[Traced], None]) -> Any:
-    """A network as a ModelProto with the input `X` (N, n_inputs), of the dtype of its parameters.
+    """A network as a ModelProto with the input `X` (N, n_inputs), in the dtype of its parameters.
 
-    params: the arrays of the layers, NumPy's.   declare: declares the outputs, given the logits.
+    params: the NumPy arrays of the layers.   declare: the function (logits) that declares the
+    outputs.
     """
     xp = Functions(Graph())
     X = xp.input("X", next(leaves(params)).dtype, (None, network.n_inputs), "numbers")
@@ -66,7 +67,7 @@ def network_model(network: Network, params: Any, declare: Callable[[Traced], Non
 def logits(network: Network, params: Any, X: Traced) -> Traced:
     """The logits Z (..., N, n_outputs), by running the layers on a traced array.
 
-    ValueError that names the layer that ONNX has no operators for.
+    Raises ValueError that names a layer without operators in ONNX.
     """
     ops = Ops(X.xp, operators(X.xp))
     for i, (layer, own) in enumerate(zip(network.layers, params, strict=True)):
@@ -77,7 +78,8 @@ def logits(network: Network, params: Any, X: Traced) -> Traced:
 
 @contextmanager
 def said_of(what: str) -> Iterator[None]:
-    """Whatever a function does that has no operator, as a ValueError that says whose it is."""
+    """A context that turns the error of a missing operator into a ValueError that names the
+    function."""
     try:
         yield
     except (AttributeError, TypeError, ValueError) as error:
@@ -85,8 +87,8 @@ def said_of(what: str) -> Iterator[None]:
 
 
 def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The functions of the maths that are one operator of ONNX, as kernels are: a graph that is
-    read by a person, or by what makes a graph fast, has them by their names."""
+    """Kernels for the functions of the maths that are a single operator of ONNX. So readers of the
+    graph, and programs that optimise it, find these operators by their names."""
 
     def one(name: str) -> Callable[[Traced], Traced]:
         return lambda Z: xp.node(name, [Z], Z.dtype, Z.shape)
@@ -110,7 +112,7 @@ def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def encoded(features: Features, xp: Functions, dtype: Any) -> Traced:
-    """The encoded rows (N, D), of inputs that are declared here; see `Features.transform`."""
+    """The encoded rows (N, D) of the inputs, which are declared here; see `Features.transform`."""
     inputs = {}
     for name, kind in kinds_of(features).items():
         of = np.str_ if kind == "string" else np.float64
@@ -124,7 +126,7 @@ def encoded(features: Features, xp: Functions, dtype: Any) -> Traced:
 
 
 def _numbers(features: Features, inputs: dict[str, Traced], xp: Functions) -> Any:
-    """The numbers (N, n), and then the indicators of those that have one."""
+    """The numbers (N, n), followed by their indicators of missing values."""
     numeric = features.numeric
     parts = [_part(features, number, inputs[number.name], xp) for number in numeric]
     center, scale = (np.array([getattr(n, name) for n in numeric]) for name in ("center", "scale"))
@@ -140,7 +142,7 @@ def _numbers(features: Features, inputs: dict[str, Traced], xp: Functions) -> An
 
 
 def _part(features: Features, number: Numeric, values: Traced, xp: Functions) -> Traced:
-    """What is taken of a column (N,), NaN where missing."""
+    """The feature of a column (N,), NaN where missing."""
     for code in features.reading(number).codes:
         values = xp.where(values == code, np.nan, values)
     return PARTS[number.part](values, xp=xp) if number.part else values
@@ -170,14 +172,14 @@ def _one_hot(column: Categorical, values: Traced, xp: Functions) -> Traced:
 
 
 def declare_target(target: Target | Targets, outputs: Traced) -> None:
-    """Declare what a model predicts, from `Target.outputs`."""
+    """Declare the predictions of a model, from `Target.outputs`."""
     xp, several = outputs.xp, isinstance(target, Targets)
     if target.task == "regression":
         for k, name in enumerate(target.names):
             xp.declare(name, outputs[:, k] if several else outputs)
         return
     for one, P in probabilities(target, outputs, xp=xp):
-        # Of several labels each is its second class from one half on.
+        # Each of several labels is its second class from a probability of one half on.
         second = is_second(P[:, 1]) if several else None
         codes = xp.argmax(P, axis=1) if second is None else xp.astype(second, np.int64)
         declare_classes(one.name, np.array(one.classes), codes, P)
@@ -186,7 +188,7 @@ def declare_target(target: Target | Targets, outputs: Traced) -> None:
 def declare_classes(name: str, classes: np.ndarray, codes: Traced, P: Traced) -> None:
     """Declare the label of each row, and the probability of each class.
 
-    ValueError for classes that are no text, numbers or booleans.
+    Raises ValueError for classes that are not text, numbers or booleans.
     """
     texts = classes.dtype.kind != "O" or all(type(label) is str for label in classes)
     if classes.dtype.kind not in "biufUO" or not texts:

@@ -97,7 +97,7 @@ def train(
         time. Data that are too large for a GPU's memory stay on the host, and so does a CSR matrix
         of SciPy or CuPy; their rows reach the device a chunk at a time, in the same minibatches. A
         `DiskArray` stays on the disk and is read a window of rows at a time; Y and sample_weight
-        then are `DiskArray`s, too.
+        then have this type, too.
     Y : array (N,) or (N, n_outputs)
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
