@@ -45,7 +45,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no such file{_what_there_is(path)}") from None
+        raise FileNotFoundError(f"{path}: no such file{_why_missing(path)}") from None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no name of a file: {error}") from None
     if stat.S_ISDIR(mode):
@@ -55,7 +55,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _what_there_is(path: Path) -> str:
+def _why_missing(path: Path) -> str:
     if path.is_symlink():
         return f"; it is a link to {os.readlink(path)}, which is not there"
     if not path.parent.is_dir():

@@ -13,7 +13,7 @@ SIGNALS = [
 ]
 
 
-class GivenUp(KeyboardInterrupt):
+class Abandoned(KeyboardInterrupt):
     """Raised to abandon the current work."""
 
 
@@ -54,7 +54,7 @@ class Interruption:
         try:
             self._gives_up = True
             yield
-        except GivenUp:
+        except Abandoned:
             pass
         finally:
             self._gives_up = False
@@ -75,4 +75,4 @@ class Interruption:
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
         if self._gives_up:
-            raise GivenUp
+            raise Abandoned

@@ -250,7 +250,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self : object
         """
         self._fit(X, y, sample_weight, validation_data)
-        return self._with_classes_beside(X)
+        return self._with_classes_on_device_of(X)
 
     @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -286,7 +286,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         if _check_partial_fit_first_call(self, on_host(classes)):
             self._set_classes(on_host(y) if has_labels else on_host(classes))
         self._fit(X, y, sample_weight, incremental=True)
-        return self._with_classes_beside(X)
+        return self._with_classes_on_device_of(X)
 
     def predict(self, X: Any) -> Any:
         """Predict classes.
@@ -407,7 +407,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self.classes_ = binarizer.classes_
         self._y_type, self._sparse_labels = binarizer.y_type_, binarizer.sparse_input_
 
-    def _with_classes_beside(self, X: Any) -> "MLPClassifier":
+    def _with_classes_on_device_of(self, X: Any) -> "MLPClassifier":
         """Self, with `classes_` moved to the device of X if its library can hold them."""
         if is_foreign(X):
             self.classes_ = beside(on_host(self.classes_), device_of(X))

@@ -42,7 +42,7 @@ def table_model(model: "Model") -> Any:
     X = encoded(model.features, xp, model.params.dtype)
     params = views(to_host(model.params), layout(model.network), xp=np)
     Z = logits(model.network, params, X)
-    with said_of(f"the loss {model.loss.name!r}"):
+    with naming_unknown(f"the loss {model.loss.name!r}"):
         A = xp.astype(Ops(xp, operators(xp))[model.loss.link](Z), np.float64)
     outputs = model.target.outputs(xp.mean(A, axis=0) if A.ndim == 3 else A, xp=xp)
     declare_target(model.target, outputs)
@@ -71,13 +71,13 @@ def logits(network: Network, params: Any, X: Traced) -> Traced:
     """
     ops = Ops(X.xp, operators(X.xp))
     for i, (layer, own) in enumerate(zip(network.layers, params, strict=True)):
-        with said_of(f"layer {i}, {layer!r},"):
+        with naming_unknown(f"layer {i}, {layer!r},"):
             X = layer.forward(own, X, ops=ops, key=None)[0]
     return X
 
 
 @contextmanager
-def said_of(what: str) -> Iterator[None]:
+def naming_unknown(what: str) -> Iterator[None]:
     """A context that turns the error of a missing operator into a ValueError that names the
     function."""
     try:

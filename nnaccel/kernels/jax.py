@@ -190,7 +190,7 @@ class Parts:
 
             done = [
                 update(
-                    self._after_backward(params[..., part], grads, part),
+                    self._delayed(params[..., part], grads, part),
                     *(part_of(x, part) for x in (grads, *others)),
                     xp=self._xp,
                 )
@@ -202,7 +202,7 @@ class Parts:
 
         return twin
 
-    def _after_backward(self, part_of_params: Array, grads: Array, part: slice) -> Array:
+    def _delayed(self, part_of_params: Array, grads: Array, part: slice) -> Array:
         """The same part of the parameters, delayed until the gradient of the first bias is known.
 
         So new weights overwrite the old ones. Otherwise XLA does not see that dX of the layer is

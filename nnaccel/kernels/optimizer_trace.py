@@ -46,7 +46,7 @@ def updates_of(
     given = [params, *state.slots]
     refusal = NotSupported("it does not know the rules of the optimizer")
 
-    def taking_down(function: Callable, n: int) -> Callable:
+    def recorded(function: Callable, n: int) -> Callable:
         def rule(*args: Any) -> Any:
             ours = [grads] if function is optimizers.clip_by_global_norm else [params, grads]
             ours = [*ours, *state.slots][:n]
@@ -61,7 +61,7 @@ def updates_of(
         def __missing__(self, function: Callable) -> Callable:
             raise refusal
 
-    recorder = Recorder(xp, {f: taking_down(f, n) for f, n in VECTORS.items()})
+    recorder = Recorder(xp, {f: recorded(f, n) for f, n in VECTORS.items()})
     steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
     try:
         after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)

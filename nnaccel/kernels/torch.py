@@ -184,8 +184,8 @@ class Workspace(Buffers):
                 lr=float(rate * root / correction_1), beta1=float(beta_1), beta2=float(beta_2),
                 weight_decay=0.0, eps=float(root * epsilon), amsgrad=False, maximize=False,
             )  # fmt: skip
-            return params, quiet(mu), nu
-        quiet(mu.lerp_(grads, 1.0 - beta_1))
+            return params, flush_denormals(mu), nu
+        flush_denormals(mu.lerp_(grads, 1.0 - beta_1))
         nu.mul_(beta_2).addcmul_(grads, grads, value=1.0 - beta_2)
         spread = torch.sqrt(nu, out=grads).add_(root * epsilon)
         step = torch.div(mu, spread, out=grads).mul_(rate * root / correction_1)
@@ -257,16 +257,16 @@ def _set(wanted: str) -> Callable[[], None]:
     for place, value in places:
         place.fp32_precision = value
 
-    def bring_back() -> None:
+    def restore() -> None:
         for place, value in found:
             place.fp32_precision = "none"  # leaves the choice to the setting for all backends
             if place.fp32_precision != value:
                 place.fp32_precision = value
 
-    return bring_back
+    return restore
 
 
-def quiet(mu: Array) -> Array:
+def flush_denormals(mu: Array) -> Array:
     """mu (P,), with denormal numbers replaced by 0, in place; `numpy/updates.py` says why."""
     return torch.ops.aten.hardshrink.out(mu, torch.finfo(mu.dtype).tiny, out=mu)
 

@@ -168,10 +168,10 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     one: with the piecewise linear encoding of numbers, unless the columns are pixels or `hidden` is
     set; then, from 2,000 rows on, 15 % of the rows, at most 5,000, tell the best epoch.
 
-    Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and so many epochs
-    that about 800,000 examples are seen, 10 to 60. Batches of about N/200 from 128 to 1024, for
-    one network below 2,000 rows, and for members below 500, about N/25 from 16 to 64, as even as
-    can be. tanh, which is ahead on tables, or ReLU,
+    Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and as many epochs, 10
+    to 60, as visit about 800,000 examples. Batches of about N/200 from 128 to 1024, for one network
+    below 2,000 rows, and for members below 500, about N/25 from 16 to 64, as even as can be. tanh,
+    which is ahead on tables, or ReLU,
     which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
     epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
     but none for regression on many rows, and decay 0.05. Two classes: one logit and binary

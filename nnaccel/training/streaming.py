@@ -2,7 +2,7 @@
 
     chunks = stream(data, where, rows)
     for chunk in chunks(order):       # the rows order[:rows], then order[rows : 2 * rows], ...
-        ...                           # launch all that reads the chunk, and ask for the next one
+        ...                           # launch everything that reads the chunk before the next one
 
 A chunk is a small data set on the device, so an epoch runs on it as on resident data.
 """

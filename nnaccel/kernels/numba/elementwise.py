@@ -26,7 +26,7 @@ from nnaccel.typing import Array
 
 
 def kernels(precision: str = "float32") -> dict[Callable, Callable]:
-    """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
+    """A new set of kernels with their own workspace, as the entries of an `Ops`."""
     return FastWorkspace(precision).kernels()
 
 

@@ -104,7 +104,9 @@ def compiled_epoch(run: Run) -> FusedEpoch:
         networks = networks_of(params, state, data, known, rules)
         records: list[dict[int, Array]] = [{} for _ in networks]
 
-        def go(space: Array, k: int, span: range, call: Call, size: int = 1) -> Iterator[None]:
+        def train_steps(
+            space: Array, k: int, span: range, call: Call, size: int = 1
+        ) -> Iterator[None]:
             """Trains network k for the steps of `span`, some of them per iteration, in `space`
             (floats)."""
             layers, encoding, _ = memory
@@ -134,19 +136,19 @@ def compiled_epoch(run: Run) -> FusedEpoch:
                 # Otherwise each thread of the team would start the threads of the BLAS again.
                 raise NotSupported("threadpoolctl, which limits the threads of the BLAS, is absent")
             team = max(1, min(threads, members))
-            beside = threads_beside(known, order.shape[0], K, threads)
-            memory = memory_of(dtype, beside)
+            n_threads = threads_side_by_side(known, order.shape[0], K, threads)
+            memory = memory_of(dtype, n_threads)
             spaces = memory[-1]
-            if K == 1 or beside == 1 or team > 2 * K:  # a team uses threads that would stay idle
+            if K == 1 or n_threads == 1 or team > 2 * K:  # a team uses threads that would stay idle
                 for k in range(K):
-                    for _ in go(spaces[0], k, range(n_steps), run_parallel, team):
+                    for _ in train_steps(spaces[0], k, range(n_steps), run_parallel, team):
                         pass
             else:
 
                 def on_thread(rank: int, k: int, span: range) -> Iterator[None]:
-                    return go(spaces[rank], k, span, in_this_thread)
+                    return train_steps(spaces[rank], k, span, in_this_thread)
 
-                run_parallel(train_share, beside, n_steps, Progress(K, beside), on_thread)
+                run_parallel(train_share, n_threads, n_steps, Progress(K, n_threads), on_thread)
         done = [np.concatenate([record[at] for at in sorted(record)]) for record in records]
         after = State(state.step + n_steps, state.slots)
         return params, after, done[0] if params.ndim == 1 else np.stack(done, axis=-1)
@@ -180,7 +182,7 @@ def networks_of(params: Array, state: State, data: Any, plan: Plan, rules: Rules
     return found
 
 
-def threads_beside(plan: Plan, N: int, n_networks: int, threads: int) -> int:
+def threads_side_by_side(plan: Plan, N: int, n_networks: int, threads: int) -> int:
     """How many of `threads` have work if each trains its own networks on N examples."""
     work = 3 * N * n_networks * sum(D * H for D, H in pairwise(plan.sizes))
     return max(1, min(threads, n_networks, work // WORTH))

@@ -39,7 +39,7 @@ def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
         try:
             function(rank, size, barrier, *args)
         finally:
-            back_to(mode)
+            restore_mode(mode)
 
     def member(rank: int) -> None:
         try:
@@ -70,7 +70,7 @@ def without_denormals() -> int:
 
 
 @compiled
-def back_to(mode: int) -> None:
+def restore_mode(mode: int) -> None:
     floating_point(mode)
 
 
