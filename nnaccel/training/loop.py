@@ -102,9 +102,11 @@ def train(
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
-    epochs, batch_size : int
-        The last minibatch of an epoch may be shorter; no example is left out. A batch_size above N
-        means N.
+    epochs : int
+        The number of passes over the examples.
+    batch_size : int
+        The number of examples in a minibatch; at most N of them are used. The last minibatch of an
+        epoch may be shorter; no example is left out.
     short_batch : "weighted" or "full"
         The weight of that last minibatch. "weighted": its gradient is multiplied by its share of a
         full one, its rows / batch_size, so that each example counts the same. "full": its gradient
