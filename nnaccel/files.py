@@ -51,7 +51,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a folder, not a file; name one file inside it")
     if not stat.S_ISREG(mode):
-        raise OSError(f"{path} is a pipe or a device, not a file; save what it gives as a file")
+        raise OSError(f"{path} is a pipe or a device, not a file; save its data as a file")
     return path
 
 

@@ -80,8 +80,8 @@ def checkpoint_to_resume(options: Any) -> "Checkpoint | None":
         raise FileExistsError(f"{path} exists and is no checkpoint; choose another --checkpoint")
     if not options.force:
         raise FileExistsError(
-            f"{path} exists, the checkpoint of a run; go on with --resume {shlex.quote(path)}, or "
-            "begin anew with --force"
+            f"{path} exists, the checkpoint of a run; resume it with --resume {shlex.quote(path)}, "
+            "or start again with --force"
         )
     return None
 
@@ -117,7 +117,7 @@ class Keeper:
         except OSError as error:
             failure = error.strerror or str(error)
             if failure != self._failure:
-                say(f"nnaccel: warning: no checkpoint: {in_line(failure)}; the run goes on")
+                say(f"nnaccel: warning: no checkpoint: {in_line(failure)}; the run continues")
             self._failure = failure
 
     def check(self) -> None:
@@ -132,8 +132,8 @@ class Keeper:
         which = "the best by then" if self._fit.best_so_far else "that of this epoch"
         kept = f"after epoch {n} of {total}; the model is {which}"
         if not self.path:
-            return f"{kept}; it cannot go on, which it could with --checkpoint FILE"
+            return f"{kept}; a run without --checkpoint FILE cannot be resumed"
         words = [*arguments]
         if "--resume" not in words:
             words += ["--resume", str(self.path)]
-        return f"{kept}; go on: {in_line(shlex.join(['nnaccel', *words]))}"
+        return f"{kept}; resume with: {in_line(shlex.join(['nnaccel', *words]))}"

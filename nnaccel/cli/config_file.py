@@ -35,7 +35,7 @@ def read_config(path: str, actions: Iterable[Any]) -> dict[str, Any]:
         if key not in options:
             raise ValueError(f"{where}: unknown option {name!r}{did_you_mean(key, options)}")
         if key in values:
-            raise ValueError(f"{where}: {name!r} is there already; leave one of them out")
+            raise ValueError(f"{where}: {name!r} is there already; remove one of the lines")
         values[key] = _value(node, options[key], f"{where}: {name}")
     return {key: value for key, value in values.items() if value is not None}
 

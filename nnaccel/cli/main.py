@@ -98,12 +98,14 @@ COMMANDS: dict[str, Command] = {
         "MODEL [MODEL ...] FILE [options]",
         "Score a model on the rows of a file, or compare several.",
     ),
-    "inspect": Command(commands.inspect, model_option, "MODEL", "Show what a model file holds."),
+    "inspect": Command(
+        commands.inspect, model_option, "MODEL", "Show the content of a model file."
+    ),
     "explain": Command(
         commands.explain,
         explain_options,
         "MODEL FILE [options]",
-        "Show what a model makes of the columns, or of one row.",
+        "Show how much each column matters, to the score or to one row.",
     ),
     "export": Command(
         commands.export,

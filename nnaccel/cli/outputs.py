@@ -59,7 +59,7 @@ def check_log(options: Any) -> None:
     path = Path(options.log)
     if path.exists() and not options.resume and not options.force:
         raise FileExistsError(
-            f"{path} exists; choose another --log, go on with it by --resume, or replace it with "
+            f"{path} exists; choose another --log, continue it with --resume, or replace it with "
             "--force"
         )
     others = [name for name in (options.source, options.test, options.output) if name]

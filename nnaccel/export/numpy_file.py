@@ -55,9 +55,9 @@ def numpy_file(model: "Model", name: str = "model") -> str:
     parts = [
         _heading(model, name),
         f"from __future__ import annotations\n\n{imports}\n\nArray = Namespace = object",
-        f"# How the table is encoded, and what is predicted\n\n{data}",
+        f"# The encoding of the table, and the target\n\n{data}",
         *(f"\n{text}" for text in own),
-        "\n# What these functions are made of",
+        "\n# The functions that they use",
         "\n".join(found.constants),
         *(f"\n{text}" for text in found.functions),
         "\n# The parameters of the network" + "s, a row each" * (params.ndim == 2),
@@ -129,7 +129,7 @@ NETWORK = '''def network(X):
     return A'''
 
 OUTPUTS = '''def outputs(table):
-    """What the network says of each row (N, {n}){mean}."""
+    """The predictions of the network for each row (N, {n}){mean}."""
     with np.errstate(all="ignore"):
         A = {call}.astype(np.float64)
     return A{of_all}'''

@@ -133,8 +133,8 @@ class Model(NamedTuple):
         if not finite.all():
             raise ValueError(
                 f"{np.count_nonzero(~finite):,} of {len(X):,} rows give no finite prediction, the "
-                f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
-                "the model was trained on; correct or remove them"
+                f"first is row {np.argmin(finite)} (from 0): their values are far outside the "
+                "range of the training rows; correct or remove them"
             )
         return self.target.outputs(A)
 

@@ -165,7 +165,7 @@ def pop_weights(examples: Examples, name: str) -> Examples:
     if not values.any():
         raise ValueError(f"weights {name!r} are all 0; some rows must count")
     if examples.data.num_columns == 1:
-        raise ValueError(f"weights {name!r} are the only column beside the target; add others")
+        raise ValueError(f"weights {name!r} are the only column besides the target; add others")
     return examples._replace(data=examples.data.drop_columns([name]), weights=values)
 
 

@@ -18,7 +18,7 @@ from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 EXCLUDED, EMPTY = "excluded", "no values"
 LEVELS = 0.1  # more different texts than this share of the rows are names, which say little
 REFUSED = {
-    "nested": "give each of its values a column of its own",
+    "nested": "give each of its values a separate column",
     "binary": "decode it to text or numbers",
     "other": "convert it to numbers or text",
 }

@@ -102,7 +102,7 @@ class Swaps:
                 if not np.isfinite(own).all():
                     raise ValueError(
                         f"rows give no finite prediction with other values of {name!r}: some are "
-                        "far outside of what the model was trained on; correct or remove them"
+                        "far outside the range of the training rows; correct or remove them"
                     )
                 found = self.model.target.outputs(own.reshape(S * N, n))
                 yield name, found.reshape(S, N, *found.shape[1:])

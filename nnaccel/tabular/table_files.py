@@ -37,7 +37,7 @@ def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table",
         known = (*DELIMITED, *(d + c for d in DELIMITED[:1] for c in COMPRESSED), *READERS)
         raise ValueError(
             f"{path}: unknown kind of file {suffix!r}; known are {', '.join(known)}; "
-            "convert it or give it the extension that says what it is"
+            "convert it or give it the extension of its format"
         )
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; expected a table with column names and rows")

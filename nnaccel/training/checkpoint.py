@@ -171,7 +171,7 @@ def _describe(run: Progress) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A run as plain data, and its vectors by name."""
     epoch, best, history = run
     if epoch._origin is None:
-        raise ValueError("an epoch that was made by hand is of no run; give one that train yielded")
+        raise ValueError("an epoch made by hand belongs to no run; give one that train yielded")
     settings = dict(epoch._origin.settings)
     last, tensors = _describe_epoch(epoch, "last")
     described = {

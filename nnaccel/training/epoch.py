@@ -92,8 +92,8 @@ class Epoch:
         """The state of the optimizer."""
         if self._state is None:
             raise RuntimeError(
-                "this epoch has networks of different epochs, the best of each, and no run goes on "
-                "from there; keep the copy of an epoch that was yielded"
+                "this epoch has networks of different epochs, the best of each, and no run can "
+                "continue from it; keep a copy of an epoch that train yielded"
             )
         return self._whole("_state")
 

@@ -73,7 +73,7 @@ class DiskArray:
         while rest:
             n = self._file.readinto(rest)
             if not n:
-                raise OSError(f"{self.path} is shorter than it was; remove it and begin anew")
+                raise OSError(f"{self.path} is shorter than it was; remove it and start again")
             rest = rest[n:]
 
     def close(self) -> None:

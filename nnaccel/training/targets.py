@@ -94,5 +94,5 @@ def _remedy(targets: Targets, least: float, most: float) -> str:
         if {least, most} <= {1.0, 2.0}:
             return "for labels 1 and 2 use Y - 1"
         if targets.kind == "labels":
-            return "classes want 'softmax_cross_entropy', amounts a loss such as 'squared_error'"
+            return "use 'softmax_cross_entropy' for classes, 'squared_error' for amounts"
     return "use a loss of that range, such as 'squared_error'"
