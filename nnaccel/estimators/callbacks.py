@@ -35,7 +35,7 @@ class Watch:
             self.root.call_on_fit_task_begin(**self.told)
 
     def begin(self) -> None:
-        """Announce the begin of an epoch."""
+        """Announce the start of an epoch."""
         if self.root is not None:
             self.task = self.root.subcontext(task_name="epoch")
             self.task.call_on_fit_task_begin(**self.told)

@@ -38,7 +38,7 @@ def check_same(saved: Checkpoint, now: dict[str, Any]) -> None:
     """Raises ValueError that names the first difference between the run of a checkpoint and this
     run.
 
-    saved, now: with the keys of `FIELDS`.   A run with more epochs is still the same run.
+    now: with the keys of `FIELDS`.   A run with more epochs is still the same run.
     """
     before = schema.check(saved.extra, FIELDS, "the checkpoint of a table")
     if len(saved.runs) > len(now["kinds"]):
