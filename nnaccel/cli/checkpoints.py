@@ -63,7 +63,7 @@ def check_options(options: Any) -> None:
             raise ValueError(f"--checkpoint and {name} both name {path}; choose another file")
 
 
-def checkpoint_to_resume(options: Any) -> "Checkpoint | None":
+def to_go_on_from(options: Any) -> "Checkpoint | None":
     """The checkpoint that `--resume` names, or None.
 
     Raises FileExistsError if `--checkpoint` names an existing file that a new run would overwrite,
@@ -125,7 +125,7 @@ class Keeper:
         if self._failure:
             raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
 
-    def resume_hint(self, arguments: Sequence[str]) -> str:
+    def what_is_kept(self, arguments: Sequence[str]) -> str:
         """Says what an interrupted run has kept, and the command that resumes the run of these
         arguments."""
         n, total = self._fit.n_done, self._fit.n_epochs

@@ -85,7 +85,7 @@ def _train(options: Any, settings: "Settings", process: "Process") -> int:
             draw(model)
     keeper.check()
     if interruption.signal is not None:
-        say(f"nnaccel: interrupted by {interruption.name} {keeper.resume_hint(options.arguments)}")
+        say(f"nnaccel: interrupted by {interruption.name} {keeper.what_is_kept(options.arguments)}")
     return interruption.status
 
 
@@ -271,7 +271,7 @@ def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["
     """A training run before its first epoch, its examples, in memory or streamed, and the file of
     its model."""
     from nnaccel.cli import streaming
-    from nnaccel.cli.checkpoints import check_options, checkpoint_to_resume
+    from nnaccel.cli.checkpoints import check_options, to_go_on_from
     from nnaccel.files import writable
     from nnaccel.tabular.fit import Fit
 
@@ -289,7 +289,7 @@ def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["
     check_options(options)
     rules = rules_of(options)
     device = _device(options.device, settings.dtype)
-    after = checkpoint_to_resume(options)
+    after = to_go_on_from(options)
     options.stream = streaming.wants_stream(options.source, options)
     read = streaming.streamed_examples if options.stream else training_examples
     examples: Any = read(options)
