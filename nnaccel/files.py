@@ -71,7 +71,7 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     the file.
 
     kind: the format as which it is read.   MemoryError keeps its type, and so do errors of the
-    system. Only calls of the library belong into the context: a fault of nnaccel would look like
+    system. Only calls of the library belong in the context: a fault of nnaccel would look like
     damage.
     """
     try:

@@ -113,7 +113,7 @@ def reading_options(group: Any) -> None:
            help="the separator of cells in a text file: a character, tab or space")  # fmt: skip
     option(group, "header", choices=("yes", "no"), metavar="yes|no",
            help="whether the first line of a text file has the names")  # fmt: skip
-    option(group, "encoding", metavar="NAME", help="of a text file, such as latin-1")
+    option(group, "encoding", metavar="NAME", help="the encoding of a text file, such as latin-1")
 
 
 def column_options(group: Any) -> None:
@@ -129,7 +129,7 @@ def column_options(group: Any) -> None:
 def network_options(group: Any) -> None:
     option(group, "hidden", type=int, nargs="*", metavar="UNITS",
            help="units of each hidden layer; nothing: a linear model")  # fmt: skip
-    named_option(group, "activation", nargs="+", help="of all hidden layers, or one for each")
+    named_option(group, "activation", nargs="+", help="the activation, or one for each layer")
     named_option(group, "numbers", help="the form of numbers in the input; auto: the best by the "
                  "out-of-fold loss")  # fmt: skip
     option(group, "members", type=int, metavar="K",
@@ -141,7 +141,7 @@ def network_options(group: Any) -> None:
            help="the share of the epochs, from the first on, that have dropout")  # fmt: skip
     named_option(group, "initializer", help="how initial weights are drawn")
     named_option(group, "dtype", help="the type of the numbers")
-    products = "of matrix products in training; the lower precisions are for GPUs"
+    products = "the precision of matrix products in training; lower ones are for GPUs"
     named_option(group, "precision", help=products)
     device_option(group)
     group.add_argument("--no-kernels", action="store_true",

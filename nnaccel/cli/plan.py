@@ -51,7 +51,7 @@ def plan(fit: Fit, structure: Structure | None, device: str) -> str:
 
 
 def streamed(examples: Streamed) -> str:
-    """Where the rows are on which one network is trained."""
+    """The place of the rows on which the network is trained."""
     assert examples.matrix is not None
     path, regions = examples.matrix.path, examples.matrix.X.regions
     size = f"{path.stat().st_size / 1e9:.3g} GB"

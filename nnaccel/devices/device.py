@@ -199,15 +199,17 @@ class Device(NamedTuple):
 def select(spec: str | Device | None = None, *arrays: Any) -> Device:
     """The device with the given name, or for None the device of the arrays.
 
-    "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch. "jax",
-    "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else NumPy.
-    Without a number it is the first; "torch" is its CPU, "jax" the best device that JAX sees.
+    "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch.
+    "jax", "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else
+    NumPy. A name without a number means the first device; "torch" is PyTorch's CPU, "jax" the best
+    device that JAX sees.
     "jax:*", "jax:gpu:*": all devices of that kind, of all processes that JAX has joined; the rows
-    of each minibatch are divided among them. None: objects that are no arrays, such as lists and
-    tables, are on no device; if there are only such objects, the device is NumPy's. Raises errors
-    with the cause and the remedy: TypeError for an object that is no name; ValueError for an
-    unknown name or number, and for arrays on several devices; ImportError for a library that is
-    absent or broken; RuntimeError for absent hardware or drivers.
+    of each minibatch are divided among them.
+    None: objects that are no arrays, such as lists and tables, are on no device. If there are only
+    such objects, the device is NumPy's.
+    Raises errors with the cause and the remedy: TypeError for an object that is no name; ValueError
+    for an unknown name or number, and for arrays on several devices; ImportError for a library that
+    is absent or broken; RuntimeError for absent hardware or drivers.
     """
     if isinstance(spec, Device):
         return spec

@@ -67,9 +67,9 @@ def format_of(path: str | PathLike[str], format: str | None = None) -> str:
 def export(model: "Model", path: str | PathLike[str], format: str | None = None) -> None:
     """Write the model in another format, whole or not at all.
 
-    onnx: the encoding and the network in one graph, see `export.onnx.table_model`. numpy: a Python
-    file that predicts with NumPy alone, see `export.numpy_file`. torch: the network without the
-    encoding, see `export.torch`.
+    onnx: the encoding and the network in one graph, see `export.onnx.table_model`.
+    numpy: a Python file that predicts with NumPy alone, see `export.numpy_file`.
+    torch: the network without the encoding, see `export.torch`.
     Raises ValueError for an unknown format or suffix, and for a model that the format cannot hold;
     ModuleNotFoundError if its package is missing; OSError.
     """

@@ -1,6 +1,6 @@
 """The network of a model as PyTorch modules, for further training or as a part of another network.
 
-It is the network alone: its input are encoded rows (N, D) of `Features.transform`, its outputs
+It is the network alone: its inputs are encoded rows (N, D) of `Features.transform`, its outputs
 logits, or numbers in standard deviations. The file holds torch's own modules and no code of
 nnaccel.
 """

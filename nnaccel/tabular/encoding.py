@@ -309,8 +309,8 @@ class Features:
             yield np.stack([parts_of(values, number.part) for number in parts])
 
     def _write_numbers(self, out: np.ndarray, read: Read) -> dict[str, int]:
-        """Fill the numbers and their indicators. Returns how many values are missing in columns
-        without indicator."""
+        """Fill the numbers and their indicators. Returns, by column, how many values are missing
+        where there is no indicator."""
         filled, indicator = {}, len(self.numeric)
         largest = np.finfo(out.dtype).max
         for part in blocks(len(self.numeric), len(out)):

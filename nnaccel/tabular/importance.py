@@ -243,9 +243,9 @@ def partial_dependence(
 
     For numbers these are at most `GRID` (20) quantiles, from 1 % to 99 %; for categories the
     `LEVELS` (30) most frequent ones; and missing, where it occurs. This predicts combinations of
-    values that do not occur, so the means say little where columns are correlated. Raises
-    ValueError for a table that does not fit, and for columns that the model does not use. Source:
-    Friedman (2001), Annals of Statistics 29, section 8.2.
+    values that do not occur, so the means say little where columns are correlated.
+    Raises ValueError for a table that does not fit, and for columns that the model does not use.
+    Source: Friedman (2001), Annals of Statistics 29, section 8.2.
     """
     swaps = Swaps(model, data, device)
     if unknown := [name for name in columns if name not in swaps.columns]:

@@ -30,7 +30,8 @@ def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) 
     They are quantiles, half of them over the rows and half over the distinct values. So there is
     resolution both where rows are dense and where they are sparse. present: (N, n_numbers), which
     values are not missing; None: all. A column of two values has no edges, since it is linear
-    already. Source: Gorishniy, Rubachev, Babenko (2022), arXiv:2203.05556, section 3.2.1.
+    already.
+    Source: Gorishniy, Rubachev, Babenko (2022), arXiv:2203.05556, section 3.2.1.
     """
     n_bins = min(MOST_BINS, max(LEAST_BINS, ALL_BINS // max(1, n_numbers)))
     places = np.linspace(0, 1, n_bins // 2 + 1)

@@ -135,7 +135,7 @@ def fit_targets(table: Any, task: str = "auto") -> Targets:
 
 
 def together(columns: Sequence[Target]) -> Targets:
-    """The targets as one; Raises ValueError unless all are numbers or all have two classes."""
+    """The targets as one. Raises ValueError unless all are numbers or all have two classes."""
     kinds = {target.name: _kind(target) for target in columns}
     if len({*kinds.values()}) > 1 or not {*kinds.values()} <= {"numbers", "two classes"}:
         found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())

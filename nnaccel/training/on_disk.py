@@ -66,7 +66,7 @@ class DiskArray:
     def read_into(self, out: np.ndarray, start: int) -> None:
         """Fill `out` (n, ...), contiguous, with the rows from `start` on.
 
-        Raises OSError if the file ends before, or cannot be read.
+        Raises OSError if the file ends too early, or cannot be read.
         """
         rest = out.reshape(-1).view(np.uint8).data
         self._file.seek(self.offset + start * self.row_bytes)

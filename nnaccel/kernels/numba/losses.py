@@ -1,9 +1,9 @@
 """Losses in compiled code, in the layout of the notes: the value and dZ of n examples.
 
-Z, dZ: (K, B), of which the n columns from `first` to before `last` are read and written. Each
-function returns the sum of the weighted losses, in the units of the loss. Y: (K, n) or wider.
-share: (n,) or longer, the weights of the examples divided by the size of the minibatch.   scratch:
-(n,) or longer.
+Z, dZ: (K, B), of which the n columns from `first` to before `last` are read and written.
+Y: (K, n) or wider.   share: (n,) or longer, the weights of the examples divided by the size of the
+minibatch.   scratch: (n,) or longer.
+Each function returns the sum of the weighted losses, in the units of the loss.
 """
 
 from typing import Any

@@ -97,9 +97,9 @@ def plan_for(run: Run) -> Plan:
 class Vectors:
     """The parameters of a network and their moments, in the order of an epoch.
 
-    params: (P,), for each layer W (units, inputs) with its biases as a last column. moments: (2, 5,
-    P), two matrices that alternate from step to step. Their rows are the moments m and v, the
-    gradient, its square, and ones.
+    params: (P,), for each layer W (units, inputs) with its biases as a last column.
+    moments: (2, 5, P), two matrices that alternate from step to step. Their rows are the moments m
+    and v, the gradient, its square, and ones.
     """
 
     def __init__(self, network: Network, dtype: Any) -> None:
