@@ -88,7 +88,7 @@ def test_a_signal_ends_the_run_in_good_order(table, run, name, words):
 
 @POSIX
 def test_the_model_of_a_run_that_went_on_is_that_of_an_undisturbed_one(table, run):
-    common = (*ARGUMENTS, *VALIDATED, "--epochs", "1500", "--output")
+    common = (*ARGUMENTS, *VALIDATED, "--epochs", "1000", "--output")
     run(*common, "whole")
     arguments = (*common, "m", "--checkpoint", "c")
     assert interrupted(signal.SIGINT, *arguments)[0] == 130
@@ -96,7 +96,7 @@ def test_the_model_of_a_run_that_went_on_is_that_of_an_undisturbed_one(table, ru
     assert "best: epoch" in out
     assert (table / "m").read_bytes() == (table / "whole").read_bytes()
     out = run(*arguments, "--resume", "c")  # there is nothing left to do
-    assert "epoch 1500/1500" not in out
+    assert "epoch 1000/1000" not in out
     assert (table / "m").read_bytes() == (table / "whole").read_bytes()
 
 

@@ -156,11 +156,12 @@ def test_every_encoding_of_the_output_will_do(trained, encoding):
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     assert shown("[bold]ünï[/] ") in output("inspect", trained / "label")
-    assert "accuracy" in output("evaluate", trained / "label", trained / "d.csv")
     assert shown("error: '€ ü' is neither a file") in output("train", "€ ü", status=2)
-    config = yaml.safe_load(output("train", "--target", "€ ü", "--print-config"))
-    assert config["target"] == ["€ ü"]
-    assert output("train", "--help").isascii()
+    if encoding == "ascii":  # can encode least
+        assert "accuracy" in output("evaluate", trained / "label", trained / "d.csv")
+        config = yaml.safe_load(output("train", "--target", "€ ü", "--print-config"))
+        assert config["target"] == ["€ ü"]
+        assert output("train", "--help").isascii()
 
 
 # ---------------------------------------------------------------------------- pipes and disks

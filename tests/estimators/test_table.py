@@ -58,13 +58,13 @@ def people(n=300, seed=0):
 
 def test_a_frame_of_all_kinds_of_columns():
     X, label, signal = people()
-    classifier = TableClassifier(random_state=0).fit(X, label)
+    classifier = TableClassifier(members=1, random_state=0).fit(X, label)
     assert classifier.classes_.tolist() == ["no", "yes"]
     assert classifier.score(X, label) > 0.9
     P = classifier.predict_proba(X)
     np.testing.assert_allclose(P.sum(axis=1), 1)
     assert (classifier.predict(X) == classifier.classes_[P.argmax(axis=1)]).all()
-    assert TableRegressor(random_state=0).fit(X, signal).score(X, signal) > 0.9
+    assert TableRegressor(members=1, random_state=0).fit(X, signal).score(X, signal) > 0.9
     assert classifier.feature_names_in_.tolist() == list(X.columns)
 
 
@@ -89,11 +89,11 @@ def test_a_matrix_of_objects():
 
 def test_the_tools_of_scikit_learn():
     X, label, signal = people(200)
-    classifier = TableClassifier(**QUICK)
+    classifier = TableClassifier(**QUICK, members=1)
     assert cross_val_score(classifier, X, label, cv=3).mean() > 0.7
     search = GridSearchCV(classifier, {"hidden": [(), (8,)]}, cv=2).fit(X, label)
     assert search.best_params_["hidden"] in ((), (8,))
-    regressor = TableRegressor(random_state=0).fit(X, signal)
+    regressor = TableRegressor(members=1, random_state=0).fit(X, signal)
     found = permutation_importance(regressor, X, signal, n_repeats=2, random_state=0)
     order = X.columns[np.argsort(-found.importances_mean)]
     assert set(order[:3]) == {"age", "job", "joined"}
@@ -114,7 +114,7 @@ def test_weights_of_rows_and_classes():
 def test_several_numbers_at_once():
     X, _, signal = people(200)
     Y = np.stack([signal, 10 - 3 * signal], axis=1)
-    model = TableRegressor(random_state=0).fit(X, Y)
+    model = TableRegressor(members=1, random_state=0).fit(X, Y)
     assert model.predict(X).shape == (200, 2)
     assert model.score(X, Y) > 0.9
 

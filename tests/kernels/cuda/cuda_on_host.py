@@ -12,13 +12,13 @@ gone, the next array of that size has it.
 """
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
@@ -26,12 +26,16 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
+if sys.platform == "linux":
+    import fcntl
+
 import numpy as np
 
 from nnaccel.kernels.cuda.signatures import expressions
 from nnaccel.kernels.cuda.source import kernel_source
 
 HEADER = Path(__file__).with_suffix(".h")
+BUILT = Path(__file__).parents[3] / ".pytest_cache" / "cuda"
 
 COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 NO_COMPILER = "needs g++ on Linux, to run CUDA kernels on the host"
@@ -63,26 +67,42 @@ extern "C" void launch(
 """
 
 
+def compiled(text: str, *flags: str | Path, reads: Iterable[Path] = ()) -> ctypes.CDLL:
+    """The library of a text of C++; it is compiled once, and again when the text, the flags or a
+    file that it reads have changed."""
+    assert COMPILER is not None, NO_COMPILER
+    key = hashlib.sha256(repr((text, COMPILER, flags)).encode())
+    for path in reads:
+        key.update(path.read_bytes())
+    BUILT.mkdir(parents=True, exist_ok=True)
+    binary = BUILT / f"{key.hexdigest()[:32]}.so"
+    # The processes of pytest-xdist all need it: one compiles, and the others wait.
+    with open(binary.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            source, made = binary.with_suffix(".cpp"), binary.with_suffix(".new")
+            source.write_text(text)
+            subprocess.run([COMPILER, *flags, source, "-o", made], check=True)
+            made.replace(binary)
+    return ctypes.CDLL(str(binary))
+
+
 @cache
 def library(flags: tuple[str, ...] = ("-O1",)) -> ctypes.CDLL:
-    """All kernels that can be asked for, compiled once in a process."""
+    """All kernels that can be asked for."""
     entries = ",\n".join(f"{{host::types({e}), run<{e}>}}" for e in expressions())
-    folder = tempfile.TemporaryDirectory()
-    text, binary = (Path(folder.name) / name for name in ("all.cpp", "all.so"))
-    text.write_text(GLUE.format(header=HEADER, kernels=kernel_source(), entries=entries))
+    text = GLUE.format(header=HEADER, kernels=kernel_source(), entries=entries)
     warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
     # As on a device, reading 16 bytes together at another place ends the process.
     traps = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
-    command = [
-        *(COMPILER, "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
+    found = compiled(
+        text,
+        *("-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing"),
         *("-U_FORTIFY_SOURCE", *warnings, *traps, *flags),
-        *(text, "-o", binary),
-    ]
-    subprocess.run(command, check=True)
-    found = ctypes.CDLL(str(binary))
+        reads=[HEADER],
+    )
     found.types_of.restype = ctypes.c_char_p
     found.fences.restype = ctypes.c_ulonglong
-    found.folder = folder  # kept as long as the library
     return found
 
 
@@ -99,22 +119,18 @@ def header_folders() -> tuple[Path, ...]:
 
 @cache
 def cublaslt() -> ctypes.CDLL:
-    """The library of `cublaslt_on_host.cpp`, compiled once in a process: with CUDA's own headers
-    where they are found."""
-    folder = tempfile.TemporaryDirectory()
-    binary = Path(folder.name) / "cublaslt.so"
+    """The library of `cublaslt_on_host.cpp`: with CUDA's own headers where they are found."""
+    source = HEADER.with_name("cublaslt_on_host.cpp")
     headers = [flag for path in header_folders() for flag in ("-isystem", path)]
-    command = [
-        *(COMPILER, "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"),
+    found = compiled(
+        source.read_text(),
+        *("-I", source.parent, "-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"),
         *("-Wall", "-Wextra", "-Werror", *headers, *(["-DCUDA_HEADERS"] if headers else [])),
-        *(HEADER.with_name("cublaslt_on_host.cpp"), "-o", binary),
-    ]
-    subprocess.run(command, check=True)
-    found = ctypes.CDLL(str(binary))
+        reads=[source.with_suffix(".h"), *(x / "cublasLt.h" for x in header_folders()[:1])],
+    )
     found.host_clock.restype = ctypes.c_double
     found.host_cost.argtypes = [ctypes.c_int, ctypes.c_double]
     found.host_objects.restype = ctypes.c_longlong
-    found.folder = folder
     return found
 
 
