@@ -1,11 +1,11 @@
-"""Two result files beside each other, as shares of the bare products measured in each.
+"""Compares two result files by shares of the bare products measured in each.
 
     python bench/compare.py bench/results/old.json bench/results/new.json
 
-Reads what `bench/peers/steps.py` and `bench/peers/fits.py` write, and what
-`python -m pytest bench/suites --benchmark-json=FILE` writes.
-A share of the products in the same run says more about the code than a time does, which also
-tells of the machine. Ends with status 1 if a share has fallen by more than --tolerance.
+Reads the files of `bench/peers/steps.py`, `bench/peers/fits.py`, and `python -m pytest bench/suites
+--benchmark-json=FILE`.
+A share of the products in the same run compares code, while a time also compares machines. Ends
+with status 1 if a share has fallen by more than --tolerance.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bench.shared.script import run
 
 
 def shares(path: Path) -> dict[str, float]:
-    """The share of the bare products by name of the result: their best time over its best."""
+    """Name of a result -> the share of its bare products: their best time over its best time."""
     found = json.loads(path.read_text())
     if "benchmarks" in found:
         return {

@@ -1,10 +1,10 @@
-"""What more processes gain: steps of one network on 1, 2, ... processes of JAX, with efficiency.
+"""Times steps of one network on 1, 2, ... processes of JAX, and computes their efficiency.
 
     python bench/scaling.py --processes 1 2 4
 
-Strong scaling shares out one minibatch; in weak scaling each process has one of that size.
-Every process has one thread of a processor, or with `--platform gpu` one GPU. An epoch is timed in
-each of several rounds, and the best one counts.
+In strong scaling the processes divide one minibatch; in weak scaling each process has a minibatch
+of that size. Every process has one thread of a processor, or with `--platform gpu` one GPU. An
+epoch is timed in each of several rounds, and the best one counts.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def together(n: int, batch: int, platform: str) -> float:
-    """Seconds of a step on that many processes."""
+    """Seconds of a step on n processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -79,7 +79,7 @@ def together(n: int, batch: int, platform: str) -> float:
 
 
 def seconds_of_a_step(address: str, n: int, i: int, batch: int, platform: str) -> float:
-    """The best epoch of this process, by its steps."""
+    """Seconds of a step in the best epoch of this process."""
     import jax
 
     import nnaccel as nn

@@ -5,8 +5,8 @@
     python bench/streaming.py speed [--rows 1500000]           # rows a second of passes and epochs
     python bench/streaming.py order [--seeds 5]                # rows sorted by class, or shuffled
 
-Tables are made in a temporary folder, which is removed. Other programs slow all of it down: close
-them first, or read the ratios alone.
+Tables are made in a temporary folder, which is removed. Close other programs first, or read the
+ratios alone.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def narrow(rng: np.random.Generator, n: int) -> dict[str, Any]:
-    """16 numbers, 4 categories of 8 values, and two classes, of which 85 % can be told."""
+    """16 numbers, 4 categories of 8 values, and two classes, of which 85 % can be predicted."""
     X = rng.standard_normal((n, 16)).astype(np.float32)
     c = rng.integers(0, 8, (n, 4))
     z = X[:, 0] + np.abs(X[:, 1]) * X[:, 2] + (c[:, 0] == 2) - 0.5 * (c[:, 1] > 5)
@@ -145,7 +145,8 @@ def limited(kind: str, limit: int, *commands: list[str]) -> None:
 
 
 def speed(folder: Path, args: argparse.Namespace) -> None:
-    """Rows a second of each pass, by the clock and of a core; epochs beside those in memory."""
+    """Rows a second of each pass, by the clock and by processor time; epochs compared with those in
+    memory."""
     path = made(folder / "narrow.parquet", narrow, args.rows)
     examples = nn.stream(path, "y", cache=folder)
     marks: dict[str, list[tuple[float, float]]] = {}
@@ -175,8 +176,8 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
 
 
 def order(folder: Path, args: argparse.Namespace) -> None:
-    """The test accuracy of the same rows, sorted by class and shuffled, in some 25 windows, and in
-    memory, where each epoch shuffles all of them; over seeds."""
+    """The test accuracy over seeds for the same rows: sorted by class and shuffled, in about 25
+    windows, and in memory, where each epoch shuffles all rows."""
     rows, second_pass.WINDOW = 150_000, 2**20
     table = pa.table(narrow(np.random.default_rng(0), rows))
     test = pa.table(narrow(np.random.default_rng(1), 100_000))

@@ -1,12 +1,12 @@
-"""How accurate nnaccel is on tables beside boosted trees and other networks.
+"""Compares the accuracy of nnaccel on tables with boosted trees and other networks.
 
     python bench/tables.py --data FOLDER                      # NAME_train.csv and NAME_test.csv
     python bench/tables.py --csv FILE --target COLUMN [--test FILE] --seeds 1
     python bench/tables.py --data FOLDER --contestants XGBoost nnaccel
 
-Each fit has a process of its own, with the same number of threads. Results are written after each
-fit, and one that the file of the day has already is not run again: `--seeds 0` only makes the
-table and the chart once more.
+Each fit has its own process, with the same number of threads. Results are written after each fit,
+and a fit that the file of the day already has is not run again: `--seeds 0` only makes the table
+and the chart again.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def arguments() -> argparse.Namespace:
 
 
 def fit(job: dict[str, Any], minutes: float) -> dict[str, Any]:
-    """Runs a worker, and returns its result or the problem that there was."""
+    """Runs a worker, and returns its result or its problem."""
     pools = ("OMP", "OPENBLAS", "MKL", "NUMBA")
     where = environment(**{f"{pool}_NUM_THREADS": str(job["threads"]) for pool in pools})
     words = [sys.executable, __file__, "--worker", json.dumps(job)]
@@ -127,7 +127,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(path: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the file has, or what is new where there is none."""
+    """Returns the content of the file, or `new` without a file."""
     return json.loads(path.read_text()) if path.exists() else new
 
 
@@ -152,7 +152,7 @@ def append(path: Path, new: dict[str, Any], result: dict[str, Any]) -> None:
 
 
 def chosen(found: dict[str, Any], names: list[str]) -> Errors:
-    """Returns the mean errors of some contestants, in the order of all."""
+    """Returns the mean errors of some contestants, in their common order."""
     runs = [one for one in found["runs"] if one["contestant"] in names]
     return means(runs, "error", [name for name in CONTESTANTS if name in names])
 

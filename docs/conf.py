@@ -43,6 +43,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "nnaccel"
 html_show_sourcelink = False
 templates_path = ["templates"]
+html_static_path = ["static"]
+html_css_files = ["narrow.css"]
 html_theme_options = {
     "show_toc_level": 2,
     "navbar_center": [],  # the pages are in the sidebar

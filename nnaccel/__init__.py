@@ -117,7 +117,7 @@ __all__ = sorted({*_PUBLIC, *_MODULES, "__version__"})  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, once (PEP 562)."""
+    """Import a public name at its first use (PEP 562)."""
     if name in _PUBLIC:
         value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     elif name in _MODULES:

@@ -1,4 +1,4 @@
-"""Checks of arguments: names looked up in a table, ranges; errors a person can act on."""
+"""Checks of arguments, with helpful errors: names in a table, ranges of numbers."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
-# What other libraries and people call things, and what they are called here: for error messages.
+# Names in other libraries and in common use -> the names here, for error messages.
 MEANT = {
     "mse": "squared_error",
     "mean_squared_error": "squared_error",
@@ -49,7 +49,7 @@ MEANT = {
 
 
 def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
-    """`table[name]`; ValueError that lists the names and suggests the closest one."""
+    """`table[name]`. Raises ValueError that lists the names and suggests the closest one."""
     if isinstance(name, str) and name in table:
         return table[name]
     raise ValueError(
@@ -58,8 +58,8 @@ def find(what: str, name: object, table: Mapping[str, Value]) -> Value:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """A closing question for an error message, or nothing when no known name is close."""
-    # The dashes of options would make them all alike.
+    """A closing question for an error message, or "" if no known name is close."""
+    # The leading dashes would make all options similar.
     by_lower = {word.lower().lstrip("-"): word for word in known}
     meant = MEANT.get(str(name).lower().replace("-", "_"), "")
     if meant.lower() in by_lower:
@@ -69,7 +69,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def check_options(what: str, function: Callable, options: Mapping[str, object]) -> None:
-    """TypeError for an option that is no keyword-only parameter of the function, besides xp."""
+    """Raises TypeError for an option that is not a keyword-only parameter of the function, or is
+    xp."""
     parameters = inspect.signature(function).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "xp"]
     if unknown := [name for name in options if name not in known]:
@@ -79,10 +80,10 @@ def check_options(what: str, function: Callable, options: Mapping[str, object]) 
 
 
 def at_least(least: int, **values: Any) -> list[int]:
-    """The values as Python's integers, whichever library's they are, in their order.
+    """The values as Python's integers, in their order. They may be integers of any library.
 
-    TypeError that names the first argument that is no whole number, ValueError one that is below
-    `least`. A flag is no number here, nor is 3.0.
+    Raises TypeError that names the first argument that is no integer, ValueError that names one
+    below `least`. Flags and 3.0 are not integers here.
     """
     return [_at_least(least, name, value) for name, value in values.items()]
 
@@ -91,7 +92,7 @@ def _at_least(least: int, name: str, value: Any) -> int:
     flag, remedy = isinstance(value, bool), ""
     try:
         number = None if flag else index(value)
-    except TypeError:  # as of an array that is no single integer
+    except TypeError:  # an array that is not a single integer
         number = None
     if number is None:
         if isinstance(value, Real) and not flag and float(value).is_integer():

@@ -1,4 +1,4 @@
-"""Files: refused in one line where they cannot be read, and written whole or not at all."""
+"""Reads files within limits, with errors of one line, and writes files whole or not at all."""
 
 import errno
 import os
@@ -17,13 +17,13 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PART = ".nnaccel-", ".part"  # how the name of a file begins and ends that is being written
-STREAM = "-"  # as the name of a file: standard input or output
+PART = ".nnaccel-", ".part"  # prefix and suffix of the name of a file that is being written
+STREAM = "-"  # the name for standard input or output
 COMPLETE = "check that the file is complete and is what its name says"
-READ_LIMIT = 2**30  # bytes that a file may become, unless the environment says another number
-EXPANSION = 16  # or so many times its size, if that is more: few tables compress further
-# The errors of the system that damaged content may cause: it leads a reader to places that a file
-# does not have. All others are no fault of the content.
+READ_LIMIT = 2**30  # bytes of a file in memory, unless the environment sets another number
+EXPANSION = 16  # or this many times its size, if that is more: few tables compress further
+# Errors of the system that damaged content may cause, since it leads a reader to invalid positions
+# in the file. Other errors do not come from the content.
 MISLED = {None, errno.EINVAL, errno.EOVERFLOW}
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -32,30 +32,30 @@ FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Unreadable(ValueError):
-    """A file that is refused, in a message that names it and is whole."""
+    """A refused file. The message is complete and names the file."""
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """`path` if a plain file is there, which can be read to its end.
+    """`path`, if it is a plain file, which has an end.
 
-    FileNotFoundError with the closest name there; IsADirectoryError; OSError for a pipe or a
-    device, which may never end; ValueError for what no file can be called.
+    Raises FileNotFoundError with the closest name in the folder; IsADirectoryError; OSError for a
+    pipe or a device, which may never end; ValueError for an impossible name of a file.
     """
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no such file{_what_there_is(path)}") from None
+        raise FileNotFoundError(f"{path}: no such file{_why_missing(path)}") from None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no name of a file: {error}") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a folder, not a file; name one file inside it")
     if not stat.S_ISREG(mode):
-        raise OSError(f"{path} is a pipe or a device, not a file; save what it gives as a file")
+        raise OSError(f"{path} is a pipe or a device, not a file; save its data as a file")
     return path
 
 
-def _what_there_is(path: Path) -> str:
+def _why_missing(path: Path) -> str:
     if path.is_symlink():
         return f"; it is a link to {os.readlink(path)}, which is not there"
     if not path.parent.is_dir():
@@ -67,10 +67,12 @@ def _what_there_is(path: Path) -> str:
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Whatever a library raises about the content of a file as one error that names the file.
+    """A context that turns any error of a library about the content of a file into one that names
+    the file.
 
-    kind: what it was read as.   MemoryError stays one, and so do errors of the system. Only the
-    calls of the library belong inside: a fault of our own would pass for damage.
+    kind: the format as which it is read.   MemoryError keeps its type, and so do errors of the
+    system. Only calls of the library belong in the context: a fault of nnaccel would look like
+    damage.
     """
     try:
         yield
@@ -86,21 +88,23 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says about a file, on one line and not without end; or else its name."""
+    """The message of an error about a file, as one line of limited length; without a message, its
+    type."""
     said = str(error).strip().partition("\n")[0]
     return printable(said[:500]) + "…" * (len(said) > 500) or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """What a file has put into a message, on one line: other characters as Python writes them."""
+    """Text from a file for a message, on one line, with unprintable characters as Python escapes
+    them."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_expansion(path: str | os.PathLike[str], size: int) -> None:
-    """ValueError if `size` bytes in memory are more than may become of a file.
+    """Raises ValueError if `size` bytes in memory are too many for the size of the file.
 
     The limit is `READ_LIMIT`, 1 GiB, or `EXPANSION`, 16, times the size of the file, whichever is
-    more. The environment variable NNACCEL_READ_LIMIT is another number of bytes for the first.
+    more. The environment variable NNACCEL_READ_LIMIT replaces the first number.
     """
     text = os.environ.get("NNACCEL_READ_LIMIT") or str(READ_LIMIT)
     if not text.isdecimal():
@@ -118,9 +122,9 @@ def check_expansion(path: str | os.PathLike[str], size: int) -> None:
 
 
 def writable(path: str | os.PathLike[str], size: int = 0) -> None:
-    """OSError if a file of `size` bytes cannot be written there: found before the work, not after.
+    """Raises OSError if a file of `size` bytes cannot be written there. Call it before the work.
 
-    Tries it with a temporary file beside it, which is removed.
+    It writes a temporary file in the same folder, and removes it.
     """
     target, mode = _target(path)
     if mode is not None and not os.access(target, os.W_OK):
@@ -135,9 +139,9 @@ def writable(path: str | os.PathLike[str], size: int = 0) -> None:
 def write(path: str | os.PathLike[str], content: Any) -> None:
     """Write a file durably and atomically, keeping the mode of the one it replaces.
 
-    content: bytes.   A link stays, and what it points to is replaced.   What a killed writer has
-    left in the folder is removed.   Raises OSError, also where a folder, a pipe or a device has
-    that name.
+    content: bytes.   A link stays, and its target is replaced.   Files that killed writers have
+    left in the folder are removed.   Raises OSError, also if a folder, a pipe or a device has that
+    name.
     """
     with whole_file(path) as file, writing(path):
         file.write(content)
@@ -145,7 +149,7 @@ def write(path: str | os.PathLike[str], content: Any) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """An error of the system as one that says what cannot be written, and why."""
+    """A context that turns an error of the system into one that names the file and the reason."""
     try:
         yield
     except OSError as error:
@@ -154,10 +158,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
-    """An open file of `size` bytes for what is written bit by bit, which takes its name when all of
-    it has reached the disk; after an error, and where the writer is killed, it never does.
+    """A context with an open file of `size` bytes, for content that is written in parts. The file
+    gets its name when all of it has reached the disk; after an error, or if the writer is killed,
+    it never does.
 
-    Otherwise as `write`.   OSError before anything is written if there is no room for `size` bytes.
+    Otherwise it works like `write`.   Raises OSError, before anything is written, if the disk has
+    no space for `size` bytes.
     """
     target, mode = _target(path)
     _remove_leftovers(target.parent)
@@ -169,12 +175,12 @@ def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
             file.flush()
             os.fsync(file.fileno())
             os.chmod(file.name, 0o666 & ~_umask() if mode is None else mode & 0o7777)
-            if fcntl is None:  # a system that does not rename what is open
+            if fcntl is None:  # a system that cannot rename an open file
                 file.close()
             os.replace(file.name, target)
-            file.close()  # and its lock is given back, now that it has its name
+            file.close()  # releases the lock, now that the file has its name
     finally:
-        with suppress(OSError):  # what is in its buffer would fail again
+        with suppress(OSError):  # the content of its buffer would fail again
             file.close()
         with suppress(OSError):
             Path(file.name).unlink(missing_ok=True)
@@ -182,7 +188,7 @@ def whole_file(path: str | os.PathLike[str], size: int = 0) -> Iterator[Any]:
 
 
 def _make_room(file: Any, path: str | os.PathLike[str], size: int) -> None:
-    """OSError where there is no room for a file of that size."""
+    """Raises OSError if the disk has no space for a file of that size."""
     try:
         _reserve(file, size)
     except OSError as error:
@@ -190,7 +196,7 @@ def _make_room(file: Any, path: str | os.PathLike[str], size: int) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
-    """The file to write, at the end of links, and its mode; None where it is not there yet."""
+    """The file to write, after following links, and its mode; None for a new file."""
     target = Path(os.path.realpath(path))
     try:
         mode = target.stat().st_mode
@@ -206,10 +212,10 @@ def _target(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
 
 
 def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
-    """A new file in the folder of `target`, open for writing, that its user has to remove.
+    """A new file in the folder of `target`, open for writing. The caller has to remove it.
 
-    Its name does not hold that of `target`, with which it might be longer than a name can be.
-    While it is open it is locked, which says that its writer lives.   path: what the user calls it.
+    Its name does not contain that of `target`, so that it cannot be too long. While it is open it
+    is locked, which shows that its writer is alive.   path: the user's name of the file.
     """
     start, end = PART
     try:
@@ -217,8 +223,8 @@ def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
             file = tempfile.NamedTemporaryFile(  # noqa: SIM115 -- its user closes it
                 dir=target.parent, prefix=start, suffix=end, delete=False
             )
-            _lock(file.fileno(), wait=True)  # until nobody takes it for a leftover
-            if os.path.exists(file.name):  # else another writer did, before it was locked
+            _lock(file.fileno(), wait=True)  # until no other writer checks it
+            if os.path.exists(file.name):  # else another writer removed it before the lock
                 return file
             file.close()
     except OSError as error:
@@ -226,7 +232,7 @@ def _beside(target: Path, path: str | os.PathLike[str]) -> Any:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed writers have left: the files of ours that nobody has locked."""
+    """Removes the files of killed writers: files with nnaccel's names that are not locked."""
     start, end = PART
     with suppress(OSError):  # a folder that cannot be listed
         for name in os.listdir(folder):
@@ -237,13 +243,13 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Opens without waiting for the other end of a pipe."""
+    """Opens a file without waiting for the other end of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _lock(handle: int, *, wait: bool = False) -> bool:
-    """Locks an open file until it is closed or the process ends. False where somebody else has it,
-    or the system or its file system has no locks."""
+    """Locks an open file until it is closed or the process ends. Returns False if another process
+    has the lock, or the system or its file system has no locks."""
     if fcntl is None:
         return False
     try:
@@ -254,12 +260,12 @@ def _lock(handle: int, *, wait: bool = False) -> bool:
 
 
 def _reserve(file: Any, size: int) -> None:
-    """OSError where there is no room for a file of that size."""
+    """Raises OSError if the disk has no space for a file of that size."""
     if not size:
         return
     try:
         os.posix_fallocate(file.fileno(), 0, size)
-    except (AttributeError, OSError) as error:  # not every system has it, nor every file system
+    except (AttributeError, OSError) as error:  # some systems and file systems cannot reserve space
         if getattr(error, "errno", None) in FULL:
             raise
         if shutil.disk_usage(os.path.dirname(file.name)).free < size:
@@ -267,9 +273,9 @@ def _reserve(file: Any, size: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The folder holds the name of a new file, so it has to reach the disk too.
+    """Writes a folder to the disk, since it holds the name of a new file.
 
-    Some file systems cannot do that, and a folder may be written to but not read: the file itself
+    Some file systems cannot do that, and a folder may be writable but not readable. The file itself
     is complete in any case.
     """
     if hasattr(os, "O_DIRECTORY"):

@@ -8,11 +8,11 @@ from nnaccel.typing import Namespace
 
 
 class Ops(dict[Callable, Callable]):
-    """The operations of one library: ``ops[f]`` is what runs the function ``f`` of the maths.
+    """The operations of one library: ``ops[f]`` runs the function ``f`` of the maths.
 
-    A function without a kernel of its own falls through to its definition with ``xp`` bound, so
-    a new layer or loss works on every library before anybody has written a kernel for it.
-    The look-up is one dictionary access on the hot path.
+    A function without a kernel falls through to its definition with ``xp`` bound, so a new layer or
+    loss works on every library without a kernel. The look-up is one dictionary access on the hot
+    path.
     """
 
     def __init__(
@@ -31,19 +31,19 @@ class Ops(dict[Callable, Callable]):
         return bound
 
     def __repr__(self) -> str:
-        """Which kernels there are: the rest runs by the definition."""
+        """Lists the functions with kernels; all others run by the definition."""
         library = self.xp.__name__.removeprefix("array_api_compat.")
         kernels = f": {', '.join(self._kernels)}" if self._kernels else ""
         return f"Ops({library}, {self.name}{kernels})"
 
 
-# Libraries whose own functions have other names or signatures than the standard's.
+# Libraries whose functions have other names or signatures than the standard's.
 WRAPPED = ("torch", "cupy")
 
 
 def standard(xp: Namespace) -> Namespace:
-    """The functions of a library as the Array API standard has them: of `torch` and `cupy`, those
-    of array_api_compat. TypeError for what has no such functions."""
+    """The namespace of a library with the functions of the Array API standard: array_api_compat's
+    for `torch` and `cupy`. Raises TypeError for objects without such functions."""
     name = getattr(xp, "__name__", "")
     if name in WRAPPED:
         return import_module(f"array_api_compat.{name}")

@@ -1,8 +1,8 @@
-"""Plain data with a closed schema: what a file says is checked key by key, then becomes a record.
+"""Plain data with a closed schema: the content of a file is checked key by key.
 
-A field is described by what it must be, in words, and the function that says whether it is. The
-words are part of the error message. Nothing is imported, evaluated or converted on the way.
-Text is read as strictly as it is written, so that what was read can be written again.
+A field has a description in words, which is part of error messages, and a function that checks a
+value. Nothing is imported, evaluated or converted. Text is checked equally when it is read and
+written, so data that were read can be written again.
 """
 
 import json
@@ -11,28 +11,28 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-HUGE = 1e300  # statistics beyond it are damage, not data
-DEEPEST = 100  # lists and objects inside of each other
+HUGE = 1e300  # larger statistics are damage, not data
+DEEPEST = 100  # nested lists and objects
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Field(NamedTuple):
-    """What a value must be, in words, and whether it is."""
+    """The description of a valid value in words, and the function that checks a value."""
 
     expected: str
     holds: Callable[[Any], bool]
 
 
-# `type(v) is`, not isinstance: True is an int to isinstance, and a flag is not a number here.
-# Half of a surrogate pair is no character: no file can hold it.
+# `type(v) is`, not isinstance: True is an int to isinstance, and a flag is not a number here. Half
+# of a surrogate pair is no character, so no file can hold it.
 TEXT = Field("a string", lambda v: type(v) is str and not SURROGATE.search(v))
 FLAG = Field("a flag", lambda v: type(v) is bool)
-# Integers are those that floats hold exactly: larger ones are objects to an array.
+# Only integers that floats hold exactly, since arrays of larger ones have dtype object.
 FINITE = Field(
     "a finite number",
     lambda v: -HUGE < v < HUGE if type(v) is float else type(v) is int and abs(v) <= 2**53,
 )
-# What JSON has no number for is written as text.
+# JSON has no NaN and infinity: they are written as text.
 NOT_FINITE = Field(
     "an object of the key 'number'",
     lambda v: type(v) is dict and [*v] == ["number"] and v["number"] in ("inf", "-inf", "nan"),
@@ -61,7 +61,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def ascending(member: Field) -> Field:
-    """A field that is a list, not empty, of different such members in ascending order."""
+    """A field for a list, not empty, of different values of `member` in ascending order."""
     return Field(
         f"a list of {member.expected.partition(' ')[2]}s in ascending order",
         lambda v: LIST.holds(v) and v and all(map(member.holds, v)) and [*v] == sorted({*v}),
@@ -69,19 +69,19 @@ def ascending(member: Field) -> Field:
 
 
 def optional(member: Field) -> Field:
-    """A field that may also be nothing."""
+    """A field for a value of `member`, or None."""
     return Field(f"{member.expected}, or nothing", lambda v: v is None or member.holds(v))
 
 
 def one_of(*words: str) -> Field:
-    """A field that is one of those words."""
+    """A field for one of the given words."""
     return Field(" or ".join(map(repr, words)), lambda v: type(v) is str and v in words)
 
 
 def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
-    """`data` itself, once it is known to hold exactly those fields, each as described.
+    """`data` itself, after a check that it has exactly these fields with valid values.
 
-    ValueError names `where`, the key, what was expected and what was found.
+    Raises ValueError that names `where`, the key, the expected and the given value.
     """
     if type(data) is not dict:
         raise ValueError(f"{where} must be an object, got {type(data).__name__}")
@@ -101,9 +101,9 @@ def check(data: Any, fields: Mapping[str, Field], where: str) -> dict[str, Any]:
 
 
 def to_json(data: Any, what: str) -> str:
-    """Data as JSON in one line of Unicode; ValueError for what JSON does not hold.
+    """Data as JSON in one line of Unicode. Raises ValueError for data that JSON cannot hold.
 
-    That are objects of Python, NaN and infinity, half of a surrogate pair, and data nested deeper
+    These are Python objects, NaN and infinity, half of a surrogate pair, and data nested deeper
     than `DEEPEST`.
     """
     try:
@@ -123,7 +123,8 @@ def to_json(data: Any, what: str) -> str:
 
 
 def from_json(text: str, what: str) -> Any:
-    """The data of such a text; ValueError for other text, and for an object with a key twice."""
+    """The data of a JSON text. Raises ValueError for other text, and for an object with a key
+    twice."""
     try:
         data = json.loads(text, object_pairs_hook=distinct)
     except ValueError as error:
@@ -135,7 +136,7 @@ def from_json(text: str, what: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars as Python's, sequences as lists, and what JSON has no number for as text."""
+    """NumPy's scalars as Python's, sequences as lists, NaN and infinity as text."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -146,19 +147,19 @@ def plain(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
-    """The number, or the list of numbers, that `plain` has written."""
+    """The number, or the list of numbers, that `plain` wrote."""
     if type(value) is list:
         return [number(member) for member in value]
     return float(value["number"]) if NOT_FINITE.holds(value) else value
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON from its members; ValueError for a key that is there twice."""
+    """A JSON object from its members. Raises ValueError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        raise ValueError(f"the key {twice[:60]!r} occurs twice")
     return found
 
 

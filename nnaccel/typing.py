@@ -1,4 +1,4 @@
-"""Names for what flows through every floor of the library."""
+"""Types that every floor of the library uses."""
 
 from collections.abc import Hashable
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ Options: TypeAlias = tuple[tuple[str, Hashable], ...]
 
 
 def freeze(options: dict[str, Any]) -> Options:
-    """Keyword arguments as hashable data of Python's own: sequences become tuples.
+    """Keyword arguments as hashable Python data: sequences become tuples.
 
     NumPy's scalars become Python's, which keep float32 where a NumPy float64 would not.
     """
@@ -25,5 +25,5 @@ def freeze(options: dict[str, Any]) -> Options:
 
 
 def handle_of(array: Array) -> Any:
-    """The device of an array, to create another one beside it; None while JAX traces."""
+    """The device of an array, to create another array there; None while JAX traces."""
     return getattr(array, "device", None)

@@ -226,6 +226,44 @@ def test_every_page_is_in_the_sidebar():
     assert pages == {page.stem for page in [*docs.glob("*.md"), *docs.glob("*.rst")]} - {"index"}
 
 
+def test_the_design_is_read_in_ten_minutes():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 2_700  # at 270 words a minute
+
+
+KERNELS = ROOT / "nnaccel" / "kernels"
+BACKEND_PAGES = {
+    "numpy": KERNELS / "numpy",
+    "numba": KERNELS / "numba",
+    "cuda": KERNELS / "cuda",
+    "torch": KERNELS / "torch.py",
+    "jax": KERNELS / "jax.py",
+}
+
+
+@pytest.mark.parametrize(("name", "code"), BACKEND_PAGES.items(), ids=BACKEND_PAGES)
+def test_the_page_of_a_backend_names_each_of_its_files(name, code):
+    text = (ROOT / "docs" / f"backend_{name}.md").read_text(encoding="utf-8")
+    files = [code] if code.suffix else [p for p in code.glob("*.py") if p.stem != "__init__"]
+    assert files
+    assert [file.name for file in files if file.name not in text] == []
+
+
+def test_every_folder_of_kernels_has_a_page():
+    found = {
+        path.stem for path in KERNELS.iterdir() if path.is_dir() and path.stem != "__pycache__"
+    }
+    assert found <= set(BACKEND_PAGES)
+
+
+def test_every_page_begins_with_a_sentence():
+    bare = {"index.md", "benchmarks.md", "contributing.md"}  # the site shows other files there
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name not in bare]
+    pages += [ROOT / "README.md", ROOT / "bench" / "README.md"]
+    firsts = {page: page.read_text(encoding="utf-8").split("\n\n")[1] for page in pages}
+    assert [page.name for page, first in firsts.items() if not re.match(r"[A-Z].*\w", first)] == []
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     for library in ("sphinx", "myst_parser", "pydata_sphinx_theme", "pyarrow"):
         pytest.importorskip(library, reason="the site needs the extra [docs]")

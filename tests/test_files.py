@@ -37,7 +37,7 @@ def test_a_pipe_is_refused_at_once_by_every_reader(tmp_path, name):
 
         readers += [lambda path: read(str(path), "y")]
     for reader in readers:
-        with pytest.raises(OSError, match=rf"{name} is a pipe or a device, not a file; save what"):
+        with pytest.raises(OSError, match=rf"{name} is a pipe or a device, not a file; save its"):
             reader(pipe)
 
 

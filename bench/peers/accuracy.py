@@ -1,11 +1,11 @@
-"""Test scores of the estimators beside scikit-learn's, as a Markdown table.
+"""Compares test scores of the estimators with scikit-learn's, in a Markdown table.
 
     python bench/peers/accuracy.py [--seeds 10] [--only wine digits]
         [--adult-train FILE --adult-test FILE] [--california FILE]
 
-The same data, the same parameters, the same seeds, one split. A row is good when the mean of
-nnaccel is no worse than scikit-learn's minus one standard error of it. Adult (income) and
-California housing (MedHouseVal) are read from CSV files; the others come with scikit-learn.
+Data, parameters, seeds and the split are the same for both. A row is good if the mean of nnaccel is
+no worse than scikit-learn's mean minus its standard error. Adult (income) and California housing
+(MedHouseVal) are read from CSV files; the others come with scikit-learn.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from bench.shared.script import run
 
 
 class Problem(NamedTuple):
-    """Data, split and scaled, and what the networks are told beside their defaults."""
+    """Data, split and scaled, and the parameters of the networks besides their defaults."""
 
     name: str
     estimator: str
@@ -45,7 +45,8 @@ def bundled(name: str, load: Callable[..., Any], estimator: str, **parameters: A
 
 
 def split(name: str, estimator: str, parameters: dict[str, Any], X: Any, y: Any) -> Problem:
-    """A quarter of the rows for the test, stratified where there are classes; inputs scaled."""
+    """Holds out a quarter of the rows for the test, stratified by class if there are classes, and
+    scales inputs."""
     strata = y if estimator == "MLPClassifier" else None
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=0, stratify=strata)
     scaler = StandardScaler().fit(X)

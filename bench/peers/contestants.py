@@ -1,14 +1,14 @@
-"""Who is compared: each trains the same network on the same minibatches, as its users write it.
+"""The contestants: each trains the same network on the same minibatches, in the way of its users.
 
 A contestant is a function from a `Problem` to `run(epochs) -> mean loss of the last epoch`. An
 epoch goes through `problem.order`, picks the rows of each minibatch from the data set, takes an
-Adam step on the mean softmax cross-entropy with class numbers, or with one output on the binary
-one of its sigmoid, float32, relu, and keeps the loss of each step on the device. A contestant
-imports its library itself: it is meant to be alone in its process, since two BLAS thread pools in
-one distort each other by up to ten times.
+Adam step on the mean softmax cross-entropy with class numbers, or with one output on the binary one
+of its sigmoid, float32, relu, and keeps the loss of each step on the device. A contestant imports
+its library itself and runs alone in its process, since two BLAS thread pools in one process slow
+each other down by up to ten times.
 
-Those that also run on a GPU take a device, "cpu" or "cuda", and a name of `PRECISIONS`; None
-leaves the precision to the library.
+Contestants that also run on a GPU take a device, "cpu" or "cuda", and a name of `PRECISIONS`; None:
+the default of the library.
 """
 
 import warnings
@@ -29,7 +29,7 @@ Run = Callable[[int], float]
 
 
 def products(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
-    """Not a contestant but the floor under them: nnaccel's library, matrix products alone."""
+    """Not a contestant but a lower bound: the matrix products alone, by nnaccel's library."""
     from nnaccel.devices.device import select
     from nnaccel.training.benchmark import products
 
@@ -48,7 +48,7 @@ def ours(problem: Problem, device: str, precision: str | None = None) -> Run:
 
 
 def ours_eager(problem: Problem, device: str, precision: str | None = None) -> Run:
-    """The same without CUDA graphs."""
+    """nnaccel without CUDA graphs."""
     without_graphs = partial(CuPyBackend, graphs=False)
     return nnaccel_on(device, backend=without_graphs, **_options(precision))(problem)
 
@@ -92,8 +92,8 @@ def nnaccel_on(
 
 
 def scikit_learn(problem: Problem) -> Run:
-    """MLPClassifier; it draws its own order. A call of `fit` goes on from the last one's weights,
-    with new moments for Adam."""
+    """MLPClassifier, which draws its own order. A call of `fit` continues with the last weights and
+    new moments of Adam."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
@@ -122,7 +122,7 @@ def scikit_learn(problem: Problem) -> Run:
     return run
 
 
-OWN_ORDER = ("scikit-learn",)  # whose losses cannot be compared, since it shuffles by itself
+OWN_ORDER = ("scikit-learn",)  # its losses cannot be compared, since it shuffles itself
 
 CONTESTANTS: dict[str, Callable[[Problem], Run]] = {
     "products": products,

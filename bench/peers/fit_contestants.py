@@ -1,7 +1,7 @@
-"""Who is compared in whole fits: each as its users write it, from arrays to predictions.
+"""The contestants of whole fits: each trains from arrays to predictions, in the way of its users.
 
-A contestant is a function from a `Task` to `fit() -> predict`. It imports its library itself: it is
-meant to be alone in its process.
+A contestant is a function from a `Task` to `fit() -> predict`. It imports its library itself and
+runs alone in its process.
 """
 
 import importlib
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 
 
 def products(task: Task) -> Callable[[], Predict]:
-    """Not a contestant but the floor under them: NumPy's matrix products of all steps, alone."""
+    """Not a contestant but a lower bound: NumPy's matrix products of all steps alone."""
     from nnaccel.devices.device import select
     from nnaccel.training.benchmark import products
 
@@ -88,7 +88,7 @@ def torch_modules(task: Task) -> Any:
 
 
 def torch_loop(task: Task) -> Callable[[], Predict]:
-    """PyTorch with what makes it quick: rows picked by index, the fused Adam."""
+    """A fast loop in PyTorch: rows selected by index, and the fused Adam."""
     import torch
 
     def fit() -> Predict:
@@ -105,7 +105,7 @@ def torch_loop(task: Task) -> Callable[[], Predict]:
 
 
 def torch_loader(task: Task) -> Callable[[], Predict]:
-    """PyTorch as its tutorials write it: a DataLoader, and the sum of the losses on the host."""
+    """The loop of PyTorch's tutorials: a DataLoader, and the sum of the losses on the host."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -182,7 +182,7 @@ def keras_on(backend: str) -> Callable[[Task], Callable[[], Predict]]:
 
 
 def pytabkit(task: Task) -> Callable[[], Predict]:
-    """The plain MLP of pytabkit, without its encoding. It insists on rows for validation: 1 %."""
+    """The plain MLP of pytabkit, without its encoding. It requires validation rows: 1 %."""
     from pytabkit import MLP_RTDL_D_Classifier
 
     first, *middle, last = task.hidden if len(task.hidden) > 1 else (0, 1, 2, 0)

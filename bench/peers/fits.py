@@ -1,4 +1,4 @@
-"""nnaccel beside its peers from arrays to a trained classifier, each in a process of its own.
+"""Times nnaccel and its peers from arrays to a trained classifier, each in its own process.
 
     python bench/peers/fits.py                     # generated data of MNIST's size
     python bench/peers/fits.py --data FILE.npz     # with X_train, y_train, X_test, y_test
@@ -6,8 +6,9 @@
 
 All train the same network on the same rows: Adam, mean cross-entropy, relu, one dtype, no penalty,
 a new order in every epoch. They take turns, one fit each, round by round. A time is that of a fit
-in a process that has already done one: what is loaded or compiled once is in the column "first",
-imports are in neither. Who comes to another test accuracy than the others is not shown.
+after the first one in its process. The column "first" has the first fit, with loading and
+compiling; imports are in neither. A contestant with another test accuracy than the others is not
+shown.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def generated(rows: int, inputs: int) -> list[np.ndarray]:
-    """Ten classes that overlap a little: so many rows to train on, and 10,000 for the test."""
+    """Ten classes that overlap slightly: `rows` training rows, and 10,000 test rows."""
     rng = np.random.default_rng(0)
     spread = np.float32(0.13 * (784 / inputs) ** 0.5)  # of as many inputs as MNIST has, 0.13
     centres = spread * rng.standard_normal((10, inputs), dtype=np.float32)
@@ -91,7 +92,8 @@ def read(path: Path) -> list[np.ndarray]:
 
 def work(name: str, folder: str, args: argparse.Namespace) -> None:
     """A worker answers any number with the seconds of a fit and its accuracy on the test rows."""
-    # Mapped, so that the processes share the memory; "c" lets libraries that insist write to it.
+    # Mapped, so that the processes share the memory; "c" allows writes, which some libraries
+    # require.
     X, y, X_test, y_test = (np.load(Path(folder) / f"{n}.npy", mmap_mode="c") for n in NAMES)
     X, X_test = np.asarray(X), np.asarray(X_test)
     fit = CONTESTANTS[name](Task(X, np.asarray(y), tuple(args.hidden), args.batch, args.epochs))
@@ -145,7 +147,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def opening(found: dict[str, Any]) -> str:
-    """Where the numbers come from, and how to read them."""
+    """The origin of the numbers, and how to read them."""
     return "\n".join([heading(found), *filter(None, [found.get("load")]), LEGEND])
 
 

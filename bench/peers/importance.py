@@ -1,12 +1,13 @@
-"""Permutation importance beside scikit-learn's, on 10,000 rows of 20 columns, five shuffles each.
+"""Times permutation importance and scikit-learn's, on 10,000 rows of 20 columns, five shuffles
+each.
 
     python bench/peers/importance.py
 
-Two tables: 20 numbers, and 12 numbers beside 8 columns of text. "nnaccel" is `Model.importance` of
-a `TableClassifier`, "scikit-learn" its `permutation_importance` of its own `MLPClassifier` behind
-its own encoding, and "scikit-learn of nnaccel" that function of the same `TableClassifier`, which
-finds the same values. Both networks have 100 hidden units with ReLU. Each is timed in a process of
-its own; they take turns.
+There are two tables: 20 numbers, and 12 numbers with 8 columns of text. "nnaccel" is
+`Model.importance` of a `TableClassifier`; "scikit-learn" is scikit-learn's `permutation_importance`
+of its own `MLPClassifier` after its own encoding; "scikit-learn of nnaccel" is that function of the
+same `TableClassifier`, which finds the same values. Both networks have 100 hidden units with ReLU.
+Each is timed in its own process; they take turns.
 """
 
 import statistics
@@ -39,7 +40,7 @@ def main() -> None:
     for table in TABLES:
         workers = {name: Worker([name, table], args.threads) for name in args.contestants}
         for worker in workers.values():
-            worker.ask(1)  # the first time is another one
+            worker.ask(1)  # the first call takes longer
         times: dict[str, Any] = {name: {} for name in workers}
         turns = {n: partial(_seconds, worker) for n, worker in workers.items()}
         take_turns(times, turns, args)
@@ -71,7 +72,8 @@ def frame(table: str) -> tuple[Any, np.ndarray]:
 
 
 def calls(table: str) -> dict[str, Callable[[], Callable[[], np.ndarray]]]:
-    """What makes the call of each contestant, which returns the importances (20, 5)."""
+    """The functions that make the call of each contestant, which returns the importances (20,
+    5)."""
     from sklearn.compose import make_column_transformer
     from sklearn.inspection import permutation_importance
     from sklearn.neural_network import MLPClassifier
@@ -110,7 +112,7 @@ def calls(table: str) -> dict[str, Callable[[], Callable[[], np.ndarray]]]:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The best time of each, and how many times as long as nnaccel it takes, round by round."""
+    """The best time of each, and its ratio to nnaccel's, round by round."""
     lines = ["| table | contestant | best, s | times as long as nnaccel |", "|---|---|---|---|"]
     for table, entries in found["tables"].items():
         ours = entries.get("nnaccel", {}).get("times")

@@ -1,11 +1,11 @@
-"""What products in TF32 and bfloat16 do to test scores: whole trainings in each precision.
+"""Measures the effect of products in TF32 and bfloat16 on test scores, by whole trainings.
 
     python bench/peers/low_precision.py --mnist mnist.npz
         --adult-train adult_train.csv --adult-test adult_test.csv
 
-The same rows, settings and seeds in every precision, so that differences are those of pairs. The
+Rows, settings and seeds are the same in every precision, so that differences are between pairs. The
 arithmetic is that of the definition: NumPy rounds the operands. `--control jax:cpu` trains once
-more in float32 where sums are taken in another order: how much runs differ by that alone.
+more in float32 with sums in another order, which shows how much runs differ by that alone.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def problems(args: Any) -> Iterator[tuple[str, Examples, dict[str, Any]]]:
-    """Names, examples with their test data, and settings beside the defaults."""
+    """Names, examples with their test data, and settings besides the defaults."""
     if args.mnist:
         yield "MNIST", read(str(args.mnist)), {"hidden": (256, 128), "epochs": 8}
     if args.adult_train and args.adult_test:
@@ -78,7 +78,7 @@ def problems(args: Any) -> Iterator[tuple[str, Examples, dict[str, Any]]]:
 
 
 def scores(examples: Examples, settings: Settings, device: str) -> dict[str, float]:
-    """Of the test rows, from the model of a whole training."""
+    """The scores on the test rows, of the model of a whole training."""
     fit = Fit(examples, settings, device=select(device))
     for _ in fit:
         pass

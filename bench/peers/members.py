@@ -1,11 +1,11 @@
-"""What it takes to train five networks on five folds: together, one by one, and without Numba.
+"""Times the training of five networks on five folds: together, one by one, and without Numba.
 
     python bench/peers/members.py
 
 A table of 5,000 rows of 8 numbers, each in 64 bins: 520-256-128-64-1, tanh, dropout 0.1, Adam,
-batches of 128, float32. Network k does not see fold k. One epoch of all five is timed, in processes
-of their own that take turns, at one thread and at all. "whole runs" are five networks one after
-the other that see every row, as five single runs would.
+batches of 128, float32. Network k does not see fold k. One epoch of all five is timed, in separate
+processes that take turns, with one thread and with all. "whole runs" are five networks one after
+the other that are trained on every row, like five single runs.
 """
 
 import statistics
@@ -38,7 +38,7 @@ def main() -> None:
         for name in args.contestants:
             worker = Worker([name], threads)
             workers.append(worker)
-            worker.ask(1)  # compiles, or reads what is compiled
+            worker.ask(1)  # compiles, or reads compiled code
 
             def turn(worker: Worker = worker) -> float:
                 return worker.ask(1)[0]
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def runs_of(name: str) -> list[Iterator[Any]]:
-    """The runs whose next epochs are timed: one of all networks, or one of each."""
+    """The runs whose next epochs are timed: one for all networks, or one for each."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N, D)).astype("float32")
     Y = np.sin(2 * X[:, :1])

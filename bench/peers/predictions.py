@@ -1,12 +1,12 @@
-"""Predictions and `partial_fit` of the estimators beside scikit-learn's, as a ratio of times.
+"""Compares the times of predictions and `partial_fit` of the estimators with scikit-learn's.
 
     python bench/peers/predictions.py                      # everything, about six minutes
     python bench/peers/predictions.py --rows 1 100 --methods predict --dtypes float32
 
-Both libraries run in one process and take turns: both multiply with NumPy's OpenBLAS, so that they
-share one thread pool, and whatever slows one slows the other. Several processes are started one
-after the other, since the layout of memory differs from process to process. A ratio is that of two
-turns side by side, ours to scikit-learn's: below 1 nnaccel is faster. Shown are the median over
+Both libraries run in one process and take turns: both multiply with NumPy's OpenBLAS, so they share
+one thread pool, and other programs slow both down. Several processes are started one after the
+other, since the layout of memory differs from process to process. A ratio divides our time by
+scikit-learn's in two consecutive turns: below 1 nnaccel is faster. The table shows the median over
 all rounds of all processes, and the median of the worst process.
 """
 
@@ -86,7 +86,7 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 
 
 def in_a_process(case: Case, rounds: int) -> dict[str, list[float]]:
-    """The seconds a call of both, round by round, measured in a new process."""
+    """The seconds of a call of both, round by round, measured in a new process."""
     command = [sys.executable, __file__, "--rounds", str(rounds), "--case", *map(str, case)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())
     return json.loads(done.stdout)
@@ -103,7 +103,7 @@ def measure(case: Case, rounds: int) -> dict[str, list[float]]:
 
 
 def seconds(call: Callable[[], Any], n: int) -> float:
-    """Of one call, the mean of n."""
+    """The seconds of a call, as the mean over n calls."""
     started = time.perf_counter()
     for _ in range(n):
         call()

@@ -1,12 +1,13 @@
-"""How much of a step is not matrix products, and how much of that more threads do not shorten.
+"""Measures how much of a step is not matrix products, and which part of that more threads do not
+shorten.
 
     python bench/peers/serial.py                                  # the two large shapes
 
-The step and its bare products at one thread and at all of them, each in a process of its own,
-in turns. What is left of the step without its products is the rest; by Amdahl's law,
-rest(n) = serial + parallel / n, two numbers of threads give its serial part. The target is that
-the serial part is no more than a tenth of the step. The last column is the number of threads at
-which it would pass a tenth if all else went on to shrink in proportion.
+The step and its bare products are timed with one thread and with all threads, each in its own
+process, in turns. The rest is the time of the step without its products. By Amdahl's law, rest(n) =
+serial + parallel / n, two numbers of threads give its serial part. The target is a serial part of
+at most a tenth of the step. The last column is the number of threads at which it would exceed a
+tenth if everything else shrank in proportion.
 """
 
 import math
@@ -70,7 +71,7 @@ def measure(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The best step of each, what is left without the products, and its serial part."""
+    """The best step of each, its rest, and the serial part of the rest."""
     n = found["machine"]["threads"]
     head = [
         "step ms, 1 thread",
@@ -102,7 +103,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def threads_to(share: float, step: float, serial: float, n: int) -> str:
-    """The threads at which `serial` is that share of a step that shrinks but for it."""
+    """The number of threads at which `serial` is the given share of a step whose other parts
+    shrink."""
     if serial <= 0.0:
         return "never"
     parallel = n * (step - serial)  # seconds at one thread

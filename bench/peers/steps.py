@@ -1,11 +1,11 @@
-"""nnaccel beside its peers on the same training steps, each in a process of its own.
+"""Times nnaccel and its peers on the same training steps, each in its own process.
 
     python bench/peers/steps.py                             # the four shapes, every contestant
     python bench/peers/steps.py --shapes 2 3 --contestants products "nnaccel[fast]" "torch eager"
 
-The processes take turns, a few epochs each, round by round. Before that, each has trained the
-same number of epochs from the same parameters, and their losses are compared: who computes
-something else is not shown.
+The processes take turns, a few epochs each, round by round. Before that, each has trained the same
+number of epochs from the same parameters, and their losses are compared: a contestant with another
+loss is not shown.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def share_of(number: int) -> int:
-    """How much of the time a network gets beside the others: a round of the largest takes long."""
+    """The share of the time for a network, since a round of the largest takes long."""
     return 3 if SHAPES[number].flops > 1e10 else 1
 
 
@@ -64,14 +64,14 @@ def work(name: str, shape: int) -> None:
 def compare(shape: Shape, args: argparse.Namespace, stop: float, end: float) -> dict[str, Any]:
     """Milliseconds a step of each contestant in each round, and its loss after the first epochs.
 
-    stop: when rounds end.   end: when nobody is waited for any more."""
+    stop: when rounds end.   end: when the benchmark waits for no contestant any more."""
     say(f"{shape.name}: {shape.flops / 1e9:.3g} GFLOP a step")
     number, found, turns = SHAPES.index(shape), {}, {}
     # All import their libraries at the same time, on all processors.
     workers = {name: Worker([name, number], args.threads) for name in args.contestants}
     for name, worker in workers.items():
         found[name] = first_epochs(name, worker, max(1.0, end - time.monotonic()))
-    for name, worker in workers.items():  # when nobody imports or compiles any more
+    for name, worker in workers.items():  # when all have imported and compiled
         if "problem" not in found[name]:
             turns[name] = turn_of(worker, shape, args.turn, found[name]["seconds"])
     judge(found, "loss", TOLERANCE, leave=(FLOOR, *OWN_ORDER))
@@ -82,7 +82,7 @@ def compare(shape: Shape, args: argparse.Namespace, stop: float, end: float) -> 
 
 
 def first_epochs(name: str, worker: Worker, limit: float) -> Entry:
-    """The loss after them, or the problem that there is, such as no answer in time."""
+    """The loss after the first epochs, or the problem, such as no answer in time."""
     try:
         seconds, loss = worker.ask(EPOCHS, limit=limit)
     except RuntimeError as error:
@@ -93,9 +93,9 @@ def first_epochs(name: str, worker: Worker, limit: float) -> Entry:
 
 
 def turn_of(worker: Worker, shape: Shape, seconds: float, one_epoch: float) -> Callable[[], float]:
-    """A turn of about some seconds, which gives the milliseconds of a step.
+    """The milliseconds of a step, from a turn of about `seconds`.
 
-    one_epoch: seconds of the first epochs, on average, which compiling is a part of."""
+    one_epoch: mean seconds of the first epochs, including compiling."""
     if one_epoch < 4 * seconds:
         one_epoch = min(worker.ask(1)[0] for _ in range(3))
     epochs = max(1, round(seconds / one_epoch))
@@ -109,7 +109,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def opening(found: dict[str, Any]) -> str:
-    """Where the numbers come from, and how to read them."""
+    """The origin of the numbers, and how to read them."""
     return "\n".join([heading(found), *filter(None, [found.get("load")]), LEGEND])
 
 

@@ -17,7 +17,7 @@ def jax_jit(problem: Problem, device: str = "cpu", precision: str | None = None)
 
 
 def jax_scan(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
-    """The same step, an epoch in one call by `lax.scan`."""
+    """The step of `jax_jit`, with an epoch in one call by `lax.scan`."""
     return _jax(problem, device, precision, scan=True)
 
 
@@ -60,7 +60,7 @@ def _jax(problem: Problem, device: str, precision: str | None, *, scan: bool) ->
 def jax_adam(dtype: Any = None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """start(weights, biases) -> state and step(state, X, Y, index) -> (state, loss), by hand.
 
-    dtype: of the layers, as of `jax_logits`."""
+    dtype: of the layers, see `jax_logits`."""
     import jax
     import jax.numpy as jnp
 
@@ -92,7 +92,7 @@ def jax_adam(dtype: Any = None) -> tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def jax_logits(tree: Any, x: Any, dtype: Any = None) -> Any:
-    """The logits; dtype: to which inputs and weights are cast, None: computed as they are."""
+    """The logits.   dtype: to which inputs and weights are cast; None: no cast."""
     import jax
 
     if dtype is not None:

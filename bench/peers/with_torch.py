@@ -11,7 +11,7 @@ Run = Callable[[int], float]
 
 
 def torch_eager(problem: Problem, device: str = "cpu", precision: str | None = None) -> Run:
-    """PyTorch as its tutorials write it, with the fused Adam."""
+    """The loop of PyTorch's tutorials, with the fused Adam."""
     return _torch(problem, device, precision, compiled=False)
 
 
@@ -25,7 +25,7 @@ def _torch(problem: Problem, device: str, precision: str | None, *, compiled: bo
 
     X, Y, order, loss_of, optimizer = _torch_parts(problem, device, precision)
     if compiled:
-        # Else the shapes of a second problem would be taken for dynamic ones.
+        # Otherwise PyTorch would compile for dynamic shapes at the second problem.
         torch.compiler.reset()
         loss_of = torch.compile(loss_of)
 
@@ -48,10 +48,10 @@ def _torch(problem: Problem, device: str, precision: str | None, *, compiled: bo
 
 
 def torch_graphs(problem: Problem, device: str = "cuda", precision: str | None = None) -> Run:
-    """A whole step of PyTorch in a CUDA graph: one launch a step and nothing else.
+    """A whole step of PyTorch in a CUDA graph: a single launch per step.
 
-    The number of the step is in the graph too, so that no batch has to be copied into place. On
-    the CPU, where there are no graphs, the same step is called.
+    The step counter is in the graph, too, so that no minibatch has to be copied. On the CPU, which
+    has no graphs, the same step is called.
     """
     import torch
 
@@ -72,7 +72,7 @@ def torch_graphs(problem: Problem, device: str = "cuda", precision: str | None =
         number.add_(1)
 
     def restart() -> None:
-        """Undoes what the first steps have learned, in the memory that the graph knows."""
+        """Restores the initial parameters, in the memory that the graph uses."""
         with torch.no_grad():
             for p, value in zip(params, start, strict=True):
                 p.copy_(value)
@@ -81,7 +81,7 @@ def torch_graphs(problem: Problem, device: str = "cuda", precision: str | None =
                     value.zero_()
 
     def captured() -> Callable[[], None]:
-        # As PyTorch's notes on CUDA graphs ask: a few steps on another stream, then the capture.
+        # As in PyTorch's notes on CUDA graphs: a few steps on another stream, then the capture.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -136,7 +136,7 @@ def _torch_parts(
     def loss_of(x: Any, y: Any) -> Any:
         if not bfloat16:
             return criterion(model(x), y)
-        # A captured graph cannot have the cache of casts, and each weight is cast once in a step.
+        # A captured graph cannot use autocast's cache, and each weight is cast once in a step.
         with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False):
             return criterion(model(x), y)
 

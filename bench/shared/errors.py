@@ -1,10 +1,10 @@
-"""What is made of the errors of contestants on tables: means, gaps, ranks and a Markdown table."""
+"""Summaries of the errors of contestants on tables: means, gaps, ranks and a Markdown table."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-Errors = dict[str, dict[str, float]]  # of a contestant on a table
+Errors = dict[str, dict[str, float]]  # contestant -> table -> error
 
 
 def means(runs: Iterable[Mapping[str, Any]], what: str, names: Sequence[str]) -> Errors:
@@ -33,7 +33,8 @@ def gaps(errors: Errors, reference: Sequence[str]) -> Errors:
 
 
 def ranks(errors: Errors, tables: Iterable[str]) -> dict[str, float]:
-    """Averages the ranks over tables that all have: 1 is the best, equal ones share theirs."""
+    """Averages the ranks over tables that all contestants have: 1 is the best, and equal errors
+    share a rank."""
     found: dict[str, list[float]] = {name: [] for name in errors}
     for table in tables:
         values = {name: errors[name][table] for name in errors}
@@ -51,7 +52,7 @@ def common(errors: Errors) -> list[str]:
 
 
 def note(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Says who has fewer seeds than others, and who had a problem."""
+    """Names contestants with fewer seeds than others, and those with a problem."""
     seeds: dict[tuple[str, str], set[int]] = {}
     problems = {}
     for run in runs:
@@ -75,7 +76,7 @@ def note(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def summary(
     errors: Errors, seconds: Errors, reference: Sequence[str], sizes: Mapping[str, int]
 ) -> str:
-    """Writes a row for each table, and below them what they have in common."""
+    """Writes a row for each table, and the summary over all tables below."""
     shared = common(errors)
     apart = gaps(errors, reference)
     lines = [

@@ -1,4 +1,4 @@
-"""What is made of times: ratios, exponents, serial parts, and the tables that show them."""
+"""Summaries of times: ratios, exponents, serial parts, and their tables."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Entry = dict[str, Any]  # of a contestant: its `times` in each round, or the `problem` it has
+Entry = dict[str, Any]  # of a contestant: its `times` in each round, or its `problem`
 
 
 def ratios(peer: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
@@ -23,15 +23,15 @@ BUSY = 0.15  # on a quiet machine the middle round is a few percent above the be
 
 
 def spread(times: Sequence[float]) -> float:
-    """How far the middle one of some times is above the best one: 0.1 is a tenth."""
+    """The relative excess of the median time over the best one: 0.1 is a tenth."""
     return statistics.median(times) / min(times) - 1
 
 
 def busy(series: Iterable[Sequence[float]]) -> str:
-    """A sentence where times show that the machine had other work; else empty.
+    """A sentence if the times show that the machine was busy; else "".
 
-    series: the times of each contestant. One that is unsteady by itself does not count: half of
-    them have to be.
+    series: the times of each contestant. The machine was busy if half of the contestants are
+    unsteady, since a single one may be so by itself.
     """
     series = list(series)
     if series and max(map(len, series)) < 3:
@@ -47,10 +47,10 @@ def busy(series: Iterable[Sequence[float]]) -> str:
 
 
 def judge(found: Mapping[str, Entry], what: str, tolerance: float, leave: Iterable[str]) -> None:
-    """Marks as a problem whose `what` (a loss, an accuracy) is not that of the others.
+    """Marks contestants whose value `what` (a loss, an accuracy) differs from that of the others.
 
-    The others are their median, so that one that is wrong does not move it; those in `leave` are
-    not judged. tolerance: relative. NaN is never right.
+    It compares with the median, which a single wrong value does not move. Those in `leave` are not
+    judged. tolerance: relative. NaN is never right.
     """
     values = {n: e[what] for n, e in found.items() if what in e and n not in leave}
     finite = [value for value in values.values() if math.isfinite(value)]
@@ -66,19 +66,19 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 class Rest(NamedTuple):
-    """What a step does beside its matrix products, from its times at 1 and at n threads."""
+    """The part of a step besides its matrix products, from its times with 1 and n threads."""
 
     share_1: float  # of the step at one thread
     share_n: float  # of the step at n threads
-    serial: float  # seconds of the rest that more threads do not shorten, by Amdahl's law
+    serial: float  # seconds of the rest that are serial, by Amdahl's law
     serial_share: float  # of the step at n threads
 
 
 def rest(steps: tuple[float, float], products: tuple[float, float], n: int) -> Rest:
     """steps, products: seconds at one thread and at n.
 
-    Amdahl: rest(n) = serial + parallel / n. Noise can put the serial part a little below nothing
-    or above the whole; it is kept between.
+    Amdahl: rest(n) = serial + parallel / n. Noise can move the serial part slightly below 0 or
+    above the rest, so it is clipped.
     """
     one, many = (step - product for step, product in zip(steps, products, strict=True))
     serial = min(max((n * many - one) / (n - 1), 0.0), max(many, 0.0))
@@ -106,7 +106,7 @@ def ratio_to(ours: Entry) -> Callable[[Entry], str]:
 
 
 def markdown(found: Mapping[str, Entry], columns: Mapping[str, Callable[[Entry], str]]) -> str:
-    """A row for each contestant; one without times has its problem instead."""
+    """A row for each contestant, with its times or its problem."""
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, entry in found.items():
         if entry.get("times"):

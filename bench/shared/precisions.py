@@ -1,14 +1,15 @@
-"""The precisions of the products in which libraries are compared, and how each is told.
+"""The precisions of matrix products in which libraries are compared, and their settings in each
+library.
 
-Parameters, gradients, moments and the loss are float32 in all of them. By itself PyTorch computes
-float32 products in IEEE arithmetic on a GPU, JAX in TF32: nothing here is left to a default.
+Parameters, gradients, moments and the loss are float32 in all of them. No default is used, since
+PyTorch's default for float32 products on a GPU is IEEE arithmetic, and JAX's is TF32.
 """
 
 from typing import Any, NamedTuple
 
 
 class Precision(NamedTuple):
-    """One arithmetic of matrix products, in the words of each library."""
+    """A precision of matrix products, with the setting of each library."""
 
     meaning: str
     nnaccel: dict[str, Any]  # options of `nnaccel.training.benchmark.Trainer`
@@ -16,7 +17,7 @@ class Precision(NamedTuple):
     jax: str  # for jax_default_matmul_precision
     bfloat16: bool  # PyTorch under autocast; JAX with weights and activations cast in the loss
     tolerance: float  # relative, of losses that should be equal
-    error: float  # the largest relative error of a product of Gaussian matrices to be this precise
+    error: float  # the largest relative error of a product of Gaussian matrices in this precision
 
 
 PRECISIONS = {
@@ -28,7 +29,8 @@ PRECISIONS = {
         "bfloat16 products and activations, float32 master weights",
         {"precision": "bf16"},
         "highest",
-        # This is about what is left in float32: on a GPU, JAX's "bfloat16" would mean TF32.
+        # This setting is for the products that stay float32: on a GPU, JAX's "bfloat16" would mean
+        # TF32.
         "highest",
         True,
         0.05,
@@ -38,7 +40,8 @@ PRECISIONS = {
 
 
 def torch_precision(name: str | None) -> bool:
-    """Sets PyTorch to a precision, None: leaves it; whether autocast to bfloat16 is left to do."""
+    """Sets the precision of PyTorch; None: keeps it. Returns whether the caller must use autocast
+    to bfloat16."""
     import torch
 
     if name is None:
@@ -48,7 +51,8 @@ def torch_precision(name: str | None) -> bool:
 
 
 def jax_precision(name: str | None) -> Any:
-    """Sets JAX to a precision, None: leaves it; the dtype to compute in, None: that of the data."""
+    """Sets the precision of JAX; None: keeps it. Returns the dtype of the computation, or None for
+    that of the data."""
     import jax
     import jax.numpy as jnp
 

@@ -24,7 +24,7 @@ FLOOR = "products"
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Of the libraries that are installed."""
+    """The versions of the installed libraries."""
     found = {"python": platform.python_version()}
     for library in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -33,20 +33,22 @@ def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 
 def hardware(device: str = "cpu") -> str:
-    """What the device is, in words."""
-    from nnaccel.devices.available import available  # a page can be written without nnaccel
+    """The name of the device's hardware."""
+    from nnaccel.devices.available import (
+        available,  # imported here, so that a page can be written without nnaccel
+    )
 
     known = {found.name: found.hardware for found in available()}
     return known.get(device) or known.get("cpu") or platform.processor()
 
 
 def threads() -> int:
-    """How many a BLAS takes by itself."""
+    """The number of threads that a BLAS uses by default."""
     return int(os.environ.get("OPENBLAS_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
-    """What a reader needs to know about where the numbers come from."""
+    """The origin of the numbers, for readers: machine, versions, threads."""
     return {
         "command": command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,7 +62,7 @@ def about(threads: int, libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
 
 
 def load() -> str:
-    """A sentence where other programs are at work before anything is measured; else empty."""
+    """A sentence if other programs are running before the measurement; else ""."""
     try:
         running = os.getloadavg()[0]
     except OSError:
@@ -71,7 +73,7 @@ def load() -> str:
 
 
 def command() -> str:
-    """The command line; of files only the names are kept."""
+    """The command line, with the names of files without their folders."""
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     script = Path(sys.argv[0]).absolute().as_posix().rpartition("/bench/")[2]
     return shlex.join(["python", f"bench/{script}", *words])
@@ -88,7 +90,7 @@ def heading(found: Mapping[str, Any]) -> str:
 
 
 def write(found: Mapping[str, Any], kind: str, text: str, output: Path | None = None) -> Path:
-    """Writes JSON and Markdown, and returns where the JSON is."""
+    """Writes JSON and Markdown, and returns the path of the JSON file."""
     path = output or RESULTS / f"{kind}-{found['date'][:10]}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -152,7 +154,7 @@ def bars(ax: Any, contestants: Mapping[str, Entry]) -> None:
     """The best time of each, the fastest on top, and a dot and brackets for its median."""
     times = {name: entry["times"] for name, entry in contestants.items() if entry.get("times")}
     names = sorted(times, key=lambda name: min(times[name]), reverse=True)
-    # A median that a disturbance has thrown far off would squeeze the bars; its dot stays inside.
+    # A disturbed median would squeeze the bars, so its dot is drawn inside.
     limit = 1.2 * max(map(min, times.values()))
     for i, name in enumerate(names):
         least, middle = min(times[name]), statistics.median(times[name])

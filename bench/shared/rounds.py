@@ -1,7 +1,7 @@
-"""Contestants in processes of their own that take turns, so that what slows one slows all.
+"""Runs contestants in separate processes that take turns, so that a disturbance slows all of them.
 
-A ratio is formed within a round. Each process has its one thread pool to itself: two BLAS thread
-pools in one distort each other by up to ten times.
+A ratio is formed within a round. Each process has one thread pool: two BLAS thread pools in one
+process slow each other down by up to ten times.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from bench.shared.measures import Entry
 from bench.shared.script import environment
 
 PAUSE = 0.25  # seconds between turns: thread pools spin that long before they sleep
-END = 10.0  # seconds that a worker has to end in
-IDLE = 0.85  # the share of the processors' time in a pause in which nobody else is at work
+END = 10.0  # seconds within which a worker has to end
+IDLE = 0.85  # the share of idle processor time in a pause without other programs
 
 
 def arguments(description: str, contestants: Iterable[str], rounds: int) -> argparse.ArgumentParser:
-    """What all of the commands can be told."""
+    """The arguments that all commands have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,12 +47,12 @@ def arguments(description: str, contestants: Iterable[str], rounds: int) -> argp
 
 
 class Worker:
-    """This script once more, as `--worker ...`, which waits until it is asked."""
+    """A process of this script with `--worker ...`, which waits for questions."""
 
     def __init__(self, words: Iterable[Any], threads: int) -> None:
         processors = sorted(os.sched_getaffinity(0))[:threads]
         pools = ("OMP", "OPENBLAS", "MKL", "NUMBA")
-        # Not a pipe, which would fill up as nobody reads it.
+        # A file and not a pipe, which would fill up, since it is not read.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # XLA takes its number of threads from the processors that it may run on, and a child may
         # run where its parent may.
@@ -71,8 +71,8 @@ class Worker:
             os.sched_setaffinity(0, mine)
 
     def ask(self, *numbers: int, limit: float | None = None) -> list[float]:
-        """The answer to some numbers. RuntimeError with the worker's last words where it died, or
-        where it has none after `limit` seconds; it is ended then."""
+        """The answer to some numbers. Raises RuntimeError with the last output of a worker that
+        died, or that has no answer after `limit` seconds and is ended."""
         assert self.process.stdin
         assert self.process.stdout
         try:
@@ -85,14 +85,14 @@ class Worker:
             raise RuntimeError(f"no answer in {limit:.0f} seconds")
         answer = self.process.stdout.readline()
         if not answer:
-            self.process.wait()  # its last words come after the end of its answers
+            self.process.wait()  # its last output comes after the end of its answers
             self.errors.seek(0)
             raise RuntimeError(self.errors.read().strip().rpartition("\n")[2])
         return [float(word) for word in answer.split()]
 
     def close(self) -> None:
-        """Ends it, and passes on what nnaccel has said to those who debug it. One that hangs where
-        it should end, as in a driver, is not waited for."""
+        """Ends the worker, and prints the debug lines of nnaccel. It does not wait for a worker
+        that hangs at its end, as in a driver."""
         for _ in range(2):
             try:
                 self.process.communicate(timeout=END)
@@ -107,8 +107,8 @@ class Worker:
 
 
 def answer(work: Callable[..., Iterable[float]]) -> None:
-    """The life of a worker: for the numbers that come in, the numbers that go out. What libraries
-    and their processes print goes to the errors instead."""
+    """The loop of a worker: reads numbers and writes its answers. The output of libraries and their
+    processes goes to standard error instead."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
         for line in sys.stdin:
@@ -130,10 +130,9 @@ def take_turns(
 ) -> None:
     """Appends to the `times` of each contestant the result of its turn, in each round.
 
-    Who begins changes from round to round.
-    args: as returned by `arguments`.   wait: called before each turn; None: `calm`, for those who
-    compute on the CPU.   stop: the time of `time.monotonic` after which no round begins, but for
-    the first.
+    The first contestant changes from round to round.
+    args: as returned by `arguments`.   wait: called before each turn; None: `calm`, for contestants
+    on the CPU.   stop: the time of `time.monotonic` after which no round begins, except the first.
     """
     names = [name for name in turns if "problem" not in found[name]]
     for name in names:
@@ -156,13 +155,13 @@ def say(line: str) -> None:
 
 
 def deadline(end: float, left: float) -> float:
-    """When the first of some problems should end, which share the time that is left."""
+    """The end of the time for the first of some problems, which share the remaining time."""
     now = time.monotonic()
     return now + (end - now) / left
 
 
 def calm(patience: float) -> None:
-    """Returns after a pause in which the processors were idle, or after so many seconds."""
+    """Returns after a pause in which the processors were idle, or after `patience` seconds."""
     stop, before, quiet = time.monotonic() + patience, processor_time(), False
     while not quiet:
         time.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""Starts and ends of the benchmarks that are run as scripts."""
+"""The start and end of benchmarks that are run as scripts."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]  # of the checkout
 def run(main: Callable[[], int | None]) -> NoReturn:
     """End the process with the status that main returns; None is 0.
 
-    Where the reader of standard output has seen enough (`python bench/peers/steps.py | head`) it
-    ends without a word. The status is then 1, since nobody has been told that all is well.
+    If the reader of standard output closes it early (`python bench/peers/steps.py | head`), the
+    process ends silently, with status 1, since the result was not reported.
     """
     try:
         try:
@@ -27,6 +27,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a process that is to find `bench` and `nnaccel` of this checkout."""
+    """The environment of a process that imports `bench` and `nnaccel` of this checkout."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | more | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -1,4 +1,4 @@
-"""One training problem for all: the same examples, the same order, the same initial parameters."""
+"""The training problems of all contestants: the same examples, order and initial parameters."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,8 +12,8 @@ LEARNING_RATE = 1e-3
 # Beside the four:
 TABLE = Shape((64, 256, 128, 64, 2), 256)  # a table of 64 encoded columns
 BINARY = Shape((2, 4, 1), 400)  # two classes by one output
-LARGE = Shape((4096,) * 5, 8192)  # what a GPU is for
-TINY = (Shape((2, 4, 1), 16), Shape((8, 16, 4), 16))  # to rehearse with
+LARGE = Shape((4096,) * 5, 8192)  # large enough for a GPU
+TINY = (Shape((2, 4, 1), 16), Shape((8, 16, 4), 16))  # for rehearsals
 
 __all__ = ["LEARNING_RATE", "SHAPES", "TABLE", "Problem", "Shape", "gpu_shapes", "problem"]
 

@@ -1,4 +1,4 @@
-"""pytest-benchmark's tables with the times of other processes, and what stands under them."""
+"""pytest-benchmark's tables with the times of other processes, and the lines below them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +16,7 @@ RACE = pytest.StashKey[Race]()
 
 
 class Clock:
-    """A timer for pytest-benchmark that shows the seconds that a process has measured."""
+    """A timer for pytest-benchmark that returns the seconds measured by another process."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -61,7 +61,7 @@ def every(names: list[str] | None) -> list[Backend]:
 
 
 def main(names: list[str] | None) -> list[Backend]:
-    """The named ones; else those that nnaccel is written for, each once."""
+    """The named backends; else those with nnaccel's own kernels, each once."""
     found = [backend for backend in backends(names) if backend.kernels == "all"]
     return found if names else [b for b in found if b.device_name.startswith(("cpu", "cuda"))]
 
@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., dict[str, Any]]:
-    """race(build, *args) -> facts: times the rows of a table in turns, and hands in one of them.
+    """race(build, *args) -> facts: times the rows of a table in turns, and reports one of them.
 
     build: (backend, *args) -> `Work`.   group, case: the table's name; the case is what differs
     between tables that are shown side by side.
@@ -113,7 +113,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., dict[s
 
 
 def rows_of(request: pytest.FixtureRequest) -> tuple[Backend, list[Backend]]:
-    """The backend of a test, and those of the tests that differ from it in nothing else."""
+    """The backend of a test, and the backends of tests that differ from it in nothing else."""
     items: list[Any] = request.session.items  # functions with parameters, but for their type
     params: dict[str, Any] = request.node.callspec.params
     (name,) = ROWS.keys() & params.keys()

@@ -1,4 +1,4 @@
-"""Sets of kernels, each switched on alone: what a set takes off a step is what it is worth."""
+"""Sets of kernels, each switched on alone, to measure the time that a set saves in a step."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -49,7 +49,7 @@ class Alone(NumPyBackend):
     def compile_epoch(
         self, make_step: Callable[[Run], Any], run: Run, ops: Ops
     ) -> Callable[[int], Epoch]:
-        """NotSupported where the fused epoch cannot do the run."""
+        """Raises NotSupported if the fused epoch does not support the run."""
         fused = self.fused(run, ops)
         return lambda seed: fused.run
 
@@ -94,7 +94,7 @@ def jax_with(
 
 
 def unscheduled() -> AbstractContextManager[Any]:
-    """JAX's kernels without what tells XLA in which order to compute."""
+    """JAX's kernels without the conditions that order XLA's operations."""
     import jax.numpy as jnp
 
     from nnaccel.kernels import jax

@@ -1,8 +1,8 @@
-"""The rows of one table take turns, each in the process of its library.
+"""Times the rows of one table in turns, each in the process of its library.
 
-Two BLAS thread pools in one process distort each other by up to ten times: so each library has a
-process of its own, and a pause between turns, in which spinning threads fall asleep. Rows that are
-compared take turns round by round, so that a machine that slows down slows all of them.
+Two BLAS thread pools in one process slow each other down by up to ten times. So each library has
+its own process, and spinning threads fall asleep in a pause between turns. Compared rows take turns
+round by round, so that a machine that slows down slows all of them.
 """
 
 import time
@@ -17,8 +17,8 @@ from nnaccel.devices.available import available
 from nnaccel.devices.device import Device, select
 from nnaccel.kernels.definition import NotSupported
 
-PAUSE = 0.03  # seconds between turns: so long do OpenBLAS's threads spin
-TURN = 0.04  # seconds of a turn, or one call where that takes longer
+PAUSE = 0.03  # seconds between turns, as long as OpenBLAS's threads spin
+TURN = 0.04  # seconds of a turn; a turn is at least one call
 
 NAMES = {"cpu": "numpy", "cuda": "cupy", "torch:cpu": "torch", "jax:cpu": "jax"}
 FAST = "[fast]"  # with Numba
@@ -37,27 +37,27 @@ class Backend(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is timed, as it is built in the process of its library."""
+    """The timed functions, built in the process of their library."""
 
     run: Callable[[], Any]  # a call does the work `repeats` times
     repeats: int = 1
     bare: Callable[[], Any] | None = None  # the matrix products of such a call, alone
     flops: float = 0.0  # of these products, for one work
     samples: float = 0.0  # examples that one work goes through
-    facts: Callable[[], dict[str, Any]] = dict  # what else there is to say when all is timed
+    facts: Callable[[], dict[str, Any]] = dict  # further results after the timing
 
 
 class Row(NamedTuple):
     """The times of one backend, in seconds of one work."""
 
     times: list[float]
-    facts: dict[str, Any]  # GFLOP/s and all else that is shown or kept beside the times
+    facts: dict[str, Any]  # GFLOP/s and other results besides the times
 
 
 def backends(names: Iterable[str] | None) -> list[Backend]:
-    """Those of the named devices; None: NumPy, CuPy, PyTorch and JAX, where they are installed.
+    """The backends of the named devices; None: NumPy, CuPy, PyTorch and JAX, if installed.
 
-    NumPy is there twice, without Numba and with it.
+    NumPy occurs twice, without and with Numba.
     """
     if names is None:
         there = [device.name for device in available() if not device.problem]
@@ -83,10 +83,10 @@ class Race:
     def run(
         self, build: Callable[..., Work], args: tuple[Any, ...], rows: Iterable[Backend]
     ) -> dict[Backend, Row | str]:
-        """The rows of one table; those of the same work are timed once.
+        """The rows of one table. Rows with the same work are timed once.
 
         build: (backend, *args) -> Work, a function of a module, since a process finds it by name.
-        Where it raises ImportError or NotSupported, the message stands for the row.
+        If it raises ImportError or NotSupported, the row has the message.
         """
         rows = tuple(rows)
         key = build, args, rows
@@ -148,7 +148,7 @@ def prepare(build: Callable[..., Work], backend: Backend, args: tuple[Any, ...])
 
 
 def turn(backend: Backend) -> tuple[float, float]:
-    """Seconds of one work, and of its bare products, 0 where there are none."""
+    """Seconds of one work, and of its bare products, or 0 without any."""
     work, calls = _WORKS[backend]
     bare = _timed(work.bare, calls) if work.bare else 0.0
     return _timed(work.run, calls) / work.repeats, bare / work.repeats
@@ -162,7 +162,7 @@ def _timed(function: Callable[[], Any], calls: int) -> float:
 
 
 def finish(backend: Backend, seconds: float, bare: float) -> dict[str, Any]:
-    """What there is to say beside the time; and an end to the work, whose memory others need."""
+    """The results besides the time. Ends the work, whose memory others need."""
     work, _ = _WORKS.pop(backend)
     facts: dict[str, Any] = {"backend": backend.name, "device": backend.device_name}
     facts |= {"seconds": seconds, "threads": report.threads()}

@@ -1,4 +1,4 @@
-"""What stands under pytest-benchmark's tables: rates, and the backends side by side."""
+"""The lines below pytest-benchmark's tables: rates, and the backends side by side."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from nnaccel.training.benchmark import significant
 Facts = Mapping[str, Any]  # the `extra_info` of a row
 ACROSS = ("step", "gemm", "layer", "kernels")  # groups that compare backends
 
-# What a row may have, under its heading, in the order of the columns.
+# Heading -> result of a row, in the order of the columns.
 COLUMNS: dict[str, Callable[[Facts], str]] = {
     "time": lambda facts: time(facts["seconds"]),
     "GFLOP/s": lambda facts: significant(facts["gflops"]),
@@ -28,7 +28,7 @@ loss: the mean of the first steps, equal in all rows of a table; of a fit, the l
 
 
 def time(seconds: float) -> str:
-    """Three digits with the unit that suits."""
+    """A time in three digits with a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{significant(seconds / size)} {unit}"
@@ -36,7 +36,7 @@ def time(seconds: float) -> str:
 
 
 def rates(infos: Iterable[Facts]) -> Iterator[str]:
-    """A line for each row, those of one table together: what its time means."""
+    """A line for each row with the meaning of its time, grouped by table."""
     tables: dict[tuple[str, str], list[Facts]] = {}
     for info in infos:
         tables.setdefault((info["group"], info["case"]), []).append(info)
@@ -59,8 +59,8 @@ def cells(facts: Facts) -> dict[str, str]:
 
 
 def side_by_side(infos: Iterable[Facts]) -> Iterator[str]:
-    """For each group that compares backends, a table with a column for each; where there are more
-    backends than works, with a row for each."""
+    """For each group that compares backends, a table with a column for each backend, or with a row
+    for each if there are more backends than works."""
     infos = list(infos)
     for group in ACROSS:
         mine = [info for info in infos if info["group"] == group]

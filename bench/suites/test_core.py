@@ -13,8 +13,8 @@ from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.maths.network import layout, mlp, views
 from nnaccel.training.benchmark import Shape, Trainer, examples, products
 
-MOST = 2e10  # operations of a call: no more steps than take a tenth of a second
-LAUNCHED = 64  # steps of a call where Python launches each operation; of all, the first loss
+MOST = 2e10  # operations of a call, about a tenth of a second
+LAUNCHED = 64  # steps of a call where Python launches each operation
 
 
 def step(backend: Backend, shape: Shape) -> Work:
@@ -38,7 +38,7 @@ def step(backend: Backend, shape: Shape) -> Work:
 
 @pytest.mark.parametrize("shape", [*SHAPES, TABLE], ids=lambda shape: shape.name)
 def test_step(race, backend, shape):
-    """A training step, and beside it the matrix products of a step alone."""
+    """A training step, and the matrix products of a step alone."""
     assert np.isfinite(race(step, shape, group="step", case=shape.name)["loss"])
 
 
@@ -63,7 +63,7 @@ def product(backend: Backend, n: int, dtype: str) -> Work:
     ("dtype", "n"), [*(("float32", n) for n in (2048, 1024, 256, 64)), ("float64", 1024)]
 )
 def test_product(race, backend, n, dtype):
-    """The bare product, which everything else is made of."""
+    """The bare product."""
     race(product, n, dtype, group="gemm", case=f"{n} {dtype}")
 
 

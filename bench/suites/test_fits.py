@@ -1,4 +1,5 @@
-"""From arrays to a trained model, and what vectorisation buys over the loops of the notes."""
+"""Whole fits from arrays to a trained model, and vectorised code compared with the loops of the
+notes."""
 
 import math
 import warnings
@@ -52,7 +53,7 @@ def fit(backend: Backend, how: str) -> Work:
             device=backend.device_name,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # 20 epochs are not convergence, and it says so
+            warnings.simplefilter("ignore")  # 20 epochs do not converge, of which it warns
             losses.append(float(model.fit(X, y).loss_))
 
     steps = EPOCHS * math.ceil(len(X) / SHAPE.batch)
@@ -73,7 +74,7 @@ def test_fit(race, main_backend, how):
 
 
 def by_loops(X: Any, W: Any, b: Any) -> Any:
-    """A = tanh(X W + b) as the notes first write it: over examples, neurons and inputs."""
+    """A = tanh(X W + b) by loops over examples, neurons and inputs, as in the notes."""
     A = [[0.0] * len(b) for _ in X]
     for i, x in enumerate(X):
         for h in range(len(b)):
@@ -85,12 +86,12 @@ def by_loops(X: Any, W: Any, b: Any) -> Any:
 
 
 def by_examples(X: Any, W: Any, b: Any) -> Any:
-    """The same with vectors of neurons, over examples."""
+    """A = tanh(X W + b) by a loop over examples, with vectors of neurons."""
     return np.stack([np.tanh(x @ W + b) for x in X])
 
 
 def vectorised(X: Any, W: Any, b: Any) -> Any:
-    """The same by one product."""
+    """A = tanh(X W + b) by one matrix product."""
     return dense(X, W, b[None, :], ACTIVATIONS["tanh"], xp=np)[1]
 
 

@@ -1,4 +1,4 @@
-"""Each set of kernels alone: what it takes off a step, beside the definition of its library."""
+"""Each set of kernels alone: the time that it saves in a step, compared with the definition."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ GROWING = {
 
 
 def growing(backend: Backend, name: str, size: int) -> Work:
-    """A step; where the number of rows grows, an epoch."""
+    """A step; an epoch if the number of rows grows."""
     shape = GROWING[name][size]
     rows = size if name == "rows" else shape.steps * shape.batch
     work = epochs_of(shape, backend.device, rows, *trainer_of(shape, backend.device, rows))
@@ -62,7 +62,7 @@ def growing(backend: Backend, name: str, size: int) -> Work:
 
 @pytest.fixture(scope="module")
 def costs():
-    """(size, seconds) by what grows, so that the last one can fit the exponent."""
+    """(size, seconds) for each growing quantity, so that the last test can fit the exponent."""
     return defaultdict(list)
 
 
@@ -107,9 +107,9 @@ def test_members(race, main_backend, together):
 
 
 def memory(backend: Backend, shape: Shape) -> Work:
-    """A step, and the peak of the host's memory over the data, beside what training cannot do
-    without: values, gradient and two moments of the parameters, the batch and the activations, and
-    the gradients of these."""
+    """A step, the peak of the host's memory without the data, and the memory that training needs:
+    values, gradient and two moments of the parameters, the minibatch and the activations, and the
+    gradients of these."""
     if backend.device_name != "cpu":
         raise NotSupported("only NumPy reports what it allocates to the interpreter")
     device = backend.device
@@ -129,16 +129,16 @@ def memory(backend: Backend, shape: Shape) -> Work:
 
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=lambda shape: shape.name)
 def test_memory(race, main_backend, shape):
-    """For the largest network the peak is no more than a fifth above what is needed."""
+    """For the largest network the peak exceeds the need by at most a fifth."""
     facts = race(memory, shape, group="memory", case=shape.name)
     assert shape != SHAPES[-1] or facts["memory_ratio"] <= 1.2
 
 
 def converged(backend: Backend) -> Work:
-    """A step of a network trained to a loss near nothing, beside the same one at the beginning.
+    """A step of a network that is trained to a loss near 0, compared with a step at the beginning.
 
-    Half of its inputs fall silent on the way: the gradients of their weights are 0 from then on,
-    and their moments shrink until they are denormal, unless something is done about it."""
+    Half of its inputs become 0 during training: the gradients of their weights are 0 from then on,
+    and their moments would shrink until they are denormal."""
     shape, rows, device = SHAPES[1], 8 * SHAPES[1].batch, backend.device
     trainer, order = trainer_of(shape, device, rows=rows)
     fresh, _ = trainer_of(shape, device, rows=rows)
@@ -161,7 +161,7 @@ def test_converged(race, main_backend):
 
 
 def denormals(trainer: Trainer) -> int:
-    """How many numbers of the parameters and moments are not 0 and below the smallest normal."""
+    """The number of denormal parameters and moments."""
     arrays = [to_host(x) for x in leaves((trainer.params, trainer.state.slots))]
     tiny = np.finfo(np.float32).tiny
     return sum(int(np.sum((x != 0) & (abs(x) < tiny))) for x in arrays)

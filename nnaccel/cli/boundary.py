@@ -1,5 +1,5 @@
-"""`nnaccel train --plot FILE`: where a model draws the line between classes, in the plane of its
-two columns of numbers.
+"""`nnaccel train --plot FILE`: the boundary between classes in the plane of a model's two columns
+of numbers.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
     from nnaccel.tabular.sources import Examples
 
-MARKERS = "o^svDPX*<>"  # and as many colours, which an eye can tell apart
+MARKERS = "o^svDPX*<>"  # as many as there are distinguishable colours
 MOST_POINTS = 2000
 CELLS = 300  # of the grid along each axis
 
@@ -28,9 +28,9 @@ CELLS = 300  # of the grid along each axis
 def boundary_writer(
     path: str, fit: "Fit", examples: "Examples", sources: list[str]
 ) -> Callable[["Model"], None]:
-    """What draws the boundary of a model of this fit into a file, once it is trained.
+    """The function that draws the boundary of the trained model of this fit into a file.
 
-    ValueError for a model that has no such picture, and the errors of `picture_writer`.
+    Raises ValueError for a model without such a picture, and the errors of `picture_writer`.
     """
     write_picture = picture_writer(path, sources=sources)
     features, target = fit.features, fit.target
@@ -58,7 +58,7 @@ def boundary_writer(
 
 
 def values_of(features: Features, data: Any) -> np.ndarray:
-    """The numbers (N, 2) of a table or matrix in their own units, as the model reads them."""
+    """The numbers (N, 2) that the model reads in a table or matrix, in their own units."""
     if isinstance(data, np.ndarray):
         return data[:, [features.columns.index(number.name) for number in features.numeric]]
     table = as_table(data)
@@ -80,7 +80,7 @@ def class_numbers_on(model: "Model", points: np.ndarray, device: Any) -> np.ndar
 
 
 def draw(model: "Model", points: np.ndarray, codes: np.ndarray, fit: "Fit", figure: Any) -> None:
-    """The predicted class of each place as its colour, and the examples.
+    """Draw the predicted class at each point of the plane as a colour, and the examples.
 
     points: (N, 2).   codes: (N,), the numbers of their classes.
     """
@@ -107,6 +107,6 @@ def draw(model: "Model", points: np.ndarray, codes: np.ndarray, fit: "Fit", figu
 
 
 def shown(name: object) -> str:
-    """A name as matplotlib shows it: a first underscore would hide it from the legend."""
+    """A name for matplotlib, which would hide a name with a leading underscore from the legend."""
     text = in_line(name)
     return f" {text}" if text.startswith("_") else text

@@ -1,4 +1,5 @@
-"""The checkpoint of `nnaccel train`: when it is written, what it goes on from, and what it says."""
+"""The checkpoint of `nnaccel train`: when it is written, how a run resumes, and the messages about
+it."""
 
 import re
 import shlex
@@ -19,18 +20,20 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
 EVERY = "1m"
 NO_CHECKPOINT = "it cannot go on, which it could with --checkpoint FILE"
-VECTORS = 6  # of the size of the parameters, at most: of the last epoch with Adam's, and the best
+# Vectors in a checkpoint, at most: of the last epoch with Adam's moments, and of the best epoch.
+VECTORS = 6
 
 
 class Period(NamedTuple):
-    """How often a checkpoint is written: after so many epochs, or so many seconds."""
+    """The period between two checkpoints, in epochs or in seconds."""
 
     number: int
     unit: str  # "": epochs
 
     @classmethod
     def of(cls, text: str) -> "Period":
-        """`10`: epochs; `30s`, `10m`, `2h`. ArgumentTypeError for anything else."""
+        """The period of a text: `10` epochs, `30s`, `10m` or `2h`. Raises ArgumentTypeError for
+        other text."""
         found = PERIOD.fullmatch(text)
         if found is None:
             raise ArgumentTypeError(
@@ -44,14 +47,14 @@ class Period(NamedTuple):
         return float(self.number * UNITS[self.unit])
 
     def is_over(self, epochs: int, seconds: float) -> bool:
-        """Whether it is, when that much has gone by."""
+        """Whether the period is over after that many epochs and seconds."""
         if not self.unit:
             return epochs >= self.number
         return seconds >= self.seconds
 
 
 def period(text: str) -> str:
-    """The text of a period; ArgumentTypeError for any other."""
+    """The text itself, if it is a period. Raises ArgumentTypeError for other text."""
     Period.of(text)
     return text
 
@@ -64,7 +67,7 @@ def duration(text: str) -> str:
 
 
 def check_options(options: Any) -> None:
-    """ValueError for options of checkpoints that do not go together."""
+    """Raises ValueError for options of checkpoints that contradict each other."""
     path = options.checkpoint or options.resume
     if options.every and not path:
         raise ValueError("--every is for --checkpoint FILE, which says where to write it")
@@ -75,10 +78,10 @@ def check_options(options: Any) -> None:
 
 
 def to_go_on_from(options: Any, load: Callable[[str], Read]) -> Read | None:
-    """The checkpoint that `--resume` names.   load: what reads it.
+    """The checkpoint that `--resume` names, or None.   load: what reads it.
 
-    FileExistsError for one of `--checkpoint` that the run would write over instead; errors of what
-    cannot be read.
+    Raises FileExistsError if `--checkpoint` names an existing file that a new run would overwrite,
+    and the errors of an unreadable file.
     """
     from nnaccel.training.checkpoint import is_checkpoint
 
@@ -91,18 +94,19 @@ def to_go_on_from(options: Any, load: Callable[[str], Read]) -> Read | None:
         raise FileExistsError(f"{path} exists and is no checkpoint; choose another --checkpoint")
     if not options.force:
         raise FileExistsError(
-            f"{path} exists, the checkpoint of a run; go on with --resume {shlex.quote(path)}, or "
-            "begin anew with --force"
+            f"{path} exists, the checkpoint of a run; resume it with --resume {shlex.quote(path)}, "
+            "or start again with --force"
         )
     return None
 
 
 class Keeper:
-    """Writes the checkpoint of a run. A failure is a warning: the run goes on, and the older file
-    stays."""
+    """Writes the checkpoint of a run. A failure gives a warning: the run continues, and the older
+    file stays."""
 
     def __init__(self, fit: "Fit", options: Any, writes: bool = True) -> None:
-        """writes: whether this process does.   OSError for a file that cannot be written."""
+        """writes: whether this process writes the file.   Raises OSError for a file that cannot be
+        written."""
         self.path = (options.checkpoint or options.resume) if writes else None
         self._fit, self._period = fit, Period.of(options.every or EVERY)
         self._epochs, self._written = 0, time.monotonic()
@@ -111,13 +115,13 @@ class Keeper:
             writable(self.path, 8 * VECTORS * fit.n_params)
 
     def after_epoch(self) -> None:
-        """Writes it if it is time."""
+        """Writes the checkpoint if its period is over."""
         self._epochs += 1
         if self.path and self._period.is_over(self._epochs, time.monotonic() - self._written):
             self.write()
 
     def write(self) -> None:
-        """Writes it now."""
+        """Writes the checkpoint now."""
         if not self.path or not self._fit.n_done:
             return
         self._epochs, self._written = 0, time.monotonic()
@@ -127,16 +131,17 @@ class Keeper:
         except OSError as error:
             failure = error.strerror or str(error)
             if failure != self._failure:
-                say(f"nnaccel: warning: no checkpoint: {in_line(failure)}; the run goes on")
+                say(f"nnaccel: warning: no checkpoint: {in_line(failure)}; the run continues")
             self._failure = failure
 
     def check(self) -> None:
-        """OSError if the last one could not be written."""
+        """Raises OSError if the last checkpoint could not be written."""
         if self._failure:
             raise OSError(f"the checkpoint is not that of the end of the run: {self._failure}")
 
     def what_is_kept(self, arguments: Sequence[str], again: str = NO_CHECKPOINT) -> str:
-        """Of an interrupted run, and the command that goes on with the one of those arguments.
+        """Says what an interrupted run has kept, and the command that resumes the run of these
+        arguments.
 
         again: what is said of that instead where there is no checkpoint.
         """
@@ -148,4 +153,4 @@ class Keeper:
         words = [*arguments]
         if "--resume" not in words:
             words += ["--resume", str(self.path)]
-        return f"{kept}; go on: {in_line(shlex.join(['nnaccel', *words]))}"
+        return f"{kept}; resume with: {in_line(shlex.join(['nnaccel', *words]))}"

@@ -1,4 +1,4 @@
-"""What each command does."""
+"""The commands, one function each."""
 
 import shlex
 import time
@@ -116,7 +116,7 @@ def _run(
     console.print(f"{in_line(examples.source)}: {lines}", soft_wrap=True)
     if options.stream:
         console.print(plan.streamed(examples, fit.device), soft_wrap=True)
-    # A process that ended its run alone would leave the others waiting for it.
+    # A process that ended its run alone would make the others wait forever.
     with Interruption(handles=process.n == 1) as interruption:
         started = time.perf_counter()
         with interruption.gives_up():
@@ -192,7 +192,7 @@ def predict(options: Any) -> None:
 
 
 def _predictions(model: "Model", options: Any, device: "Device") -> Iterator[tuple[Any, ...]]:
-    """The columns to copy, the outputs and, if it is wanted, the spread of the rows of a file."""
+    """The columns to copy, the outputs and, with --spread, the spread for the rows of a file."""
     examples = examples_for(model, options.file, options, need_target=False)
     columns = copied(examples, options.copied)
     if options.spread:
@@ -204,7 +204,7 @@ def _predictions(model: "Model", options: Any, device: "Device") -> Iterator[tup
 def _columns(
     model: "Model", options: Any, columns: dict[str, Any], outputs: Any, spread: Any
 ) -> dict[str, Any]:
-    """What `predict` writes."""
+    """The columns that `predict` writes."""
     columns = columns | _predicted(model, outputs, options)
     if spread is None:
         return columns
@@ -240,7 +240,8 @@ def evaluate(options: Any) -> None:
 
 
 def _scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, Any], int]:
-    """The scores of a model on the rows of a file that have a target, and how many these are."""
+    """The scores of a model on the rows of a file that have a target, and the number of these
+    rows."""
     rows = labelled_rows(model, options.file, options)
     how = {"weights": rows.weights, "threshold": options.threshold}
     return model.evaluate(rows.data, rows.y, device, **how), rows.n_rows
@@ -326,8 +327,8 @@ def bench(options: Any) -> None:
 
 
 def _prepared(options: Any, settings: "Settings", process: "Process") -> tuple["Fit", Any, Path]:
-    """A training run that has not begun, its examples, in memory or streamed, and the file for its
-    model."""
+    """A training run before its first epoch, its examples, in memory or streamed, and the file of
+    its model."""
     from nnaccel.cli.checkpoints import check_options, to_go_on_from
     from nnaccel.tabular.fit import Fit
     from nnaccel.training import checkpoint
@@ -379,7 +380,7 @@ def _sources(
     read = streaming.streamed_examples if options.stream else training_examples
     examples: Any = read(options)
     output = Path(options.output or f"{examples.source}.safetensors")
-    # A run that goes on replaces the model that it has left.
+    # A resumed run replaces the model of the interrupted one.
     replace = options.force or options.output is not None or options.resume is not None
     if process.writes:
         check_model_file(output, replace=replace)
@@ -394,7 +395,7 @@ def _check_room(fit: "Fit", output: Path) -> None:
 
 
 def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
-    """What writes the scores of a run, if that is wanted."""
+    """The function that writes the scores of a run, with --json; else None."""
     if options.json is None:
         return None
     if options.json == STREAM:
@@ -407,7 +408,7 @@ def _json_of_training(options: Any) -> Callable[[dict[str, Any]], None] | None:
 def _plot_of_training(
     options: Any, fit: "Fit", examples: "Examples"
 ) -> Callable[["Model"], None] | None:
-    """What draws the boundary of the trained model, if that is wanted."""
+    """The function that draws the boundary of the trained model, with --plot; else None."""
     if options.plot is None:
         return None
     from nnaccel.cli.boundary import boundary_writer
@@ -430,7 +431,7 @@ def _report_of_training(options: Any, output: Path) -> Callable[..., None] | Non
 
 
 def _described(model: "Model", path: str) -> dict[str, Any]:
-    """What a model is, beside its scores."""
+    """The description of a model for --json, without its scores."""
     from nnaccel.tabular.several_targets import columns_of
 
     target = model.target
@@ -453,8 +454,8 @@ def _predicted(model: "Model", outputs: Any, options: Any) -> dict[str, Any]:
 
 
 def _headings(target: "Target") -> list[str]:
-    """The names of the columns of probabilities: `y=no`, a class as it is in a cell beside, where
-    Arrow writes true and false in lower case."""
+    """The names of the columns of probabilities, such as `y=no`. A class is written as in a cell,
+    so true and false are in lower case, as Arrow writes them."""
     cells = (str(c).lower() if isinstance(c, bool) else str(c) for c in target.classes)
     return [f"{target.name}={cell}" for cell in cells]
 
@@ -472,7 +473,7 @@ def _columns_of(model: "Model") -> list[str]:
 
 
 def _check_copies(model: "Model", options: Any) -> None:
-    """ValueError for columns to copy that have the name of a prediction."""
+    """Raises Raises ValueError for columns to copy that have the name of a prediction."""
     from nnaccel.tabular.several_targets import columns_of
 
     predicted = _columns_of(model)
@@ -500,7 +501,7 @@ def _check_threshold(model: "Model", threshold: float | None) -> None:
 
 
 def _settings(options: Any) -> "Settings":
-    """The settings among the options; ValueError that names the option that is out of range."""
+    """The settings among the options. Raises ValueError that names an option out of range."""
     from nnaccel.tabular.settings import Settings
 
     given = vars(options)

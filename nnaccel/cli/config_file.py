@@ -1,8 +1,8 @@
 """Options from a YAML file, and `--print-config`.
 
-A configuration is lines such as `epochs: 20`: a name, and a word or a list of words. No more of
-YAML is read. The words become what they would become as arguments, whatever YAML would make of
-them: `target: no` is the column "no", and `target: 2021-01-01` a text.
+A configuration consists of lines such as `epochs: 20`: a name, and a word or a list of words. Other
+constructs of YAML are refused. The words are parsed like arguments, not by YAML's rules: `target:
+no` is the column "no", and `target: 2021-01-01` is text.
 """
 
 import sys
@@ -22,10 +22,11 @@ TEXT, NULL, TRUTH = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bo
 
 
 def read_config(path: str, actions: Iterable[Any]) -> dict[str, Any]:
-    """The values that a file gives to options, by their names.
+    """The values of options in a file, by their names.
 
-    actions: what argparse knows of each option.
-    ValueError for what is no such line, with its number, and OSError for what is no plain file.
+    actions: argparse's description of each option.
+    Raises ValueError, with the number of the line, for other lines, and OSError for a file that is
+    not plain.
     """
     options = {action.dest: action for action in actions if action.dest not in NOT_IN_CONFIG}
     values: dict[str, Any] = {}
@@ -34,7 +35,7 @@ def read_config(path: str, actions: Iterable[Any]) -> dict[str, Any]:
         if key not in options:
             raise ValueError(f"{where}: unknown option {name!r}{did_you_mean(key, options)}")
         if key in values:
-            raise ValueError(f"{where}: {name!r} is there already; leave one of them out")
+            raise ValueError(f"{where}: {name!r} is there already; remove one of the lines")
         values[key] = _value(node, options[key], f"{where}: {name}")
     return {key: value for key, value in values.items() if value is not None}
 
@@ -52,7 +53,7 @@ def _text(path: str) -> str:
 
 
 def _lines(path: str, text: str) -> list[tuple[int, str, Any]]:
-    """Of each line its number, the name, and the YAML node of the value."""
+    """Yields for each line its number, the name, and the YAML node of the value."""
     root = _composed(path, text)
     if root is None:
         return []
@@ -65,7 +66,7 @@ def _lines(path: str, text: str) -> list[tuple[int, str, Any]]:
 
 
 def _composed(path: str, text: str) -> Any:
-    """The nodes of a YAML document, of which nothing is made, or None if it is empty."""
+    """The nodes of a YAML document, without constructing objects, or None if it is empty."""
     yaml = import_extra("yaml")
 
     class Loader(yaml.SafeLoader):
@@ -96,7 +97,7 @@ def _refuse(path: str, node: Any, what: str) -> NoReturn:
 
 
 def _value(node: Any, option: Any, where: str) -> Any:
-    """What the option makes of a node; None where it keeps its default."""
+    """The value of an option from a node; None if the option keeps its default."""
     if node.tag == NULL:
         return None
     words = node.value if node.id == "sequence" else [node]
@@ -141,5 +142,5 @@ def print_config(options: Any) -> None:
     dump = import_extra("yaml").safe_dump
     text = dump(values, sort_keys=False, allow_unicode=True)
     if visible(text, sys.stdout.encoding) != text:
-        text = dump(values, sort_keys=False)  # with the escapes of YAML, which are read again
+        text = dump(values, sort_keys=False)  # with YAML's escapes, which `read_config` reads
     print(text, end="")

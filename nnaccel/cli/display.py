@@ -1,4 +1,5 @@
-"""What the command line shows: live progress on a terminal, plain lines in a pipe, and tables."""
+"""The display of the command line: live progress on a terminal, plain lines in a pipe, and
+tables."""
 
 import sys
 import time
@@ -22,15 +23,15 @@ PIPE_WIDTH = 200
 
 
 def console() -> "Screen":
-    """Standard output; a pipe is wide."""
+    """The console on standard output. In a pipe its width is large."""
     return Screen(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 class Screen(Console):
-    """A console on which text from a file is neither markup nor control.
+    """A console that interprets text from files neither as markup nor as control characters.
 
-    Every string that is printed, or is in a table, becomes a Text by `render_str`. Nobody else
-    makes a Text of what is not known beforehand.
+    `render_str` converts every string that is printed, or is in a table, to a Text. No other code
+    makes a Text of unknown strings.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -40,7 +41,7 @@ class Screen(Console):
         return super().render_str(visible(text, self.encoding), **options)
 
     def on_broken_pipe(self) -> None:
-        raise  # what it is called for: rich would end the program with a status of its own
+        raise  # rich would end the program with its own exit status
 
 
 # ---------------------------------------------------------------------------- training
@@ -53,9 +54,9 @@ def follow(
     console: Console,
     best: Callable[[], list[int]] = list,
 ) -> Iterator[Epoch]:
-    """Yield the epochs while showing how far training is and how well it goes.
+    """Yield the epochs, and show the progress and the scores.
 
-    best: the numbers of the epochs that are the best by now."""
+    best: a function that returns the numbers of the best epochs so far."""
     started, first = time.perf_counter(), 0
 
     def left(epoch: Epoch) -> float:
@@ -83,14 +84,15 @@ def follow(
 
 
 class Passes:
-    """Shows how far the passes over a table are: on a terminal all the time, else now and then."""
+    """Shows the progress of passes over a table: live on a terminal, else in a line from time to
+    time."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._what = console, ""
         self._started = self._shown = time.perf_counter()
 
     def __call__(self, what: str, share: float | None) -> None:
-        """what: the pass.   share: that is done; None: nobody knows."""
+        """what: the pass.   share: the finished share; None: unknown."""
         now = time.perf_counter()
         if what != self._what:
             self._what, self._started, self._shown = what, now, now
@@ -112,7 +114,7 @@ def clock(seconds: float) -> str:
 
 
 def _best(numbers: list[int]) -> str:
-    """`   best: epoch 7`, or `   best: epochs 5 to 9` of several networks."""
+    """`   best: epoch 7`, or `   best: epochs 5 to 9` for several networks."""
     if not numbers:
         return ""
     first, last = min(numbers), max(numbers)
@@ -142,7 +144,7 @@ def _success(epoch: Epoch, metric: str) -> str:
 
 
 def devices(found: Iterable[DeviceInfo]) -> Group:
-    """The devices that can be used as a table, and why the others cannot."""
+    """The usable devices as a table, and the reasons why others are not usable."""
     found = list(found)
     usable = table(
         "devices",
@@ -164,7 +166,8 @@ def _size(n_bytes: int | None) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals; none of large numbers, and four digits where that would say nothing."""
+    """A number with four decimals; without decimals if it is large, with four digits if it is
+    tiny."""
     if 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
@@ -194,7 +197,8 @@ SPEEDS = "{:<9} {:<23} {:>8} {:>8} {:>11} {:>10}"
 
 
 def speeds(rows: Iterable[Any]) -> Iterator[Any]:
-    """Lines for the rows of `nnaccel.training.benchmark.run`, as they come, and their meaning."""
+    """Print a line for each row of `nnaccel.training.benchmark.run` when it is ready, and explain
+    the columns."""
     yield Styled("\ntraining, Adam, softmax cross-entropy, float32", "bold")
     yield SPEEDS.format("", "", "", "", "", "times its")
     head = ("device", "network x batch", "ms/step", "GFLOP/s", "samples/s", "products")

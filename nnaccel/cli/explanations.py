@@ -1,5 +1,5 @@
-"""What `nnaccel explain` shows: what a model makes of columns, as tables, data for JSON and a
-picture."""
+"""The output of `nnaccel explain`: explanations of a model by columns, as tables, data for JSON and
+a picture."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,8 @@ SHOWN_VALUES = 10  # of a column of numbers
 
 
 class Explanation(NamedTuple):
-    """Tables (title, header, rows), data for JSON, and what draws the picture into a figure."""
+    """Tables (title, header, rows), data for JSON, and the function that draws the picture into a
+    figure."""
 
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
     data: dict[str, Any]
@@ -104,7 +105,7 @@ def _importances(found: Importance, n: int, file: str) -> Any:
 
 
 def _curve(curve: Dependence) -> Any:
-    """Some of the values of a column; the mean prediction for each."""
+    """Some of the values of a column, with the mean prediction for each."""
     stride = 1 if curve.kind == "string" else -(-len(curve.grid) // SHOWN_VALUES)
     picked = sorted({*range(0, len(curve.grid), stride), len(curve.grid) - 1})
     rows = [(cell(curve.grid[i], curve.kind), *map(number, curve.mean[i])) for i in picked]
@@ -132,7 +133,7 @@ def _by_size(one: Contributions) -> list[int]:
 
 
 def cell(value: Any, kind: str) -> str:
-    """A value of a column as it would be in a table."""
+    """A value of a column in the form of a table's cell."""
     if value is None:
         return "(missing)"
     if kind == "string":

@@ -1,4 +1,5 @@
-"""Signals that end a run: the first lets it end in good order, the next ends it at once."""
+"""Signals that end a run: after the first one the run saves its results and ends, the next one ends
+it at once."""
 
 import signal
 import threading
@@ -6,28 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Ctrl-C, a request to end (of a batch system, of systemd), and a terminal that is gone.
+# Ctrl-C, a request to end (by a batch system, by systemd), and a closed terminal.
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 
 
-class GivenUp(KeyboardInterrupt):
-    """What is done at this moment is given up."""
+class Abandoned(KeyboardInterrupt):
+    """Raised to abandon the current work."""
 
 
 class Interruption:
-    """The signals that arrive while it is entered, instead of what they would do.
+    """A context that records signals instead of their usual effect.
 
     Parameters
     ----------
     handles : bool
-        Whether it does that at all.
+        Whether the context handles signals.
 
     Attributes
     ----------
     signal : int or None
-        The first one. From then on another one ends the process at once, as if nobody handled it.
+        The first signal. After it another signal ends the process at once.
     """
 
     def __init__(self, *, handles: bool = True) -> None:
@@ -39,7 +40,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if self._handles and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -49,18 +50,18 @@ class Interruption:
 
     @contextmanager
     def gives_up(self) -> Iterator[None]:
-        """A block that the first signal ends."""
+        """A context that the first signal ends."""
         try:
             self._gives_up = True
             yield
-        except GivenUp:
+        except Abandoned:
             pass
         finally:
             self._gives_up = False
 
     @property
     def status(self) -> int:
-        """The exit status as shells count it: 128 and the signal, or 0."""
+        """The exit status by the convention of shells: 128 plus the signal, or 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     @property
@@ -74,4 +75,4 @@ class Interruption:
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
         if self._gives_up:
-            raise GivenUp
+            raise Abandoned

@@ -1,8 +1,8 @@
-"""Several processes as one run: joined by JAX's distributed runtime, on one machine or on many.
+"""Joins several processes to one run by JAX's distributed runtime, on one machine or on many.
 
-Every process does the same with the same data, on devices of its own; XLA shares out the rows of
-each minibatch among them. The first process alone prints and writes. Starting them, and starting
-them again, is the work of a launcher: Slurm, mpiexec, or a shell.
+Every process runs the same program with the same data on its own devices, and XLA divides the rows
+of each minibatch among them. Only the first process prints and writes. A launcher, such as Slurm,
+mpiexec or a shell, starts and restarts the processes.
 """
 
 import os
@@ -17,7 +17,7 @@ from nnaccel.devices.install_hints import load_library
 from nnaccel.devices.processes import odd_process, of_all_processes
 from nnaccel.files import reason
 
-HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
+HEARTBEAT = 30  # seconds without a heartbeat after which a process is considered dead
 
 
 class Process(NamedTuple):
@@ -28,7 +28,7 @@ class Process(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether it is the one that prints and writes."""
+        """Whether this process prints and writes."""
         return self.index == 0
 
     @contextmanager
@@ -41,7 +41,8 @@ class Process(NamedTuple):
             of_all_processes([0])
 
     def check_same(self, text: str) -> None:
-        """ValueError unless all processes have the same text here, such as a digest of the data."""
+        """Raises ValueError unless all processes have the same text, such as a digest of the
+        data."""
         if self.n == 1:
             return
         if (odd := odd_process([text.encode()])) is not None:
@@ -55,7 +56,7 @@ ALONE = Process()
 
 
 def check_options(options: Any) -> None:
-    """ValueError for options of joined processes that do not go together; sets the device."""
+    """Raises ValueError for options that contradict `--join`. Sets the device."""
     if options.process and not options.join:
         raise ValueError("--process is for --join HOST:PORT, which says where the others are")
     if not options.join:
@@ -71,9 +72,10 @@ def check_options(options: Any) -> None:
 
 
 def heartbeat() -> int:
-    """Seconds without a sign of life; the environment variable NNACCEL_HEARTBEAT is another number.
+    """The seconds of `HEARTBEAT`, or of the environment variable NNACCEL_HEARTBEAT.
 
-    ValueError for one that is none."""
+    Raises ValueError if the variable is not a number of seconds.
+    """
     text = os.environ.get("NNACCEL_HEARTBEAT") or str(HEARTBEAT)
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
         raise ValueError(f"NNACCEL_HEARTBEAT must be a number of seconds, got {text!r}")
@@ -81,11 +83,11 @@ def heartbeat() -> int:
 
 
 MPI = ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by mpiexec of Open MPI, of MPICH and its kin
-CLUSTER = "cluster"  # the value of --join without an address: what the launcher says
+CLUSTER = "cluster"  # the value of --join without an address: found by the launcher's variables
 
 
 def numbered(text: str) -> tuple[int, int]:
-    """`I/N` as numbers; ValueError unless it is one of N."""
+    """`I/N` as two numbers. Raises ValueError unless I is one of N."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if found is None or not int(found[1]) < int(found[2]):
         raise ValueError(f"--process must be I/N, from 0/N to N-1/N, got {text!r}")
@@ -108,9 +110,9 @@ def _launched() -> dict[str, str]:
 
 
 def join(options: Any) -> Process:
-    """Joins the other processes, if that is wanted.
+    """Joins the other processes, with --join.
 
-    ValueError for wrong options, RuntimeError where the others cannot be found.
+    Raises ValueError for wrong options, RuntimeError if the others cannot be found.
     """
     check_options(options)
     if not options.join:
@@ -130,8 +132,8 @@ def join(options: Any) -> Process:
 
 @contextmanager
 def first_alone(process: Process) -> Iterator[None]:
-    """A block in which the others print nothing. Who fails in it leaves at once: the exit of
-    Python would wait for the others, who wait for it."""
+    """A context in which only the first process prints. A process that fails in it exits at once:
+    Python's usual exit would wait for the other processes, which wait for this one."""
     if process.n == 1:
         yield
         return

@@ -1,8 +1,8 @@
 """The command line: `nnaccel train`, `predict`, `evaluate`, `inspect` and so on.
 
-Results go to standard output, warnings and errors to standard error, one line each. Exit status
-2 means wrong usage or data, 1 a check that failed, 70 a fault of the program, 130 an interruption,
-and 141 a reader that did not take all results.
+Results go to standard output, warnings and errors to standard error, one line each. Exit status 2
+means wrong usage or data, 1 a failed check, 70 a fault of the program, 130 an interruption, and 141
+a reader that closed the pipe early.
 """
 
 import sys
@@ -30,7 +30,7 @@ from nnaccel.cli.options import (
 from nnaccel.cli.streams import Output, say
 from nnaccel.tabular.tables import TableWarning, import_extra
 
-INTERRUPTED, READER_LEFT = 130, 141  # 128 and the signal, as shells count: SIGINT, SIGPIPE
+INTERRUPTED, READER_LEFT = 130, 141  # 128 plus the signal, as in shells: SIGINT, SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], output: Output) -> int:
     try:
         options = _parse(arguments)
-    except SystemExit:  # --help or --version, which is printed
+    except SystemExit:  # after --help or --version
         return 0
-    # Training makes a file, which a report that nobody reads must not cost.
+    # Training writes a file, which must not be lost because nobody reads the report.
     output.goes_on = options.command in ("train", "tune") and not options.print_config
     options.arguments = arguments
-    import_extra("rich")  # where it is absent, the error says what to install
+    import_extra("rich")  # if it is absent, the error says what to install
     with warnings.catch_warnings():
         warnings.simplefilter("default", TableWarning)
         warnings.showwarning = show_warning
@@ -71,7 +71,8 @@ def _run(arguments: list[str], output: Output) -> int:
 
 
 class Command(NamedTuple):
-    """What a command does, what adds its options to a parser, and how `--help` shows it."""
+    """The function of a command, the function that adds its options to a parser, and its texts in
+    `--help`."""
 
     run: Callable[[Any], int | None]
     add_options: Callable[[Any], None]
@@ -104,12 +105,14 @@ COMMANDS: dict[str, Command] = {
         "MODEL [MODEL ...] FILE [options]",
         "Score a model on the rows of a file, or compare several.",
     ),
-    "inspect": Command(commands.inspect, model_option, "MODEL", "Show what a model file holds."),
+    "inspect": Command(
+        commands.inspect, model_option, "MODEL", "Show the content of a model file."
+    ),
     "explain": Command(
         commands.explain,
         explain_options,
         "MODEL FILE [options]",
-        "Show what a model makes of the columns, or of one row.",
+        "Show how much each column matters, to the score or to one row.",
     ),
     "export": Command(
         commands.export,
@@ -160,7 +163,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _parse(argv: list[str]) -> Any:
-    """The options; what a configuration says becomes the default."""
+    """The options. The values of a configuration become defaults."""
     root, parsers = build_parser()
     options = root.parse_args(argv)
     if getattr(options, "config", None):

@@ -8,15 +8,15 @@ from typing import Any
 
 from nnaccel.cli.streams import say
 
-# What is wrong with data, arguments, files, devices or the environment is raised as one of these.
+# Errors about data, arguments, files, devices or the environment have one of these types.
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
-FAULTS = (RecursionError, NotImplementedError)  # of the program, though they are RuntimeErrors
+FAULTS = (RecursionError, NotImplementedError)  # RuntimeErrors that are faults of the program
 WRONG_INPUT, INTERNAL = 2, 70  # exit status; 70 is EX_SOFTWARE of sysexits.h
 LONGEST = 2000  # characters of a line
 
 
 def report(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong, with its traceback for `debug`; returns the exit status."""
+    """Print an error, with its traceback for `debug`. Returns the exit status."""
     expected = isinstance(error, EXPECTED) and not isinstance(error, FAULTS)
     if debug:
         say("".join(traceback.format_exception(error)).rstrip("\n"))
@@ -63,6 +63,6 @@ def noted() -> Iterator[list[str]]:
 
 
 def _short(line: str) -> str:
-    """The line without its middle where it is very long: it ends with the remedy."""
+    """The line, without its middle if it is very long: the end is the remedy."""
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"

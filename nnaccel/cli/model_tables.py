@@ -1,4 +1,4 @@
-"""What `nnaccel inspect` shows of a model file."""
+"""The output of `nnaccel inspect` for a model file."""
 
 from collections.abc import Iterator
 from math import prod
@@ -27,7 +27,7 @@ SHOWN_EPOCHS = 10
 
 
 def model(model: Model, name: str) -> Group:
-    """All that a model file holds but its parameters."""
+    """The content of a model file, without its parameters."""
     target = model.target
     parts: list[Any] = [
         f"{in_line(name)}: {task_of(target)} ({_known_of(target)}), loss {model.loss.name}, "
@@ -49,12 +49,12 @@ def model(model: Model, name: str) -> Group:
 
 
 def _networks(model: Model) -> str:
-    """`10 networks, each of `, where there are several."""
+    """`10 networks, each of `, if there are several networks."""
     return "" if model.members == 1 else f"{model.members} networks, each of "
 
 
 def _known_of(target: Target | Targets) -> str:
-    """What is known of each column: its classes, or its mean and scale."""
+    """The facts about each target column: its classes, or its mean and scale."""
     known = (
         f"{len(one.classes)} classes"
         if one.classes
@@ -74,7 +74,7 @@ def _layers(network: Network) -> Iterator[tuple[Any, ...]]:
 
 
 def _details(layer: dict[str, Any]) -> str:
-    """What a layer says of itself: `activation relu`, `rate 0.1`, `dense, dropout`."""
+    """The fields of a layer in words: `activation relu`, `rate 0.1`, `dense, dropout`."""
     if "layers" in layer:
         return ", ".join(inner["type"] for inner in layer["layers"])
     values = {name: value for name, value in layer.items() if name not in ("type", "units")}
@@ -112,14 +112,14 @@ def encodings(features: Features) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def spelled_out(reading: Reading) -> str:
-    """How cells are read, in words: `numbers, decimal comma, missing: -200`."""
+    """A reading in words: `numbers, decimal comma, missing: -200`."""
     words = [KINDS[reading.kind], SPELLED.get(reading.form, reading.form)]
     if reading.codes:
         words.append("missing: " + " ".join(f"{code:.15g}" for code in reading.codes))
     return ", ".join(filter(None, words))
 
 
-# Forms of numbers and dates that are not called what they are.
+# Forms of numbers and dates -> their names in words.
 SPELLED = {
     ".": "",
     ",": "decimal comma",
@@ -143,14 +143,14 @@ def _one_hot(states: list[str]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings that were chosen."""
+    """The settings of the run."""
     for name, value in settings.items():
         if value not in (None, [], "auto"):
             yield name, " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _epochs(history: list[dict[str, float]]) -> Iterator[tuple[Any, ...]]:
-    """The first epoch, the last one, and some between."""
+    """The first epoch, the last one, and some in between."""
     stride, last = -(-len(history) // SHOWN_EPOCHS), len(history) - 1
     for i in sorted({*range(0, last, stride), last}):
         yield i + 1, *(number(history[i][name]) for name in history[0])

@@ -1,4 +1,4 @@
-"""The options of each command, and the parser that explains what is wrong with them."""
+"""The options of each command, and a parser whose errors name the remedy."""
 
 import argparse
 import re
@@ -11,20 +11,20 @@ READ = "By default as the content of the file suggests; docs/tables.md has the r
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors like all others, each with a remedy."""
+    """A parser that raises its errors as ValueErrors with a remedy."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
-        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is no option
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # -1e20 is a number, not an option
 
     @property
     def actions(self) -> list[argparse.Action]:
-        """What is known of each option."""
+        """argparse's description of each option."""
         return self._actions
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # said here, where the options of the command are known
+        if unknown:  # raised here, where the options of the command are known
             known = [name for action in self.actions for name in action.option_strings]
             close = did_you_mean(unknown[0].partition("=")[0], known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
@@ -95,11 +95,11 @@ def data_options(group: Any) -> None:
     )
     option(group, "target", nargs="+", metavar="COLUMN",
            help="the column to predict; several: numbers, or two classes each")  # fmt: skip
-    named_option(group, "task", help="what to learn, by default by the target")
+    named_option(group, "task", help="the task; by default the target decides")
     option(group, "weights", metavar="COLUMN", help="how much each row counts")
     option(group, "test", metavar="SOURCE", help="the rows to test on")
     option(group, "test_fraction", type=float, default=0.2, metavar="SHARE",
-           help="of the rows, held out for the test")  # fmt: skip
+           help="the share of the rows held out for the test")  # fmt: skip
     option(group, "validation_fraction", type=float, metavar="SHARE",
            help="of the training rows, held out to find the best epoch")  # fmt: skip
     option(group, "output", metavar="FILE", help="the model file (default: SOURCE.safetensors)")
@@ -124,12 +124,12 @@ def checkpoint_options(group: Any) -> None:
     from nnaccel.cli.checkpoints import EVERY, period
 
     option(group, "checkpoint", metavar="FILE",
-           help="what the run can go on from if it is interrupted")  # fmt: skip
+           help="write checkpoints to this file, from which the run can resume")  # fmt: skip
     option(group, "every", metavar="PERIOD", type=period,
-           help="how often it is written: epochs, or a time such as 30s, 10m, 2h "
+           help="how often a checkpoint is written: epochs, or a time such as 30s, 10m, 2h "
            f"(default: {EVERY})")  # fmt: skip
     option(group, "resume", metavar="FILE",
-           help="go on from a checkpoint, by the same command; --epochs may grow")  # fmt: skip
+           help="resume from a checkpoint, by the same command; --epochs may grow")  # fmt: skip
 
 
 def joining_options(group: Any) -> None:
@@ -138,48 +138,48 @@ def joining_options(group: Any) -> None:
     option(group, "join", nargs="?", const=CLUSTER, metavar="HOST:PORT",
            help="train in all processes that a launcher (Slurm, mpiexec) has started, or, with the "
            "address of the first, in N of them; --device 'jax:gpu:*'")  # fmt: skip
-    option(group, "process", metavar="I/N", help="the number of this one, from 0/N")
+    option(group, "process", metavar="I/N", help="the number of this process, from 0/N")
 
 
 def reading_options(group: Any) -> None:
-    """How delimited text is laid out, where its content does not tell."""
+    """Add the options for the structure of delimited text, where its content does not show it."""
     option(group, "delimiter", metavar="CHARACTER",
-           help="between the cells of a text file: a character, tab or space")  # fmt: skip
+           help="the separator of cells in a text file: a character, tab or space")  # fmt: skip
     option(group, "header", choices=("yes", "no"), metavar="yes|no",
-           help="whether its first line has the names")  # fmt: skip
-    option(group, "encoding", metavar="NAME", help="of its text, such as latin-1")
+           help="whether the first line of a text file has the names")  # fmt: skip
+    option(group, "encoding", metavar="NAME", help="the encoding of a text file, such as latin-1")
 
 
 def column_options(group: Any) -> None:
     option(group, "drop", nargs="+", metavar="COLUMN", help="columns not to use")
     option(group, "keep", nargs="+", metavar="COLUMN",
-           help="columns to use whatever they look like")  # fmt: skip
+           help="columns to use in any case")  # fmt: skip
     option(group, "decimal", choices=(".", ","), metavar="MARK",
            help="the decimal mark of numbers in text: . or ,")  # fmt: skip
     option(group, "missing", nargs="+", metavar="CODE",
-           help="numbers that stand for no value, or none (default: what is far off)")  # fmt: skip
+           help="numbers that stand for no value, or none (default: those far off)")  # fmt: skip
 
 
 def network_options(group: Any) -> None:
     option(group, "hidden", type=int, nargs="*", metavar="UNITS",
            help="units of each hidden layer; nothing: a linear model")  # fmt: skip
-    named_option(group, "activation", nargs="+", help="one, or one a layer")
-    named_option(group, "numbers", help="how the network is given numbers; auto: the best of them "
-                 "by the out-of-fold loss")  # fmt: skip
+    named_option(group, "activation", nargs="+", help="the activation, or one for each layer")
+    named_option(group, "numbers", help="the form of numbers in the input; auto: the best by the "
+                 "out-of-fold loss")  # fmt: skip
     option(group, "members", type=int, metavar="K",
            help="networks on K folds of the rows, whose mean is predicted "
            "(default: 5 for tables up to 100,000 rows without --hidden, else 1)")  # fmt: skip
     option(group, "dropout", type=float, metavar="RATE",
            help="the share of hidden units dropped in each step")  # fmt: skip
     option(group, "dropout_until", type=float, metavar="SHARE",
-           help="of the epochs; those after it have no dropout")  # fmt: skip
-    named_option(group, "initializer", help="of the weights")
-    named_option(group, "dtype", help="of the arithmetic")
-    products = "of the matrix products in training; the lower ones are for GPUs"
+           help="the share of the epochs, from the first on, that have dropout")  # fmt: skip
+    named_option(group, "initializer", help="how initial weights are drawn")
+    named_option(group, "dtype", help="the type of the numbers")
+    products = "the precision of matrix products in training; lower ones are for GPUs"
     named_option(group, "precision", help=products)
     device_option(group)
     group.add_argument("--no-kernels", action="store_true",
-                       help="run the definitions as they are written, step by step")  # fmt: skip
+                       help="run the definitions instead of the kernels, step by step")  # fmt: skip
 
 
 def training_options(group: Any) -> None:
@@ -187,12 +187,14 @@ def training_options(group: Any) -> None:
     option(group, "quantile", type=float, nargs="+", metavar="SHARE",
            help="that is estimated, by the loss pinball; several at once")  # fmt: skip
     option(group, "label_smoothing", type=float, metavar="SHARE",
-           help="of the targets of softmax_cross_entropy")  # fmt: skip
-    option(group, "class_weight", choices=("balanced",), help="let all classes count alike")
+           help="the share of each target that is spread over the classes")  # fmt: skip
+    option(group, "class_weight", choices=("balanced",), help="give all classes equal weight")
     named_option(group, "optimizer", help="the update rule")
-    option(group, "learning_rate", type=float, metavar="RATE", help="the highest of the schedule")
-    named_option(group, "schedule", help="of the learning rate")
-    option(group, "batch_size", type=int, metavar="ROWS", help="examples in a step")
+    option(
+        group, "learning_rate", type=float, metavar="RATE", help="the highest rate of the schedule"
+    )
+    named_option(group, "schedule", help="the course of the learning rate")
+    option(group, "batch_size", type=int, metavar="ROWS", help="rows in a step")
     option(group, "epochs", type=int, metavar="N", help="passes over the training rows")
     option(group, "early_stopping", type=int, metavar="EPOCHS",
            help="stop after so many without a better validation loss; 0: never")  # fmt: skip
@@ -200,15 +202,15 @@ def training_options(group: Any) -> None:
            help="of scikit-learn's scorers, such as roc_auc or neg_mean_absolute_error, by which "
            "the best epoch is told")  # fmt: skip
     option(group, "weight_decay", type=float, metavar="RATE", help="decoupled, as in AdamW")
-    option(group, "l2", type=float, metavar="FACTOR", help="of the penalty l2/2 |W|^2")
+    option(group, "l2", type=float, metavar="FACTOR", help="the factor of the penalty l2/2 |W|^2")
     option(group, "clip_norm", type=float, metavar="NORM",
            help="the largest global norm of the gradient")  # fmt: skip
     option(group, "seed", type=int, metavar="N",
-           help="of the split, weights, batches and dropout; from 0 to 2^64 - 1")  # fmt: skip
+           help="the seed of split, weights, batches and dropout; 0 to 2^64 - 1")  # fmt: skip
 
 
 def option(group: Any, name: str, *, help: str, **how: Any) -> None:
-    """An option of that name; its default is that of the setting, if it is one."""
+    """Add an option. Its default is that of the setting with its name, if there is one."""
     from nnaccel.tabular.settings import Settings
 
     how = {"default": getattr(Settings(), name, None), **how}
@@ -221,7 +223,7 @@ def option(group: Any, name: str, *, help: str, **how: Any) -> None:
 
 
 def named_option(group: Any, name: str, **how: Any) -> None:
-    """An option whose values are the names that the setting knows."""
+    """Add an option whose values are the names that the setting allows."""
     from nnaccel.tabular.settings import NAMES
 
     option(group, name, choices=NAMES[name], **how)
@@ -251,20 +253,25 @@ def explain_options(parser: Any) -> None:
            help="the target, where MODEL is of an estimator and does not name it")  # fmt: skip
     group = parser.add_argument_group("the columns")
     option(group, "score", choices=tuple(SCORES),
-           help="that a shuffle harms (default: accuracy or r2)")  # fmt: skip
+           help="the score that is compared (default: accuracy or r2)")  # fmt: skip
     option(group, "repeats", type=int, default=5, metavar="N", help="shuffles of each column")
-    option(group, "rows", type=int, default=5000, metavar="N", help="at most so many of the rows")
+    option(group, "rows", type=int, default=5000, metavar="N", help="use at most N of the rows")
     option(group, "top", type=int, default=3, metavar="N",
-           help="so many of the first columns with the mean prediction by their value")  # fmt: skip
+           help="the most important columns to show the mean prediction by value for")  # fmt: skip
     option(group, "seed", type=int, default=0, metavar="N",
-           help="of the shuffles and the rows")  # fmt: skip
+           help="the seed of the shuffles and of the choice of rows")  # fmt: skip
     option(group, "weights", metavar="COLUMN", help="how much each row counts")
     group = parser.add_argument_group("one row")
     option(group, "row", type=int, metavar="N",
-           help="what each column does to the prediction of that row, counted from 0")  # fmt: skip
+           help="the contribution of each column to the prediction of row N, from 0")  # fmt: skip
     group = parser.add_argument_group("output")
-    option(group, "json", metavar="FILE", help="write it there, as JSON; - is standard output")
-    option(group, "plot", metavar="FILE", help="draw it: a .png, .svg or .pdf")
+    option(
+        group,
+        "json",
+        metavar="FILE",
+        help="write the results to this file, as JSON; - is standard output",
+    )
+    option(group, "plot", metavar="FILE", help="draw the results: a .png, .svg or .pdf")
     device_option(parser)
     reading_options(parser.add_argument_group("how a table is read", READ))
 
@@ -275,8 +282,8 @@ def export_options(parser: Any) -> None:
     model_option(parser, OF_EITHER)
     parser.add_argument("file", metavar="FILE",
                         help="to write: .onnx, .py (NumPy alone), .pt (PyTorch)")  # fmt: skip
-    option(parser, "format", choices=tuple(FORMATS), help="where the suffix does not tell")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    option(parser, "format", choices=tuple(FORMATS), help="the format, if the suffix does not tell")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def evaluate_options(parser: Any) -> None:
@@ -287,7 +294,7 @@ def evaluate_options(parser: Any) -> None:
     threshold_option(parser)
     stream_option(parser)
     option(parser, "json", metavar="FILE",
-           help="write the scores there, as JSON; - is standard output")  # fmt: skip
+           help="write the scores to this file, as JSON; - is standard output")  # fmt: skip
     device_option(parser)
     reading_options(parser.add_argument_group("how a table is read", READ))
 
@@ -307,14 +314,12 @@ def predict_options(parser: Any) -> None:
     )
     parser.add_argument("--with", dest="copied", nargs="+", default=[], metavar="COLUMN",
                         help="columns of FILE to copy, in front of the predictions")  # fmt: skip
-    parser.add_argument(
-        "--proba", action="store_true", help="the probability of each class beside the label"
-    )
+    parser.add_argument("--proba", action="store_true", help="add the probability of each class")
     parser.add_argument(
         "--spread",
         action="store_true",
-        help="how far the networks of the model differ, as a standard deviation: of numbers, or "
-        "of the probability of the predicted class",
+        help="add the standard deviation over the networks of the model: of numbers, or of the "
+        "probability of the predicted class",
     )
     threshold_option(parser)
     stream_option(parser)

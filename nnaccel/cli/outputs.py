@@ -1,6 +1,6 @@
-"""What commands write: model files, tables of predictions, and scores as JSON.
+"""Writes the files of commands: models, tables of predictions, and scores as JSON.
 
-Whether a file can be written is found out before the work is done.
+Whether a file can be written is checked before the work is done.
 """
 
 import json
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def check_model_file(path: Path, *, replace: bool) -> None:
-    """Refuse to write over a file that is no model, or over a model unless that is wanted."""
+    """Raises an error for an existing file that is no model, and for a model unless `replace` is
+    set."""
     from nnaccel.training.model_file import is_model
 
     writable(path)
@@ -44,7 +45,8 @@ def check_model_file(path: Path, *, replace: bool) -> None:
 
 
 def check_export(path: str, *, source: str, replace: bool) -> None:
-    """Refuse to write over the model itself, and over any other file unless that is wanted."""
+    """Raises an error if the file is the model itself, or another existing file unless `replace` is
+    set."""
     _check_apart(path, [source], "the model; choose another name")
     if os.path.exists(path) and not replace:
         raise FileExistsError(
@@ -54,11 +56,11 @@ def check_export(path: str, *, source: str, replace: bool) -> None:
 
 
 def check_log(options: Any) -> None:
-    """FileExistsError for a log in the place of another file, which it would write over."""
+    """Raises FileExistsError for a log that would overwrite another file."""
     path = Path(options.log)
     if path.exists() and not options.resume and not options.force:
         raise FileExistsError(
-            f"{path} exists; choose another --log, go on with it by --resume, or replace it with "
+            f"{path} exists; choose another --log, continue it with --resume, or replace it with "
             "--force"
         )
     others = [name for name in (options.source, options.test, options.output) if name]
@@ -66,19 +68,20 @@ def check_log(options: Any) -> None:
 
 
 def save_model(model: "Model", path: Path) -> None:
-    """Write the model file, and say which one it replaces."""
+    """Write the model file, and print which one it replaces."""
     replaced = _time_of(path) if path.exists() else None
     try:
         model.save(path)
     except OSError as error:
         spare = _saved_elsewhere(model, path.name)
         raise OSError(f"{error.strerror or error}; the model is in {spare}") from error
-    if replaced is not None:  # not among the results, since equal runs print equal ones
+    if replaced is not None:  # on standard error, since equal runs print equal results
         say(f"nnaccel: the model of {replaced} in {in_line(path)} is replaced")
 
 
 def _saved_elsewhere(model: "Model", name: str) -> Path:
-    """Writes a model that has no place into the system's folder for temporary files."""
+    """Writes a model that cannot be written to its file into the system's folder for temporary
+    files."""
     spare = Path(tempfile.mkdtemp(prefix="nnaccel-")) / name
     model.save(spare)
     return spare
@@ -89,10 +92,10 @@ def _time_of(path: Path) -> str:
 
 
 def batches_writer(path: str | None, *, source: str) -> Callable[[Iterator[dict[str, Any]]], None]:
-    """What writes columns, which come batch by batch, as a file of the kind that its name says, or
-    as CSV to standard output.
+    """The function that writes columns, batch by batch, to a file in the format of its name, or as
+    CSV to standard output.
 
-    ValueError or OSError for what cannot be written, and for the source itself.
+    Raises ValueError or OSError if the file cannot be written, or is the source itself.
     """
     from nnaccel.tabular.table_files import WRITERS, csv_of
 
@@ -123,9 +126,9 @@ def batches_writer(path: str | None, *, source: str) -> Callable[[Iterator[dict[
 
 
 def json_writer(path: str, *, sources: list[str]) -> Callable[[dict[str, Any]], None]:
-    """What writes an object as JSON to a file, or to standard output for "-".
+    """The function that writes an object as JSON to a file, or to standard output for "-".
 
-    OSError for what cannot be written, and for one of the sources or a model.
+    Raises OSError if the file cannot be written, or is one of the sources or a model.
     """
     from nnaccel.training.model_file import is_model
 
@@ -149,9 +152,10 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def picture_writer(path: str, *, sources: list[str]) -> Callable[[Callable[[Any], None]], None]:
-    """What writes a picture as a file of the kind that its name says, given what draws it.
+    """The function that writes a picture to a file in the format of its name, given a function that
+    draws it.
 
-    ValueError or OSError for what cannot be written, and for one of the sources.
+    Raises ValueError or OSError if the file cannot be written, or is one of the sources.
     """
     from nnaccel.cli.pictures import STYLE
     from nnaccel.training.model_file import is_model
@@ -180,7 +184,7 @@ def report_writer(path: str, *, sources: list[str]) -> Callable[..., None]:
     """What writes the report of a run: `reporting.page.report` without its path. It comes last, so
     a disk that fails costs a warning.
 
-    ValueError or OSError for what cannot be written, and for one of the sources.
+    Raises ValueError or OSError if the file cannot be written, or is one of the sources.
     """
     from nnaccel.reporting.page import report
 
@@ -201,7 +205,8 @@ def report_writer(path: str, *, sources: list[str]) -> Callable[..., None]:
 
 
 def plain(value: Any) -> Any:
-    """The same of what JSON knows: no arrays, and null for what is no finite number."""
+    """The value as JSON-like data: lists instead of arrays, and null for numbers that are not
+    finite."""
     if isinstance(value, dict):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -211,7 +216,8 @@ def plain(value: Any) -> Any:
 
 
 def print_bytes(content: bytes) -> None:
-    """Data on standard output: as it is in a pipe or a file, made visible on a terminal."""
+    """Write data to standard output: unchanged to a pipe or a file, with control characters escaped
+    on a terminal."""
     output: Any = sys.stdout
     if output.isatty():
         output.write(visible(content.decode(), output.encoding))
@@ -220,7 +226,8 @@ def print_bytes(content: bytes) -> None:
 
 
 def _check_apart(path: str, sources: list[str], what: str) -> None:
-    """OSError for a file that cannot be written, or is one of the sources: what, says the error."""
+    """Raises OSError for a file that cannot be written, or is one of the sources.   what: its name
+    in errors."""
     writable(path)
     for source in sources:
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):

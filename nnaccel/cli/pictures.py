@@ -1,4 +1,4 @@
-"""Pictures of explanations, drawn into a figure of matplotlib."""
+"""Draws pictures of explanations into matplotlib figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from nnaccel.tabular.contributions import Contributions
 from nnaccel.tabular.importance import Dependence, Importance
 
 SHOWN = 20  # columns
-LINES = 6  # outputs of one curve
+LINES = 6  # outputs in one plot
 LONGEST = 24  # characters of a name
 
-# Okabe and Ito's colours, which colour-blind readers tell apart too.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, too.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#555555"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 STYLE = {
-    "text.parse_math": False,  # a name may have dollars
+    "text.parse_math": False,  # a name may contain dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -28,7 +28,7 @@ STYLE = {
 
 
 def columns(found: Importance, curves: Sequence[Dependence], figure: Any) -> None:
-    """The importance of columns with their spread, and the curves beside it."""
+    """Draw the importance of columns with their spread, and the curves next to it."""
     chosen = found.ranking[:SHOWN]
     heights = [max(2.3, 0.2 * len(c.grid) + 0.8) if _by_name(c) else 2.3 for c in curves]
     size = max(0.28 * len(chosen) + 1.2, sum(heights), 2.4)
@@ -45,7 +45,8 @@ def columns(found: Importance, curves: Sequence[Dependence], figure: Any) -> Non
 
 
 def row(found: Sequence[Contributions], figure: Any) -> None:
-    """The contributions of the columns to the predictions of a row, a part for each target."""
+    """Draw the contributions of the columns to the predictions of a row, one plot for each
+    target."""
     shown = min(SHOWN, len(found[0].columns))
     figure.set_size_inches(6, len(found) * max(0.28 * shown + 1.2, 2.4))
     for place, one in enumerate(found):
@@ -57,7 +58,7 @@ def row(found: Sequence[Contributions], figure: Any) -> None:
 
 
 def _bars(axes: Any, names: Sequence[str], values: np.ndarray, spread: Any = None) -> None:
-    """A bar for each name, the first on top."""
+    """Draw a bar for each name, the first on top."""
     places = np.arange(len(names))
     colours = [BLUE if value >= 0 else ORANGE for value in values]
     axes.barh(places, values, xerr=spread, color=colours, error_kw={"ecolor": GREY, "lw": 1})
@@ -71,7 +72,7 @@ def _by_name(curve: Dependence) -> bool:
 
 
 def _curve(axes: Any, curve: Dependence) -> None:
-    """The mean prediction over the values of a column: a line, or a dot for each category."""
+    """Draw the mean prediction over the values of a column: a line, or a dot for each category."""
     there = [i for i, value in enumerate(curve.grid) if value is not None]
     grid, missing = [curve.grid[i] for i in there], len(there) < len(curve.grid)
     outputs = list(zip(curve.of, curve.mean.T, COLOURS, strict=False))[:LINES]

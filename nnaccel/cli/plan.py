@@ -1,4 +1,4 @@
-"""What `nnaccel train` says before it begins: what is learnt, from which columns, and how."""
+"""The plan that `nnaccel train` prints before it begins: the target, the columns, and the run."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ SHOWN_NAMES = 6
 
 
 def plan(fit: Fit, structure: Structure | None, device: str) -> str:
-    """What is about to be trained, on what and how, in a few lines.
+    """The plan of a training run in a few lines.
 
-    structure: of delimited text, as it was found.
+    structure: the structure found in delimited text.
     """
     chosen, network, run = fit.settings, fit.network, fit.branches[-1].run
     assert chosen.hidden is not None
@@ -79,7 +79,7 @@ def streamed(examples: Streamed, device: Device) -> str:
 
 
 def kept(fit: Fit) -> str:
-    """Which epochs the weights are those of, and which kind of networks was chosen."""
+    """The epochs whose weights the model has, and the chosen kind of networks."""
     best = sorted({*fit.best})
     if len(best) == 1:
         said = f"the weights are those of epoch {best[0]}"
@@ -92,7 +92,7 @@ def kept(fit: Fit) -> str:
 
 
 def _members(fit: Fit) -> Iterator[str]:
-    """How numbers are encoded, and how many networks there are of each kind."""
+    """The encoding of numbers, and the number of networks of each kind."""
     several, encoding = len(fit.branches) > 1, fit.network.layers[0]
     if isinstance(encoding, PiecewiseLinear):
         bins = f"piecewise linear encoding, {count(encoding.n_bins, 'bin')}"
@@ -122,7 +122,7 @@ def count(n: int, what: str) -> str:
 
 
 def _columns(features: Features, structure: Structure | None) -> Iterator[str]:
-    """How the table is read: kinds, structure where it is not the usual one, what is not used."""
+    """How the table is read: kinds of columns, unusual structure, and unused columns."""
     kinds = {c.name: features.reading(c).kind for c in features.numeric}
     kinds |= {column.name: "category" for column in features.categorical}
     found = [*kinds.values()]

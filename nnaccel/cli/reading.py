@@ -1,4 +1,5 @@
-"""What the options say of tables: how text is laid out, which columns count, and whose rows."""
+"""Reads tables by the options: the structure of text, the rules for columns, and the selection of
+rows."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ DELIMITERS = {"tab": "\t", r"\t": "\t", "space": " "}
 
 
 def layout_of(options: Any, names: tuple[str, ...] = ()) -> "Layout":
-    """How delimited text is laid out.   names: of columns that are expected in it."""
+    """The layout of delimited text by the options.   names: of the expected columns."""
     from nnaccel.tabular.delimited import Layout
 
     delimiter = DELIMITERS.get(options.delimiter, options.delimiter)
@@ -29,7 +30,7 @@ def layout_of(options: Any, names: tuple[str, ...] = ()) -> "Layout":
 
 
 def rules_of(options: Any) -> "Rules":
-    """What a person has decided about the columns."""
+    """The user's rules for the columns, by the options."""
     from nnaccel.tabular.survey import Rules
 
     codes = None
@@ -43,7 +44,7 @@ def rules_of(options: Any) -> "Rules":
 
 
 def training_examples(options: Any) -> "Examples":
-    """The examples to train on, with those of --test and the weights of both."""
+    """The training examples, with those of --test and the weights of both."""
     from nnaccel.tabular.sources import pop_weights, read
 
     examples = read(options.source, options.target, layout=layout_of(options))
@@ -57,7 +58,8 @@ def training_examples(options: Any) -> "Examples":
 
 
 def examples_for(model: "Model", file: str, options: Any, *, need_target: bool) -> "Examples":
-    """The examples of a file as the model knows its columns; the test's, where a file has two."""
+    """The examples of a file, read with the columns of the model; the test rows, if a file has
+    training and test rows."""
     from nnaccel.tabular.sources import read
 
     features = model.features
@@ -75,7 +77,7 @@ def of_the_test(examples: "Examples") -> "Examples":
 
 
 def labelled_rows(model: "Model", file: str, options: Any) -> "Rows":
-    """The rows of a file that have a target, read as the model reads it."""
+    """The rows of a file that have a target, read with the columns of the model."""
     from nnaccel.tabular.sources import pop_weights
 
     examples = examples_for(model, file, options, need_target=True)
@@ -101,12 +103,12 @@ def some(rows: "Rows", options: Any) -> "Rows":
 
 
 def copied(examples: "Examples", names: list[str]) -> dict[str, Any]:
-    """Columns of the examples (N,), as they came, by name; ValueError for one that is not there."""
+    """Unchanged columns (N,) of the examples, by name. Raises ValueError for an absent column."""
     return columns_of(examples.data, names, examples.names)
 
 
 def columns_of(data: Any, names: list[str], known: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """The same of a table, or of a matrix whose columns have known names."""
+    """Unchanged columns of a table, or of a matrix whose columns have known names."""
     from nnaccel.tabular.tables import listing
 
     is_matrix = isinstance(data, np.ndarray)

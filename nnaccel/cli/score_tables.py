@@ -1,4 +1,4 @@
-"""Scores as tables: beside the best constant prediction, of each class, and of several models."""
+"""Tables of scores: compared with the best constant prediction, by class, and of several models."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -14,12 +14,12 @@ from nnaccel.tabular.targets import Target
 
 
 def single(scores: dict[str, Any]) -> dict[str, float]:
-    """The scores that are one finite number each, which a model file holds."""
+    """The scores that are single finite numbers, which a model file holds."""
     return {name: v for name, v in scores.items() if isinstance(v, float) and isfinite(v)}
 
 
 def scores(scores: dict[str, Any], title: str, target: Target | Targets) -> Group:
-    """The scores as a table, each class in another, and the confusion matrix."""
+    """Tables of the scores, of each class, and the confusion matrix."""
     rows, header = [*_rows(single(scores))], ("score", "value", "constant prediction")
     if not any(baseline for _, _, baseline in rows):
         rows, header = [row[:2] for row in rows], header[:2]
@@ -33,19 +33,19 @@ def scores(scores: dict[str, Any], title: str, target: Target | Targets) -> Grou
 
 
 def by_prefix(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """The scores of the test, and those out of fold."""
+    """The scores on test rows, and the out-of-fold scores."""
     unseen = {name: value for name, value in scores.items() if name.startswith(OUT_OF_FOLD)}
     return {name: value for name, value in scores.items() if name not in unseen}, unseen
 
 
 def out_of_fold(scores: dict[str, float], title: str) -> Group:
-    """The scores on rows that the networks have not seen, with their spread over the folds."""
+    """The out-of-fold scores, with their spread over the folds."""
     rows = [(n, number(value), number(spread)) for n, value, spread in unseen_of(scores)]
     return table(title, ("score", "value", "spread over folds"), rows)
 
 
 def comparison(scores: dict[str, dict[str, Any]], title: str) -> Group:
-    """The scores of several models on the same rows, a column for each model."""
+    """The scores of several models on the same rows, one column for each model."""
     found = {model: single(each) for model, each in scores.items()}
     names = dict.fromkeys(name for each in found.values() for name in each)
     rows = [
@@ -56,7 +56,7 @@ def comparison(scores: dict[str, dict[str, Any]], title: str) -> Group:
 
 
 def _rows(scores: dict[str, float]) -> Iterator[tuple[str, str, str]]:
-    """Each score, with that of a constant prediction beside it."""
+    """The rows of scores, each with that of a constant prediction."""
     for name, value, constant, which in beside_constant(scores):
         yield name, number(value), "" if constant is None else f"{number(constant)} always {which}"
 
@@ -82,10 +82,10 @@ def _of_classes(target: Target, scores: dict[str, Any], prefix: str) -> Iterator
 
 
 def named(label: Any) -> str:
-    """A label as it is; in quotes where one would not see where it begins and ends."""
+    """A label, in quotes if its begin and end would not be visible."""
     return repr(label) if str(label) != str(label).strip() or label == "" else str(label)
 
 
 def amount(rows: float) -> str:
-    """How many rows, or how much they weigh."""
+    """The number of rows, or the sum of their weights."""
     return f"{rows:.0f}" if float(rows).is_integer() else f"{rows:.6g}"

@@ -1,4 +1,4 @@
-"""Tables that are not read whole: when, and what train, predict and evaluate then do."""
+"""Streamed tables: decides when to stream, and runs train, predict and evaluate on them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def wants_stream(source: str, options: Any) -> bool:
-    """Whether a source is to be streamed: it was asked for, or it is too large, which is said.
+    """Whether to stream a source: with --stream, or because it is too large, which is printed.
 
-    IsADirectoryError for what can only be streamed.
+    Raises IsADirectoryError for a source that can only be streamed.
     """
     if options.stream:
         return True
@@ -57,7 +57,7 @@ def gigabytes(size: int) -> str:
 
 
 def streamed_examples(options: Any) -> "Streamed":
-    """The examples to train on, whose encoded rows go into a file in `--cache`."""
+    """The training examples, whose encoded rows are written to a file in `--cache`."""
     from nnaccel.cli import display
     from nnaccel.tabular.streamed.examples import Streamed
 
@@ -79,7 +79,8 @@ def streamed_examples(options: Any) -> "Streamed":
 def predictions(
     model: "Model", options: Any, device: "Device"
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
-    """The columns to copy, the outputs and, if it is wanted, the spread of each batch of rows."""
+    """Yields the columns to copy, the outputs and, with --spread, the spread for each batch of
+    rows."""
     stream, surprises = _opened(model, options), Surprises(many=True)
     for batch in _pieces(model, stream):
         X = _encoded(model, batch, surprises, None)
@@ -93,7 +94,8 @@ def predictions(
 
 
 def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, Any], int]:
-    """The scores of a model on the rows of a file that have a target, and how many these are."""
+    """The scores of a model on the rows of a file that have a target, and the number of these
+    rows."""
     from nnaccel.tabular.model import scoring_of
     from nnaccel.tabular.streamed.scores import Scores
     from nnaccel.tabular.streamed.targets import Reader, Shares
@@ -121,13 +123,13 @@ def scores(model: "Model", options: Any, device: "Device") -> tuple[dict[str, An
 
 
 def _pieces(model: "Model", stream: Stream) -> Iterator[Batch]:
-    """The rows of a file, so many at a time as bounds the memory."""
+    """Yields the rows of a file in batches that bound the memory."""
     width = len(model.features.names)
     return (piece for batch in stream.batches() for piece in batch.pieces(width))
 
 
 def _opened(model: "Model", options: Any, needed: Sequence[str] = ()) -> Stream:
-    """The rows of a file.   needed: columns that must be there beside those of the model."""
+    """The rows of a file.   needed: required columns besides those of the model."""
     used = [*dict.fromkeys(c.name for c in (*model.features.numeric, *model.features.categorical))]
     stream = Stream(options.file, layout_of(options, (*used,)), model.target.names)
     if absent := [name for name in needed if name not in stream.columns]:
@@ -140,7 +142,7 @@ def _opened(model: "Model", options: Any, needed: Sequence[str] = ()) -> Stream:
 
 
 def _encoded(model: "Model", batch: Batch, surprises: Surprises, weights: str | None) -> np.ndarray:
-    """The rows of a batch as the network takes them; errors name its file."""
+    """The encoded rows of a batch. Errors name its file."""
     others = [n for n in (*model.target.names, weights) if n in batch.table.column_names]
     try:
         table = batch.table.drop_columns(others)

@@ -1,7 +1,7 @@
-"""The two streams of a command: what text may do to a terminal, and what a failure comes to.
+"""The output streams of a command: escapes for terminals, and the handling of write failures.
 
-Text from data, files and arguments may hold characters that steer a terminal: they are shown as
-escapes. `visible` is the one function that does it; all that is printed goes through it.
+Text from data, files and arguments may hold characters that control a terminal. They are shown as
+escapes. All printed text passes through `visible`, which escapes them.
 """
 
 import os
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# Controls (C0 but newline and tab, DEL, C1), line separators, marks that turn the direction of
-# writing round, and halves of characters, of which Python makes bytes that are no text.
+# Controls (C0 except newline and tab, DEL, C1), line separators, marks that reverse the direction
+# of writing, and lone surrogates, which Python makes of bytes that are no text.
 STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def visible(text: str, encoding: str | None = None) -> str:
-    r"""The text with an escape, such as \x1b or \u202e, for each character that steers a terminal,
-    and for each that the encoding lacks. Newlines and tabs are left."""
+    r"""The text with an escape, such as \x1b or \u202e, for each character that controls a
+    terminal, and for each that the encoding lacks. Newlines and tabs stay."""
     text = STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
     if encoding is None:
         return text
@@ -28,23 +28,23 @@ def visible(text: str, encoding: str | None = None) -> str:
 
 
 def in_line(text: object) -> str:
-    """The same for what is a part of a line, such as a name: newlines and tabs are escaped too."""
+    """Like `visible`, for a part of a line, such as a name: newlines and tabs are escaped, too."""
     return visible(str(text)).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def say(text: str) -> None:
-    """Print on standard error. Where that fails, the exit status has to do."""
-    if sys.stderr is not None:  # print would take standard output for it
+    """Print on standard error. If that fails, only the exit status tells of the error."""
+    if sys.stderr is not None:  # print would write to standard output instead
         with suppress(OSError):
             print(visible(text, sys.stderr.encoding), file=sys.stderr)
 
 
 class Output:
-    """Standard output while a command runs: a stream that tells that it failed, once.
+    """Standard output while a command runs: a stream that reports its first failure.
 
-    A failure is raised as an OSError that names standard output. Where `goes_on` is set, because
-    what the command makes is not what it prints, it is only kept in `failure`. What is written
-    later goes nowhere.
+    It raises a failure as an OSError that names standard output. With `goes_on`, for a command
+    whose result is not its output, it only keeps the failure in `failure`. Later output is
+    discarded.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -60,9 +60,9 @@ class Output:
         return len(text)
 
     def write_bytes(self, content: Any) -> None:
-        """Write bytes as they are, below the encoding of the text."""
+        """Write bytes unchanged, below the encoding of the text."""
         rest = memoryview(content)
-        while rest and self.failure is None:  # a stream without a buffer may take a part
+        while rest and self.failure is None:  # a stream without a buffer may write only a part
             rest = rest[self._try(self.stream.buffer.write, rest) :]
 
     def flush(self) -> None:
@@ -76,7 +76,7 @@ class Output:
         except OSError as error:
             error.filename = "standard output"
             self.failure = error
-            # What the stream still holds would fail again when Python ends.
+            # The content of its buffer would fail again when Python exits.
             with suppress(OSError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self.stream.fileno())

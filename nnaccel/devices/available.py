@@ -1,4 +1,4 @@
-"""What this machine has: libraries, devices, and why one is not usable."""
+"""Lists the devices of this machine, and says why a device is not usable."""
 
 import os
 import platform
@@ -20,15 +20,15 @@ class DeviceInfo(NamedTuple):
     Attributes
     ----------
     name : str
-        What `select` accepts.
+        The name for `select`.
     library : str
-        The array library with its version, as far as it is known.
+        The array library, with its version if known.
     hardware : str
-        The processor's own name.
+        The name of the processor or GPU.
     memory_total, memory_free : int or None
-        Bytes; None where the system does not say.
+        Bytes; None if unknown.
     problem : str
-        Why the device cannot be used and what to do about it; empty for one that can.
+        Why the device cannot be used, and the remedy; "" for a usable device.
     """
 
     name: str
@@ -40,10 +40,10 @@ class DeviceInfo(NamedTuple):
 
 
 def available() -> list[DeviceInfo]:
-    """What this machine offers, and for what is missing the reason; raises nothing.
+    """The devices of this machine, with the reason for each that is not usable. Raises nothing.
 
-    PyTorch and JAX are imported, which takes seconds, only where there is a GPU to ask them about;
-    on the CPU they are listed where they are installed.
+    PyTorch and JAX are imported, which takes seconds, only if the machine has a GPU. Their CPU
+    devices are listed if they are installed.
     """
     rows = []
     for library, kinds in _LISTED.items():
@@ -61,9 +61,10 @@ def available() -> list[DeviceInfo]:
 
 
 def unusable(device: Device, error: BaseException) -> str | None:
-    """What is wrong with a GPU that was found, if that is what a library's error means; else None.
+    """The message for a GPU that exists but cannot be used, if a library's error means that; else
+    None.
 
-    CUDA says so when a program first runs there, and not when devices are counted.
+    CUDA raises this error when a program first runs on the GPU, and not when devices are counted.
     """
     said, library = str(error), device.library
     install = install_hints.install_command(library)
@@ -108,7 +109,7 @@ def _rows(kind: str, title: str) -> Iterator[DeviceInfo]:
 
 
 def _hardware(device: Device) -> tuple[str, int | None, int | None]:
-    """The name of a GPU, and its memory in bytes: all, free."""
+    """The name of a GPU, and its total and free memory in bytes."""
     module, handle = import_module(device.library), device.handle
     if device.library == "cupy":
         free, total = handle.mem_info
@@ -135,7 +136,7 @@ def _processor() -> str:
 
 
 def host_memory() -> tuple[int | None, int | None]:
-    """Bytes of memory, all and free, caches that the system gives up on demand counted as free."""
+    """Total and free memory in bytes. Caches that the system frees on demand count as free."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", meminfo.read_text()))
@@ -151,7 +152,7 @@ def _installed(library: str) -> bool:
 
 
 def _version(library: str) -> str:
-    """The version, without importing the library; empty where it is not found."""
+    """The version, without importing the library; "" if it is not found."""
     for name in (library, f"{library}-cuda12x", f"{library}-cuda13x"):
         try:
             return metadata.version(name)

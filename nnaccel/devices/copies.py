@@ -1,4 +1,4 @@
-"""Copies to CUDA devices beside the steps: pinned memory and a stream of their own."""
+"""Copies to CUDA devices during the steps: pinned memory and a separate stream."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +12,13 @@ from nnaccel.typing import Array
 
 
 class Copies(Protocol):
-    """Memory that the driver may read, and a stream for the copies from it.
+    """Pinned memory, which the driver can read, and a stream for the copies from it.
 
     Events have `record(stream)` and `synchronize()`, streams `wait_event(event)` and
     `synchronize()`, in CuPy as in PyTorch.
     """
 
-    stream: Any  # beside that of the steps, which it does not wait for unless told to
+    stream: Any  # runs independently of the stream of the steps, except for events
     event: Callable[[], Any]
     current: Callable[[], Any]  # the stream that the steps are launched on
     pinned: Callable[[tuple[int, ...], Any], np.ndarray]

@@ -4,7 +4,7 @@
     X = device.asarray(X, "float32")     # from a list, a table, an array of any library
     to_host(X)                           # a NumPy array
 
-A library is imported when one of its devices is asked for, never before.
+A library is imported when one of its devices is selected, never before.
 """
 
 import re
@@ -22,7 +22,7 @@ from nnaccel.typing import Array, Namespace
 
 
 class Device(NamedTuple):
-    """A place to compute.
+    """A device with its array library.
 
     Attributes
     ----------
@@ -33,8 +33,8 @@ class Device(NamedTuple):
         The Array API namespace: array-api-compat's for NumPy, CuPy and PyTorch, else the
         library's own.
     handle : object or None
-        The library's device object, to be passed as ``device=``; None for NumPy. Of several
-        devices of JAX a sharding that has every array on each.
+        The library's device object for the argument ``device=``; None for NumPy. For several
+        devices of JAX, a sharding with a copy of every array on each.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Device(NamedTuple):
         return _library(self.xp)
 
     def context(self) -> AbstractContextManager[Any]:
-        """Within it this is the current device.
+        """A context in which this is the current device.
 
-        CuPy allocates and launches on the current device, so everything for "cuda:1" must run
-        inside; within the mesh of several devices of JAX a step shares out its rows; the other
-        libraries follow their arrays and get an empty context.
+        CuPy allocates and launches on the current device, so everything for "cuda:1" must run in
+        the context. In the mesh of several devices of JAX a step divides its rows among them. Other
+        libraries compute where their arrays are and get an empty context.
         """
         if self.is_several:
             return import_module("jax").set_mesh(self.handle.mesh)
@@ -59,7 +59,7 @@ class Device(NamedTuple):
 
     @property
     def is_several(self) -> bool:
-        """Whether it is several devices of JAX."""
+        """Whether this is several devices of JAX."""
         return hasattr(self.handle, "mesh")
 
     @property
@@ -93,15 +93,15 @@ class Device(NamedTuple):
         return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
     def asarray(self, x: Any, dtype: str | None = None, copy: bool | None = None) -> Array:
-        """x as an array on this device, in memory shared with x where that is possible.
+        """x as an array on this device, which shares the memory of x if possible.
 
         x: a list, a table, or an array of any library on any device.
-        dtype: a name; None keeps that of x as far as the library does (JAX makes 64-bit numbers
-        32-bit unless x64 is enabled).   copy: True for memory of its own. Integers never wrap.
-        What x protects is never shared with a library that would write to it: a read-only array
-        becomes a read-only NumPy array, or a copy. PyTorch tensors leave their gradient behind.
-        ValueError: a dtype that is not to be had here; integers that do not fit the dtype they get;
-        copy=False for another library's array.
+        dtype: a name; None keeps that of x if the library supports it (JAX makes 64-bit numbers
+        32-bit unless x64 is enabled).   copy: True: do not share memory.   Integers never wrap.
+        Read-only memory is never shared with a library that could write to it: a read-only array
+        becomes a read-only NumPy array, or a copy. PyTorch tensors lose their gradient. Raises
+        ValueError for a dtype that this device does not have, integers that do not fit the dtype,
+        and copy=False for another library's array.
         """
         kind = None if dtype is None else dtype_of(self, dtype)
         if compat.is_torch_array(x):
@@ -129,18 +129,18 @@ class Device(NamedTuple):
         return jax.make_array_from_single_device_arrays(x.shape, self.handle, placed)
 
     def keeps(self, x: Array) -> bool:
-        """Whether integers x, of any library, stay the numbers that they are on this device."""
+        """Whether this device can hold integers x, of any library, without a change of value."""
         return self.library != "jax" or integers_outside(x, self._integer(integer_name(x))) is None
 
     def _integer(self, name: str | None) -> str | None:
-        """The dtype that integers of the dtype of that name get when none is asked for."""
+        """The default dtype on this device for integers of the dtype with that name."""
         short = {"int64": "int32", "uint64": "uint32"}
         if self.library == "jax" and name in short and not _has_x64():
             return short[name]
         return name
 
     def _exact(self, x: Any, dtype: str | None) -> Any:
-        """x, of any library: integers in their next integer dtype, into which libraries wrap."""
+        """x, of any library, after a check that its integers fit their dtype on this device."""
         x = x if compat.is_array_api_obj(x) else to_host(x)
         name = integer_name(x)
         becomes = dtype or self._integer(name)
@@ -158,28 +158,29 @@ class Device(NamedTuple):
         return xp.astype(x, getattr(xp, becomes))
 
     def _adopt(self, x: Any) -> Array:
-        """Bring x to this library: by DLPack on the same GPU, else as the NumPy array on the host.
+        """x as an array of this library: by DLPack on the same GPU, else through a NumPy array on
+        the host.
 
-        Between libraries on the CPU the NumPy array is a view, so nothing is copied there either.
+        Between libraries on the CPU the NumPy array is a view, so nothing is copied.
         """
         if compat.is_array_api_obj(x) and _same_gpu(self, device_of(x)):
-            # JAX's arrays never change, so they share no memory with what others write to.
-            if self.library == "jax":  # which reads no strides with gaps either; a copy has none
+            # JAX's arrays are immutable, so they must not share memory that others may write to.
+            if self.library == "jax":  # JAX cannot read arrays with gaps; a copy has none
                 return self.xp.from_dlpack(device_of(x).xp.asarray(x, copy=True))
             adopted = self.xp.from_dlpack(x)
             return self.xp.asarray(adopted, copy=True) if compat.is_jax_array(x) else adopted
         x = to_host(x)
         if self.library != "numpy":
-            x = x.astype(x.dtype.newbyteorder("="), copy=False)  # the others read no other order
+            x = x.astype(x.dtype.newbyteorder("="), copy=False)  # the others need native byte order
         if self.library == "torch" and not (x.flags.writeable and min(x.strides, default=0) >= 0):
             x = x.copy()  # PyTorch has neither read-only tensors nor negative strides
         return x
 
     def in_rows(self, x: Array) -> Array:
-        """x, an array of this device, with each row in one piece and the rows one after the other:
-        a copy where that is not so, as in columns of a table or a part of them.
+        """x, an array of this device, with contiguous rows. Others, such as columns of a table or a
+        part of them, are copied.
 
-        Rows are gathered at every step, and NumPy would copy all of the others for that.
+        Every step gathers rows, for which NumPy would copy a whole array without contiguous rows.
         """
         with self.context():
             match self.library:
@@ -190,13 +191,14 @@ class Device(NamedTuple):
         return x
 
     def holds(self, x: Array) -> bool:
-        """Whether x is in the memory of this device already, whichever library it is of."""
+        """Whether x, of any library, is in the memory of this device already."""
         return device_of(x).name == self.name or _same_gpu(self, device_of(x))
 
     def memory_free(self) -> int | None:
-        """Bytes that a GPU has to give, what its library keeps for reuse counted as free.
+        """The free memory of a GPU in bytes. Memory that its library keeps for reuse counts as
+        free.
 
-        None where arrays are in the memory of the host, and where the library does not say.
+        None if arrays are in the memory of the host, and if the library does not report it.
         """
         if self.library == "cupy":
             with self.context():
@@ -214,7 +216,7 @@ class Device(NamedTuple):
         return None
 
     def give_back(self) -> None:
-        """Return to the device what its library keeps for reuse; arrays are not touched."""
+        """Free the memory that the library keeps for reuse. Arrays are not touched."""
         if self.library == "cupy":
             cupy = import_module("cupy")
             cupy.get_default_memory_pool().free_all_blocks()
@@ -223,7 +225,8 @@ class Device(NamedTuple):
             import_module("torch").cuda.empty_cache()
 
     def synchronize(self, *arrays: Array) -> None:
-        """Wait for the device.  JAX can wait for arrays only: pass what was computed last."""
+        """Wait for the device.   JAX can wait for arrays only: pass the arrays that were computed
+        last."""
         if self.library == "cupy":
             self.handle.synchronize()
         elif self.library == "torch" and self.handle.type != "cpu":
@@ -233,18 +236,19 @@ class Device(NamedTuple):
 
 
 def select(spec: str | Device | None = None, *arrays: Any) -> Device:
-    """The device of that name, or with None the device that the arrays are on.
+    """The device with the given name, or for None the device of the arrays.
 
     "cpu": NumPy.   "cuda", "cuda:1": CuPy.   "torch", "torch:cuda:0", "torch:mps": PyTorch.
     "jax", "jax:gpu", "jax:gpu:1", "jax:tpu": JAX.   "auto": CUDA where CuPy sees a device, else
-    NumPy. No number means the first; "torch" is its CPU, "jax" the best that JAX sees.
-    "jax:*", "jax:gpu:*": all devices of that kind, of all processes that JAX has joined; they share
-    out the rows of each minibatch.
-    None: lists, tables and whatever else is no array are on no device, and with nothing but
-    these the answer is NumPy.
-    Errors, each naming what is missing and the remedy: TypeError, not a name; ValueError, no such
-    name or number, arrays on several devices; ImportError, the library is not installed or
-    broken; RuntimeError, no such hardware or driver.
+    NumPy. A name without a number means the first device; "torch" is PyTorch's CPU, "jax" the best
+    device that JAX sees.
+    "jax:*", "jax:gpu:*": all devices of that kind, of all processes that JAX has joined; the rows
+    of each minibatch are divided among them.
+    None: objects that are no arrays, such as lists and tables, are on no device. If there are only
+    such objects, the device is NumPy's.
+    Raises errors with the cause and the remedy: TypeError for an object that is no name; ValueError
+    for an unknown name or number, and for arrays on several devices; ImportError for a library that
+    is absent or broken; RuntimeError for absent hardware or drivers.
     """
     if isinstance(spec, Device):
         return spec
@@ -277,12 +281,12 @@ def select(spec: str | Device | None = None, *arrays: Any) -> Device:
 
 
 def devices_of(kind: str) -> list[Device]:
-    """All devices of a kind, such as "cuda"; the errors are those of `select`."""
+    """All devices of a kind, such as "cuda". Raises the errors of `select`."""
     return [_device(xp, handle) for xp, handle in KINDS[kind](kind)]
 
 
 def device_of(x: Array) -> Device:
-    """The device that the array x is on."""
+    """The device of the array x."""
     handle = compat.device(x)
     is_sharding = compat.is_jax_array(x) and not hasattr(handle, "platform")
     if is_sharding and not _is_ours(handle):
@@ -295,7 +299,7 @@ def device_of(x: Array) -> Device:
 def dtype_of(device: Device, name: str) -> Any:
     """The dtype of that name, such as "float32", on that device.
 
-    ValueError where the device would silently compute in another one: 64 bits on JAX without
+    Raises ValueError if the device would silently compute in another dtype: 64 bits on JAX without
     x64, double precision on Apple's GPUs.
     """
     if name not in _DTYPES:
@@ -320,8 +324,8 @@ def dtype_name(x: Array) -> str:
 def prepare(device: Device, dtype: str) -> None:
     """Make `dtype` available on a device that the user named: "float64" on JAX enables x64.
 
-    That is a setting of the whole process: to be made where a program starts, because its user
-    asked for both, and never because the arrays that were handed over happen to be JAX's.
+    That is a setting of the whole process. Make it when a program starts, if its user has chosen
+    JAX and float64, and never because given arrays happen to be JAX's.
     """
     if device.library == "jax" and dtype in _X64:
         import_module("jax").config.update("jax_enable_x64", True)
@@ -332,7 +336,7 @@ def _has_x64() -> bool:
 
 
 def integer_name(x: Array) -> str | None:
-    """The name of the dtype of x if it is one of integers, in whatever order of bytes."""
+    """The name of the dtype of x if it is an integer type, in any byte order."""
     if isinstance(x, np.ndarray):
         return x.dtype.name if x.dtype.kind in "iu" else None
     name = dtype_name(x)
@@ -340,7 +344,8 @@ def integer_name(x: Array) -> str | None:
 
 
 def integers_outside(x: Array, name: str | None) -> tuple[int, int] | None:
-    """The least and the largest of integers x unless the integer dtype of that name holds them."""
+    """The smallest and the largest of integers x, unless the integer dtype with that name holds
+    both."""
     if name is None or integer_name(x) == name or 0 in x.shape:
         return None
     host, bounds = to_host(x), np.iinfo(name)
@@ -349,7 +354,7 @@ def integers_outside(x: Array, name: str | None) -> tuple[int, int] | None:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """x as a NumPy array, a view where x is in host memory: read-only if x is JAX's.
+    """x as a NumPy array; a view if x is in host memory, read-only for an array of JAX.
 
     A bfloat16 tensor of PyTorch becomes float32."""
     if compat.is_torch_array(x):
@@ -359,7 +364,7 @@ def to_host(x: Any) -> np.ndarray:
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_array_api_obj(x) and not (compat.is_numpy_array(x) or compat.is_jax_array(x)):
-        exporter: Any = x  # which the checks above tell a type checker to be of no known library
+        exporter: Any = x  # to a type checker the checks above leave no type
         return np.from_dlpack(exporter)
     return np.asarray(x)
 
@@ -386,7 +391,8 @@ def _device(xp: Namespace, handle: Any) -> Device:
 
 
 def _is_ours(sharding: Any) -> bool:
-    """Whether arrays with that sharding of JAX's are as those of "jax:*": whole on each device."""
+    """Whether arrays with a sharding of JAX are placed like those of "jax:*": whole on each
+    device."""
     mesh = getattr(sharding, "mesh", None)
     return mesh is not None and mesh.axis_names == (ROWS,) and sharding.is_fully_replicated
 

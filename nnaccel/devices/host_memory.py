@@ -1,4 +1,5 @@
-"""How much memory this process may still take: of the machine, its container, and its limits."""
+"""The memory that this process can still allocate, by the machine, its container, and its
+limits."""
 
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ except ImportError:  # Windows
     resource = None
 
 MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
-# What a container may take and what it takes, of the second and the first version of cgroups.
+# Files with the limit and the use of a container, in versions 2 and 1 of cgroups.
 GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     (
@@ -20,7 +21,7 @@ GROUPS = (
 
 
 def memory_free() -> int | None:
-    """Bytes; None where the system does not say."""
+    """The free memory in bytes; None if the system does not report it."""
     found = [*_of_machine(), *_of_container(), *_of_limits()]
     return max(min(found), 0) if found else None
 
@@ -33,7 +34,7 @@ def _of_machine() -> list[int]:
 
 
 def _of_container() -> list[int]:
-    """Of the group that the process sees as its root, as in a container."""
+    """The free bytes in the control group of a container, which the process sees as its root."""
     for limit, used in GROUPS:
         try:
             most, now = Path(limit).read_text().strip(), Path(used).read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load_library(library: str, kind: str) -> Any:
-    """Import an array library; ImportError that says how to get it."""
+    """Import an array library. Raises ImportError that says how to install it."""
     try:
         return import_module(library)
     except Exception as error:  # a broken installation can raise anything
@@ -39,7 +39,7 @@ def install_command(library: str) -> str:
 
 
 def install_cuda_command() -> str:
-    """What brings cuBLAS, NVRTC and the headers to the CuPy that is installed."""
+    """The command that installs cuBLAS, NVRTC and the headers for the installed CuPy."""
     names = [name for name in ("cupy-cuda12x", "cupy-cuda13x") if has_distribution(name)]
     name = names[0] if names else f"cupy-cuda{cuda_major() or 12}x"
     return f"python -m pip install '{name}[ctk]'"
@@ -53,7 +53,8 @@ def has_distribution(name: str) -> bool:
 
 
 def cuda_driver() -> int | None:
-    """The newest CUDA that the NVIDIA driver runs, as 1000 major + 10 minor; None without it."""
+    """The newest CUDA version that the NVIDIA driver supports, as 1000 major + 10 minor; None
+    without a driver."""
     version = ctypes.c_int()
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -70,7 +71,7 @@ def cuda_major() -> int | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; lines without a word do not count."""
+    """The first line of an error that contains a word."""
     lines = (line.strip() for line in str(error).splitlines() if re.search(r"\w", line))
     return next(lines, type(error).__name__)
 

@@ -1,6 +1,6 @@
 """The devices that each library sees, or an error that names what is missing and the remedy.
 
-A library is imported when one of its devices is asked for, never before.
+A library is imported when one of its devices is selected, never before.
 """
 
 import platform
@@ -35,7 +35,7 @@ def _cupy_devices(kind: str) -> Found:
             f"device {kind!r} needs an NVIDIA GPU and its driver, found {found} ({reason}); "
             f"{remedy}"
         )
-    try:  # both are looked for when they are first needed, which is in the first step
+    try:  # CuPy loads both in the first step
         cupy.cuda.nvrtc.getVersion()
         cupy.cuda.cublas  # noqa: B018
     except (ImportError, RuntimeError, OSError) as error:
@@ -70,7 +70,7 @@ def _torch_devices(kind: str) -> Found:
 
 def _jax_devices(kind: str) -> Found:
     jax = install_hints.load_library("jax", kind)
-    backend = kind.partition(":")[2] or None  # None: the best there is
+    backend = kind.partition(":")[2] or None  # None: the best one
     try:
         handles = jax.local_devices(backend=backend)
     except RuntimeError as error:
@@ -82,13 +82,13 @@ def _jax_devices(kind: str) -> Found:
     return [(import_module("jax.numpy"), handle) for handle in handles]
 
 
-ROWS = "rows"  # the axis of a mesh of devices that share out the rows of minibatches
+ROWS = "rows"  # the axis of a mesh of devices, which divides the rows of minibatches
 
 
 def jax_mesh(kind: str) -> tuple[Namespace, Any]:
-    """All devices of a kind of JAX's, of all processes: where arrays are, a copy on each.
+    """All devices of a kind of JAX, of all processes, as a sharding with a copy of arrays on each.
 
-    One device is that device."""
+    A single device is returned itself."""
     jax = install_hints.load_library("jax", kind)
     (xp, first), *_ = _jax_devices(kind)
     handles = jax.devices(first.platform)
@@ -119,7 +119,7 @@ KINDS: dict[str, Callable[[str], Found]] = {
 }
 
 
-# What people write for them, where the closest spelling would mislead (gpu is one letter from cpu).
+# Common other names, for which the closest spelling would mislead (gpu is one letter from cpu).
 MEANT = {
     "gpu": "cuda",
     "cupy": "cuda",

@@ -1,4 +1,4 @@
-"""What the estimators are given: arrays of every library, as scikit-learn validates them."""
+"""The input of the estimators: arrays of every library, validated as by scikit-learn."""
 
 from math import inf, isfinite
 from typing import Any
@@ -27,8 +27,8 @@ from nnaccel.typing import Array, Namespace
 
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
-SQUARE = float(np.finfo(np.float32).max) ** 2  # of the largest number of float32
-TIMES = ("date", "time", "duration")  # how the names of dtypes of dates and durations begin
+SQUARE = float(np.finfo(np.float32).max) ** 2  # the square of the largest number of float32
+TIMES = ("date", "time", "duration")  # prefixes of the names of dtypes of dates and durations
 
 
 def is_foreign(x: Any) -> bool:
@@ -37,7 +37,7 @@ def is_foreign(x: Any) -> bool:
 
 
 def on_host(x: Any) -> Any:
-    """x as it is, but for another library's array, which becomes NumPy's."""
+    """x unchanged, except that another library's array becomes a NumPy array."""
     return to_host(x) if is_foreign(x) else x
 
 
@@ -50,9 +50,9 @@ def take(X: Any, rows: np.ndarray) -> Any:
 
 
 def check_X(estimator: Any, X: Any, dtype: Any) -> Any:
-    """X to predict for, validated by scikit-learn, in the library it came in.
+    """X for a prediction, validated by scikit-learn, in its own array library.
 
-    dtype: the one that predictions are computed in, where the numbers of X must be finite too.
+    dtype: of the prediction, in which the numbers of X must be finite, too.
     """
     if is_valid(estimator, X, dtype):
         return X
@@ -62,13 +62,13 @@ def check_X(estimator: Any, X: Any, dtype: Any) -> Any:
 
 
 def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
-    """X and y validated by scikit-learn; y comes to the host, where targets are encoded."""
+    """X and y validated by scikit-learn. y is moved to the host, where targets are encoded."""
     if not reset and is_valid(estimator, X) and is_valid_target(y, X.shape[0]):
         return X, y
     check_kind("y", y, dates=is_classifier(estimator))
     y, how = on_host(y), {"multi_output": True, "y_numeric": not is_classifier(estimator)}
     if is_foreign(X) and not get_config()["array_api_dispatch"]:
-        # As many rows stand in for X, so that y is checked as it always is.
+        # An array with as many rows stands in for X, so that scikit-learn checks y.
         X = validated(estimator, X, reset=reset)
         _, y = validation.check_X_y(np.zeros((X.shape[0], 1)), y, estimator=estimator, **how)
     else:
@@ -81,7 +81,7 @@ def check_X_y(estimator: Any, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]
 
 
 def validated(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """X as scikit-learn validates it, or would if it read the arrays of that library."""
+    """X validated by scikit-learn, or by the same rules for an array that it cannot read."""
     check_kind("X", X)
     if is_foreign(X) and not get_config()["array_api_dispatch"]:
         check_foreign(X, type(estimator).__name__)
@@ -92,18 +92,20 @@ def validated(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def quiet_validation(*args: Any, **how: Any) -> Any:
-    """scikit-learn's, whose sums of large numbers may overflow before it looks at each of them."""
+    """A context without warnings of overflow, which scikit-learn's sums of large numbers may give
+    before it checks each number."""
     with np.errstate(all="ignore"):
         return validate_data(*args, accept_sparse=["csr", "csc"], **how)
 
 
 def in_rows(X: Any) -> Any:
-    """X, a sparse matrix in compressed rows."""
+    """X, where a sparse matrix is converted to CSR format."""
     return X.tocsr() if hasattr(X, "tocsr") else X
 
 
 def is_valid(estimator: Any, X: Any, dtype: Any = None) -> bool:
-    """Whether X is a NumPy array that validation would return as it is; for others it decides.
+    """Whether X is a NumPy array that validation would return unchanged. Otherwise validation
+    decides.
 
     Validation takes ten times as long, which counts where a single row is predicted.
     """
@@ -115,28 +117,28 @@ def is_valid(estimator: Any, X: Any, dtype: Any = None) -> bool:
 
 
 def has_its_features(estimator: Any, X: Array) -> bool:
-    """Whether an array has as many columns as the estimator knows, none of which has a name."""
+    """Whether an array has as many columns as the fit, whose columns had no names."""
     return X.shape[1] == estimator.n_features_in_ and not hasattr(estimator, "feature_names_in_")
 
 
 def is_valid_target(y: Any, N: int) -> bool:
-    """The same for the numbers y, (N,) or of several outputs."""
+    """Whether validation would return y, numbers (N,) or (N, n_outputs), unchanged."""
     if type(y) is not np.ndarray or y.dtype.kind not in "biuf" or y.shape[:1] != (N,):
         return False
     return (y.ndim == 1 or (y.ndim == 2 and y.shape[1] > 1)) and is_finite(y)
 
 
 def narrows(x: Array, dtype: Any) -> bool:
-    """Whether numbers of x may overflow in a cast to dtype, a floating one of any library."""
+    """Whether numbers of x may overflow in a cast to dtype, a floating dtype of any library."""
     if dtype is None or dtype is x.dtype:
         return False
     return str(x.dtype).endswith("float64") and not str(dtype).endswith("float64")
 
 
 def is_finite(x: np.ndarray, most: float = inf) -> bool:
-    """Whether the sum of the squares of x is, and below `most`: if so, all of x is.
+    """Whether the sum of the squares of x is finite and below `most`. If so, all of x is finite.
 
-    One pass of the BLAS. A sum that is not says nothing about x.
+    It takes one pass of the BLAS. A sum that is not finite says nothing about x.
     """
     if x.dtype.kind != "f":
         return True
@@ -148,7 +150,7 @@ def is_finite(x: np.ndarray, most: float = inf) -> bool:
 
 
 def all_finite(x: Array, xp: Namespace) -> bool:
-    """Whether all numbers of an array of any library are finite; xp: its namespace."""
+    """Whether all numbers of an array of any library are finite.   xp: its namespace."""
     if type(x) is np.ndarray:
         return is_finite(x) or bool(np.isfinite(x).all())
     with np.errstate(all="ignore"):
@@ -156,9 +158,10 @@ def all_finite(x: Array, xp: Namespace) -> bool:
 
 
 def check_kind(name: str, x: Any, *, dates: bool = False) -> None:
-    """ValueError for what would become numbers of another meaning, or is laid out as no other.
+    """Raises ValueError for data that would become numbers of another meaning, and for an
+    unsupported layout.
 
-    dates: whether they are welcome, as labels are.
+    dates: whether dates are accepted, as labels.
     """
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(
@@ -180,19 +183,19 @@ def check_kind(name: str, x: Any, *, dates: bool = False) -> None:
 
 
 def check_numbers(y: Any) -> None:
-    """ValueError unless y, validated, holds finite numbers, the targets of a regressor."""
+    """Raises ValueError unless the validated y holds finite numbers, the targets of a regressor."""
     if is_sparse(y) or not hasattr(y, "dtype") or y.dtype.kind not in "biuf":
         kind = type(y).__name__ if is_sparse(y) else f"dtype {y.dtype}"
         raise ValueError(
             f"y must be a dense array of numbers, got {kind}; use y.toarray() of a sparse matrix, "
             "or MLPClassifier for labels"
         )
-    if not all_finite(y, np):  # as objects may be, which are no numbers before they are converted
+    if not all_finite(y, np):  # objects are numbers only after a conversion
         raise ValueError("Input y contains NaN or infinity.")
 
 
 def check_cast(X: Any, dtype: Any, name: str) -> None:
-    """ValueError for numbers of X, finite as they are, that dtype cannot hold."""
+    """Raises ValueError for finite numbers of X that dtype cannot hold."""
     values = X.data if is_sparse(X) else X
     if not narrows(values, dtype):
         return
@@ -207,7 +210,8 @@ def check_cast(X: Any, dtype: Any, name: str) -> None:
 
 
 def check_outputs(found: Array, xp: Namespace, name: str) -> None:
-    """ValueError for the first row of the outputs (N, ...) of a network that is not finite."""
+    """Raises ValueError that names the first row of the outputs (N, ...) of a network that is not
+    finite."""
     if all_finite(found, xp):
         return
     finite = np.isfinite(to_host(found)).reshape(found.shape[0], -1).all(axis=1)
@@ -221,7 +225,7 @@ def check_outputs(found: Array, xp: Namespace, name: str) -> None:
 
 
 def check_foreign(X: Array, name: str) -> None:
-    """What scikit-learn checks of X, for an array that it cannot read without dispatch."""
+    """Checks X like scikit-learn, for an array that it cannot read without array API dispatch."""
     xp = device_of(X).xp
     check_real(X, xp)
     if X.ndim != 2:
@@ -239,15 +243,15 @@ def check_foreign(X: Array, name: str) -> None:
 
 
 def check_real(X: Array, xp: Namespace) -> None:
-    """ValueError for complex numbers."""
+    """Raises Raises ValueError for complex numbers."""
     if xp.isdtype(X.dtype, "complex floating"):
         raise ValueError("Complex data not supported: X must hold real numbers")
 
 
 def kept(X: Any) -> list[Any]:
-    """The dtypes that validation leaves as they are; every other one becomes the first.
+    """The dtypes that validation keeps; every other dtype becomes the first of them.
 
-    Integers stay what they are in memory, and become floating a batch at a time.
+    Integers stay integers in memory, and become floating a minibatch at a time.
     """
     if not is_foreign(X):
         return [np.float64, np.float32, *(getattr(np, n) for n in INTEGERS[:-1]), np.bool_]
@@ -258,7 +262,7 @@ def kept(X: Any) -> list[Any]:
 
 
 def float_dtype(where: Device) -> str:
-    """float64, or float32 where the device has nothing longer."""
+    """float64, or float32 where the device has no float64."""
     try:
         dtype_of(where, "float64")
     except ValueError:

@@ -1,9 +1,10 @@
-"""What watches a fit: functions called after every epoch, and scikit-learn's own callbacks.
+"""Callbacks of a fit: functions that are called after every epoch, and scikit-learn's own
+callbacks.
 
-A callback of the parameter `callbacks` is a function of the estimator, in which all that the
-epoch has changed is there (`coefs_`, `loss_curve_`, `validation_scores_`, ...); training stops
-when it returns true. Where scikit-learn has its callback protocol, `set_callbacks` takes its
-callbacks too, and each epoch is a task of the task "fit".
+The parameter `callbacks` takes functions of the estimator, whose attributes (`coefs_`,
+`loss_curve_`, `validation_scores_`, ...) are those after the epoch. Training stops when one returns
+true. If scikit-learn has its callback protocol, `set_callbacks` takes its callbacks too, and each
+epoch is a subtask of the task "fit".
 """
 
 from collections.abc import Callable, Sequence
@@ -34,13 +35,13 @@ class Watch:
             self.root.call_on_fit_task_begin(**self.told)
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Announce the start of an epoch."""
         if self.root is not None:
             self.task = self.root.subcontext(task_name="epoch")
             self.task.call_on_fit_task_begin(**self.told)
 
     def end(self) -> bool:
-        """An epoch has ended; whether one of the callbacks wants to stop."""
+        """Announce the end of an epoch. Returns whether one of the callbacks wants to stop."""
         wishes = [bool(function(self.estimator)) for function in self.functions]
         if self.task is not None:
             wishes.append(
@@ -49,21 +50,21 @@ class Watch:
         return any(wishes)
 
     def close(self) -> None:
-        """The fit has ended."""
+        """Announce the end of the fit."""
         if self.root is not None:
             self.root.call_on_fit_task_end(**self.told, reconstruction_attributes=self._fitted)
 
     def _fitted(self) -> dict[str, Any]:
-        """What a copy of the estimator needs to predict as it does now."""
+        """The attributes that a copy of the estimator needs to predict as it does now."""
         attributes = {n: v for n, v in vars(self.estimator).items() if n.endswith("_")}
-        # The next epoch may write over these.
+        # The next epoch may overwrite these.
         attributes["coefs_"] = [W + 0.0 for W in self.estimator.coefs_]
         attributes["intercepts_"] = [b + 0.0 for b in self.estimator.intercepts_]
         return attributes
 
 
 def as_functions(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
-    """The parameter `callbacks` as a list; TypeError for what cannot be called."""
+    """The parameter `callbacks` as a list. Raises TypeError for objects that cannot be called."""
     functions = [callbacks] if callable(callbacks) else list(callbacks or ())
     for function in functions:
         if not callable(function):

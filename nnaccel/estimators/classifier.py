@@ -1,9 +1,9 @@
-"""MLPClassifier and MLPRegressor: scikit-learn's estimators, with a device and what they lack.
+"""MLPClassifier: scikit-learn's estimator with a device, dropout, class weights and more.
 
     from nnaccel import MLPClassifier        # instead of: from sklearn.neural_network import ...
 
-Every parameter, attribute, error and warning of scikit-learn's classes is there and means the
-same; what is more is listed first in the documentation.
+Every parameter, attribute, error and warning of scikit-learn's class exists and means the same.
+docs/estimators.md lists the additional ones first.
 """
 
 from numbers import Real
@@ -37,7 +37,8 @@ from nnaccel.typing import Array, Namespace
 
 
 class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
-    """Multi-layer perceptron classifier: two classes, several, or several labels at once.
+    """Multi-layer perceptron classifier, for two classes, several classes, or several labels at
+    once.
 
     Minimises the cross-entropy, plus an L2 penalty, by a stochastic solver or L-BFGS. A drop-in
     for `sklearn.neural_network.MLPClassifier`.
@@ -47,69 +48,70 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int, default=(100,)
         The number of units of each hidden layer; () is logistic regression.
     activation : str or sequence of str, default="relu"
-        Of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu", "softplus",
-        "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its own.
+        The activation of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu",
+        "softplus", "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its
+        own.
     solver : str, default="adam"
         "adam", "sgd" or "lbfgs" as in scikit-learn; also "rmsprop", "adamw" and the other names
         of `nnaccel.maths.optimizers`.
     alpha : float, default=0.0001
-        L2 penalty on the weights, `alpha / 2 |W|^2` for each batch, as in scikit-learn.
+        The L2 penalty on the weights, `alpha / 2 |W|^2` for each minibatch, as in scikit-learn.
     batch_size : int or "auto", default="auto"
         "auto" is min(200, n_samples). Not used by "lbfgs".
     learning_rate : str or callable, default="constant"
         "constant", "invscaling" and "adaptive" as in scikit-learn, where the last two are for
         solver="sgd". For every stochastic solver also "cosine", "one_cycle", "warm_up", "step",
-        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function
-        ``schedule(step, *, xp)`` from the number of updates done to the rate.
+        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function ``schedule(step,
+        *, xp)`` that returns the rate after `step` updates.
     learning_rate_init : float, default=0.001
         The first, or the highest, learning rate.
     power_t : float, default=0.5
         The exponent of learning_rate="invscaling".
     max_iter : int, default=200
-        Epochs of a stochastic solver, iterations of "lbfgs".
+        The number of epochs of a stochastic solver, or of iterations of "lbfgs".
     shuffle : bool, default=True
         Whether each epoch visits the examples in a new order.
     random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation split, the order of examples and dropout.
+        Seeds the initial weights, the validation split, the order of examples and dropout.
     tol : float, default=1e-4
-        Improvements of the loss, or of the validation score, below it do not count; for "lbfgs"
-        the largest component of the gradient at which it stops.
+        The least improvement of the loss, or of the validation score, that counts. "lbfgs" stops
+        when no component of the gradient exceeds it.
     verbose : bool, default=False
         Print the loss of every iteration.
     warm_start : bool, default=False
-        Begin `fit` with the weights of the last one.
+        Whether `fit` begins with the weights of the last fit.
     momentum : float, default=0.9
-        Of solver="sgd".
+        The momentum of solver="sgd".
     nesterovs_momentum : bool, default=True
-        Nesterov's momentum for solver="sgd", else the classical one.
+        Whether solver="sgd" uses Nesterov's momentum instead of the classical one.
     early_stopping : bool, default=False
         Stop when the score on validation data does not improve by `tol` for `n_iter_no_change`
         epochs, and keep the best weights. Stochastic solvers only.
     validation_fraction : float, default=0.1
-        The share of the data set aside for early stopping, unless `fit` is given
-        `validation_data`.
+        The share of the data that early stopping holds out, unless `fit` gets `validation_data`.
     scoring : str, callable or None, default=None
         What early stopping goes by: None is `score`, "loss" the loss, lower being better; else a
         name of `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)``, greater being
         better.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
-        Of solver="adam".
+        The parameters of solver="adam".
     n_iter_no_change : int, default=10
-        Epochs without improvement before training stops.
+        The number of epochs without improvement after which training stops.
     max_fun : int, default=15000
-        The most evaluations of the loss by "lbfgs".
+        The largest number of evaluations of the loss by "lbfgs".
     device : str or None, default=None
-        Where to compute: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
-        `nnaccel.devices.device.select`). None is where X is.
+        The device that computes: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
+        `nnaccel.devices.device.select`). None: the device of X.
     dtype : {"float32", "float64"} or None, default=None
-        To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+        The dtype of the computation. None: the dtype of X, and float64 for integers, as in
+        scikit-learn.
     precision : {"float32", "tf32", "bf16"}, default="float32"
-        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
-        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
-        float32 in any case.
+        The precision of the matrix products while training, for dtype="float32". A GPU computes
+        faster with operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only;
+        predictions are always float32.
     kernels : bool or "numpy", default=True
-        Whether training uses the kernels that replace the operations of the maths. False runs these
-        as they are written, step by step; "numpy" leaves Numba out. See `nnaccel.train`.
+        Whether training uses the kernels that replace the operations of the maths. False runs the
+        operations themselves, step by step; "numpy" leaves out Numba. See `nnaccel.train`.
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
@@ -126,10 +128,11 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm. Stochastic solvers only.
     initializer : str or None, default=None
-        None draws weights and biases as scikit-learn does. "auto" or a name of
-        `nnaccel.maths.initializers` draws weights, and makes biases zero.
+        None draws weights and biases as scikit-learn does. With "auto" or a name of
+        `nnaccel.maths.initializers` biases are zero.
     callbacks : callable, list of callables or None, default=None
-        Called with the estimator after every epoch; training stops when one returns true.
+        Functions that are called with the estimator after every epoch. Training stops when one
+        returns true.
 
     Attributes
     ----------
@@ -142,12 +145,12 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     loss_curve_ : list of float
         The loss of every epoch. Stochastic solvers only.
     validation_loss_curve_ : list of float
-        The loss on validation data after every epoch, without the penalty; only where there
-        are validation data.
+        The loss on validation data after every epoch, without the penalty. It exists only with
+        validation data.
     validation_scores_ : list of float or None
         The score on validation data after every epoch; None without early_stopping.
     best_validation_score_ : float or None
-        The highest of them.
+        The highest validation score.
     t_ : int
         The number of examples seen.
     coefs_ : list of array
@@ -157,19 +160,19 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of features, where X has names that are all strings.
+        Names of features, if X has names that are all strings.
     n_iter_ : int
-        The number of epochs, or iterations, that the last call of fit has run.
+        The number of epochs, or iterations, in the last call of fit.
     n_layers_ : int
-        Number of layers, the input counted.
+        Number of layers, including the input.
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        "softmax" for several classes, "logistic" for two and for labels.
+        "softmax" for several classes, "logistic" for two classes and for labels.
 
     See Also
     --------
-    MLPRegressor : The same for numbers.
+    MLPRegressor : The estimator for numbers.
 
     Examples
     --------
@@ -244,21 +247,21 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Of any array library, or a data frame.
+            The examples, in an array of any library or a data frame.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Class labels, or for several labels a matrix of 0 and 1.
+            Class labels; for several labels a matrix of 0 and 1.
         sample_weight : array-like of shape (n_samples,), optional
             How much each example counts.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
-            Fills `validation_loss_curve_`, and takes the place of the data that early stopping
-            would set aside.
+            Validation data for `validation_loss_curve_`, which replace the data that early stopping
+            would hold out.
 
         Returns
         -------
         self : object
         """
         self._fit(X, y, sample_weight, validation_data)
-        return self._with_classes_beside(X)
+        return self._with_classes_on_device_of(X)
 
     @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -276,7 +279,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         sample_weight : array-like of shape (n_samples,), optional
             How much each example counts.
         classes : array-like of shape (n_classes,), optional
-            All the classes; needed in the first call, except for a matrix of labels.
+            All classes. Required in the first call, except for a matrix of labels.
 
         Returns
         -------
@@ -294,7 +297,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         if _check_partial_fit_first_call(self, on_host(classes)):
             self._set_classes(on_host(y) if has_labels else on_host(classes))
         self._fit(X, y, sample_weight, incremental=True)
-        return self._with_classes_beside(X)
+        return self._with_classes_on_device_of(X)
 
     def predict(self, X: Any) -> Any:
         """Predict classes.
@@ -307,8 +310,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Returns
         -------
         y : array of shape (n_samples,) or (n_samples, n_labels)
-            Class labels, or a matrix of 0 and 1; of the library of X, on its device. NumPy's for
-            labels that this library cannot hold.
+            Class labels, or a matrix of 0 and 1, in an array of the library of X on its device. A
+            NumPy array for labels that this library cannot hold.
         """
         codes, home = self._outputs(X, logits, "predict", self._decode)
         if self._has_labels:
@@ -328,7 +331,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         Returns
         -------
         P : array of shape (n_samples, n_classes)
-            In the order of `classes_`; for several labels that of each label.
+            Probabilities in the order of `classes_`; for several labels the probability of each.
         """
         return self._probabilities(X, "predict_proba")
 
@@ -340,7 +343,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
     def _link(self, Z: Array, *, xp: Namespace) -> Array:
         """Probabilities (N, n_classes) of logits of two classes, or of labels."""
         Z = xp.concat([-Z, Z], axis=1) if self._is_binary else Z
-        return xp.exp(-softplus(-Z, xp=xp))  # a sigmoid exact for small ones too
+        return xp.exp(-softplus(-Z, xp=xp))  # a sigmoid that is exact for small values, too
 
     def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithms of probabilities.
@@ -360,7 +363,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
             return device_of(P).xp.log(P)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of examples predicted right, with several labels those with all of them right.
+        """The share of examples that are predicted right; for several labels, with all labels
+        right.
 
         Parameters
         ----------
@@ -394,7 +398,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
 
     @property
     def _label_binarizer(self) -> LabelBinarizer:
-        """As scikit-learn's classifier has it; the converter of skl2onnx reads it."""
+        """The attribute of scikit-learn's classifier, which the converter of skl2onnx reads."""
         binarizer = LabelBinarizer()
         binarizer.classes_, binarizer.y_type_ = on_host(self.classes_), self._y_type
         binarizer.sparse_input_ = self._sparse_labels
@@ -402,7 +406,7 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
 
     @property
     def _has_labels(self) -> bool:
-        """Several labels, each with a yes or no of its own."""
+        """Whether the target is several labels with two classes each."""
         return self._y_type.startswith("multilabel")
 
     @property
@@ -414,8 +418,8 @@ class MLPClassifier(ClassifierMixin, ModelFiles, MultilayerPerceptron):
         self.classes_ = binarizer.classes_
         self._y_type, self._sparse_labels = binarizer.y_type_, binarizer.sparse_input_
 
-    def _with_classes_beside(self, X: Any) -> "MLPClassifier":
-        """Self, once the classes are where X is, if they can be there."""
+    def _with_classes_on_device_of(self, X: Any) -> "MLPClassifier":
+        """Self, with `classes_` moved to the device of X if its library can hold them."""
         if is_foreign(X):
             self.classes_ = beside(on_host(self.classes_), device_of(X))
         return self

@@ -1,7 +1,7 @@
-"""How much each example counts: weights of mean 1, and what they were divided by.
+"""How much each example counts: weights of mean 1, and the divisor that made them so.
 
-The loss is the same for weights of any scale. The penalty is not: as in scikit-learn `alpha` is
-divided by the sum of the weights as they were given.
+The loss does not depend on the scale of the weights. The penalty does: as in scikit-learn, `alpha`
+is divided by the sum of the given weights.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Weights(NamedTuple):
     """Weights of examples on the host."""
 
     values: np.ndarray  # (N,) float64, of mean 1
-    scale: float  # values times scale are the weights that were given
+    scale: float  # values times scale are the given weights
 
     @classmethod
     def of(cls, given: np.ndarray) -> "Weights":
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
         return cls(*mean_one(given))
 
     def times(self, other: "Weights") -> "Weights":
-        """Each weight times that of the other."""
+        """The product of these weights and `other`, example by example."""
         values, scale = Weights.of(self.values * other.values)
         return Weights(values, scale * self.scale * other.scale)
 
@@ -39,7 +39,7 @@ class Weights(NamedTuple):
         return Weights(self.values[numbers], self.scale)
 
     def mean(self) -> float:
-        """The mean of the weights that were given."""
+        """The mean of the given weights."""
         return self.scale * float(self.values.mean())
 
 
@@ -71,9 +71,10 @@ def weights_of_classes(class_weight: Any, y: Any) -> Weights:
 
 
 def penalty(alpha: float, examples: int, mean_weight: float, dtype: str) -> float:
-    """alpha over the sum of the weights of so many examples.
+    """alpha divided by the sum of the weights, `examples` times `mean_weight`.
 
-    ValueError where the square of that is no number of the dtype, in which nothing is learned.
+    Raises ValueError if the square of the penalty is no finite number of the dtype, since nothing
+    could be learned.
     """
     if not alpha:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a fit works with: the network, its place, and the examples."""
+"""The plan of a fit: the network, the device, and the examples."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ NOT_FINITE = (
 
 
 class FitPlan(NamedTuple):
-    """What a fit has decided before it looks at a single number."""
+    """The decisions of a fit that do not depend on the numbers in its data."""
 
     network: Network
     loss: Loss
@@ -32,15 +32,15 @@ class FitPlan(NamedTuple):
         return put(self.network, self.loss, self.where, self.dtype, X, Y, values)
 
     def l2(self, alpha: float, examples: int, weights: Weights | None) -> float:
-        """The penalty of a loss over so many examples, as scikit-learn means `alpha`."""
+        """The penalty of a loss over `examples` examples, by scikit-learn's meaning of `alpha`."""
         return penalty(alpha, examples, 1.0 if weights is None else weights.mean(), self.dtype)
 
 
 class Examples(NamedTuple):
-    """Examples as scikit-learn has validated them."""
+    """Examples that scikit-learn has validated."""
 
     X: Any
-    codes: np.ndarray  # of the targets, on the host; see `MultilayerPerceptron._encode`
+    codes: np.ndarray  # codes of the targets, on the host; see `MultilayerPerceptron._encode`
     weights: Weights | None
 
     def rows(self, numbers: np.ndarray) -> "Examples":

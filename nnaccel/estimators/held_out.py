@@ -1,4 +1,4 @@
-"""Validation data: those that the user gives, those set aside, and the curves that they fill."""
+"""Validation data, given by the user or held out, and the validation curves."""
 
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out_of(estimator: Any, plan: FitPlan, validation_data: Any) -> HeldOut | None:
-    """The validation data that the user gave, checked and put on the device."""
+    """The user's validation data, checked and put on the device."""
     if validation_data is None:
         return None
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
@@ -51,14 +51,14 @@ def held_out_of(estimator: Any, plan: FitPlan, validation_data: Any) -> HeldOut 
 def set_aside(
     estimator: Any, plan: FitPlan, examples: Examples, rng: Any
 ) -> tuple[Examples, HeldOut]:
-    """The examples to train on, and those to validate on, as scikit-learn splits them."""
+    """The training and the validation examples, split as by scikit-learn."""
     codes = examples.codes
     is_binary = is_classifier(estimator) and estimator.n_outputs_ == 1
     rows, held_rows = train_test_split(
         np.arange(codes.shape[0]),
         random_state=rng,
         test_size=estimator.validation_fraction,
-        # The words are those of scikit-learn's error for a class of one row.
+        # This is scikit-learn's error message for a class of one row.
         stratify=np.array(["False", "True"])[codes] if is_binary else None,
     )
     if len(held_rows) < 2:
@@ -71,7 +71,7 @@ def set_aside(
 
 
 def hold_out(estimator: Any, plan: FitPlan, examples: Examples) -> HeldOut:
-    """The examples where they are to live."""
+    """The validation examples, put on the device."""
     X, codes, weights = examples
     data = plan.put(X, estimator._targets(codes), weights)
     weights = None if weights is None else weights.values

@@ -1,4 +1,4 @@
-"""Labels of classes, and where they live: on a device if its library has them, else with NumPy."""
+"""Labels of classes, on a device if its library can hold them, else in NumPy arrays."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from nnaccel.typing import Array
 
 
 def beside(labels: np.ndarray, where: Device) -> Any:
-    """The labels (K,) on a device, if its library holds each of them exactly and can pick some.
+    """The labels (K,) on a device, if its library holds each of them exactly and can index them.
 
-    Else as they are: text, dates and objects, whole numbers too large for JAX's 32 bits, and
-    unsigned ones for PyTorch, stay with NumPy.
+    Otherwise they stay a NumPy array: text, dates and objects, whole numbers too large for JAX's 32
+    bits, and unsigned integers for PyTorch.
     """
     if where.holds(labels) or labels.dtype.kind not in "biuf":
         return labels
@@ -27,7 +27,8 @@ def beside(labels: np.ndarray, where: Device) -> Any:
 
 
 def labels_of(codes: Array, classes: Any, home: Device) -> Any:
-    """The labels of the codes (N,) on the device `home`, as NumPy's if it cannot hold them."""
+    """The labels of the codes (N,) on the device `home`, or a NumPy array if it cannot hold
+    them."""
     if type(classes) is not np.ndarray and device_of(classes) == home:
         return home.xp.take(classes, codes, axis=0)
     labels = beside(on_host(classes), home)
@@ -37,7 +38,7 @@ def labels_of(codes: Array, classes: Any, home: Device) -> Any:
 
 
 def codes_of(y: Any, classes: np.ndarray) -> np.ndarray | None:
-    """The number of the class of each y (N,); None where scikit-learn has to look at y."""
+    """The class number of each y (N,); None if scikit-learn has to validate y."""
     if type(y) is not np.ndarray or y.ndim != 1 or y.dtype != classes.dtype:
         return None
     if y.dtype.kind not in "biuU":

@@ -1,4 +1,4 @@
-"""The fit by L-BFGS: the loss over all of the data, and what each iteration leaves behind."""
+"""The fit by L-BFGS: the loss over all data, and the record of each iteration."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from nnaccel.typing import Array
 
 
 def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldOut | None) -> None:
-    """Train the estimator until it has converged or may iterate no more."""
+    """Train the estimator until it has converged or reached its limit of iterations."""
     with explain_device_errors(plan.where, plan.network, plan.dtype):
         X, codes, weights = examples
         data = plan.put(X, estimator._targets(codes), weights)
@@ -57,7 +57,7 @@ def fit_lbfgs(estimator: Any, plan: FitPlan, examples: Examples, held_out: HeldO
 
 
 def record(estimator: Any, plan: FitPlan, at: lbfgs.Iterate, held_out: HeldOut | None) -> None:
-    """An iteration in the attributes of the estimator."""
+    """Record an iteration in the attributes of the estimator."""
     estimator._show(plan, at.params)
     estimator.n_iter_, estimator.loss_ = at.number, at.value
     if estimator.verbose:
@@ -67,7 +67,7 @@ def record(estimator: Any, plan: FitPlan, at: lbfgs.Iterate, held_out: HeldOut |
 
 
 def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Objective:
-    """The loss over all of the data and its gradient, with the penalty l2/2 |W|^2.
+    """The loss over all data and its gradient (P,), with the penalty l2/2 |W|^2.
 
     Summed over parts of the rows, which bounds the memory.
     """
@@ -92,7 +92,8 @@ def full_objective(plan: FitPlan, data: Data | HostData, l2: float) -> lbfgs.Obj
 def compile_value_and_grad(
     backend: Backend, network: Network, loss: Loss, dtype: Any
 ) -> Callable[..., tuple[Array, Array]]:
-    """The function (params, X, Y, weights) -> (loss, gradient), compiled where that is possible."""
+    """The function (params, X, Y, weights) -> (loss, gradient), compiled if the library has a
+    compiler."""
     ops, xp = backend.operations(), backend.xp
 
     def part(params: Array, X: Array, Y: Array, weights: Array | None) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Estimators in files: what `save` adds to a network, its way back, and exports for others.
 
-The file is that of `training/model_file.py`. In its `extra`, as plain data of a closed schema, are
-the parameters of the constructor, the classes, and the curves. Nothing is unpickled.
+The format is that of `training/model_file.py`. Its `extra` holds the parameters of the constructor,
+the classes and the curves, as plain data with a closed schema. Nothing is unpickled.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from nnaccel.schema import Field, check
 from nnaccel.training import model_file
 from nnaccel.training.architecture import describe_loss, rebuild_loss
 
-# Kinds of classes in words, and what each of them is in a file.
+# Kind of classes -> the valid data for a class in a file.
 KINDS: dict[str, Field] = {
     "bool": schema.FLAG,
     "whole number": schema.INT64,
@@ -46,12 +46,12 @@ FIELDS: dict[str, Field] = {
     "memory": schema.optional(schema.OBJECT),
 }
 MEMORY: dict[str, Field] = {
-    "rate": schema.POSITIVE,  # of learning, by now
+    "rate": schema.POSITIVE,  # the current learning rate
     "no_improvement": COUNT,  # epochs in a row
     "solver": schema.optional(schema.one_of("sgd", "adam")),
     "step": schema.STEP,
 }
-SLOTS = {None: (0,), "sgd": (0, 1), "adam": (2,)}  # vectors that the solvers remember
+SLOTS = {None: (0,), "sgd": (0, 1), "adam": (2,)}  # numbers of vectors that solvers keep
 SCORE = schema.optional(schema.NUMBER)
 CURVE = schema.optional(
     Field("a list of numbers", lambda v: type(v) is list and all(map(schema.NUMBER.holds, v)))
@@ -114,12 +114,12 @@ class ModelFiles:
         path : str or Path
             A model file of this class.
         device : str, optional
-            Where it is to compute; None is where the arrays that it is given are.
+            The device that computes; None: the device of the given arrays.
 
         Returns
         -------
         estimator : object
-            An estimator ready to predict, its attributes NumPy arrays or on `device`.
+            An estimator that can predict. Its attributes are NumPy arrays, or on `device`.
         """
         estimator = read(path, cls)
         return estimator if device is None else estimator.to(device)
@@ -128,7 +128,7 @@ class ModelFiles:
 def write(path: str | Path, estimator: Any) -> None:
     """Write a fitted estimator as a model file.
 
-    ValueError for a parameter that is no plain data, such as a schedule written as a function.
+    Raises ValueError for a parameter that is not plain data, such as a schedule that is a function.
     """
     network = estimator._network()
     first = on_host(estimator.coefs_[0])
@@ -154,7 +154,7 @@ def write(path: str | Path, estimator: Any) -> None:
 def read(path: str | Path, *classes: type) -> Any:
     """The estimator in a model file; ValueError for a file of another kind, or none of the classes.
 
-    Its parts have been checked by themselves and against each other: it predicts.
+    Its parts are checked, also against each other, so the estimator can predict.
     """
     found = model_file.load(path)
     try:
@@ -172,11 +172,11 @@ def read(path: str | Path, *classes: type) -> Any:
 
 
 def _unfitted(cls: Any, data: dict[str, Any]) -> Any:
-    """An estimator with those parameters."""
+    """An unfitted estimator with the given parameters."""
     parameters = {name: _restored(value) for name, value in data.items()}
     if unknown := parameters.keys() - cls._get_param_names():
         raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}")
-    # The device is one of the machine that wrote the file, and callbacks are no data.
+    # The device may not exist on this machine, and callbacks are not data.
     estimator = cls(**{**parameters, "device": None, "callbacks": None})
     estimator._validate_params()
     layers = {
@@ -193,7 +193,7 @@ def _unfitted(cls: Any, data: dict[str, Any]) -> Any:
 
 
 def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) -> None:
-    """The fitted attributes, once all parts of the file have been found to agree."""
+    """Set the fitted attributes, after a check that all parts of the file agree."""
     if found.params.ndim != 1:
         raise ValueError("it holds several networks")
     network = found.network
@@ -226,7 +226,8 @@ def _fill(estimator: Any, found: model_file.ModelFile, extra: dict[str, Any]) ->
 
 
 def _memory(estimator: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """What the solver goes on from, as data and as vectors; None of one that begins anew."""
+    """The state from which the solver continues, as data and vectors; None for a solver that
+    restarts."""
     if not hasattr(estimator, "_no_improvement_count"):
         return None, {}
     solver, (step, slots) = estimator._memory or (None, (0, ()))
@@ -242,7 +243,7 @@ def _memory(estimator: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
 def _fill_memory(
     estimator: Any, found: model_file.ModelFile, memory: dict[str, Any] | None
 ) -> None:
-    """What the solver goes on from, as `_memory` has written it."""
+    """Set the state from which the solver continues, as `_memory` wrote it."""
     memory = memory if memory is None else check(memory, MEMORY, "memory")
     solver = memory and memory["solver"]
     names = [f"slot{i}" for i in range(len(found.vectors))]
@@ -258,7 +259,7 @@ def _fill_memory(
 
 
 def _fill_classes(estimator: Any, extra: dict[str, Any]) -> None:
-    """The classes, of the number and kind that the outputs and the target have."""
+    """Set the classes, after a check that they fit the outputs and the target."""
     kind, classes, target = extra["dtype"], extra["classes"], extra["target"]
     if not is_classifier(estimator):
         if (kind, classes, target) != ("none", None, "numbers"):
@@ -300,7 +301,7 @@ def _plain(name: str, value: Any) -> Any:
         return None
     if isinstance(value, Loss):
         return describe_loss(value)
-    if isinstance(value, dict):  # class_weight: the keys may be numbers, which JSON has not
+    if isinstance(value, dict):  # class_weight: its keys may be numbers, which JSON does not allow
         return {"pairs": [[schema.plain(k), schema.plain(v)] for k, v in value.items()]}
     plain = schema.plain(value)
     if isinstance(plain, str | bool | int | float | dict | list | None):
@@ -312,7 +313,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _restored(value: Any) -> Any:
-    """What `_plain` has written; ValueError for anything else."""
+    """The parameter that `_plain` wrote. Raises ValueError for other data."""
     if isinstance(value, list):
         return [_restored(member) for member in value]
     if not isinstance(value, dict):

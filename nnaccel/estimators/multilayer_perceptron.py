@@ -1,8 +1,8 @@
-"""What MLPClassifier and MLPRegressor share: input, the order of a fit, predictions, devices.
+"""The base of MLPClassifier and MLPRegressor: input, the sequence of a fit, predictions, devices.
 
-A fitted estimator is its public attributes: predictions are computed from `coefs_` and
-`intercepts_`, which live on the device that trained them. Base classes, validation and scores are
-scikit-learn's; the network, its training and the door to devices are those of the floors below.
+The public attributes are the whole state of a fitted estimator: predictions are computed from
+`coefs_` and `intercepts_`, which stay on the device that trained them. Base classes, validation and
+scores are scikit-learn's; the network, its training and devices are those of the floors below.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ try:
     from sklearn import callback as _callback
 
     CallbackSupport: Any = _callback.CallbackSupportMixin
-except ImportError:  # a scikit-learn without callbacks: those of the parameter `callbacks` remain
+except ImportError:  # a scikit-learn without callbacks; the parameter `callbacks` works
     CallbackSupport = type("CallbackSupport", (), {})
 
 
@@ -80,7 +80,7 @@ LINKS = {
 
 
 class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator):
-    """Base of the two estimators; they add what is particular to their targets."""
+    """The base of the two estimators, which add the methods that depend on the kind of target."""
 
     hidden_layer_sizes: Any
     activation: Any
@@ -130,15 +130,15 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
     n_outputs_: int
     out_activation_: str
 
-    _is_placed: bool = False  # whether `fit` or `to` has put the arrays where they are
-    _memory: Any = None  # of the optimizer: the solver's name, and its state
+    _is_placed: bool = False  # whether `fit` or `to` has chosen the device of the arrays
+    _memory: Any = None  # the solver's name, and the state of its optimizer
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
     # ------------------------------------------------------------------ what a kind of target adds
 
     def _learn_target(self, y: Any, *, incremental: bool) -> None:
-        """Set `n_outputs_`, `out_activation_` and classes from y as validated."""
+        """Set `n_outputs_`, `out_activation_` and classes from the validated y."""
         raise NotImplementedError
 
     def _encode(self, y: Any) -> np.ndarray:
@@ -154,7 +154,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return codes
 
     def _targets(self, codes: np.ndarray) -> np.ndarray:
-        """Codes as the loss takes them."""
+        """The codes as targets of the loss."""
         return codes
 
     def _loss(self) -> Loss:
@@ -167,7 +167,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return own if loss.n_outputs > 1 else LINKS.get(loss.link, own)
 
     def _weigh(self, y: Any, weights: Weights | None) -> Weights | None:
-        """How much each example counts, everything considered."""
+        """How much each example counts, with class weights included."""
         return weights
 
     def _score(self, y: Any, predicted: Any, sample_weight: Any) -> float:
@@ -175,13 +175,13 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         raise NotImplementedError
 
     def _declare_outputs(self, Z: Any) -> None:
-        """Declare what is predicted as outputs of an ONNX graph, from its logits Z."""
+        """Declare the predictions as outputs of an ONNX graph, from its logits Z."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ input
 
     def _where(self, X: Any) -> Device:
-        """The device to compute on: the one that was named, else that of X."""
+        """The device that computes: the named one, else that of X."""
         device = select(self.device, X)
         if self.device is not None and self.dtype is not None:
             prepare(device, self.dtype)
@@ -233,7 +233,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return self
 
     def _start(self, plan: FitPlan, rng: Any) -> None:
-        """The attributes of a network that has learned nothing yet."""
+        """Set the attributes of an untrained network."""
         self.n_iter_ = 0
         self.t_ = 0
         self.n_layers_ = len(layer_sizes(self.hidden_layer_sizes)) + 2
@@ -248,7 +248,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         self._show(plan, plan.where.asarray(params, plan.dtype))
 
     def _show(self, plan: FitPlan, params: Array) -> None:
-        """Make the flat vector the fitted attributes: views of it, without a copy."""
+        """Set the fitted attributes to views of the flat vector, without a copy."""
         xp = plan.where.xp
         self.coefs_, self.intercepts_ = coefs_and_intercepts(plan.network, params, xp=xp)
 
@@ -259,12 +259,12 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return plan.where.asarray(params, plan.dtype)
 
     def _network(self) -> Network:
-        """The network whose parameters the fitted attributes are."""
+        """The network that has the fitted attributes as parameters."""
         *hidden, n_outputs = (W.shape[1] for W in self.coefs_)
         return network_of(self, self.n_features_in_, hidden, n_outputs)
 
     def _tree(self, network: Network, where: Device) -> Any:
-        """The fitted attributes on a device, as the layers of the network take them."""
+        """The fitted attributes on a device, as the parameters of the layers."""
         arrays = self.coefs_, self.intercepts_
         if device_of(self._first_coef) != where:
             dtype = dtype_name(self._first_coef)
@@ -281,10 +281,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         method: str,
         finish: Callable[..., Array] | None = None,
     ) -> tuple[Array, Device]:
-        """finish(link(Z)) of the logits Z of X, on the device where X came from, and that device.
+        """finish(link(Z)) of the logits Z (N, n_outputs) of X, on the device of X, and that device.
 
-        link: its values must be finite, which those of `finish`, such as class numbers, would hide.
-        method: the name that an error gives.
+        link: its values are checked to be finite; those of `finish`, such as class numbers, would
+        hide NaN.   method: its name in errors.
         """
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
@@ -301,10 +301,10 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return (found if where == home else home.asarray(found)), home
 
     def _computes(self, X: Any, home: Device, method: str) -> Device:
-        """Where predictions for X, which is on `home`, are computed."""
+        """The device that computes predictions for X, which is on `home`."""
         if self.device is not None:
             return select(self.device)
-        if not self._is_placed:  # but read from a file
+        if not self._is_placed:  # but the estimator was read from a file
             return home
         if hasattr(_array_api, "check_same_namespace"):  # 1.9 and later
             _array_api.check_same_namespace(X, self, attribute="_first_coef", method=method)
@@ -333,7 +333,7 @@ class MultilayerPerceptron(Residence, CallbackSupport, Documented, BaseEstimator
         return self.coefs_[0]
 
     def _score_on_host(self, X: Any, y: Any, sample_weight: Any) -> float:
-        """scikit-learn's score, on the host, where it works for arrays of every library."""
+        """scikit-learn's score, computed on the host, so that arrays of every library work."""
         predicted = on_host(self.predict(X))  # pyright: ignore
         with config_context(array_api_dispatch=False):
             return self._score(on_host(y), predicted, on_host(sample_weight))

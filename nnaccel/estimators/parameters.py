@@ -1,4 +1,5 @@
-"""The parameters of the estimators: what each may be, and what follows from them together."""
+"""The parameters of the estimators: their valid values, and the network and optimizer that they
+define."""
 
 import warnings
 from functools import lru_cache
@@ -20,9 +21,9 @@ from nnaccel.maths.optimizers import Optimizer
 from nnaccel.maths.precision import PRECISIONS, check_precision
 from nnaccel.typing import Array, Namespace
 
-SMALLEST = 2.0**-126  # of the normal numbers of float32
+SMALLEST = 2.0**-126  # the smallest normal number of float32
 STOCHASTIC = ("sgd", "adam", *optimizers.OPTIMIZERS)
-ACTIVATION = {"logistic": "sigmoid"}  # scikit-learn's name: ours
+ACTIVATION = {"logistic": "sigmoid"}  # scikit-learn's name -> ours
 SCHEDULES = ("constant", "invscaling", "adaptive")  # scikit-learn's, for solver="sgd"
 
 CONSTRAINTS: dict[str, Any] = {
@@ -63,14 +64,16 @@ CONSTRAINTS: dict[str, Any] = {
 
 
 def keep_parameters(estimator: Any, parameters: dict[str, Any]) -> None:
-    """Keep the constructor's arguments, its `locals()`, untouched, as scikit-learn asks."""
+    """Set the constructor's arguments, its `locals()`, unchanged as attributes, as scikit-learn
+    requires."""
     for name, value in parameters.items():
         if name not in ("self", "__class__"):
             setattr(estimator, name, value)
 
 
 def is_stochastic(estimator: Any) -> bool:
-    """True for a stochastic solver; AttributeError for another, which has no `partial_fit`."""
+    """True for a stochastic solver. Raises AttributeError for another, which has no
+    `partial_fit`."""
     if estimator.solver not in STOCHASTIC:
         raise AttributeError(
             f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not "
@@ -80,7 +83,7 @@ def is_stochastic(estimator: Any) -> bool:
 
 
 def check_solver_precision(solver: str, precision: str, dtype: str) -> None:
-    """ValueError for a precision that the dtype or the solver cannot have."""
+    """Raises ValueError for a precision that the dtype or the solver does not support."""
     check_precision(precision, dtype)
     if solver == "lbfgs" and precision != "float32":
         raise ValueError(
@@ -126,7 +129,7 @@ def network(
     dropout: float,
     initializer: str,
 ) -> Network:
-    """`mlp` with scikit-learn's names of activations. Cached, as each prediction asks for it."""
+    """`mlp` with scikit-learn's names of activations. Cached, since each prediction needs it."""
     return mlp(
         n_inputs,
         hidden,
@@ -138,7 +141,7 @@ def network(
 
 
 def batch_size_of(batch_size: Any, N: int) -> int:
-    """The examples of a step out of N."""
+    """The number of examples in a step, at most N."""
     if batch_size == "auto":
         return min(200, N)
     if batch_size > N:
@@ -150,7 +153,7 @@ def batch_size_of(batch_size: Any, N: int) -> int:
 
 
 def optimizer_of(estimator: Any, N: int, batch_size: int, *, incremental: bool) -> Optimizer:
-    """The optimizer of a run over N examples, which begins at the rate that holds by now."""
+    """The optimizer of a run over N examples, which begins with the current learning rate."""
     rate = learning_rate_of(estimator, N, n_steps(N, batch_size, 1), incremental=incremental)
     decay = estimator.weight_decay
     options: dict[str, Any] = {"weight_decay": decay} if decay else {}
@@ -162,7 +165,7 @@ def optimizer_of(estimator: Any, N: int, batch_size: int, *, incremental: bool) 
         options["beta"] = estimator.momentum
     elif name in ("adam", "adamw"):
         options |= {"beta_1": estimator.beta_1, "epsilon": estimator.epsilon}
-        # Adam takes the logarithm; to its moments this is the 0 that scikit-learn allows.
+        # Adam takes its logarithm. For the moments this is equal to the 0 that scikit-learn allows.
         options["beta_2"] = max(estimator.beta_2, SMALLEST)
     optimizer = optimizers.get(name, rate, **options)
     clip_norm = estimator.clip_norm
@@ -170,7 +173,7 @@ def optimizer_of(estimator: Any, N: int, batch_size: int, *, incremental: bool) 
 
 
 def learning_rate_of(estimator: Any, N: int, steps: int, *, incremental: bool) -> Any:
-    """A number or a schedule.   steps: those of an epoch."""
+    """The learning rate, a number or a schedule.   steps: of an epoch."""
     rate, schedule = estimator._rate, estimator.learning_rate
     if callable(schedule):
         return schedule
@@ -184,9 +187,10 @@ def learning_rate_of(estimator: Any, N: int, steps: int, *, incremental: bool) -
 
 
 def inverse_scaling(rate: float, power: float, N: int, steps: int, seen: int) -> schedules.Schedule:
-    """rate / (t + 1)^power, t the number of examples seen before this epoch, `seen` at the start.
+    """rate / (t + 1)^power, where t is the number of examples seen before this epoch, `seen` at the
+    start.
 
-    scikit-learn's 'invscaling': the rate of the epoch holds for all of its `steps`.
+    This is scikit-learn's 'invscaling': all `steps` of an epoch have the same rate.
     """
 
     def schedule(step: Array, *, xp: Namespace) -> Array:

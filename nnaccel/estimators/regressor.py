@@ -43,74 +43,75 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int, default=(100,)
         The number of units of each hidden layer; () is a linear model.
     activation : str or sequence of str, default="relu"
-        Of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu", "softplus",
-        "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its own.
+        The activation of the hidden layers: "identity", "logistic", "tanh", "relu", "leaky_relu",
+        "softplus", "elu", "selu", "gelu", "silu", "mish"; a sequence gives each hidden layer its
+        own.
     solver : str, default="adam"
         "adam", "sgd" or "lbfgs" as in scikit-learn; also "rmsprop", "adamw" and the other names
         of `nnaccel.maths.optimizers`.
     alpha : float, default=0.0001
-        L2 penalty on the weights, `alpha / 2 |W|^2` for each batch, as in scikit-learn.
+        The L2 penalty on the weights, `alpha / 2 |W|^2` for each minibatch, as in scikit-learn.
     batch_size : int or "auto", default="auto"
         "auto" is min(200, n_samples). Not used by "lbfgs".
     learning_rate : str or callable, default="constant"
         "constant", "invscaling" and "adaptive" as in scikit-learn, where the last two are for
         solver="sgd". For every stochastic solver also "cosine", "one_cycle", "warm_up", "step",
-        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function
-        ``schedule(step, *, xp)`` from the number of updates done to the rate.
+        "exponential" and "inverse_scaling" over `max_iter` epochs, or a function ``schedule(step,
+        *, xp)`` that returns the rate after `step` updates.
     learning_rate_init : float, default=0.001
         The first, or the highest, learning rate.
     power_t : float, default=0.5
         The exponent of learning_rate="invscaling".
     max_iter : int, default=200
-        Epochs of a stochastic solver, iterations of "lbfgs".
+        The number of epochs of a stochastic solver, or of iterations of "lbfgs".
     shuffle : bool, default=True
         Whether each epoch visits the examples in a new order.
     random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation split, the order of examples and dropout.
+        Seeds the initial weights, the validation split, the order of examples and dropout.
     tol : float, default=1e-4
-        Improvements of the loss, or of the validation score, below it do not count; for "lbfgs"
-        the largest component of the gradient at which it stops.
+        The least improvement of the loss, or of the validation score, that counts. "lbfgs" stops
+        when no component of the gradient exceeds it.
     verbose : bool, default=False
         Print the loss of every iteration.
     warm_start : bool, default=False
-        Begin `fit` with the weights of the last one.
+        Whether `fit` begins with the weights of the last fit.
     momentum : float, default=0.9
-        Of solver="sgd".
+        The momentum of solver="sgd".
     nesterovs_momentum : bool, default=True
-        Nesterov's momentum for solver="sgd", else the classical one.
+        Whether solver="sgd" uses Nesterov's momentum instead of the classical one.
     early_stopping : bool, default=False
         Stop when the score on validation data does not improve by `tol` for `n_iter_no_change`
         epochs, and keep the best weights. Stochastic solvers only.
     validation_fraction : float, default=0.1
-        The share of the data set aside for early stopping, unless `fit` is given
-        `validation_data`.
+        The share of the data that early stopping holds out, unless `fit` gets `validation_data`.
     scoring : str, callable or None, default=None
         What early stopping goes by: None is `score`, "loss" the loss, lower being better; else a
         name of `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)``, greater being
         better.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
-        Of solver="adam".
+        The parameters of solver="adam".
     n_iter_no_change : int, default=10
-        Epochs without improvement before training stops.
+        The number of epochs without improvement after which training stops.
     max_fun : int, default=15000
-        The most evaluations of the loss by "lbfgs".
+        The largest number of evaluations of the loss by "lbfgs".
     device : str or None, default=None
-        Where to compute: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
-        `nnaccel.devices.device.select`). None is where X is.
+        The device that computes: "cpu", "cuda", "cuda:1", "torch", "jax", "auto", ... (see
+        `nnaccel.devices.device.select`). None: the device of X.
     dtype : {"float32", "float64"} or None, default=None
-        To compute in; None follows X, and is float64 for integers, as in scikit-learn.
+        The dtype of the computation. None: the dtype of X, and float64 for integers, as in
+        scikit-learn.
     precision : {"float32", "tf32", "bf16"}, default="float32"
-        Of the matrix products while training, for dtype="float32": a GPU has faster ones for
-        operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only; predictions are
-        float32 in any case.
+        The precision of the matrix products while training, for dtype="float32". A GPU computes
+        faster with operands of fewer digits. See `nnaccel.precision`. Stochastic solvers only;
+        predictions are always float32.
     kernels : bool or "numpy", default=True
-        Whether training uses the kernels that replace the operations of the maths. False runs these
-        as they are written, step by step; "numpy" leaves Numba out. See `nnaccel.train`.
+        Whether training uses the kernels that replace the operations of the maths. False runs the
+        operations themselves, step by step; "numpy" leaves out Numba. See `nnaccel.train`.
     dropout : float, default=0.0
         The probability of dropping a unit of a hidden layer while training. Stochastic solvers
         only.
     delta : float, default=1.0
-        Where loss="huber" turns from squared to absolute, in the units of y.
+        The residual where loss="huber" changes from squared to absolute, in the units of y.
     quantile : float or sequence of float, default=0.5
         What loss="pinball" makes the network predict: one quantile, or several in ascending order,
         which do not cross.
@@ -120,10 +121,11 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm. Stochastic solvers only.
     initializer : str or None, default=None
-        None draws weights and biases as scikit-learn does. "auto" or a name of
-        `nnaccel.maths.initializers` draws weights, and makes biases zero.
+        None draws weights and biases as scikit-learn does. With "auto" or a name of
+        `nnaccel.maths.initializers` biases are zero.
     callbacks : callable, list of callables or None, default=None
-        Called with the estimator after every epoch; training stops when one returns true.
+        Functions that are called with the estimator after every epoch. Training stops when one
+        returns true.
 
     Attributes
     ----------
@@ -134,12 +136,12 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     loss_curve_ : list of float
         The loss of every epoch. Stochastic solvers only.
     validation_loss_curve_ : list of float
-        The loss on validation data after every epoch, without the penalty; only where there
-        are validation data.
+        The loss on validation data after every epoch, without the penalty. It exists only with
+        validation data.
     validation_scores_ : list of float or None
         The score on validation data after every epoch; None without early_stopping.
     best_validation_score_ : float or None
-        The highest of them.
+        The highest validation score.
     t_ : int
         The number of examples seen.
     coefs_ : list of array
@@ -149,11 +151,11 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of features, where X has names that are all strings.
+        Names of features, if X has names that are all strings.
     n_iter_ : int
-        The number of epochs, or iterations, that the last call of fit has run.
+        The number of epochs, or iterations, in the last call of fit.
     n_layers_ : int
-        Number of layers, the input counted.
+        Number of layers, including the input.
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
@@ -162,7 +164,7 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
 
     See Also
     --------
-    MLPClassifier : The same for classes.
+    MLPClassifier : The estimator for classes.
 
     Examples
     --------
@@ -236,14 +238,14 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Of any array library, or a data frame.
+            The examples, in an array of any library or a data frame.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), optional
             How much each example counts.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
-            Fills `validation_loss_curve_`, and takes the place of the data that early stopping
-            would set aside.
+            Validation data for `validation_loss_curve_`, which replace the data that early stopping
+            would hold out.
 
         Returns
         -------
@@ -284,8 +286,9 @@ class MLPRegressor(RegressorMixin, ModelFiles, MultilayerPerceptron):
         Returns
         -------
         y : array of shape (n_samples,) or (n_samples, n_outputs)
-            Of the library of X, on its device. Several quantiles have an axis more, the last one:
-            (n_samples, n_quantiles) or (n_samples, n_outputs, n_quantiles).
+            Predictions in an array of the library of X, on its device. Several quantiles have an
+            axis more, the last one: (n_samples, n_quantiles) or (n_samples, n_outputs,
+            n_quantiles).
         y_std : array like y
             The standard deviation, with `return_std`.
         """

@@ -1,8 +1,8 @@
-"""Where the arrays of an estimator live, and what becomes of them in copies and pickles.
+"""The device of an estimator's arrays, also in copies and pickles.
 
-`fit` and `to` put them on a device. A copy keeps them there. A pickle holds NumPy's, to be read
-where that device is missing; what comes out of it computes on the device that its parameter
-names, else where the arrays are that it is given.
+`fit` and `to` put them on a device. A copy keeps them there. A pickle holds NumPy arrays, so that
+it can be read on a machine without that device. The unpickled estimator computes on the device that
+its parameter names, else on that of the given arrays.
 """
 
 import copy
@@ -17,11 +17,11 @@ from nnaccel.estimators.labels import beside
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array
 
-ARRAYS = {"coefs_", "intercepts_", "_memory"}  # the attributes that hold arrays, beside classes_
+ARRAYS = {"coefs_", "intercepts_", "_memory"}  # the attributes that hold arrays, besides classes_
 
 
 class Residence:
-    """The methods of an estimator that move its arrays, or leave them where they are."""
+    """The methods of an estimator that move or keep its arrays."""
 
     def to(self, device: str) -> Any:
         """Move the fitted attributes to a device, and compute there from now on.
@@ -45,7 +45,7 @@ class Residence:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickle keeps: every array as NumPy's, and no memory of where it was."""
+        """The state for pickle: every array as a NumPy array, without its device."""
         state: dict[str, Any] = dict(super().__getstate__())  # pyright: ignore
         for name in (ARRAYS | {"classes_"}) & state.keys():
             state[name] = moved(state[name], to_host)
@@ -53,7 +53,7 @@ class Residence:
         return state
 
     def __copy__(self) -> Any:
-        """A copy that shares the parameters; what training changes is its own."""
+        """A copy that shares the parameters but not the attributes that training changes."""
         twin = object.__new__(type(self))
         for name, value in vars(self).items():
             learned = name.endswith("_") or name == "_memory"
@@ -68,7 +68,7 @@ class Residence:
 
 
 def moved(value: Any, move: Callable[[Any], Array]) -> Any:
-    """The arrays of nested tuples and lists moved, and all else as it is."""
+    """Nested tuples and lists with their arrays moved, and other values unchanged."""
     if isinstance(value, State):
         return State(move(value.step), moved(value.slots, move))
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""The fit by minibatches: epochs of the training loop, and when they end.
+"""The fit by minibatches: epochs of the training loop, and the rules that end it.
 
-scikit-learn's rules decide: an epoch that improves by less than `tol` counts, and after more than
-`n_iter_no_change` of them in a row training stops, or the adaptive learning rate is lowered.
+The rules are scikit-learn's: after more than `n_iter_no_change` epochs in a row that improve by
+less than `tol`, training stops, or the adaptive learning rate is lowered.
 """
 
 import warnings
@@ -37,7 +37,7 @@ def fit_stochastic(
     *,
     incremental: bool,
 ) -> None:
-    """Train the estimator for `max_iter` epochs at most; incremental: for one, from where it is."""
+    """Train the estimator for at most `max_iter` epochs.   incremental: continue for one epoch."""
     if estimator.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
     scores = getattr(estimator, "validation_scores_", None)
@@ -51,7 +51,7 @@ def fit_stochastic(
     try:
         run.epochs_until_the_end(watch)
     except KeyboardInterrupt:
-        estimator._memory = None  # the interrupted step may have destroyed it
+        estimator._memory = None  # the interrupted step may have overwritten it
         warnings.warn("Training interrupted by user.", stacklevel=2)
     except FloatingPointError as error:
         if run.best is None:
@@ -69,7 +69,7 @@ def fit_stochastic(
 
 
 def begin_curves(estimator: Any) -> None:
-    """The curves of an estimator before its first epoch."""
+    """Set the curves of an estimator before its first epoch."""
     stopping = estimator.early_stopping
     estimator.loss_curve_ = []
     estimator._no_improvement_count = 0
@@ -86,7 +86,7 @@ def seed_of(random_state: Any, rng: Any) -> int:
 
 
 class StochasticRun:
-    """One run of an estimator: what stays the same in all of its epochs, and the best weights."""
+    """One run of an estimator: the values that all of its epochs share, and the best weights."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class StochasticRun:
         self.incremental = incremental
         self.max_iter = 1 if incremental else estimator.max_iter
         self.n_before = len(estimator.loss_curve_)
-        # A warm start is a new run, but not one in the same order again.
+        # A warm start is a new run, with other orders than the last one.
         self.seed = seed if incremental else (seed + self.n_before) % 2**64
         self.batch_size = batch_size_of(estimator.batch_size, examples.X.shape[0])
         self.best: Array | None = None  # weights, with early stopping
@@ -113,7 +113,7 @@ class StochasticRun:
             estimator._rate = estimator.learning_rate_init
 
     def epochs_until_the_end(self, watch: Watch) -> None:
-        """Train until the rules of stopping, a callback, or the number of epochs end it."""
+        """Train until the stopping rules, a callback, or the number of epochs end the run."""
         estimator = self.estimator
         estimator.n_iter_ = 0
         epochs = self.epochs(self.last_epoch() if self.incremental else None)
@@ -140,7 +140,8 @@ class StochasticRun:
             )
 
     def epochs(self, after: Epoch | None) -> Iterator[Epoch]:
-        """The training loop: anew, or after an epoch with the rate that holds by then."""
+        """The epochs of the training loop, from the start, or after an epoch with the current
+        learning rate."""
         estimator, (X, codes, weights) = self.estimator, self.examples
         return train(
             self.plan.network,
@@ -150,7 +151,7 @@ class StochasticRun:
             optimizer=self.optimizer(),
             epochs=self.n_before + 1 if self.incremental else self.max_iter,
             batch_size=self.batch_size,
-            short_batch="full",  # as in scikit-learn, with whose curves ours agree
+            short_batch="full",  # as in scikit-learn, so that the curves agree
             l2=self.plan.l2(estimator.alpha, self.batch_size, weights),
             sample_weight=None if weights is None else weights.values,
             shuffle=estimator.shuffle,
@@ -168,7 +169,7 @@ class StochasticRun:
         return optimizer_of(self.estimator, N, self.batch_size, incremental=self.incremental)
 
     def last_epoch(self) -> Epoch:
-        """The end of the last `partial_fit` as an epoch to go on from."""
+        """The end of the last `partial_fit`, as an epoch to continue from."""
         where, memory = self.plan.where, self.estimator._memory
         params = self.estimator._params(self.plan)
         if memory is None:
@@ -180,7 +181,7 @@ class StochasticRun:
         return Epoch(self.n_before, params, state)
 
     def record(self, epoch: Epoch) -> None:
-        """An epoch in the attributes of the estimator."""
+        """Record an epoch in the attributes of the estimator."""
         estimator = self.estimator
         estimator.n_iter_ += 1
         estimator.t_ += self.examples.X.shape[0]
@@ -195,7 +196,7 @@ class StochasticRun:
 
 
 def improves(estimator: Any) -> bool:
-    """Count the epochs without improvement; whether this one is the best so far."""
+    """Count the epochs without improvement. Returns whether this one is the best so far."""
     if estimator.early_stopping:
         score, best = estimator.validation_scores_[-1], estimator.best_validation_score_
         worse = score < best + estimator.tol

@@ -1,7 +1,7 @@
 """TableClassifier and TableRegressor: scikit-learn's API for raw tables, as on the command line.
 
-Text, dates, missing values and categories need no pipeline before them: the columns are read and
-encoded as `nnaccel train` does it, with its defaults, and the whole is one safe file.
+Text, dates, missing values and categories need no pipeline: the columns are read and encoded as by
+`nnaccel train`, with its defaults, and encoding and network are saved in one safe file.
 """
 
 from os import PathLike
@@ -42,10 +42,10 @@ from nnaccel.tabular.tables import as_table, import_extra, is_table
 
 
 def table_of(X: Any) -> Any:
-    """X as a pyarrow table: a data frame, a dict of columns, a list of dicts, or a matrix, whose
-    columns are x0, x1, ... NaN is missing; infinity is not refused here."""
+    """X as a pyarrow table. X may be a data frame, a dict of columns, a list of dicts, or a matrix,
+    whose columns become x0, x1, ... NaN is missing; infinity is not refused here."""
     X = on_host(X)
-    if is_table(X) and not issparse(X):  # one kind of sparse array is a dict
+    if is_table(X) and not issparse(X):  # a sparse array in DOK format is a dict
         return as_table(X)
     X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=0)
     if X.dtype.kind in "OUS":
@@ -54,7 +54,7 @@ def table_of(X: Any) -> Any:
 
 
 def _column(values: np.ndarray) -> Any:
-    """A column of a matrix; of objects one that are all numbers, or text."""
+    """A column of a matrix. A column of objects becomes numbers if all are numbers, else text."""
     pa = import_extra("pyarrow")
     if values.dtype != object:
         return pa.array(values, from_pandas=True)
@@ -67,7 +67,7 @@ def _column(values: np.ndarray) -> Any:
 
 
 class _OfTables(Documented, BaseEstimator):
-    """What the estimators of tables share: how they know the columns of X."""
+    """The base of the estimators of tables: the columns of X."""
 
     drop: Any
     keep: Any
@@ -86,7 +86,7 @@ class _OfTables(Documented, BaseEstimator):
         return Rules(tuple(self.drop), tuple(self.keep), self.decimal, codes)
 
     def _learn_columns(self, X: Any) -> Any:
-        """The table of X; its columns become the attributes that scikit-learn knows them by."""
+        """The table of X. Sets scikit-learn's attributes for its columns."""
         table = table_of(X)
         if table.num_rows < 2:
             raise ValueError(
@@ -100,7 +100,8 @@ class _OfTables(Documented, BaseEstimator):
         return table
 
     def _table(self, X: Any) -> Any:
-        """The table of X, with as many columns as the fit had where they have no names."""
+        """The table of X. Raises ValueError for another number of unnamed columns than in the
+        fit."""
         check_is_fitted(self)
         table = table_of(X)
         named = hasattr(self, "feature_names_in_")
@@ -123,14 +124,14 @@ class _OfTables(Documented, BaseEstimator):
 
 
 class TableEncoder(TransformerMixin, _OfTables):
-    """The encoding of tables as float matrices, as a transformer for pipelines of one's own.
+    """The encoding of tables as float matrices, as a transformer for your own pipelines.
 
     Parameters
     ----------
     drop, keep, decimal, missing
-        As of `TableClassifier`.
+        The same as for `TableClassifier`.
     dtype : {"float32", "float64"}, default="float32"
-        Of the matrix.
+        The dtype of the matrix.
 
     Attributes
     ----------
@@ -139,7 +140,7 @@ class TableEncoder(TransformerMixin, _OfTables):
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Their names, where X has names.
+        Their names, if X has names.
 
     Examples
     --------
@@ -183,7 +184,7 @@ class TableEncoder(TransformerMixin, _OfTables):
 
 
 class _TableModel(_OfTables):
-    """What the classifier and the regressor share."""
+    """The base of the classifier and the regressor."""
 
     random_state: Any
     device: str | None
@@ -222,7 +223,7 @@ class _TableModel(_OfTables):
         elif self.scoring is None:
             values["scoring"] = "r2" if task == "regression" else "accuracy"
         if isinstance(values.get("class_weight"), dict):
-            values["class_weight"] = None  # they are in the weights of the rows
+            values["class_weight"] = None  # included in the weights of the rows
         for name in ("hidden", "activation"):
             value = values[name]
             if value is not None:
@@ -243,9 +244,9 @@ class _TableModel(_OfTables):
     def to_onnx(self) -> Any:
         """The encoding and the network as one ONNX graph.
 
-        It has an input for each column that the model uses, and the outputs `y` and, of a
-        classifier, `y probabilities`; of several targets `y0`, `y1`, ... What an input holds, its
-        documentation in the graph says.
+        It has an input for each column that the model uses. Its outputs are `y` and, for a
+        classifier, `y probabilities`; for several targets `y0`, `y1`, ... The graph documents each
+        input.
 
         Returns
         -------
@@ -259,7 +260,7 @@ class _TableModel(_OfTables):
     def load(cls, path: str | PathLike[str]) -> Self:
         """An estimator with the model of a file, such as one that `nnaccel train` wrote.
 
-        OSError, or ValueError that says what is wrong with the file.
+        Raises Raises OSError, or ValueError that says what is wrong with the file.
         """
         model = Model.load(path)
         if model.target.task != cls._task:
@@ -276,30 +277,30 @@ class _TableModel(_OfTables):
 
 
 class TableClassifier(ClassifierMixin, _TableModel):
-    """Multi-layer perceptron for tables as they are: text, dates, missing values, categories.
+    """Multi-layer perceptron for raw tables with text, dates, missing values and categories.
 
-    What `nnaccel train` does, with its defaults, in scikit-learn's API.
+    It does the same as `nnaccel train`, with its defaults, in scikit-learn's API.
 
     Parameters
     ----------
     hidden : sequence of int or None, default=None
-        Units of each hidden layer; () is a linear model. None, here and below, is decided by the
-        size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
+        The number of units of each hidden layer; () is a linear model. None, here and below: the
+        size of the table decides, as on the command line (see `nnaccel.tabular.settings.resolve`).
     activation : str or sequence of str, default="auto"
-        Of the hidden layers.
+        The activation of the hidden layers.
     numbers : {"auto", "plain", "piecewise", "both"}, default="auto"
-        How the network is given numbers: one input each, with their piecewise linear encoding
-        beside it, or the mean of networks of either kind.
+        The form of numbers in the network's input: "plain", one input each; "piecewise", with their
+        piecewise linear encoding as further inputs; "both", the mean of networks of both kinds.
     members : int or None, default=None
-        Networks, each trained without one of as many folds of the rows and validated on it; the
-        prediction is their mean. None: 5 for tables of 50 to 100,000 rows, unless `hidden` or
-        `validation_fraction` is set, else 1.
+        The number of networks. Each is trained without one of as many folds of the rows and
+        validated on that fold; the prediction is their mean. None: 5 for tables of 50 to 100,000
+        rows, unless `hidden` or `validation_fraction` is set, else 1.
     dropout : float or None, default=None
         The probability of dropping a unit of a hidden layer while training.
     dropout_until : float or None, default=None
-        The share of the epochs that have dropout; the last ones have none.
+        The share of the epochs, from the first one on, that have dropout.
     initializer : str, default="auto"
-        How weights are drawn.
+        The distribution of initial weights.
     loss : str or nnaccel.Loss, default="auto"
         "auto" is the cross-entropy; also a loss of your own for classes, or for labels where there
         are two.
@@ -314,7 +315,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
     schedule : str, default="one_cycle"
         A name of `nnaccel.maths.schedules`.
     batch_size, epochs : int or None, default=None
-        Rows of a minibatch, and passes over the rows.
+        The number of rows in a minibatch, and of passes over the rows.
     early_stopping : int, default=0
         Epochs without a better validation loss, or score, after which to stop; 0 for never.
     scoring : str, callable or None, default="loss"
@@ -322,7 +323,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
         numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
-        Of the rows, set aside to find the best epoch; 0 for none.
+        The share of the rows that is held out to find the best epoch; 0: none.
     weight_decay : float or None, default=None
         Decoupled weight decay.
     l2 : float, default=0.0
@@ -330,21 +331,22 @@ class TableClassifier(ClassifierMixin, _TableModel):
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm.
     random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the rows set aside, their order and dropout.
+        Seeds the initial weights, the choice of held-out rows, the order of rows and dropout.
     drop, keep : sequence of str, default=()
-        Columns to leave out, and to use whatever they look like.
+        Columns to leave out, and columns to use in any case.
     decimal : {".", ","} or None, default=None
-        The decimal mark of numbers that are text; None: as the table shows.
+        The decimal mark of numbers that are text; None: decide by the table.
     missing : "auto", "none" or sequence of float, default="auto"
-        Numbers that stand for no value, such as -9999; "auto" looks for them.
+        Numbers that stand for no value, such as -9999; "auto" searches for them.
     dtype : {"float32", "float64"}, default="float32"
-        To compute in.
+        The dtype of the computation.
     precision : {"float32", "tf32", "bf16"}, default="float32"
-        Of the matrix products while training.
+        The precision of the matrix products while training.
     device : str or None, default=None
-        Where to compute: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None is "cpu".
+        The device that computes: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None:
+        "cpu".
     kernels : bool or "numpy", default=True
-        As of `nnaccel.train`.
+        The same as for `nnaccel.train`.
     verbose : bool, default=False
         Print the scores of every epoch.
 
@@ -353,17 +355,17 @@ class TableClassifier(ClassifierMixin, _TableModel):
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     model_ : nnaccel.Model
-        What was trained: network, encoding, history and settings.
+        The trained model: network, encoding, history and settings.
     n_iter_ : int
         The number of epochs.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Their names, where X has names.
+        Their names, if X has names.
 
     See Also
     --------
-    TableRegressor : The same for numbers.
+    TableRegressor : The estimator for numbers.
     TableEncoder : The encoding alone.
 
     Examples
@@ -420,7 +422,7 @@ class TableClassifier(ClassifierMixin, _TableModel):
         Parameters
         ----------
         X : data frame, table, dict of columns, list of dicts or array-like of shape (n, n_columns)
-            Of any kind of columns.
+            The table, with columns of any kind.
         y : array-like of shape (n_samples,)
             Class labels.
         sample_weight : array-like of shape (n_samples,), optional
@@ -462,30 +464,30 @@ class TableClassifier(ClassifierMixin, _TableModel):
 
 
 class TableRegressor(RegressorMixin, _TableModel):
-    """Multi-layer perceptron for tables as they are: text, dates, missing values, categories.
+    """Multi-layer perceptron for raw tables with text, dates, missing values and categories.
 
-    What `nnaccel train` does, with its defaults, in scikit-learn's API.
+    It does the same as `nnaccel train`, with its defaults, in scikit-learn's API.
 
     Parameters
     ----------
     hidden : sequence of int or None, default=None
-        Units of each hidden layer; () is a linear model. None, here and below, is decided by the
-        size of the table, as on the command line (see `nnaccel.tabular.settings.resolve`).
+        The number of units of each hidden layer; () is a linear model. None, here and below: the
+        size of the table decides, as on the command line (see `nnaccel.tabular.settings.resolve`).
     activation : str or sequence of str, default="auto"
-        Of the hidden layers.
+        The activation of the hidden layers.
     numbers : {"auto", "plain", "piecewise", "both"}, default="auto"
-        How the network is given numbers: one input each, with their piecewise linear encoding
-        beside it, or the mean of networks of either kind.
+        The form of numbers in the network's input: "plain", one input each; "piecewise", with their
+        piecewise linear encoding as further inputs; "both", the mean of networks of both kinds.
     members : int or None, default=None
-        Networks, each trained without one of as many folds of the rows and validated on it; the
-        prediction is their mean. None: 5 for tables of 50 to 100,000 rows, unless `hidden` or
-        `validation_fraction` is set, else 1.
+        The number of networks. Each is trained without one of as many folds of the rows and
+        validated on that fold; the prediction is their mean. None: 5 for tables of 50 to 100,000
+        rows, unless `hidden` or `validation_fraction` is set, else 1.
     dropout : float or None, default=None
         The probability of dropping a unit of a hidden layer while training.
     dropout_until : float or None, default=None
-        The share of the epochs that have dropout; the last ones have none.
+        The share of the epochs, from the first one on, that have dropout.
     initializer : str, default="auto"
-        How weights are drawn.
+        The distribution of initial weights.
     loss : str or nnaccel.Loss, default="auto"
         "auto" is the squared error, or "pinball" with a `quantile`; also "absolute_error", "huber",
         "poisson", "gaussian" (a mean with its standard deviation), or a loss of your own.
@@ -498,7 +500,7 @@ class TableRegressor(RegressorMixin, _TableModel):
     schedule : str, default="one_cycle"
         A name of `nnaccel.maths.schedules`.
     batch_size, epochs : int or None, default=None
-        Rows of a minibatch, and passes over the rows.
+        The number of rows in a minibatch, and of passes over the rows.
     early_stopping : int, default=0
         Epochs without a better validation loss, or score, after which to stop; 0 for never.
     scoring : str, callable or None, default="loss"
@@ -506,7 +508,7 @@ class TableRegressor(RegressorMixin, _TableModel):
         `sklearn.metrics.get_scorer_names`, or ``scorer(estimator, X, y)`` of encoded rows and
         numbers of classes, greater being better; None is accuracy or R^2.
     validation_fraction : float or None, default=None
-        Of the rows, set aside to find the best epoch; 0 for none.
+        The share of the rows that is held out to find the best epoch; 0: none.
     weight_decay : float or None, default=None
         Decoupled weight decay.
     l2 : float, default=0.0
@@ -514,38 +516,39 @@ class TableRegressor(RegressorMixin, _TableModel):
     clip_norm : float or None, default=None
         Gradients are scaled down to at most this Euclidean norm.
     random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the rows set aside, their order and dropout.
+        Seeds the initial weights, the choice of held-out rows, the order of rows and dropout.
     drop, keep : sequence of str, default=()
-        Columns to leave out, and to use whatever they look like.
+        Columns to leave out, and columns to use in any case.
     decimal : {".", ","} or None, default=None
-        The decimal mark of numbers that are text; None: as the table shows.
+        The decimal mark of numbers that are text; None: decide by the table.
     missing : "auto", "none" or sequence of float, default="auto"
-        Numbers that stand for no value, such as -9999; "auto" looks for them.
+        Numbers that stand for no value, such as -9999; "auto" searches for them.
     dtype : {"float32", "float64"}, default="float32"
-        To compute in.
+        The dtype of the computation.
     precision : {"float32", "tf32", "bf16"}, default="float32"
-        Of the matrix products while training.
+        The precision of the matrix products while training.
     device : str or None, default=None
-        Where to compute: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None is "cpu".
+        The device that computes: "cpu", "cuda", ... (see `nnaccel.devices.device.select`); None:
+        "cpu".
     kernels : bool or "numpy", default=True
-        As of `nnaccel.train`.
+        The same as for `nnaccel.train`.
     verbose : bool, default=False
         Print the scores of every epoch.
 
     Attributes
     ----------
     model_ : nnaccel.Model
-        What was trained: network, encoding, history and settings.
+        The trained model: network, encoding, history and settings.
     n_iter_ : int
         The number of epochs.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Their names, where X has names.
+        Their names, if X has names.
 
     See Also
     --------
-    TableClassifier : The same for classes.
+    TableClassifier : The estimator for classes.
     TableEncoder : The encoding alone.
 
     Examples
@@ -601,7 +604,7 @@ class TableRegressor(RegressorMixin, _TableModel):
         Parameters
         ----------
         X : data frame, table, dict of columns, list of dicts or array-like of shape (n, n_columns)
-            Of any kind of columns.
+            The table, with columns of any kind.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Numbers.
         sample_weight : array-like of shape (n_samples,), optional
@@ -654,7 +657,7 @@ class TableRegressor(RegressorMixin, _TableModel):
 
 
 def _given(y: Any) -> Any:
-    """y on the host; ValueError where there is none."""
+    """y on the host. Raises ValueError if y is None."""
     if y is None:
         raise ValueError("fit requires y to be passed, but the target y is None")
     return on_host(y)

@@ -1,4 +1,4 @@
-"""Weights in scikit-learn's layout, `coefs_` and `intercepts_`, and as one flat vector."""
+"""Conversions between scikit-learn's `coefs_` and `intercepts_` and the flat parameter vector."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def coefs_and_intercepts(
 
 
 def layer_arrays(network: Network, coefs: list[Array], intercepts: list[Array]) -> Any:
-    """The same arrays as the layers of the network take them, b (1, n_units)."""
+    """The same arrays as parameters of the layers, b (1, n_units)."""
     pairs = zip(coefs, intercepts, strict=True)
     dense = iter([(W, b[None, :]) for W, b in pairs])
     return tuple(next(dense) if isinstance(layer, Dense) else () for layer in network.layers)
@@ -27,8 +27,8 @@ def layer_arrays(network: Network, coefs: list[Array], intercepts: list[Array]) 
 def draw_as_sklearn(network: Network, activation: Any, rng: Any) -> np.ndarray:
     """Initial parameters (P,) on the host, drawn in the order and from the range of scikit-learn.
 
-    W and b of a layer are uniform within sqrt(6 / (fan_in + fan_out)), Glorot and Bengio (2010),
-    eq. 16, and 2 for 6 where the activation is the logistic function.
+    W and b of a layer are uniform within +-sqrt(6 / (fan_in + fan_out)), Glorot and Bengio (2010),
+    eq. 16; for the logistic function the 6 is a 2.
     """
     tree: list[Any] = []
     D, factor = network.n_inputs, 2.0 if activation in ("logistic", "sigmoid") else 6.0
@@ -44,7 +44,7 @@ def draw_as_sklearn(network: Network, activation: Any, rng: Any) -> np.ndarray:
 
 
 def check_same_shape(network: Network, coefs: list[Array]) -> None:
-    """ValueError unless the fitted layers have the widths of those of the network."""
+    """Raises ValueError unless the fitted layers have the widths of the network's layers."""
     units = [layer.units for layer in network.layers if isinstance(layer, Dense)]
     if [W.shape[1] for W in coefs] != units:
         raise ValueError(

@@ -1,1 +1,2 @@
-"""A trained model as a file that others run: ONNX, one file of NumPy, PyTorch."""
+"""Writes a trained model as a file for other programs: ONNX, one Python file with NumPy,
+PyTorch."""

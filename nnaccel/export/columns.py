@@ -1,4 +1,4 @@
-"""The columns that a model of a table uses, and what a file of it is given of each."""
+"""The columns that a model of a table uses, and the input of an exported file for each."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from nnaccel.tabular.columns import Column, categories_of, numbers_of
 from nnaccel.tabular.encoding import Features
 from nnaccel.tabular.tables import as_table
 
-# By how the column is read.
+# Kind of a column's reading -> the content of its input.
 HOLDS = {
     "number": "numbers, NaN where missing",
     "boolean": "1 for true and 0 for false, NaN where missing",
@@ -20,16 +20,16 @@ HOLDS = {
 
 
 def kinds_of(features: Features) -> dict[str, str]:
-    """How each column that is used is read, a key of `HOLDS`, in the order of the fit."""
+    """The kind of each used column, a key of `HOLDS`, in the order of the fit."""
     used = {column.name: column for column in (*features.numeric, *features.categorical)}
     return {n: features.reading(used[n]).kind for n in features.columns if n in used}
 
 
 def inputs_of(features: Features, data: Any) -> dict[str, np.ndarray]:
-    """What a file of a model is given of a table: of each column float64 (N,), or text (N,) as
-    objects, as `HOLDS` says.
+    """The inputs of an exported file for a table: each column as float64 (N,), or as text (N,) in
+    objects, see `HOLDS`.
 
-    data: as `Features.transform` takes it, and refused as there.
+    data: as for `Features.transform`, which also raises the errors.
     """
     if isinstance(data, np.ndarray):
         features.check_matrix(data)

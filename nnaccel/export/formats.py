@@ -1,4 +1,4 @@
-"""The formats that a model of a table can be written in, each known by the suffix of its file."""
+"""The formats of exported models, each recognised by the suffix of its file."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Format(NamedTuple):
-    """The suffix of a format, what it is, and what makes the bytes of a file (the model, its
-    path)."""
+    """The suffix of a format, its name in words, and the function (model, path) -> bytes of a
+    file."""
 
     suffix: str
     title: str
@@ -47,9 +47,9 @@ FORMATS = {
 
 
 def format_of(path: str | PathLike[str], format: str | None = None) -> str:
-    """The format of that name, or the one that the suffix of the file says.
+    """The format with the given name, or the one of the file's suffix.
 
-    ValueError for another name or suffix.
+    Raises ValueError for an unknown name or suffix.
     """
     if format is not None:
         find("format", format, FORMATS)
@@ -69,9 +69,9 @@ def export(model: "Model", path: str | PathLike[str], format: str | None = None)
 
     onnx: the encoding and the network in one graph, see `export.onnx.table_model`.
     numpy: a Python file that predicts with NumPy alone, see `export.numpy_file`.
-    torch: the network after its encoding, see `export.torch`.
-    ValueError for a format or a suffix that is unknown, and for a model that a format cannot hold;
-    ModuleNotFoundError where its package is missing; OSError.
+    torch: the network without the encoding, see `export.torch`.
+    Raises ValueError for an unknown format or suffix, and for a model that the format cannot hold;
+    ModuleNotFoundError if its package is missing; OSError.
     """
     row = FORMATS[format_of(path, format)]
     write(path, row.content(model, Path(path)))

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: nodes, constants, inputs and outputs, all known by their names."""
+"""Builds an ONNX graph of nodes, constants, inputs and outputs, which all have names."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 from nnaccel import __version__
 from nnaccel.tabular.tables import import_extra
 
-Shape = tuple[int | None, ...]  # None: the number of rows, which is free
+Shape = tuple[int | None, ...]  # None: any number of rows
 
-OPSET, ML_OPSET, IR = 18, 3, 8  # what onnxruntime reads from 1.14 on
+OPSET, ML_OPSET, IR = 18, 3, 8  # versions that onnxruntime reads from 1.14 on
 ML = "ai.onnx.ml"  # the domain of the operators for strings
 
 
 class Graph:
-    """Nodes and constants, as they come."""
+    """The nodes and constants of a graph, in the order of their creation."""
 
     def __init__(self) -> None:
         self._onnx = import_extra("onnx")
@@ -27,9 +27,9 @@ class Graph:
         self._known: dict[Any, str] = {}
 
     def input(self, name: str, dtype: Any, shape: Shape, note: str = "") -> None:
-        """Declare an input of the model, before there is any node.
+        """Declare an input of the model, before the first node.
 
-        ValueError for a name that no input can have.
+        Raises ValueError for an invalid name of an input.
         """
         if not name:
             raise ValueError("a column without a name cannot be an input of ONNX; rename it")
@@ -37,7 +37,8 @@ class Graph:
         self._inputs.append(self._declared(name, dtype, shape, note))
 
     def output(self, name: str, of: str, dtype: Any, shape: Shape, note: str = "") -> None:
-        """Declare an output; where an input has that name already, it is `name predicted`."""
+        """Declare an output. If an input has its name already, the output becomes `name
+        predicted`."""
         while name in self._names:
             name += " predicted"
         self._names.add(name)
@@ -45,7 +46,7 @@ class Graph:
         self._outputs.append(self._declared(name, dtype, shape, note))
 
     def constant(self, values: np.ndarray) -> str:
-        """The name of an array that does not change; equal ones are one."""
+        """The name of a constant array. Equal arrays share one constant."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if values.dtype.kind in "OU":
             values = values.astype(object)
@@ -56,18 +57,19 @@ class Graph:
         return self._known[key]
 
     def add(self, operator: str, inputs: Iterable[str], **attributes: Any) -> str:
-        """The name of what an operator gives for those inputs."""
+        """Add a node, and return the name of its output."""
         name = self._fresh(operator)
         self._add(operator, inputs, name, attributes)
         return name
 
     def _add(self, operator: str, inputs: Iterable[str], name: str, attributes: Any) -> None:
-        """Add a node that is called like its output: older runtimes mix up those without a name."""
+        """Add a node with the name of its output, since older runtimes confuse nodes without a
+        name."""
         make = self._onnx.helper.make_node
         self._nodes.append(make(operator, [*inputs], [name], name=name, **attributes))
 
     def model(self, note: str, properties: dict[str, str]) -> Any:
-        """The graph as a ModelProto, once ONNX has checked it.   note: what it is, in words."""
+        """The graph as a ModelProto, after ONNX's check.   note: its description."""
         helper = self._onnx.helper
         graph = helper.make_graph(
             self._nodes, "nnaccel", self._inputs, self._outputs, initializer=self._constants
@@ -85,7 +87,7 @@ class Graph:
         return model
 
     def _fresh(self, operator: str) -> str:
-        """A name that neither a column nor a node has."""
+        """A name that no column and no node has."""
         number = len(self._nodes) + len(self._constants)
         while (name := f"{operator} {number}") in self._names:
             number += 1
@@ -93,7 +95,7 @@ class Graph:
         return name
 
     def type_of(self, dtype: Any) -> int:
-        """The number that ONNX has for a dtype."""
+        """ONNX's number of a dtype."""
         if np.dtype(dtype).kind in "UO":
             return self._onnx.TensorProto.STRING
         return self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -1,7 +1,7 @@
-"""A model as one Python file that predicts with NumPy alone, to be read as much as to be run.
+"""A model as one readable Python file that predicts with NumPy alone.
 
-Functions of the mathematics are in it as they are written in the library. The weights are its last
-lines, so that a model is one file.
+The file contains the source of the mathematical functions from the library. Its last lines are the
+weights, so that a model is one file.
 """
 
 import base64
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 def numpy_file(model: "Model", name: str = "model") -> str:
     """The text of a Python file with `predict(table)`, `encode(table)` and, for classes,
-    `predict_proba(table)`.   name: of the module that it will be.
+    `predict_proba(table)`.   name: of the module.
 
-    ValueError for what has no text of its own: a layer that is none of the library, a function of
-    an interactive session.
+    Raises ValueError for parts without source text: a layer that is not one of the library's, a
+    function of an interactive session.
     """
     calls = Calls()
     params = to_host(model.params)
@@ -71,14 +71,14 @@ def numpy_file(model: "Model", name: str = "model") -> str:
 
 
 class Calls:
-    """Calls of functions as text, and the functions, whose own text is needed then."""
+    """Writes calls of functions as text, and collects the functions whose source the file needs."""
 
     def __init__(self) -> None:
         self.functions: list[Callable[..., Any]] = []
-        self.edges: dict[str, Any] = {}  # of piecewise linear layers, by the names that they have
+        self.edges: dict[str, Any] = {}  # of piecewise linear layers, by their names
 
     def needs(self, *functions: Callable[..., Any]) -> None:
-        """Note functions that are called."""
+        """Record functions that are called."""
         self.functions += [f for f in functions if f not in self.functions]
 
     def to(self, function: Callable[..., Any], *arguments: Any) -> str:
@@ -138,7 +138,7 @@ OUTPUTS = '''def outputs({rows}):
         A = {call}.astype(np.float64)
     return {of_all}'''
 
-# The names that the file has for itself.
+# The names that the file itself defines.
 OWN = {
     "encode", "weights", "network", "outputs", "predict", "predict_proba", "predict_std", "Array",
     "Namespace", "NUMBERS", "CATEGORIES", "PARTS", "TARGETS", "CLASSES", "WEIGHTS", "base64",
@@ -158,7 +158,7 @@ def _in_docstring(text: str) -> str:
 
 
 def _data(model: "Model", calls: Calls) -> Iterator[str]:
-    """The assignments of what is known of the table and the target."""
+    """The assignments of the facts about the table and the target."""
     features = model.features
     if isinstance(features, Matrix):
         yield from numpy_matrix.data(model)
@@ -182,7 +182,7 @@ def _data(model: "Model", calls: Calls) -> Iterator[str]:
 
 
 def _target(target: Target | Targets) -> Iterator[str]:
-    """What makes labels, or numbers in their units, of what the network says."""
+    """The lines that convert the network's outputs to labels, or to numbers in their units."""
     known = columns_of(target)
     if target.task == "regression":
         yield "\n# mean, scale"
@@ -215,7 +215,7 @@ def _network(model: "Model", calls: Calls) -> str:
 
 
 def _lines(layers: Any, slots: Any, calls: Calls, within: str) -> Iterator[str]:
-    """A line for each layer.   within: the numbers of the layers that these are inside of."""
+    """A line for each layer.   within: the numbers of the enclosing layers."""
     for i, (layer, own) in enumerate(zip(layers, slots, strict=True)):
         if isinstance(layer, Residual):
             yield f"A{within}_{i} = A"
@@ -227,7 +227,7 @@ def _lines(layers: Any, slots: Any, calls: Calls, within: str) -> Iterator[str]:
 
 
 def _call(layer: Any, arrays: list[str], calls: Calls, number: str) -> str:
-    """What a layer makes of A."""
+    """The expression for the output of a layer with input A."""
     match layer:
         case Dense():
             Z = "A @ {} + {}".format(*arrays)
@@ -264,7 +264,7 @@ def _outputs(model: "Model", calls: Calls, rows: str, encoded: str) -> str:
     )
 
 
-# What is predicted, by the task, of one target and of several.
+# Task -> the functions that predict, for one target and for several.
 PREDICT_NUMBER = '''def predict(table):
     """The number of each row (N,)."""
     [(mean, scale)] = TARGETS.values()
@@ -330,7 +330,7 @@ def _predictions(model: "Model") -> list[str]:
 
 
 def _weights(params: np.ndarray) -> str:
-    """The assignment of WEIGHTS, whose bytes are text."""
+    """The assignment of WEIGHTS, whose bytes are encoded as text."""
     dtype = params.dtype.newbyteorder("<").str
     text = base64.b64encode(params.astype(dtype).tobytes()).decode()
     lines = "\n".join(text[i : i + WIDTH] for i in range(0, len(text), WIDTH))

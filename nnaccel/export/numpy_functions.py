@@ -1,4 +1,4 @@
-"""Functions that a file of NumPy is made of: their text goes into it as it is here."""
+"""Functions whose source text becomes a part of an exported Python file."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from nnaccel.tabular.tables import MISSING
 
 
 def numbers(column, codes):
-    """A column as float64 (N,), NaN where it is missing; NumPy's own dates become seconds."""
+    """A column as float64 (N,), NaN where it is missing. NumPy's dates become seconds."""
     values = np.asarray(column)
     if values.dtype.kind == "M":
         values = values - np.datetime64(0, "s")
@@ -25,7 +25,8 @@ def texts(column, levels):
 
 
 def one_hot(values, levels, missing, other):
-    """Whether the values (N,) are each level, missing, and something else: 0 and 1 (N, n)."""
+    """Zeros and ones (N, n) that say whether the values (N,) are each level, missing, or another
+    value."""
     found = values[:, None] == np.array(levels)
     gone = values == "" if values.dtype.kind == "U" else np.isnan(values)
     gone = gone[:, None] & ~found.any(axis=1, keepdims=True)
@@ -38,7 +39,7 @@ def one_hot(values, levels, missing, other):
 
 
 def piecewise_linear(X, edges):
-    """X, and how far each number has come in each bin between its edges, from 0 to 1."""
+    """X, followed by the share of each number in each bin between its edges, from 0 to 1."""
     bins = [(j, *e) for j, row in enumerate(edges) for e in itertools.pairwise(row)]
     of = [j for j, _, _ in bins]
     low = np.array([low for _, low, _ in bins], X.dtype)

@@ -1,4 +1,4 @@
-"""Models as ONNX graphs: the encoding of a table, the network and what its target makes of it."""
+"""Models as ONNX graphs: the encoding of a table, the network and the conversion to the target."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +27,11 @@ from nnaccel.tabular.targets import Target
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-NO_STATE = -1  # the code of a text that none of the one-hot columns stands for
+NO_STATE = -1  # the code of a text without a one-hot column
 
 
 def table_model(model: "Model") -> Any:
-    """The model of a table as a ModelProto that has an input for each column that it uses.
+    """The model of a table as a ModelProto with an input for each column that it uses.
 
     The inputs (N,) have the names of the columns: text, or float64 as `HOLDS` says. The outputs
     have the names of the targets: the number, or the label (N,), and then also the probability of
@@ -39,14 +39,14 @@ def table_model(model: "Model") -> Any:
     deviation, the names of the columns (`estimates.names_of`). Numbers are float64, as in the
     library.
 
-    ValueError for a layer or an activation that ONNX has no operators for, and for a column without
-    a name. ModuleNotFoundError without the package onnx.
+    Raises ValueError for a layer or an activation without operators in ONNX, and for a column
+    without a name; ModuleNotFoundError without the package onnx.
     """
     xp = Functions(Graph())
     X = encoded(model.features, xp, model.params.dtype)
     params = views(to_host(model.params), layout(model.network), xp=np)
     Z = logits(model.network, params, X)
-    with said_of(f"the loss {model.loss.name!r}"):
+    with naming_unknown(f"the loss {model.loss.name!r}"):
         A = xp.astype(Ops(xp, operators(xp))[model.loss.predict](Z), np.float64)
         A = model.loss.pool(A, xp=xp) if A.ndim == 3 else A
     outputs = outputs_of(model.target, model.loss, A, xp=xp)
@@ -55,9 +55,10 @@ def table_model(model: "Model") -> Any:
 
 
 def network_model(network: Network, params: Any, declare: Callable[[Traced], None]) -> Any:
-    """A network as a ModelProto with the input `X` (N, n_inputs), of the dtype of its parameters.
+    """A network as a ModelProto with the input `X` (N, n_inputs), in the dtype of its parameters.
 
-    params: the arrays of the layers, NumPy's.   declare: declares the outputs, given the logits.
+    params: the NumPy arrays of the layers.   declare: the function (logits) that declares the
+    outputs.
     """
     xp = Functions(Graph())
     X = xp.input("X", next(leaves(params)).dtype, (None, network.n_inputs), "numbers")
@@ -71,18 +72,19 @@ def network_model(network: Network, params: Any, declare: Callable[[Traced], Non
 def logits(network: Network, params: Any, X: Traced) -> Traced:
     """The logits Z (..., N, n_outputs), by running the layers on a traced array.
 
-    ValueError that names the layer that ONNX has no operators for.
+    Raises ValueError that names a layer without operators in ONNX.
     """
     ops = Ops(X.xp, operators(X.xp))
     for i, (layer, own) in enumerate(zip(network.layers, params, strict=True)):
-        with said_of(f"layer {i}, {layer!r},"):
+        with naming_unknown(f"layer {i}, {layer!r},"):
             X = layer.forward(own, X, ops=ops, key=None)[0]
     return X
 
 
 @contextmanager
-def said_of(what: str) -> Iterator[None]:
-    """Whatever a function does that has no operator, as a ValueError that says whose it is."""
+def naming_unknown(what: str) -> Iterator[None]:
+    """A context that turns the error of a missing operator into a ValueError that names the
+    function."""
     try:
         yield
     except (AttributeError, TypeError, ValueError) as error:
@@ -90,8 +92,8 @@ def said_of(what: str) -> Iterator[None]:
 
 
 def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The functions of the maths that are one operator of ONNX, as kernels are: a graph that is
-    read by a person, or by what makes a graph fast, has them by their names."""
+    """Kernels for the functions of the maths that are a single operator of ONNX. So readers of the
+    graph, and programs that optimise it, find these operators by their names."""
 
     def one(name: str) -> Callable[[Traced], Traced]:
         return lambda Z: xp.node(name, [Z], Z.dtype, Z.shape)
@@ -115,7 +117,7 @@ def operators(xp: Functions) -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def encoded(features: Features, xp: Functions, dtype: Any) -> Traced:
-    """The encoded rows (N, D), of inputs that are declared here; see `Features.transform`."""
+    """The encoded rows (N, D) of the inputs, which are declared here; see `Features.transform`."""
     inputs = {}
     for name, kind in kinds_of(features).items():
         of = np.str_ if kind == "string" else np.float64
@@ -129,7 +131,7 @@ def encoded(features: Features, xp: Functions, dtype: Any) -> Traced:
 
 
 def _numbers(features: Features, inputs: dict[str, Traced], xp: Functions) -> Any:
-    """The numbers (N, n), and then the indicators of those that have one."""
+    """The numbers (N, n), followed by their indicators of missing values."""
     numeric = features.numeric
     parts = [_part(features, number, inputs[number.name], xp) for number in numeric]
     center, scale = (np.array([getattr(n, name) for n in numeric]) for name in ("center", "scale"))
@@ -145,7 +147,7 @@ def _numbers(features: Features, inputs: dict[str, Traced], xp: Functions) -> An
 
 
 def _part(features: Features, number: Numeric, values: Traced, xp: Functions) -> Traced:
-    """What is taken of a column (N,), NaN where missing."""
+    """The feature of a column (N,), NaN where missing."""
     for code in features.reading(number).codes:
         values = xp.where(values == code, np.nan, values)
     return PARTS[number.part](values, xp=xp) if number.part else values
@@ -182,7 +184,7 @@ def declare_target(target: Target | Targets, loss: Loss, outputs: Traced) -> Non
             xp.declare(name, values)
         return
     for one, P in probabilities(target, outputs, xp=xp):
-        # Of several labels each is its second class from one half on.
+        # Each of several labels is its second class from a probability of one half on.
         second = is_second(P[:, 1]) if several else None
         codes = xp.argmax(P, axis=1) if second is None else xp.astype(second, np.int64)
         declare_classes(one.name, np.array(one.classes), codes, P)
@@ -191,7 +193,7 @@ def declare_target(target: Target | Targets, loss: Loss, outputs: Traced) -> Non
 def declare_classes(name: str, classes: np.ndarray, codes: Traced, P: Traced) -> None:
     """Declare the label of each row, and the probability of each class.
 
-    ValueError for classes that are no text, numbers or booleans.
+    Raises ValueError for classes that are not text, numbers or booleans.
     """
     texts = classes.dtype.kind != "O" or all(type(label) is str for label in classes)
     if classes.dtype.kind not in "biufUO" or not texts:

@@ -1,4 +1,5 @@
-"""The text of functions, with that of all that they use, for a file that stands alone."""
+"""Collects the source text of functions, with everything that they use, for a self-contained
+file."""
 
 import ast
 import inspect
@@ -8,21 +9,21 @@ from pprint import pformat
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-MODULES = ("itertools", "math", "numpy")  # that a file may import
+MODULES = ("itertools", "math", "numpy")  # modules that the file may import
 PLAIN = (bool, int, float, str)
 WIDTH = 100
 
 
 def assigned(name: str, value: Any) -> str:
-    """The assignment of plain data, on lines that are not too long."""
+    """The assignment of plain data, on lines of limited length."""
     head = f"{name} = "
     text = pformat(value, width=WIDTH - len(head), compact=True, sort_dicts=False)
     return head + text.replace("\n", "\n" + " " * len(head))
 
 
 class Sources(NamedTuple):
-    """The text of functions and of what they need: a line each of imports and constants, and the
-    functions as they are written, with their docstrings.   names: those that they have together."""
+    """The text of functions and their dependencies: a line for each import and constant, and the
+    source of the functions with their docstrings.   names: all names that the text defines."""
 
     names: list[str]
     imports: list[str]
@@ -31,13 +32,14 @@ class Sources(NamedTuple):
 
 
 def sources_of(functions: Iterable[Callable[..., Any]]) -> Sources:
-    """The text of those functions, and of what they use before it.
+    """The text of the functions, after the text of everything that they use.
 
-    ValueError that names what has no text, as a function of an interactive session, or uses what is
-    neither a function, a number, a text, a tuple of them nor one of `MODULES`.
+    Raises ValueError that names a function without source text, such as one of an interactive
+    session, or a function that uses something other than functions, numbers, text, tuples of these,
+    and `MODULES`.
     """
-    found: dict[str, Any] = {}  # by name, what it stands for
-    texts: dict[str, str] = {}  # by name, in an order in which each can be used
+    found: dict[str, Any] = {}  # name -> its value
+    texts: dict[str, str] = {}  # name -> its text, with definitions before their use
     for function in functions:
         _collect(function, found, texts)
     imports = [_import(n, v) for n, v in found.items() if isinstance(v, ModuleType)]
@@ -47,7 +49,7 @@ def sources_of(functions: Iterable[Callable[..., Any]]) -> Sources:
 
 
 def _collect(function: Any, found: dict[str, Any], texts: dict[str, str]) -> None:
-    """Add a function, once all that it uses is there."""
+    """Add a function after everything that it uses."""
     name = getattr(function, "__name__", repr(function))
     if name in found:
         if found[name] is not function:
@@ -86,7 +88,7 @@ def _text_of(function: Any, name: str) -> tuple[str, ast.FunctionDef]:
 
 
 def _names_in(node: ast.AST) -> Iterator[str]:
-    """The names that are read, but for those of types."""
+    """The names that a syntax tree reads, without those in type annotations."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns"):
             continue

@@ -1,7 +1,8 @@
-"""The network of a model as modules of PyTorch, to be trained on or to be a part of another.
+"""The network of a model as PyTorch modules, for further training or as a part of another network.
 
-The network alone: it takes encoded rows (N, D), of `Features.transform`, and gives logits, or
-numbers in standard deviations. A file of it holds torch's own modules and no code of nnaccel.
+It is the network alone: its inputs are encoded rows (N, D) of `Features.transform`, its outputs
+logits, or numbers in standard deviations. The file holds torch's own modules and no code of
+nnaccel.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from nnaccel.typing import Array
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-# The module of each activation, of torch.nn and its own options.
+# Activation -> its module in torch.nn, and options of the module.
 MODULES: dict[Callable[..., Any], Callable[..., Any]] = {
     activations.sigmoid: lambda nn: nn.Sigmoid(),
     activations.tanh: lambda nn: nn.Tanh(),
@@ -50,7 +51,7 @@ def torch_file(model: "Model") -> bytes:
 def sequential(network: Network, params: Array) -> Any:
     """A network with parameters (P,) as a `torch.nn.Sequential`, in evaluation mode.
 
-    ValueError for a layer or an activation that is none of the library's.
+    Raises ValueError for a layer or an activation that is not one of the library's;
     ModuleNotFoundError without the package torch.
     """
     host = to_host(params)
@@ -108,7 +109,7 @@ def _activation(activation: Activation, where: str) -> list[Any]:
 
 
 def _filled(module: Any, **arrays: np.ndarray) -> Any:
-    """The module with those values in its parameters and buffers."""
+    """The module with the given values in its parameters and buffers."""
     torch = import_extra("torch")
     values = {name: torch.tensor(array.copy()) for name, array in arrays.items()}
     module.load_state_dict({**module.state_dict(), **values})
@@ -117,8 +118,8 @@ def _filled(module: Any, **arrays: np.ndarray) -> Any:
 
 # ---------------------------------------------------------------------------- layers of our own
 
-# PyTorch has no modules for these. As a graph of torch.fx one is its code, and its file needs none
-# of ours.
+# PyTorch has no modules for these. As graphs of torch.fx they contain their own code, so a file
+# needs none of nnaccel's.
 
 
 def _piecewise_linear(layer: PiecewiseLinear, dtype: Any) -> Any:

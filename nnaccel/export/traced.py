@@ -1,8 +1,8 @@
-"""Arrays that remember what is done to them: the mathematics as an ONNX graph, by running it.
+"""Arrays that record operations: running the mathematics on them gives an ONNX graph.
 
-The functions of `maths/` are written against the Array API standard. Given `Traced` arrays and
-`Functions`, they compute nothing and leave the operators of ONNX in a graph. So there is no second
-definition of an activation or a layer, and one that a program has added is written like the others.
+The functions of `maths/` are written against the Array API standard. With `Traced` arrays and
+`Functions` they compute nothing, and add operators of ONNX to a graph. So no activation or layer
+needs a second definition, and those that a program adds are exported like the others.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ import numpy as np
 
 from nnaccel.export.graph import ML, Graph, Shape
 
-# Functions of the standard that are one operator: of one array, of two, and along axes.
+# Functions of the standard that are a single operator: of one array, of two, and along axes.
 UNARY = {
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs", "sign": "Sign", "negative": "Neg",
     "floor": "Floor", "ceil": "Ceil", "round": "Round", "sin": "Sin", "tan": "Tan",
@@ -31,7 +31,7 @@ ALONG = {
     "prod": "ReduceProd",
 }  # fmt: skip
 TRUTH = {"IsNaN", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"}
-# Python's operators, and the functions that they are.
+# Python's operators, and the functions that they call.
 ARITHMETIC = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "pow",
     "matmul": "matmul", "and": "logical_and", "or": "logical_or",
@@ -43,13 +43,13 @@ COMPARISONS = {
 
 
 class Unknown(TypeError):
-    """What an ONNX graph has no operator for here."""
+    """A function without an operator in the ONNX graph."""
 
 
 class Traced:
-    """An array of which the dtype and the shape are known, by its name in a graph."""
+    """An array with a known dtype and shape, which stands for a named value in a graph."""
 
-    __array_ufunc__ = None  # an array of NumPy leaves operations with this one to this class
+    __array_ufunc__ = None  # makes NumPy arrays leave operations to this class
 
     def __init__(self, xp: "Functions", name: str, dtype: Any, shape: Shape) -> None:
         self.xp, self.name = xp, name
@@ -73,7 +73,7 @@ class Traced:
                 found = self.xp.cut(found, part, axis)
             else:
                 found = self.xp.take(found, part, axis=axis)
-                continue  # it has one axis less
+                continue  # a whole number removes the axis
             axis += 1
         return found
 
@@ -108,9 +108,9 @@ for _python, _name in COMPARISONS.items():
 
 
 class Functions:
-    """The functions of the Array API standard, of traced arrays; of others they are NumPy's.
+    """The functions of the Array API standard for traced arrays. For other arrays they are NumPy's.
 
-    AttributeError or TypeError for what has no operator here.
+    Raises AttributeError or TypeError for functions without an operator.
     """
 
     __name__ = "ONNX"
@@ -152,14 +152,14 @@ class Functions:
     # ------------------------------------------------------------------ operators
 
     def constant(self, values: Any, dtype: Any = None) -> Traced:
-        """A NumPy array or a number that does not change."""
+        """A NumPy array or a number as a constant of the graph."""
         values = np.asarray(values, dtype=dtype, order="C")
         return Traced(self, self.graph.constant(values), values.dtype, values.shape)
 
     def node(
         self, operator: str, inputs: Iterable[Traced], dtype: Any, shape: Shape, **attributes: Any
     ) -> Traced:
-        """What an operator gives for those inputs."""
+        """The output of an operator with the given inputs."""
         name = self.graph.add(operator, [array.name for array in inputs], **attributes)
         return Traced(self, name, dtype, shape)
 
@@ -172,7 +172,7 @@ class Functions:
         return self.node(operator, [x, y], dtype, _broadcast(x.shape, y.shape))
 
     def _alike(self, *arrays: Any) -> list[Traced]:
-        """Arrays and numbers as traced arrays of one dtype; a number has that of the arrays."""
+        """Arrays and numbers as traced arrays of one dtype. A number gets that of the arrays."""
         dtype = np.result_type(*(a.dtype for a in arrays if hasattr(a, "dtype")))
         traced = [a if isinstance(a, Traced) else self._of(a, dtype) for a in arrays]
         return [self.astype(array, dtype) for array in traced]
@@ -309,18 +309,18 @@ class Functions:
         return self.node("ArgMax", [x], np.int64, shape, axis=axis, keepdims=int(keepdims))
 
     def softmax(self, x: Traced) -> Traced:
-        """Along the last axis."""
+        """Softmax over the last axis."""
         return self.node("Softmax", [x], x.dtype, x.shape, axis=-1)
 
     def code_of(self, x: Traced, codes: dict[str, int], other: int) -> Traced:
-        """The code of each text, -1 or another number for those that have none."""
+        """The code of each text; `other`, by default -1, for a text without a code."""
         keys, values = [*codes], [*codes.values()]
         how = {"keys_strings": keys, "values_int64s": values, "default_int64": other, "domain": ML}
         return self.node("LabelEncoder", [x], np.int64, x.shape, **how)
 
 
 def _broadcast(x: Shape, y: Shape) -> Shape:
-    """The shape of two arrays together; ValueError where they do not fit."""
+    """The common shape of two arrays. Raises ValueError if they cannot be broadcast."""
     n = max(len(x), len(y))
     pairs = zip((1,) * (n - len(x)) + x, (1,) * (n - len(y)) + y, strict=True)
     return tuple(_together(a, b) for a, b in pairs)

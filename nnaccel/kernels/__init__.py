@@ -1,1 +1,2 @@
-"""What runs a named operation of the maths fastest on a library; `backend.py` is the way in."""
+"""Faster implementations of named operations of the maths, one backend per array library.
+`backend_of` of `backend.py` finds the backend."""

@@ -1,4 +1,4 @@
-"""One backend a library: the way from an array library to what runs a network fastest on it."""
+"""Finds the backend of an array library, which runs networks fastest on its arrays."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ BACKENDS = {
 
 
 class Backend(Protocol):
-    """How a library runs the maths. `Definition` has the meaning of each method."""
+    """How a library runs the maths. `Definition` documents each method."""
 
     prediction_rows: ClassVar[int]
     takes_slices: ClassVar[bool]
@@ -65,7 +65,7 @@ class Backend(Protocol):
 def backend_of(xp: Namespace, kernels: bool | str = True) -> Backend:
     """The backend of an array library.
 
-    kernels: True for all that there are; "numpy" for NumPy's own, without Numba; False for the
+    kernels: True for all installed kernels; "numpy" for NumPy's own, without Numba; False for the
     definition. The environment variable NNACCEL_KERNELS=0 means False for the whole process.
     ValueError for anything else.
     """

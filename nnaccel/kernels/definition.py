@@ -1,8 +1,8 @@
-"""The definition as a backend: the maths as it stands, one step after the other.
+"""The definition as a backend: the functions of the maths, one training step after the other.
 
-Every library has it, `kernels=False` asks for it, and the backends of `backend.py` replace what
-they do faster. So a breakpoint in `dense` or `adam_update` stops in a training run, and every
-kernel has an oracle.
+It runs on every library, and `kernels=False` selects it. The backends of `backend.py` are
+subclasses that replace the methods they do faster. So a breakpoint in `dense` or `adam_update`
+stops in a training run, and tests compare every kernel with its definition.
 """
 
 import logging
@@ -26,13 +26,16 @@ from nnaccel.typing import Array, Namespace
 R = TypeVar("R")
 log = logging.getLogger("nnaccel")
 
-# (params, state, data, order) -> (params, state, records): records (n_steps, ...) are the losses of
-# the steps, or with a metric the two stacked. It may overwrite params and state.
+# (params, state, data, order) -> (params, state, records). params: (P,) or (K, P). data: (X, Y,
+# weights). order: (N,) row numbers. records: the losses of the steps (n_steps, ...) in the units of
+# the loss, or with a metric the two stacked (n_steps, 2, ...). An epoch may overwrite params and
+# state.
 Epoch = Callable[[Any, State, Any, Array], tuple[Any, State, Array]]
 
 
 class Run(NamedTuple):
-    """What a training run computes. It is hashable: a compiled run is kept under it."""
+    """Everything that a training run computes. It is hashable, so a compiled run can be kept under
+    it."""
 
     network: Network
     loss: Loss
@@ -46,14 +49,16 @@ class Run(NamedTuple):
     short_batch: str = "weighted"  # or "full"
 
     def share(self, size: int) -> float:
-        """How much the gradient of a minibatch of that size counts: its share of a full one."""
+        """The factor of the gradient of a minibatch of `size` examples: its share of a full one, at
+        most 1."""
         if size >= self.batch_size or self.short_batch == "full":
             return 1.0
         return size / self.batch_size
 
 
 class NotSupported(Exception):  # an answer, not an error
-    """Why a fused epoch cannot run a network or arrays. It has done nothing by then."""
+    """Says why a fused epoch cannot run a network or arrays. The epoch raises it before it changes
+    anything."""
 
 
 def one_l2(l2: float | tuple[float, ...]) -> float:
@@ -64,7 +69,7 @@ def one_l2(l2: float | tuple[float, ...]) -> float:
 
 
 class FusedEpoch(NamedTuple):
-    """An epoch that does more at once than a step; `run` may raise NotSupported."""
+    """An epoch that fuses several steps or layers; `run` may raise NotSupported."""
 
     name: str
     run: Epoch
@@ -78,7 +83,7 @@ class Refused(NamedTuple):
 
 
 def plain_loop(step: Callable[[], R]) -> Callable[[int], R | None]:
-    """A function that takes so many steps and returns what the last one gives."""
+    """A function n -> result that calls `step` n times and returns the last result."""
 
     def run(n: int) -> R | None:
         result = None
@@ -90,16 +95,16 @@ def plain_loop(step: Callable[[], R]) -> Callable[[int], R | None]:
 
 
 class BareProduct(NamedTuple):
-    """A matrix product as the kernels of a library make it."""
+    """The matrix product that the kernels of a library use, to measure steps against."""
 
-    multiply: Callable[[Array, Array, Array], Array]  # (X, Y, out) -> X Y, in `out` where possible
-    factor: Callable[[Array], Array]  # an array as `multiply` takes it
-    # As `plain_loop`: a step of products, always with the same arrays, as fast as may be.
+    multiply: Callable[[Array, Array, Array], Array]  # (X, Y, out) -> X Y, in out if possible
+    factor: Callable[[Array], Array]  # converts an array to the form that `multiply` takes
+    # Like `plain_loop`, as fast as the library can repeat a step with the same arrays.
     loop: Callable[[Callable[[], Array]], Callable[[int], Array | None]] = plain_loop
 
 
 def offer(name: str, build: Callable[..., FusedEpoch], *args: Any) -> FusedEpoch | Refused:
-    """The fused epoch build(*args), or why there is none."""
+    """The fused epoch build(*args), or `Refused` with the reason why there is none."""
     try:
         return build(*args)
     except NotSupported as refusal:
@@ -110,12 +115,12 @@ def offer(name: str, build: Callable[..., FusedEpoch], *args: Any) -> FusedEpoch
 
 @dataclass(frozen=True)
 class Definition:
-    """The definition on one array library, and what a backend may replace.
+    """The definition on one array library, whose methods a backend may replace.
 
-    library: the backend of the library, for settings that its products need.
+    library: the backend of the library, whose settings its products need; None: it needs none.
     """
 
-    # Rows of a block in predictions, where less than memory bounds is faster.
+    # Rows of a block in predictions, where smaller blocks than the memory allows are faster.
     prediction_rows: ClassVar[int] = sys.maxsize
     # Whether X may be (R, n, D), of R devices that have their own rows, as `train` gives it then.
     takes_slices: ClassVar[bool] = False
@@ -126,10 +131,10 @@ class Definition:
     library: "Definition | None" = None
 
     def operations(self, precision: str = "float32") -> Ops:
-        """The operations of the library. Kernels among them own a workspace: take a new set for
-        every run and thread.
+        """The operations of the library. Kernels own a workspace, so each run and each thread needs
+        its own set.
 
-        precision: that of the products in dense layers of float32 arrays, see `maths/precision.py`.
+        precision: of the products of float32 arrays in dense layers, see `maths/precision.py`.
         """
         check_precision(precision, "float32")
         if precision == "float32":
@@ -138,7 +143,7 @@ class Definition:
         return Ops(self.xp, rounded)
 
     def bare_product(self, precision: str = "float32") -> BareProduct:
-        """The product that a step is measured against."""
+        """The matrix product that benchmarks compare a step with."""
         return BareProduct(lambda X, Y, out: self.xp.matmul(X, Y), lambda x: x)
 
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
@@ -146,8 +151,8 @@ class Definition:
         return []
 
     def explain(self, run: Run) -> str:
-        """Which kernels a run takes, and why not faster ones: "Numba, 2 threads, products by
-        OpenBLAS". The debug line of the run says the same, unless its arrays are of rare types."""
+        """Which kernels run, and why faster ones do not: "Numba, 2 threads, products by OpenBLAS".
+        The debug line of the run says the same, unless its arrays have rare types."""
         ops = self.operations(run.precision)
         return describe(self.fused_epochs(run, ops), f"step by step, {ops.name}")
 
@@ -157,8 +162,8 @@ class Definition:
         """The function seed -> epoch of a run.
 
         make_step: run -> step (params, state, data, index) -> (params, state, record). params and
-        state are as `split_params` leaves them. The epoch visits the examples in `order` (N,),
-        batch_size a step and the rest in a last one.
+        state are those that `split_params` returns. The epoch visits the examples in `order` (N,),
+        batch_size per step, and the remaining ones in a last, shorter step.
         """
 
         def epoch_of(seed: int) -> Epoch:
@@ -169,45 +174,47 @@ class Definition:
         return epoch_of
 
     def compile(self, function: Callable[..., R]) -> Callable[..., R]:
-        """A pure function, compiled where the library compiles."""
+        """A pure function, compiled if the library has a compiler."""
         return function
 
     def once(self, build: Callable[..., R], *key: Any) -> R:
-        """build(*key); the same object again for an equal key where compiling takes long."""
+        """build(*key). Where compiling takes long, an equal key returns the same object again."""
         return build(*key)
 
     def split_params(self, layout: Layout) -> Callable[[Any], Any]:
-        """The function that prepares a vector, or the vectors of a `State`, for the epochs."""
+        """The function that prepares a vector (P,) or (K, P), or the vectors of a `State`, for the
+        epochs."""
         return lambda kept: kept
 
     def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
-        """The context in which float32 products are IEEE, where a library has a setting for that,
-        or have the precision "tf32" on a GPU."""
+        """The context in which float32 products are IEEE, or TF32 on a GPU for the precision
+        "tf32". It does something only where the library has such a setting."""
         return nullcontext() if self.library is None else self.library.ieee_products(precision)
 
     def context(
         self, network: Network, batch_size: int, precision: str = "float32"
     ) -> AbstractContextManager[Any]:
-        """The context that steps run in: how many threads, which arithmetic."""
+        """The context that steps run in: the number of BLAS threads and the arithmetic of
+        products."""
         return self.ieee_products(precision)
 
     def wait(self, records: Array) -> None:
-        """Waits for the records of an epoch that takes long, in Python where the library would wait
-        in its own code: there no signal reaches the process, so nobody could interrupt a run."""
+        """Waits in Python for the records of an epoch. A library that waits in its own code would
+        delay signals, so Ctrl-C could not interrupt a run."""
 
     def team(self) -> AbstractContextManager[int]:
-        """How many Python threads may compute at once, each with operations of its own, while this
-        lasts."""
+        """A context whose value says how many Python threads may compute at once, each with its own
+        operations."""
         return nullcontext(1)
 
     def repays_loading(self, run: Run, n_steps: int) -> bool:
-        """Whether a run of n_steps steps is worth loading all kernels for."""
+        """Whether a run of n_steps steps saves more time than loading all kernels takes."""
         return True
 
 
 def first_supported(offers: Sequence[FusedEpoch | Refused]) -> Epoch:
-    """The epoch by the first offer that runs it. A debug line says which one, and why not another,
-    at the first epoch and whenever that changes."""
+    """The epoch of the first offer that supports its arguments. A debug line names it, and says why
+    earlier ones were refused, at the first epoch and whenever that changes."""
     fused = [offer for offer in offers if isinstance(offer, FusedEpoch)]
     said = ""
 
@@ -230,7 +237,8 @@ def first_supported(offers: Sequence[FusedEpoch | Refused]) -> Epoch:
 
 
 def describe(offers: Sequence[FusedEpoch | Refused], otherwise: str = "") -> str:
-    """The name of the first fused epoch, and why those before it are not it."""
+    """The name of the first fused epoch, and why those before it were refused.   otherwise: the
+    name if all were refused."""
     reasons = []
     for offer in offers:
         if isinstance(offer, FusedEpoch):
@@ -240,7 +248,7 @@ def describe(offers: Sequence[FusedEpoch | Refused], otherwise: str = "") -> str
 
 
 def step_by_step(step: Callable[..., Any], batch_size: int, ops: Ops) -> FusedEpoch:
-    """The epoch as a loop over its steps, which runs everything."""
+    """The epoch as a loop over its steps, which supports every run."""
 
     def epoch_of_steps(params: Any, state: State, data: Any, order: Array) -> Any:
         records = []

@@ -1,8 +1,8 @@
-"""What the epochs without steps have in common: which networks they know, the numbers of Adam, and
-the metric.
+"""Shared by the fused epochs of dense networks: which networks they support, Adam's scalars, the
+metric.
 
-On a processor one is compiled by Numba (`numba/epoch.py`) and one, of small networks, is calls of
-NumPy (`numpy/call_list.py`); one, likewise, is a CUDA kernel (`cuda/small_network.py`).
+These epochs are Numba's (`numba/epoch.py`), NumPy's list of calls (`numpy/call_list.py`) and the
+CUDA kernel of small networks (`cuda/small_network.py`).
 """
 
 from collections.abc import Container
@@ -28,28 +28,29 @@ LOSSES = {
 
 
 class Plan(NamedTuple):
-    """Dense layers one after the other, perhaps with dropout before some of them, and a loss.
+    """A sequence of dense layers, perhaps with dropout before some of them, and a loss.
 
-    They may follow a piecewise linear encoding: the input of the first one is then encoded.
+    A piecewise linear encoding may come first: the input of the first dense layer is then encoded.
     """
 
-    sizes: list[int]  # of the input of the first dense layer, and of each layer
+    sizes: list[int]  # widths: of the input of the first dense layer, and of each layer
     activations: list[str]
     parameters: list[float]  # of the activations: slopes and the like
     loss: int
     rates: list[float]  # of the dropout before each layer; 0: there is none
-    places: list[int]  # and which layer of the network it is, on which its draws depend
-    l2: float  # of the penalty
-    bins: Bins | None = None  # of the encoding
+    places: list[int]  # the index of that dropout in the network, on which its draws depend
+    l2: float  # the L2 penalty
+    bins: Bins | None = None  # of the encoding, if any, if any
 
 
 def plan_of(
     run: Run, known: Container[str], *, dropout: bool = False, encoding: bool = False
 ) -> Plan:
-    """The plan of a run whose network has these activations; NotSupported for what has no plan.
+    """The plan of a run. Raises NotSupported for a run that has none, with the reason.
 
-    dropout: whether a plan may have it, where a dense layer follows: there is none with two of them
-    in a row, nor with one after the last layer.
+    known: the names of the activations that may occur.
+    dropout: whether dropout may precede a dense layer. Two in a row, or one after the last layer,
+    have no plan.
     encoding: whether a plan may begin with the piecewise linear encoding.
     """
     if run.precision != "float32":
@@ -69,7 +70,7 @@ def plan_of(
         if dropout and type(layer) is Dropout and not rate:
             rate, place = layer.rate, i
             continue
-        if type(layer) is not Dense:  # a class derived from it may do something else
+        if type(layer) is not Dense:  # a subclass may do something else
             raise NotSupported(f"it has no layer {type(layer).__name__} at this place")
         found = activation_of(layer.activation)
         if found is None or found[0] not in known:
@@ -86,9 +87,9 @@ def plan_of(
 
 
 def activation_of(activation: Activation) -> tuple[str, float] | None:
-    """The name of an activation of the library, and its parameter.
+    """The name of an activation of the library, and its parameter, such as a slope (0 for none).
 
-    None for any other: whatever its name, its functions decide.
+    None for any other activation. Its functions decide, not its name.
     """
     name, plain = activation.name, activation.plain()
     own = getattr(activations, name, None), getattr(activations, f"{name}_vjp", None)
@@ -103,7 +104,8 @@ def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
     """The numbers (n_steps, 3) of Adam's steps: rate, epsilon and keep, the corrections in them;
     of K networks whose numbers differ (K, n_steps, 3).
 
-    W := keep W - rate m / (sqrt(v) + epsilon), with m and v as they are, as `workspace.py` does it.
+    W := keep W - rate m / (sqrt(v) + epsilon), with the uncorrected moments m and v. rate has the
+    units of W, epsilon those of the gradient.
     """
     root = np.sqrt(rules.correction_2)
     rate = rules.rate * root / rules.correction_1
@@ -117,8 +119,8 @@ def scalars_of(rules: Rules, n_steps: int, dtype: Any) -> np.ndarray:
 
 
 def compact(Y: Array, n_classes: int) -> Array:
-    """Class numbers (N,) in a small type, so that more of them are in a cache when an epoch looks
-    for each anywhere among them. Other targets stay what they are."""
+    """Class numbers (N,) in a small type, so that more of them fit into a cache when an epoch reads
+    them in random order. Other targets are returned unchanged."""
     if Y.ndim > 1:
         return Y
     return np.asarray(Y).astype(np.uint8 if n_classes <= 256 else np.int32, copy=False)
@@ -127,7 +129,8 @@ def compact(Y: Array, n_classes: int) -> Array:
 def by_batch(
     metric: Metric, Z: Array, Y: Array, weights: Array | None, batch_size: int, *, xp: Namespace
 ) -> Array:
-    """The metric of each batch (..., n_steps): of the full ones at once, as leading axes.
+    """The metric of each minibatch, (..., n_steps). Full minibatches are computed at once, as
+    leading axes.
 
     Z: (..., N, K).   Y: (N,) or (N, K).   weights: (N,) or None.
     """

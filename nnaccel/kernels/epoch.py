@@ -1,7 +1,8 @@
-"""Epochs whose steps have the optimizer's numbers on the host, traced once for all of them.
+"""Epochs whose optimizer is traced once: the scalars of all steps are computed on the host
+beforehand.
 
-So there is less Python between steps on NumPy, and on CuPy there are no launches for the step
-counter, the schedule and the corrections, each of which would cost as much as a layer.
+This leaves less Python between steps on NumPy. On CuPy it saves the launches for the step counter,
+the schedule and the bias corrections, each of which would cost as much as a layer.
 """
 
 from collections.abc import Callable
@@ -31,17 +32,18 @@ from nnaccel.typing import Array, Namespace
 
 
 def on_epoch_start(params: Array, *, xp: Namespace) -> None:
-    """Says that an epoch begins with these parameters. Nothing else has to be done here: it is for
-    kernels that keep something made of the parameters, which may have been changed in place since
-    the last epoch."""
+    """Announces that an epoch begins with these parameters (P,). The definition does nothing. A
+    kernel that keeps values computed from the parameters renews them here, since the caller may
+    have changed the parameters in place since the last epoch."""
 
 
 def network_by_network(epoch: Epoch, network: Network) -> Epoch:
-    """An epoch of one network, also for the networks of params (K, P), one after the other.
+    """Extends an epoch of one network to params (K, P): it trains the K networks one after the
+    other.
 
-    They have nothing to do with each other, and one alone stays in the cache. The random numbers of
-    dropout are the same for all of them. A layer that nobody knows may draw others for each: for
-    those, NotSupported.
+    The networks are independent, and one alone stays in the cache. The random numbers of dropout
+    are the same for all of them. The epoch raises NotSupported where a layer may draw different
+    numbers for each network.
     """
     alike = draws_alike(network)
 
@@ -64,7 +66,7 @@ def network_by_network(epoch: Epoch, network: Network) -> Epoch:
 
 
 def data_of(data: Any, k: int) -> Any:
-    """The examples as network k sees them, whose weights may be its own."""
+    """The examples (X, Y, weights) of network k: weights (N, K) become its weights (N,)."""
     X, Y, weights = data
     if weights is not None and weights.ndim == 2:
         weights = np.ascontiguousarray(weights[:, k])
@@ -75,10 +77,11 @@ def step_of(
     run: Run, *, ops: Ops
 ) -> Callable[..., tuple[Array, Any, Array, tuple[Array, Array, Array | None]]]:
     """The step (params, slots, data, index, key, updates) -> (params, slots, value, (Z, Y,
-    weights)): what the loss and the metric of its minibatch are computed from.
+    weights)).
 
-    updates: functions as of `updates_of`, each with an iterator over the numbers of the steps.
-    NotSupported for an l2 of each network.
+    value: the loss of the minibatch.   Z, Y, weights: its logits, targets and sample weights, for
+    the metric.   updates: the functions of `updates_of`, each with an iterator over the scalars of
+    the steps. Raises NotSupported where each network has its own l2.
     """
     network, loss, l2 = run.network, run.loss, one_l2(run.l2)
     n_trained = layout(network).n_trained
@@ -113,10 +116,13 @@ def step_of(
 def traced_epoch(
     run: Run, ops: Ops, stack: Callable[..., Array], count: Count | None = None
 ) -> FusedEpoch:
-    """The steps one after the other, with the numbers of the optimizer made for all at once.
+    """The epoch as a loop over steps, with the scalars of the optimizer computed for all steps at
+    once.
 
-    The epoch refuses several networks, and what `updates_of` refuses.
-    stack: how the records of the steps become one array.   count: of the run; None: its own.
+    The epoch raises NotSupported for several networks, and for an optimizer that `updates_of`
+    refuses.
+    stack: joins the records of the steps to one array.   count: the step counter of the run; None:
+    a new one.
     """
     n_weights, xp = layout(run.network).n_weights, ops.xp
     step = step_of(run, ops=ops)

@@ -1,17 +1,19 @@
-"""Kernels for JAX: the flat vector is there in the meaning of a step, not in what XLA makes of it.
+"""Kernels for JAX, which spare XLA copies between the flat vector and its parts.
 
-XLA fuses elementwise work by itself, but it copies where arrays are cut out of a vector for the
-matrix products and where gradients are joined to one. So what works on the whole vector is done
-here part by part, one for each array of the network. XLA knows that a part of joined parts is
-that part: of the cutting and joining in a step nothing is left.
+XLA fuses elementwise operations by itself. But it copies arrays that are sliced from a vector for
+the matrix products, and gradients that are joined to a vector. So functions of the whole vector
+work part by part here, one part for each array of the network. XLA simplifies a slice of joined
+parts to that part, so no slicing or joining is left in a step.
 
-XLA runs what is independent at the same time, but first it gives every result the memory of
-something that is not needed any more, in an order of its own, and then one waits for the other.
-Where that costs, what is to wait, or to be needed for longer, is asked for something that is
-`never` true.
+XLA runs independent operations at the same time. But it assigns the memory of dead values to new
+results beforehand, in its own order, and an operation whose memory is assigned so waits for the
+readers of the old value. Where that costs time, a condition that is `never` true makes a result
+wait, or keeps a value alive for longer.
 
-Every product says in which precision it is: by itself a product of float32 is IEEE on a processor
-and TF32 on a GPU.
+Every product states its precision: JAX's default for float32 is IEEE on a processor and TF32 on a
+GPU.
+Shapes are those of the definitions: X (..., B, D), W (..., D, H), Z and A (..., B, H), params (...,
+P).
 """
 
 import logging
@@ -40,7 +42,7 @@ from nnaccel.typing import Array, Namespace
 
 log = logging.getLogger("nnaccel")
 
-SMALL = 2**16  # parameters, below which copying costs less than a call for each part
+SMALL = 2**16  # parameters: below it a copy of the vector costs less than a call for each part
 
 
 UPDATES = (
@@ -52,16 +54,17 @@ UPDATES = (
 
 
 class JAXBackend(Definition):
-    """JAX's backend: an epoch is one compiled call, whose full batches are a `lax.scan`.
+    """JAX's backend: an epoch is one compiled call, whose full minibatches are a `lax.scan`.
 
-    JAX takes longer to compile a run than most epochs take, and what it has compiled owns no
-    memory: so equal runs share one program, also those of other seeds.
+    Compiling a run takes longer than most epochs, and a compiled program owns no memory. So equal
+    runs share one program, whatever their seeds.
     """
 
     takes_slices: ClassVar[bool] = True
 
     def ieee_products(self, precision: str = "float32") -> AbstractContextManager[Any]:
-        """For products without a kernel, which say themselves: a GPU's default is TF32."""
+        """The context for products without a kernel, which would be TF32 on a GPU. Kernels state
+        their own precision."""
         return jax.default_matmul_precision("highest")
 
     def operations(self, precision: str = "float32") -> Ops:
@@ -97,11 +100,12 @@ class JAXBackend(Definition):
 
     def wait(self, records: Any) -> None:
         started = time.perf_counter()
-        while not records.is_ready():  # the longer it takes, the longer the pauses: 3 % at most
+        while not records.is_ready():  # pauses grow with the time waited, to 3 % of it
             time.sleep((time.perf_counter() - started) / 32 + 1e-4)
 
     def split_params(self, layout: Layout) -> Callable[[Any], Any]:
-        """On large networks, one part for each array: XLA copies what is cut from a vector."""
+        """The function that splits the vectors (..., P) of large networks, one part for each
+        array."""
         slices = param_slices(layout)
 
         def split(vector: Any) -> SplitParams:
@@ -114,14 +118,14 @@ class JAXBackend(Definition):
 
 @lru_cache(maxsize=32)
 def built_once(build: Callable[..., Any], *key: Any) -> Any:
-    """build(*key), kept for the next equal run."""
+    """build(*key), cached for the next equal run."""
     return build(*key)
 
 
 def scan_epoch(
     step: Callable[..., Any], params: Any, state: State, order: Array, batch_size: int
 ) -> tuple[Any, State, Array]:
-    """The steps of an epoch, those of full batches as one `lax.scan`.
+    """The steps of an epoch; those of full minibatches are one `lax.scan`.
 
     step: ((params, state), index) -> ((params, state), record).
     """
@@ -139,7 +143,8 @@ def scan_epoch(
 
 
 def param_slices(places: Layout) -> list[slice]:
-    """Where each array of the network lies in the flat vector, from its beginning to its end."""
+    """The slice of each array of the network in the flat vector, in ascending order; one slice for
+    a small network."""
     if places.size < SMALL:
         return [slice(0, places.size)]
     bounds = sorted((slot.start, slot.stop) for slot in leaves(places.slots, Slot))
@@ -164,7 +169,7 @@ def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callabl
 
 
 class Parts:
-    """The parts of the flat vector, and the kernels that go through them by the definitions."""
+    """The parts of the flat vector, and kernels that apply the definitions to each part."""
 
     def __init__(self, xp: Namespace) -> None:
         self._xp = xp
@@ -172,14 +177,14 @@ class Parts:
         self._known_last = 0
 
     def views(self, params: Array, places: Layout) -> Any:
-        """Twin of `network.views`; it comes before the others, and tells where the parts are."""
+        """Twin of `network.views`. It is called before the other kernels and sets the parts."""
         self._parts = param_slices(places)
         # The first bias, whose gradient needs dX of every layer; without biases the first weight.
         self._known_last = places.n_weights % places.size
         return views(params, places, xp=self._xp)
 
     def updated_by(self, update: Callable[..., Any]) -> Callable[..., Any]:
-        """Twin of an update, which does that one on every part."""
+        """Twin of an update rule, which applies it to every part."""
 
         def twin(params: Array, grads: Array, *others: Any) -> Any:
             def part_of(x: Any, part: slice) -> Any:
@@ -187,7 +192,7 @@ class Parts:
 
             done = [
                 update(
-                    self._after_backward(params[..., part], grads, part),
+                    self._delayed(params[..., part], grads, part),
                     *(part_of(x, part) for x in (grads, *others)),
                     xp=self._xp,
                 )
@@ -199,16 +204,16 @@ class Parts:
 
         return twin
 
-    def _after_backward(self, part_of_params: Array, grads: Array, part: slice) -> Array:
-        """The same part, which is not known before the gradient of the first bias.
+    def _delayed(self, part_of_params: Array, grads: Array, part: slice) -> Array:
+        """The same part of the parameters, delayed until the gradient of the first bias is known.
 
-        So new weights are written over the old ones. Else XLA does not see that dX of the layer
-        is known by then, and copies the old ones first, in one thread. Nor does the next dW get
-        the memory of this part's gradient, and has to wait for its update.
+        So new weights overwrite the old ones. Otherwise XLA does not see that dX of the layer is
+        known by then, and copies the old weights first, in one thread. The delay also keeps the
+        next dW out of the memory of this part's gradient, where it would wait for the update.
         """
         if len(self._parts) == 1:
             return part_of_params
-        # Single numbers and no sums, which would be calls of their own.
+        # Single numbers, since sums would be separate calls.
         known, own = grads[..., self._known_last], grads[..., part.start]
         return self._xp.where(self._xp.any(never(known) | never(own)), 0.0, part_of_params)
 
@@ -243,7 +248,7 @@ class Parts:
 
 
 class Products:
-    """The kernels of dense layers, whose products are of one precision."""
+    """The kernels of dense layers, whose products have one precision."""
 
     def __init__(self, xp: Namespace, precision: str) -> None:
         self._xp, self._product = xp, PRODUCTS[precision]
@@ -265,7 +270,7 @@ class Products:
     ) -> tuple[Array | None, Array, Array]:
         """Twin of `layers.dense.dense_vjp`."""
         dZ = activation.vjp(dA, Z, A, xp=self._xp)
-        # Else dW gets the memory of A, and waits for the dW of the next layer, which is made of A.
+        # Otherwise dW gets the memory of A, and waits for the dW of the next layer, which reads A.
         wait = self._xp.any(never(A[..., :1, :1]), axis=(-2, -1), keepdims=True)
         dW = self._xp.where(wait, 0.0, self._product(X.mT, dZ))
         dX = self._product(dZ, W.mT) if need_dX else None
@@ -273,7 +278,7 @@ class Products:
 
 
 def never(x: Array) -> Array:
-    """False, which XLA cannot know before it knows x."""
+    """False (...), which XLA cannot know before it knows x (...)."""
     return (x > 0) & (x < 0)
 
 
@@ -281,7 +286,7 @@ ieee = partial(jnp.matmul, precision="highest")
 
 
 def tf32(X: Array, Y: Array) -> Array:
-    """X Y by the units of a GPU that has them, else with operands that are rounded to TF32."""
+    """X Y in TF32: by a GPU's matrix units where it has them, else with rounded operands."""
     return jax.lax.platform_dependent(
         X,
         Y,
@@ -291,12 +296,12 @@ def tf32(X: Array, Y: Array) -> Array:
 
 
 def bf16(X: Array, Y: Array) -> Array:
-    """X Y of bfloat16 numbers, added up in float32."""
-    # XLA may leave out a conversion there and back, but not the rounding.
+    """X Y with bfloat16 operands and float32 sums."""
+    # XLA may remove a conversion to bfloat16 and back, but not this rounding.
     X, Y = rounded(X, "bf16"), rounded(Y, "bf16")
     if X.ndim == Y.ndim == 2:
         return of_bfloat16(X, Y)
-    # XLA's processors multiply such matrices one by one only: of a stack they refuse the result.
+    # On a processor XLA refuses a float32 result for a stack of bfloat16 matrices.
     return jax.lax.platform_dependent(X, Y, cpu=ieee, default=of_bfloat16)
 
 
@@ -310,7 +315,7 @@ def rounded(x: Array, precision: str) -> Array:
     return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=PRECISIONS[precision])
 
 
-# What multiplies two matrices in a precision.
+# Precision -> the product of two matrices.
 PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
     "float32": ieee,
     "tf32": tf32,
@@ -321,11 +326,12 @@ PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
 def take_minibatch(
     X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
 ) -> tuple[Array, Array, Array | None]:
-    """Twin of `minibatch.minibatch`, without a mask for rows that are not there.
+    """Twin of `minibatch.minibatch`, without a mask for rows out of range.
 
-    On several devices each gathers its share of them, and XLA computes all that follows where its
-    rows are: of a step the gradient alone is added up among the devices. X (R, n, D) are R devices
-    with rows of their own, and so are Y and weights; the index counts among those of a device.
+    Each of several devices gathers its share of the rows, and XLA computes everything that follows
+    on the device of the rows. Only the gradient is added up among the devices. X (R, n, D) are R
+    devices with rows of their own, and so are Y and weights; the index counts among those of a
+    device.
     """
     if X.ndim == 3:
         rows = partial(_of_each_device, index)
@@ -368,7 +374,7 @@ def adam(
     *,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
-    """Twin of `optimizers.adam_update`, with one division for three."""
+    """Twin of `optimizers.adam_update`, with one division instead of three."""
     # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
     root = xp.sqrt(correction_2)
     mu = beta_1 * mu + (1.0 - beta_1) * grads
@@ -380,12 +386,12 @@ def adam(
 def lion(
     params: Array, grads: Array, mu: Array, rate: Array, beta_1: Any, beta_2: Any, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Twin of `optimizers.lion_update`; mu is not written over before the step has read it."""
+    """Twin of `optimizers.lion_update`. mu is not overwritten before the step has read it."""
     params, _ = optimizers.lion_update(params, grads, mu, rate, beta_1, beta_2, xp=xp)
     mu = xp.where(never(params), 0.0, mu)
     return params, beta_2 * mu + (1.0 - beta_2) * grads
 
 
 def _weights_in(part: slice, n_weights: int) -> int:
-    """How many of a part are weights, which come first in the vector."""
+    """The number of weights in a part of the vector, which holds all weights first."""
     return max(0, min(part.stop, n_weights) - part.start)

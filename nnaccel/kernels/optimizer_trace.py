@@ -1,7 +1,8 @@
 """An optimizer's update rules, traced once for all steps of an epoch.
 
-Its own `update` is called with a vector in the place of the step counter, and what it asks of its
-rules is recorded. So each step has its numbers on the host, and no optimizer is written twice.
+The optimizer's own `update` is called with a vector of step numbers instead of the step counter,
+and its calls of update rules are recorded. So the scalars of each step are known on the host, and
+no optimizer is written twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,12 +19,12 @@ from nnaccel.maths.optimizers import Optimizer, State
 from nnaccel.ops import Ops
 from nnaccel.typing import Array
 
-# How many vectors come first among the arguments of what optimizers ask for; numbers follow.
+# Update rule -> how many of its first arguments are vectors (P,); scalars follow.
 VECTORS = {
     optimizers.clip_by_global_norm: 1,  # grads
     optimizers.shrink_weights: 1,  # params
     optimizers.gradient_descent_update: 2,  # params, grads
-    optimizers.momentum_update: 3,  # params, grads, and so many slots
+    optimizers.momentum_update: 3,  # params, grads, and one slot
     optimizers.nesterov_update: 3,
     optimizers.rmsprop_update: 3,
     optimizers.adam_update: 4,
@@ -41,18 +42,19 @@ def updates_of(
     xp: Any,
     several: bool = False,
 ) -> list[tuple[Callable, tuple[Any, ...]]]:
-    """The update rules of the next steps: functions and their numbers, perhaps vectors (n_steps,).
+    """The update rules of the next steps: functions and their scalars, which may be vectors
+    (n_steps,).
 
     several: whether they may be other numbers for each of K networks, (K, n_steps) or (K, 1).
     NotSupported for those else, and for an optimizer that does something else to its vectors.
     state.step: on the host, an array of xp.
     """
     asked: list[tuple[Callable, tuple[Any, ...]]] = []
-    grads: Any = object()  # nothing can be done to it
+    grads: Any = object()  # supports no operation
     given = [params, *state.slots]
     refusal = NotSupported("it does not know the rules of the optimizer")
 
-    def taking_down(function: Callable, n: int) -> Callable:
+    def recorded(function: Callable, n: int) -> Callable:
         def rule(*args: Any) -> Any:
             ours = [grads] if function is optimizers.clip_by_global_norm else [params, grads]
             ours = [*ours, *state.slots][:n]
@@ -67,13 +69,13 @@ def updates_of(
         def __missing__(self, function: Callable) -> Callable:
             raise refusal
 
-    recorder = Recorder(xp, {f: taking_down(f, n) for f, n in VECTORS.items()})
+    recorder = Recorder(xp, {f: recorded(f, n) for f, n in VECTORS.items()})
     steps = State(state.step + np.arange(n_steps, dtype=np.int32), state.slots)
     try:
         after, left = optimizer.update(grads, steps, params, ops=recorder, n_weights=n_weights)
     except (TypeError, ValueError):
         raise NotSupported("its schedule takes one step at a time") from None
-    except AttributeError:  # of the gradient, which it has looked into
+    except AttributeError:  # the optimizer used an attribute of the gradient
         raise refusal from None
     kept = [after, *left.slots]
     if len(kept) != len(given) or any(x is not y for x, y in zip(kept, given, strict=True)):
@@ -87,7 +89,7 @@ class Rules(NamedTuple):
     """What Adam does in each of the next steps: numbers, or vectors (n_steps,); rate and shrink may
     be (K, n_steps), those of K networks."""
 
-    shrink: Any  # the amounts by which weights shrink, or None
+    shrink: Any  # the shares that weights lose to decay, or None
     rate: Any
     beta_1: float
     beta_2: float
@@ -106,7 +108,8 @@ def rules_of(
     xp: Any,
     several: bool = False,
 ) -> Rules:
-    """The rules of the next steps by `updates_of`; NotSupported for all but Adam and AdamW."""
+    """The scalars of the next steps, from `updates_of`. Raises NotSupported except for Adam and
+    AdamW."""
     match updates_of(optimizer, params, state, n_steps, n_weights, xp=xp, several=several):
         case [(optimizers.adam_update, rules)]:
             return Rules(None, *rules)
@@ -116,43 +119,47 @@ def rules_of(
 
 
 def check_adam(run: Run, *, several: bool = False) -> None:
-    """NotSupported for a run whose optimizer is not Adam or AdamW.   several: see `updates_of`."""
+    """Raises NotSupported if the optimizer of the run is neither Adam nor AdamW.   several: see
+    `updates_of`."""
     check_rules_of_adam(run.optimizer, several=several)
 
 
 @lru_cache(maxsize=64)
 def check_rules_of_adam(optimizer: Optimizer, *, several: bool = False) -> None:
-    """The same for an optimizer; cached, since it takes as long as a step of a small network."""
+    """Raises NotSupported if an optimizer is neither Adam nor AdamW. Cached, since the check takes
+    as long as a step of a small network."""
     params = np.zeros(1)
-    # Two steps, which a schedule that takes one step at a time cannot do.
+    # Two steps: a schedule that takes one step at a time refuses them.
     rules_of(optimizer, params, optimizer.init(params, xp=host), 2, 1, xp=host, several=several)
 
 
 class Count:
-    """The step counter of a run on the host, which asks the device for it in the first epoch alone:
-    nothing else in an epoch makes the host wait."""
+    """The step counter of a run on the host. It reads the device's counter in the first epoch
+    alone, since each read makes the host wait for the device."""
 
     def __init__(self) -> None:
-        self._left: Any = None  # what `after` gave last
+        self._left: Any = None  # the last result of `after`
         self._value = 0
 
     def of(self, step: Array) -> np.int32:
-        """The value of a counter ()."""
+        """The value of a counter (), an array on the device."""
         if step is not self._left:
             self._value = int(step)
         return np.int32(self._value)
 
     def after(self, step: Array, n: int) -> Array:
-        """The counter that `of` was last asked for, n steps later."""
+        """The counter n steps after the one that `of` read last."""
         self._value += n
         self._left = step + n
         return self._left
 
 
 def each_step(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The numbers of one step after the other, endless where they are the same in each.
+    """Yields the scalars of one step after the other, endlessly where all are the same in each
+    step.
 
-    Those of vectors are Python's own: NumPy's take three times as long to calculate with.
+    The elements of vectors become Python's numbers: arithmetic with NumPy's scalars takes three
+    times as long.
     """
     return zip(
         *(np.asarray(x).tolist() if np.ndim(x) else repeat(x) for x in numbers), strict=False

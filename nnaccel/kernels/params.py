@@ -1,4 +1,4 @@
-"""The parameter vector in parts, for backends whose epochs keep it so between them."""
+"""The parameter vector in parts, for backends that keep it split between epochs."""
 
 from typing import Any, NamedTuple
 
@@ -9,20 +9,20 @@ from nnaccel.typing import Array
 
 
 class SplitParams(NamedTuple):
-    """A flat vector (..., P) in parts, as a backend's `split_params` has made them."""
+    """A flat vector (..., P) in parts (..., p), made by a backend's `split_params`."""
 
     parts: tuple[Array, ...]
 
 
 def map_vectors(function: Any, kept: Any) -> Any:
-    """function(vector), or the `State` with that of each of its vectors."""
+    """function(vector), or the `State` with function applied to each of its vectors."""
     if isinstance(kept, State):
         return kept._replace(slots=tuple(map(function, kept.slots)))
     return function(kept)
 
 
 def join_params(kept: Any) -> Any:
-    """The vector (..., P) of split parameters, or the `State` with such vectors."""
+    """The vector (..., P) of split parameters, or the `State` with each vector joined."""
     return map_vectors(_joined, kept)
 
 

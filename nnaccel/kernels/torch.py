@@ -1,7 +1,9 @@
-"""Kernels for PyTorch: its fused operations, and results written where they belong.
+"""Kernels for PyTorch: its fused operations, which write gradients into one flat vector.
 
-The gradients are the equations of the maths floor, so autograd, its graph and its temporaries are
-never there; they land in one flat vector, and each is written by the product that makes it.
+The gradients are the equations of `maths/`, so autograd, its graph and its saved tensors are not
+used. The product that computes a gradient writes it into its place in the vector.
+Shapes are those of the definitions: X (B, D), W (D, H), b (1, H), Z and A (B, H), params (P,).
+Kernels call the definition for other shapes, such as those of several networks.
 """
 
 import math
@@ -26,11 +28,11 @@ from nnaccel.ops import Ops
 from nnaccel.typing import Array, Namespace
 
 FUSED_ADAM: Any = getattr(torch, "_fused_adam_", None)
-LARGE = 2**15  # parameters, from which on its threads pay: it starts them for any number
+LARGE = 2**15  # parameters, from which on the fused Adam pays: it starts threads for any number
 
 
 class TorchBackend(Definition):
-    """PyTorch's backend. It runs steps one by one, on its own threads."""
+    """PyTorch's backend. It runs steps one by one, on PyTorch's threads."""
 
     overwrites: ClassVar[bool] = True
 
@@ -45,8 +47,8 @@ class TorchBackend(Definition):
 def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
     """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
 
-    On CUDA devices float32 products and those of precision "tf32" are what they are called only in
-    the context of `products_in`.
+    On CUDA devices products are IEEE float32, or TF32 for the precision "tf32", only in the context
+    of `products_in`.
     """
     space = Workspace(xp, precision)
     return {
@@ -89,7 +91,8 @@ class Workspace(Buffers):
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
+        """Twin of `layers.dense.dense_vjp`. dZ may overwrite dA; dW and db are views of the
+        gradient vector."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(
                 dA,
@@ -116,7 +119,7 @@ class Workspace(Buffers):
         return self._product(dZ, W.T), dW, db
 
     def _operands(self, *arrays: Array) -> tuple[Array, ...]:
-        """The arrays as products in the precision of the workspace take them."""
+        """The arrays in the form that `_product` takes: unchanged, bfloat16, or float32 rounded."""
         device = arrays[0].device
         if self._precision == "float32" or (self._precision == "tf32" and device.type == "cuda"):
             return arrays
@@ -133,7 +136,7 @@ class Workspace(Buffers):
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
     ) -> tuple[Array, Array]:
-        """Twin of `losses.softmax_cross_entropy`, for class numbers of one network."""
+        """Twin of `losses.softmax_cross_entropy`, for class numbers Y (B,) of one network."""
         if label_smoothing or Y.dtype != torch.int64 or Z.ndim != 2 or weights is not None:
             return softmax_cross_entropy(
                 Z, Y, weights, xp=self._xp, label_smoothing=label_smoothing
@@ -157,7 +160,8 @@ class Workspace(Buffers):
         correction_2: Array,
         epsilon: float,
     ) -> tuple[Array, Array, Array]:
-        """Twin of `optimizers.adam_update`, in place."""
+        """Twin of `optimizers.adam_update`, in place. It overwrites grads, too. It overwrites
+        grads, too."""
         if params.ndim > 1:
             return optimizers.adam_update(
                 params,
@@ -175,14 +179,14 @@ class Workspace(Buffers):
         # m / c1 / (sqrt(v / c2) + epsilon) = (root / c1) m / (sqrt(v) + root epsilon)
         root = torch.sqrt(correction_2)
         if FUSED_ADAM is not None and params.device.type == "cpu" and params.shape[0] >= LARGE:
-            # It corrects the moments by the number of steps: after endless ones, not at all.
+            # It corrects the moments by the number of steps. Infinitely many mean no correction.
             FUSED_ADAM(
                 [params], [grads], [mu], [nu], [], [torch.tensor(math.inf)],
                 lr=float(rate * root / correction_1), beta1=float(beta_1), beta2=float(beta_2),
                 weight_decay=0.0, eps=float(root * epsilon), amsgrad=False, maximize=False,
             )  # fmt: skip
-            return params, quiet(mu), nu
-        quiet(mu.lerp_(grads, 1.0 - beta_1))
+            return params, flush_denormals(mu), nu
+        flush_denormals(mu.lerp_(grads, 1.0 - beta_1))
         nu.mul_(beta_2).addcmul_(grads, grads, value=1.0 - beta_2)
         spread = torch.sqrt(nu, out=grads).add_(root * epsilon)
         step = torch.div(mu, spread, out=grads).mul_(rate * root / correction_1)
@@ -191,7 +195,7 @@ class Workspace(Buffers):
 
 @cache
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices there can give the sums as they are, in float32."""
+    """Whether products of bfloat16 matrices on this device can return their sums in float32."""
     x = torch.ones((16, 16), dtype=torch.bfloat16, device=device)
     try:
         torch.mm(x, x, out_dtype=torch.float32)
@@ -201,7 +205,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def rounded(x: Array, precision: str) -> Array:
-    """Twin of `precision.rounded`."""
+    """Twin of `precision.rounded`, for float32."""
     if precision == "bf16":
         return x.bfloat16().float()
     n = PRECISIONS["float32"] - PRECISIONS[precision]
@@ -212,15 +216,16 @@ def rounded(x: Array, precision: str) -> Array:
 
 _TURN = threading.Condition()
 _INSIDE: set[int] = set()  # the threads in the context, all with the same setting
-_SETTING: list[Any] = []  # that setting, and what was set before
+_SETTING: list[Any] = []  # that setting, and the function that restores the former one
 
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Products of float32 matrices are IEEE inside, or TF32 on CUDA devices for that precision.
+    """The context in which products of float32 matrices are IEEE, or TF32 on CUDA devices for
+    "tf32".
 
-    PyTorch has one setting for the process. So threads that want another one wait for their turn,
-    and the last one to leave brings back what was there before.
+    PyTorch has one setting for the process. So threads that want another setting wait for their
+    turn, and the last thread to leave restores the former one.
     """
     me, wanted = threading.get_ident(), "tf32" if precision == "tf32" else "ieee"
     if me in _INSIDE:
@@ -253,17 +258,17 @@ def _set(wanted: str) -> Callable[[], None]:
     for place, value in places:
         place.fp32_precision = value
 
-    def bring_back() -> None:
+    def restore() -> None:
         for place, value in found:
-            place.fp32_precision = "none"  # which leaves it to the setting of all backends
+            place.fp32_precision = "none"  # leaves the choice to the setting for all backends
             if place.fp32_precision != value:
                 place.fp32_precision = value
 
-    return bring_back
+    return restore
 
 
-def quiet(mu: Array) -> Array:
-    """mu, with 0 for what is below the smallest normal number: see `numpy/workspace.py`."""
+def flush_denormals(mu: Array) -> Array:
+    """mu (P,), with denormal numbers replaced by 0, in place; `numpy/updates.py` says why."""
     return torch.ops.aten.hardshrink.out(mu, torch.finfo(mu.dtype).tiny, out=mu)
 
 

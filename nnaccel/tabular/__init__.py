@@ -1,1 +1,2 @@
-"""A table to a matrix and back, the defaults, and the model of a table."""
+"""Converts tables to matrices and back, chooses defaults, and trains, applies and saves models of
+tables."""

@@ -1,4 +1,5 @@
-"""The training run of one kind of networks of a table: one network, or several on folds of rows."""
+"""The training run of one kind of networks on a table: one network, or several on folds of the
+rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,13 +26,13 @@ class Done(NamedTuple):
 
 
 class Branch:
-    """The run of one kind of networks, which may be interrupted at any time: what it has come to
-    then is that of the last whole epoch.
+    """The run of one kind of networks. It may be interrupted at any time; its result is then that
+    of the last whole epoch.
 
     settings : Settings
-        Resolved, of this kind.
+        The resolved settings of this kind.
     run : Run
-        What the training loop computes.
+        The computation of the training loop.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class Branch:
             for name in scores.keys() & {"metric", "validation_metric"}:
                 scores[name] = scores[name] * self._unit
             shown = {name: float(np.mean(value)) for name, value in scores.items()}
-            # An interruption finds the epoch, the best one and their number together.
+            # One assignment, so that an interruption leaves epoch, best epoch and number
+            # consistent.
             kept = epoch.copy() if self._copies else epoch
             row = dict(shown)
             if self._has_score:
@@ -90,7 +92,7 @@ class Branch:
 
     @property
     def best(self) -> list[int]:
-        """The epochs that the networks' weights are from, by number; [] before the first one."""
+        """The numbers of the epochs whose weights the networks have; [] before the first epoch."""
         if self._done is None:
             return []
         _, best, _ = self._done
@@ -102,13 +104,13 @@ class Branch:
         if self._done is None:
             return None
         best = self._done.best
-        if best is not None:  # nobody goes on from there
+        if best is not None:  # no run continues from the best epoch
             best = best._replace(epoch=replace(best.epoch, _state=None))
         return Progress(self._done.epoch, best, self.history)
 
     def trained(self) -> Trained | None:
-        """The networks of the best epochs, calibrated if they are classifiers, or of the last one
-        where nothing was set aside."""
+        """The networks of the best epochs, calibrated if they are classifiers; those of the last
+        epoch if no rows were set aside."""
         if self._done is None:
             return None
         chosen = self._done.best.epoch if self._done.best else self._done.epoch

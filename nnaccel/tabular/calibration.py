@@ -1,10 +1,10 @@
-"""Calibration: how certain a classifier should be of its predictions, told by rows set aside.
+"""Calibration: finds on held-out rows how certain a classifier should be of its predictions.
 
-A network that goes on training orders the rows better and better, and becomes too certain of it:
-its log loss rises while there is still something to learn. So an epoch is judged by the log loss
-that it has once its logits are multiplied by the best number up to 1, and the network that is kept
-is multiplied by it. Above 1 a few rows that are all predicted right would make it certain of
-anything.
+During training a network ranks the rows better and better, but becomes too certain: its log loss
+rises while its ranking still improves. So an epoch is judged by its log loss after its logits have
+been multiplied by the best factor of at most 1, and the logits of the final network are multiplied
+by that factor. A factor above 1 is not allowed: a few rows that are all predicted right would make
+it infinite.
 Source: Guo et al. (2017), arXiv:1706.04599, section 4.2; as a criterion for the epoch: Berta,
 Holzmüller, Jordan, Bach (2025), arXiv:2501.19195.
 """
@@ -25,15 +25,15 @@ from nnaccel.training.epoch import Epoch
 from nnaccel.training.prediction import predict
 from nnaccel.training.step import check_validation
 
-LEAST = -4.0  # of the logarithm of the number
+LEAST = -4.0  # the smallest logarithm of the factor
 HALVINGS = 12
 
 
 class HeldOut(NamedTuple):
-    """Rows that a network has not seen."""
+    """Rows that a network has not been trained on."""
 
     X: np.ndarray  # (n, D)
-    Y: np.ndarray  # as the loss takes it
+    Y: np.ndarray  # the targets of the loss
     weights: np.ndarray | None  # (n,) of mean 1
 
 
@@ -46,8 +46,8 @@ def calibrated(epochs: Iterable[Epoch], run: Run, held_out: list[HeldOut]) -> It
     """The epochs of a run with their scores on held-out rows: the loss after calibration, and the
     metric.
 
-    held_out: of each of K networks; of one, params (P,), a list of one.   FloatingPointError where
-    the loss is not finite.
+    held_out: the rows of each of K networks; for one network, params (P,), a list of one.   Raises
+    FloatingPointError where the loss is not finite.
     """
     for epoch in epochs:
         params = epoch.params
@@ -92,7 +92,7 @@ def scale_of(Z: np.ndarray, rows: HeldOut, loss: Loss) -> tuple[float, float]:
 
 
 def calibrate(network: Network, params: np.ndarray, scale: float) -> np.ndarray:
-    """The parameters (P,) of the same network whose logits are multiplied by that number."""
+    """The parameters (P,) of the same network with its logits multiplied by `scale`."""
     places = layout(network)
     *before, last = views(params, places, xp=np)
     scaled = tuple(array * params.dtype.type(scale) for array in last)

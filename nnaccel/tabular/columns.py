@@ -1,7 +1,8 @@
-"""Columns: what a column of a table holds, by its type or, for text, by its cells; and its values.
+"""Columns: finds the kind of a column by its type or, for text, by its cells, and converts its
+values.
 
-A column is opened once. Its `Decision` is made at fit; afterwards its cells are read as the model
-says: as float64 (`numbers_of`), or as categories (`categories_of`).
+A column is opened once. Its `Decision` is made at fit. Afterwards its cells are read by the reading
+in the model: as float64 (`numbers_of`), or as categories (`categories_of`).
 """
 
 import contextlib
@@ -24,28 +25,29 @@ KINDS = {
     "duration": "durations",
 }
 TIMES = ("date", "time", "duration")
-AS_NUMBERS = ("number", *TIMES)  # those that become columns of numbers
-TYPED = {"number": ".", "date": "ymd"}  # how others write what has a type here, as text
-UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's temporal types, in a second
+AS_NUMBERS = ("number", *TIMES)  # the kinds that become columns of numbers
+TYPED = {"number": ".", "date": "ymd"}  # the usual form of typed values in text
+UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # units of Arrow's temporal types per second
 
 
 class Column:
-    """A column of a table, of any library that speaks Arrow.
+    """A column of a table, from any library that supports Arrow's PyCapsule interface.
 
     Attributes
     ----------
     kind : str
-        A key of `KINDS` by its Arrow type; "null" where there is no value at all; or what cannot be
-        used: "nested", "binary", "other".
+        A key of `KINDS`, by its Arrow type; "null" for a column without any value; "nested",
+        "binary" or "other" for a column that cannot be used.
     coded : bool
         Whether it was dictionary-encoded: a list of categories.
     whole : ChunkedArray or None
-        Its numbers of an integer type, exactly.
+        Its exact numbers, if its type is integer.
     source : ChunkedArray
-        As it came.
+        The column unchanged.
     data : ChunkedArray
-        float64, boolean or large_string; what cannot be used as it came. Integers beyond 2^53 and
-        decimals are rounded; dates, times and durations are in seconds (see `dates`).
+        The values as float64, boolean or large_string; unchanged where the column cannot be used.
+        Integers beyond 2^53 and decimals are rounded; dates, times and durations are in seconds
+        (see `dates`).
     """
 
     def __init__(self, data: Any) -> None:
@@ -72,7 +74,7 @@ class Column:
 
     @cached_property
     def text(self) -> Text | None:
-        """Its cells as text that is yet to be read; None for a list of categories."""
+        """Its cells as text that has not been read yet; None for a list of categories."""
         if self.kind != "string" or self.coded:
             return None
         is_view = import_extra("pyarrow").types.is_string_view(self._plain.type)
@@ -119,13 +121,13 @@ def _in_seconds(data: Any) -> Any:
 
 # ---------------------------------------------------------------------------- values
 
-Unread = tuple[tuple[str, int], ...]  # the texts that were not understood, with their counts
+Unread = tuple[tuple[str, int], ...]  # the texts that could not be read, with their counts
 
 
 def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray, Unread]:
     """The cells as float64 (N,), NaN where missing, and the words that could not be read.
 
-    ValueError where the column's type is another one.
+    Raises ValueError where the type of the column does not fit the reading.
     """
     if column.text is not None:
         values, unread = kinds.read(column.text, reading)
@@ -138,11 +140,11 @@ def numbers_of(name: str, column: Column, reading: Reading) -> tuple[np.ndarray,
 
 
 def categories_of(name: str, column: Column, reading: Reading) -> tuple[Any, Unread]:
-    """The cells as text, booleans or numbers that name categories, missing null (ChunkedArray), and
-    the words that could not be read as that.
+    """The cells as text, booleans or numbers that name categories (ChunkedArray, null where
+    missing), and the words that could not be read so.
 
-    Text is trimmed, and the usual spellings of no value (`tables.MISSING`) are missing.
-    ValueError where the column is of another type and cannot be cast without loss.
+    Text is trimmed, and the usual spellings of no value (`tables.MISSING`) are missing. Raises
+    ValueError where the column has another type and cannot be cast without loss.
     """
     pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
     if reading.kind == "string":
@@ -160,7 +162,8 @@ def categories_of(name: str, column: Column, reading: Reading) -> tuple[Any, Unr
 
 
 def read_as_arrow(name: str, column: Column, reading: Reading) -> Any:
-    """The cells as an Arrow column of the type of the reading, which reads the same again."""
+    """The cells as an Arrow column with the type of the reading. Reading it again gives the same
+    values."""
     pa = import_extra("pyarrow")
     if reading.kind in ("string", "boolean"):
         return categories_of(name, column, reading)[0]
@@ -196,10 +199,10 @@ def type_changed(name: str, kind: str, column: Column, example: Any) -> ValueErr
 
 
 def _recast(name: str, column: Column, kind: str) -> Any:
-    """The data of a typed column as another kind, if that loses nothing.
+    """The data of a typed column converted to another kind, if the conversion loses nothing.
 
     Whole numbers become text without a point; 0, 1, "true" and "false" booleans; booleans 0 and 1.
-    ValueError gives a value for which it is not so.
+    Raises ValueError with an example of a value that would be lost.
     """
     if column.kind == kind:
         return column.data
@@ -235,7 +238,7 @@ def _as_text(data: Any) -> Any:
     pa = import_extra("pyarrow")
     data = without_nan(data)
     if pa.types.is_floating(data.type):
-        # Whether a column of whole numbers has a gap, and so is read as floats, changes nothing.
+        # A gap in a column of whole numbers makes pandas read floats; 5.0 is still the text "5".
         with contextlib.suppress(pa.ArrowInvalid):
             data = data.cast(pa.int64())
     return data.cast(pa.large_string())

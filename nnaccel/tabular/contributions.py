@@ -1,7 +1,7 @@
-"""What each column of a row does to its prediction: integrated gradients.
+"""Contributions of the columns of a row to its prediction, by integrated gradients.
 
-On the straight way from the average row to this one, both encoded, the gradient in each input times
-the step adds up to the difference of the predictions, so that every column has a share of it.
+On the straight path from the average row to this row, both encoded, the sum of gradient times step
+over all inputs is the difference of the predictions. So every column has a share of the difference.
 Source: Sundararajan, Taly, Yan (2017), arXiv:1703.01365, eq. 1.
 """
 
@@ -35,9 +35,9 @@ from nnaccel.tabular.targets import Target
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-STEPS = 256  # on the way
+STEPS = 256  # on the path
 BLOCK = 1000  # rows that are encoded at once
-CERTAIN = 1e-12  # log odds are of probabilities at least this far from 0 and 1
+CERTAIN = 1e-12  # probabilities are clipped to this distance from 0 and 1 for log odds
 
 # dZ of each link, from dA, Z and A (..., N, K), and the loss.
 LINK_VJP: dict[Any, Callable[[np.ndarray, np.ndarray, np.ndarray, Loss], np.ndarray]] = {
@@ -51,13 +51,13 @@ LINK_VJP: dict[Any, Callable[[np.ndarray, np.ndarray, np.ndarray, Loss], np.ndar
 
 
 class Contributions(NamedTuple):
-    """What the columns contribute to one prediction of a row.
+    """The contributions of the columns to one prediction of a row.
 
-    target, label: what is predicted; the label is None for a number.   prediction: the number, or
-    the probability of the label.   value, average: the number, or the log odds of the label, for
-    this row and for the average row.   columns, kinds, cells: the columns that the model uses, how
-    they are read, and their values in this row, None where missing.   values: (n_columns,), which
-    add up to value - average.
+    target, label: the target and the predicted label; the label is None for a number.   prediction:
+    the number, or the probability of the label.   value, average: the number, or the log odds of
+    the label, for this row and for the average row.   columns, kinds, cells: the columns that the
+    model uses, how they are read, and their values in this row, None where missing.   values:
+    (n_columns,), which add up to value - average.
     """
 
     target: str
@@ -73,12 +73,13 @@ class Contributions(NamedTuple):
 
 def contributions(model: "Model", data: Any, row: int) -> list[Contributions]:
     """The contributions of the columns to the prediction of a row of a table, one entry for each
-    target: to the number in its units, or to the log odds of the label that is predicted. Each of
-    several quantiles has an entry; of a mean with its deviation the mean has one.
+    target. They add up to the number in its units, or to the log odds of the predicted label, minus
+    the average. Each of several quantiles has an entry; of a mean with its deviation the mean has
+    one.
 
-    data: a table, over whose rows the average is taken.   row: counted from 0.
-    ValueError for a table that does not fit the model, a row that is not there, and a loss with a
-    link that is none of the library's.
+    data: a table, over whose rows the average is taken.   row: counted from 0. Raises ValueError
+    for a table that does not fit the model, a row number out of range, and a loss whose link is not
+    one of the library's.
     """
     if model.loss.link not in LINK_VJP:
         raise ValueError(
@@ -95,7 +96,8 @@ def contributions(model: "Model", data: Any, row: int) -> list[Contributions]:
         raise ValueError(f"row must be from 0 to {len(X) - 1:,}, got {row}")
     cells, kinds = inputs_of(model.features, data), kinds_of(model.features)
     known = (tuple(kinds), tuple(kinds.values()), tuple(_cell(cells[n][row]) for n in kinds))
-    # The bins of numbers are inputs too: on a straight way of numbers the narrow ones are missed.
+    # The path goes through the encoded bins, since a path through the numbers would skip narrow
+    # bins.
     blocks = (X[first:last] for first, last in bounds(len(X), BLOCK))
     sums = [piecewise_linear(block, front.bins, xp=np).sum(axis=0) for block in blocks]
     start = np.sum(sums, axis=0) / len(X)
@@ -118,9 +120,9 @@ def _cell(value: Any) -> Any:
 
 
 class Pick(NamedTuple):
-    """One of the outputs of a network: what it is of, and of a number its scale and mean.
+    """One output of a network: its target and label, and for a number its scale and mean.
 
-    sign: -1 where the label is the first of two classes, and the output is of the second.
+    sign: -1 where the label is the first of two classes, since the output belongs to the second.
     """
 
     target: str
@@ -143,7 +145,8 @@ class Pick(NamedTuple):
 
 
 def _picks(model: "Model", A: np.ndarray) -> Iterator[Pick]:
-    """What is predicted of a row, from the predictions A (n_outputs,) of the network."""
+    """The predicted target and label of a row, from the predictions A (n_outputs,) of the
+    network."""
     target: Target | Targets = model.target
     if target.task == "classification" and len(A) > 1:
         best = int(A.argmax())
@@ -163,9 +166,9 @@ def _picks(model: "Model", A: np.ndarray) -> Iterator[Pick]:
 
 
 class Way:
-    """Rows X (M, E) on the way, and what all networks of a model make of them.
+    """Rows X (M, E) on the path, and the predictions of all networks of a model for them.
 
-    n: the layers that have been applied already.   mean: their mean predictions (M, n_outputs).
+    n: how many layers have been applied already.   mean: their mean predictions (M, n_outputs).
     """
 
     def __init__(self, model: "Model", n: int, X: np.ndarray) -> None:
@@ -179,7 +182,8 @@ class Way:
         self.mean = np.mean(self.A, axis=0)
 
     def gradient(self, dA: np.ndarray) -> np.ndarray:
-        """The gradient in X (M, E), for that in the mean predictions, dA (M, n_outputs)."""
+        """The gradient in X (M, E), given the gradient dA (M, n_outputs) in the mean
+        predictions."""
         loss, parts = self.model.loss, []
         vjp = LINK_VJP[loss.link]
         for tree, saved, Z, A in zip(self.trees, self.saved, self.Z, self.A, strict=True):

@@ -1,4 +1,4 @@
-"""Data sets: those that need no network, NPZ files, and splitting into train and test.
+"""Data sets that need no download, NPZ files, and the split into training and test rows.
 
 The real ones are scikit-learn's bundled copies; moons, circles and the flower are generated.
 """
@@ -20,8 +20,8 @@ from nnaccel.tabular.tables import import_extra, listing
 class Dataset(NamedTuple):
     """A data set.  X: (N, D).  y: (N,) labels or numbers.  X_test, y_test: None if not split.
 
-    task: "classification", "regression", or "auto" where the target is to decide.
-    source: one line that says where the data come from.
+    task: "classification", "regression", or "auto" to decide by the target.   source: one line that
+    says where the data come from.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, seed: int = 0) -> Dataset:
-    """The built-in data set of that name (`NAMES`); `seed` draws those that are generated.
+    """The built-in data set of that name (`NAMES`). `seed` seeds those that are generated.
 
-    Labels that have names are strings, digits are integers. ValueError for an unknown name lists
-    those there are and suggests the closest. scikit-learn is needed for its copies only.
+    Labels with names are strings, digits are integers. Raises ValueError for an unknown name, which
+    lists the known names and suggests the closest. Only scikit-learn's data sets need scikit-learn.
     """
     entry = find("data set", name, DATASETS)
     X, y, feature_names = entry.make(seed)
@@ -54,7 +54,7 @@ def load(name: str, seed: int = 0) -> Dataset:
 def moons(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two interleaved half circles, 500 points each, with Gaussian noise of 0.2.
 
-    As scikit-learn's make_moons.
+    The same shapes as scikit-learn's make_moons.
     """
     t = np.linspace(0, np.pi, 500)
     upper = np.stack([np.cos(t), np.sin(t)], axis=1)
@@ -66,7 +66,7 @@ def moons(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def circles(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A circle of radius 1 around one of radius 0.5, 500 points each, Gaussian noise of 0.1.
 
-    As scikit-learn's make_circles.
+    The same shapes as scikit-learn's make_circles.
     """
     t = np.linspace(0, 2 * np.pi, 500, endpoint=False)
     circle = np.stack([np.cos(t), np.sin(t)], axis=1)
@@ -100,7 +100,7 @@ class Entry(NamedTuple):
 
 
 def _bundled(loader: str) -> Callable:
-    """One of scikit-learn's data sets, its classes by name where they have one."""
+    """One of scikit-learn's data sets. Classes are named where they have names."""
 
     def make(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         load = getattr(import_extra("sklearn.datasets"), loader)
@@ -189,10 +189,10 @@ NAMES = {name: entry.description for name, entry in DATASETS.items()}
 def load_npz(path: str | Path) -> Dataset:
     """The arrays X, y or X_train, y_train, X_test, y_test of an NPZ file; others are ignored.
 
-    X: (N, ...), further axes (images) are flattened to (N, D).   y: (N,) or (N, 1).
+    X: (N, ...), further axes (images) are flattened to (N, D).   y: (N,) or (N, 1). Raises
     FileNotFoundError or IsADirectoryError with the closest name; OSError for a pipe or a device;
-    MemoryError; ValueError for a file that is no NPZ, is damaged or becomes too large, arrays that
-    are absent, of objects (pickles are never loaded) or of shapes that do not fit.
+    MemoryError; ValueError for a file that is not NPZ, is damaged or expands too much, and for
+    arrays that are absent, hold objects (pickles are never loaded) or have shapes that do not fit.
     """
     path = existing_file(path)
     with reading(path, "npz"), open(path, "rb") as content:
@@ -230,7 +230,8 @@ def _names(found: Iterable[str], path: Path) -> list[str]:
 
 
 def _read_array(file: ZipFile, member: ZipInfo, name: str, path: Path) -> np.ndarray:
-    """The array of that name; its header is read first, which may promise more than there is."""
+    """The array of that name. Its header is checked first, since it may state a size that the file
+    does not have."""
     with reading(f"{path}: {name}", "npy"):
         with file.open(member) as content:
             version = npy.read_magic(content)
@@ -251,7 +252,7 @@ def _read_array(file: ZipFile, member: ZipInfo, name: str, path: Path) -> np.nda
 
 
 def _pair(names: list[str], arrays: list[np.ndarray], path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """X as (N, D) and y as (N,), of the same N, which is not 0."""
+    """X as (N, D) and y as (N,), with the same N > 0."""
     (X_name, y_name), (X, y) = names, arrays
     if X.ndim < 2 or not X.size:
         raise ValueError(
@@ -275,10 +276,10 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random row indices (train, test), each ascending, with round(fraction * N) in the test.
 
-    stratify: every class has its share of the test, and at least one row of each stays in
-    training, so that a class may have a single row.
-    The same seed gives the same split. ValueError: a fraction outside (0, 1), or one that leaves
-    either part without rows (or, stratified, training without a class).
+    stratify: every class has its share of the test rows. At least one row of each class stays in
+    training, so a class may have a single row.
+    The same seed gives the same split. Raises ValueError for a fraction outside (0, 1), and for one
+    that leaves a part without rows (or, stratified, training without a class).
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}; for example 0.2")

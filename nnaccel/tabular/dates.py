@@ -1,7 +1,7 @@
-"""Dates, times and durations: from the text or the Arrow type of a column to seconds, and features.
+"""Dates, times and durations: conversion of text or Arrow's types to seconds, and their features.
 
-A moment is a count of seconds (float64) since 1970-01-01 00:00, in UTC where the text gives an
-offset, else on the clock of the text. A time of day and a duration are seconds, too.
+A moment is a number of seconds (float64) since 1970-01-01 00:00: in UTC where the text gives an
+offset, else in the local time of the text. A time of day and a duration are in seconds, too.
 """
 
 import math
@@ -22,7 +22,7 @@ CLOCK = (
 )
 BEHIND = rf"(?:[T\s]\s*{CLOCK})?\s*(?P<offset>Z|UTC|GMT|[+-]\d{{2}}:?\d{{2}})?$"
 MONTH = r"(?P<word>[A-Za-z]{3})[A-Za-z]*\.?"
-# The forms of a date. Which number is the day and which the month, only the column can tell.
+# The forms of a date. Only the whole column can tell which number is the day and which the month.
 FORMS: dict[str, str] = {
     "ymd": rf"^(?P<year>\d{{4}})[-/.](?P<month>\d{{1,2}})[-/.](?P<day>\d{{1,2}}){BEHIND}",
     "dmy": rf"^(?P<day>\d{{1,2}})[-/.](?P<month>\d{{1,2}})[-/.](?P<year>\d{{4}}|\d{{2}}){BEHIND}",
@@ -39,7 +39,8 @@ DURATION = (
 
 
 def to_moments(text: Any, form: str) -> np.ndarray:
-    """Seconds (N,) of texts in one of `FORMS`; NaN for null and what is no date of that form."""
+    """Seconds (N,) of texts in one of `FORMS`; NaN for null and for texts that are no date of that
+    form."""
     found = _groups(text, FORMS[form])
     year, day = _number(found, "year"), _number(found, "day", 1.0)
     month = _number(found, "month", 1.0)
@@ -71,11 +72,12 @@ def to_durations(text: Any) -> np.ndarray:
 
 
 def form_of(texts: Any) -> tuple[str | None, bool]:
-    """The form that most of the texts have, None where they are no dates, and whether another
-    form has as many.
+    """The date form of most texts, or None if they are no dates, and whether another form fits as
+    many.
 
-    Day first and month first are told apart by the whole column: a number above 12 is a day. Where
-    there is none, that order is taken in which neighbours are closer, as in "03/01, 04/01, 05/01".
+    Day first and month first are told apart by the whole column: a number above 12 is a day. If
+    there is none, the order is chosen that puts neighbouring dates closer together, as in "03/01,
+    04/01, 05/01".
     """
     seconds = {form: to_moments(texts, form) for form in FORMS}
     fitting = {form: int(np.count_nonzero(~np.isnan(s))) for form, s in seconds.items()}
@@ -95,14 +97,15 @@ def form_of(texts: Any) -> tuple[str | None, bool]:
 
 
 class Part(NamedTuple):
-    """What becomes a column of numbers: a place in time, or the sine or cosine of its place in a
-    cycle, of which it is a share.
+    """A feature of a date or time: a position in time, or the sine or cosine of a position in a
+    cycle.
 
-    Like the places below it maps seconds (N,), NaN where missing, to numbers (N,); of any library.
+    Like the functions below it maps seconds (N,), NaN where missing, to numbers (N,), for arrays of
+    any library. Positions in a cycle are fractions of it.
     """
 
     place: Callable[..., Array]
-    turn: str = ""  # "sin", "cos", or the place as it is
+    turn: str = ""  # "sin", "cos", or "" for the position itself
 
     def __call__(self, seconds: Array, *, xp: Namespace) -> Array:
         found = self.place(seconds, xp=xp)
@@ -136,9 +139,10 @@ def share_of_day(seconds: Array, *, xp: Namespace) -> Array:
 
 
 def first_day(day: Array, *, xp: Namespace) -> Array:
-    """The day on which the year of a day begins, both counted from 1970-01-01.
+    """The first day of the year that contains a day, both counted from 1970-01-01.
 
-    The year is estimated from its mean length, which is one too early or too late at most.
+    The year is estimated from the mean length of years; the estimate is off by one year at most,
+    and corrected.
     """
     day = day + BEFORE_1970
     year = xp.floor(day / YEAR)
@@ -148,7 +152,8 @@ def first_day(day: Array, *, xp: Namespace) -> Array:
 
 
 def days_before(year: Array, *, xp: Namespace) -> Array:
-    """The days from the beginning of the year 0 to that of another, in the Gregorian calendar."""
+    """The days from the beginning of the year 0 to the beginning of `year`, in the Gregorian
+    calendar."""
     leap = xp.floor((year + 3) / 4) - xp.floor((year + 99) / 100) + xp.floor((year + 399) / 400)
     return 365 * year + leap
 
@@ -163,7 +168,7 @@ PARTS: dict[str, Part] = {
     "sin day": Part(share_of_day, "sin"),
     "cos day": Part(share_of_day, "cos"),
 }
-# The parts of each kind of column; those that do not vary are dropped.
+# The features of each kind of column; those that do not vary are dropped.
 OF = {
     "date": ("days", "sin year", "cos year", "sin week", "cos week", "sin day", "cos day"),
     "time": ("seconds", "sin day", "cos day"),
@@ -188,7 +193,8 @@ def _groups(text: Any, pattern: str) -> dict[str, np.ndarray]:
 
 
 def _number(found: dict[str, np.ndarray], name: str, absent: float = np.nan) -> np.ndarray:
-    """A group as float64; `absent` where there is none, or NaN where nothing else was found."""
+    """A group as float64; `absent` where the group is empty, NaN where the whole pattern did not
+    match."""
     if name not in found:
         size = len(next(iter(found.values())))
         return np.full(size, absent)
@@ -197,7 +203,7 @@ def _number(found: dict[str, np.ndarray], name: str, absent: float = np.nan) -> 
 
 
 def _clock(found: dict[str, np.ndarray], absent: float) -> np.ndarray:
-    """Seconds since midnight; `absent` where there is no time, NaN where there is no such one."""
+    """Seconds since midnight; `absent` where the text has no time, NaN for an impossible time."""
     if "hour" not in found:
         return np.full(len(next(iter(found.values()))), absent)
     hour, minute = _number(found, "hour", absent), _number(found, "minute", 0.0)
@@ -208,7 +214,7 @@ def _clock(found: dict[str, np.ndarray], absent: float) -> np.ndarray:
 
 
 def _offset(text: np.ndarray) -> np.ndarray:
-    """Seconds of "+01:00", "-0530"; 0 for "Z", "UTC" and none."""
+    """The offset from UTC in seconds, of "+01:00" or "-0530"; 0 for "Z", "UTC" and no offset."""
     digits = np.char.replace(text, ":", "")
     numeric = np.char.isdigit(np.char.lstrip(digits, "+-"))
     value = np.where(numeric, digits, "0").astype(np.int64)

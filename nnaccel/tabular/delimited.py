@@ -1,6 +1,6 @@
-"""Delimited text (CSV and its kin): the structure found by DuckDB, the cells read as text by Arrow.
+"""Delimited text, such as CSV: DuckDB finds the structure, Arrow reads the cells as text.
 
-Nothing is converted here: a cell is what the file says, and an empty one is null.
+Nothing is converted here: a cell is the text in the file, and an empty cell is null.
 """
 
 import codecs
@@ -23,15 +23,14 @@ SAMPLE = 1 << 20  # bytes at the start of a file that show its structure
 
 
 class Malformed(ValueError):
-    """Text whose structure cannot be read; the message says why, and not of which file."""
+    """Text whose structure cannot be read. The message says why, without the name of the file."""
 
 
 class Layout(NamedTuple):
-    """How a delimited file is to be read; None: as its content suggests.
+    """The user's description of a delimited file; None: as its content suggests.
 
-    delimiter: between the cells.   header: whether the first line has the names.
-    encoding: a name for `codecs.lookup`.   names: columns that are expected, by which a header is
-    told from a row.
+    delimiter: the character between cells.   header: whether the first line has the names.
+    encoding: a name for `codecs.lookup`.   names: expected columns, which tell a header from a row.
     """
 
     delimiter: str | None = None
@@ -46,10 +45,10 @@ AS_IT_IS = Layout()
 class Structure(NamedTuple):
     """How a delimited file is laid out.
 
-    names: of its columns; "" for one without.   start: the byte at which the first row begins.
-    header: whether the names are the file's own.   line: that of the header, from 1.
-    quoted: words for no value that a column has in quotes, by its name: there they are meant. Only
-    of columns that were expected.
+    names: of its columns; "" for a column without a name.   start: the byte where the first row
+    begins.   header: whether the file has names.   line: the line of the header, counted from 1.
+    quoted: for each expected column, the words for no value that occur in quotes; in quotes they
+    are values.
     """
 
     delimiter: str
@@ -69,11 +68,11 @@ class Structure(NamedTuple):
 
 
 def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
-    """The rows of a delimited text as a pyarrow table of strings, and the structure that was found.
+    """The rows of a delimited text as a pyarrow table of strings, and the structure found.
 
     content: bytes, or a pyarrow Buffer, which is not copied.   A column without a name is dropped
-    where it is empty; else it is "column3", as all are where there is no header.
-    Malformed: lines that differ in their number of cells, text of an unknown encoding, no header.
+    where it is empty; else it is "column3", as all are where there is no header. Raises Malformed
+    for lines with different numbers of cells, an unknown encoding, no header.
     """
     pa = import_extra("pyarrow")
     content = _as_utf8(pa.py_buffer(content), layout.encoding)
@@ -99,9 +98,10 @@ def read_text(content: Any, layout: Layout = AS_IT_IS) -> tuple[Any, Structure]:
 
 
 def structure_of(content: Any, layout: Layout = AS_IT_IS) -> Structure:
-    """The structure of UTF-8 text (bytes or Buffer), by DuckDB's sniffer, but for what is given.
+    """The structure of UTF-8 text (bytes or Buffer), found by DuckDB's sniffer except where
+    `layout` states it.
 
-    Malformed where no lines with as many cells as each other can be found.
+    Raises Malformed where no lines with equal numbers of cells can be found.
     """
     sample = bytes(memoryview(content)[:SAMPLE])
     if len(content) > SAMPLE:
@@ -146,9 +146,9 @@ def _separators(sample: bytes) -> list[str]:
 def _sniff(
     path: Path, delimiter: str | None, header: bool | None, *, pad: bool = False
 ) -> dict[str, Any] | None:
-    """What DuckDB finds out about a file; None where it finds nothing.
+    """The result of DuckDB's sniffer for a file; None where it finds no structure.
 
-    pad: whether lines may have too few cells; whoever reads them says which.
+    pad: whether lines may have too few cells. Reading the rows then names these lines.
     """
     duckdb = import_extra("duckdb")
     given = {"delim": delimiter, "header": header, "null_padding": pad or None}
@@ -165,7 +165,7 @@ def _sniff(
 
 
 def _located(sample: bytes, found: dict[str, Any]) -> Structure:
-    """The structure, with the names as they are written and where the first row begins."""
+    """The structure, with the names as written and the byte where the first row begins."""
     signs = {name: "" if found[name] == "(empty)" else found[name] for name in SIGNS}
     delimiter, quote, escape, comment = signs.values()
     text = io.StringIO(sample.decode("utf-8", "replace"), newline="")
@@ -191,7 +191,7 @@ SIGNS = ("Delimiter", "Quote", "Escape", "Comment")
 def _rows(content: Any, structure: Structure, **convert: Any) -> Any:
     """The rows as a table of strings, whose columns are called "0", "1", ...
 
-    convert: options of Arrow's that differ from the usual ones.
+    convert: Arrow's conversion options that differ from the default.
     """
     pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
     rows, uneven = content.slice(structure.start), []
@@ -204,9 +204,9 @@ def _rows(content: Any, structure: Structure, **convert: Any) -> Any:
 
 
 def open_rows(text: Any, structure: Structure, uneven: list[Any], block: int) -> Any:
-    """What reads the rows of an open text in blocks of so many bytes; None where there are none.
+    """A reader of the rows of an open text, in blocks of `block` bytes; None if there are no rows.
 
-    uneven: gets the rows with another number of cells, see `uneven_rows`.
+    uneven: a list to which rows with another number of cells are appended, see `uneven_rows`.
     """
     pa, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
     options = _options(structure, uneven)
@@ -235,7 +235,7 @@ def _options(structure: Structure, uneven: list[Any], **convert: Any) -> dict[st
             quote_char=structure.quote or False,
             escape_char=(structure.escape != structure.quote and structure.escape) or False,
             newlines_in_values=bool(structure.quote),
-            ignore_empty_lines=len(names) > 1,  # of one column, they are its empty cells
+            ignore_empty_lines=len(names) > 1,  # in a table of one column they are empty cells
             invalid_row_handler=note,
         ),
         "convert_options": reader.ConvertOptions(
@@ -257,8 +257,8 @@ def uneven_rows(uneven: list[Any], structure: Structure) -> Malformed:
 
 
 def _quoted_words(content: Any, structure: Structure, i: int, rows: Any) -> frozenset[str]:
-    """The words for no value that column i has in quotes: read again, such words are null only
-    where they are not quoted."""
+    """The words for no value that occur in quotes in column i. To find them the column is read
+    again; then such words are null only where they are not quoted."""
     pc = import_extra("pyarrow.compute")
     cells = Text(rows[i]).cells
     words = cells.texts.to_numpy(False)[cells.blank].tolist()
@@ -271,7 +271,7 @@ def _quoted_words(content: Any, structure: Structure, i: int, rows: Any) -> froz
 
 
 def _named(table: Any, structure: Structure) -> Any:
-    """The table with the names of its columns, without empty ones that have none."""
+    """The table with named columns. Empty columns without a name are dropped."""
     used = [
         i
         for i, name in enumerate(structure.names)
@@ -287,7 +287,7 @@ def _without_comments(content: Any, sign: str) -> Any:
 
 
 def _single_spaces(content: Any) -> Any:
-    """The text with one space where there are several, or None where there is one everywhere."""
+    """The text with runs of spaces reduced to one space, or None if there are no such runs."""
     if b'"' in (text := bytes(memoryview(content))) or not re.search(rb"(?m)  |^ | $", text):
         return None
     lines = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb" +", b" ", text))
@@ -298,9 +298,9 @@ def _single_spaces(content: Any) -> Any:
 
 
 def encoding_of(head: bytes, given: str | None) -> str | None:
-    """The encoding of a text by its first bytes, if it is not given; None for UTF-8.
+    """The encoding of a text, given or recognised by its first bytes; None for UTF-8.
 
-    A TableWarning for what is no UTF-8, and is taken for Latin-1 as Windows has it.
+    Warns (TableWarning) of text that is not UTF-8 and is read as Windows' Latin-1 (cp1252).
     """
     encoding = given or _recognise(head)
     if encoding is None and _from_latin_1(head) is not None:
@@ -309,9 +309,10 @@ def encoding_of(head: bytes, given: str | None) -> str | None:
 
 
 def _as_utf8(content: Any, encoding: str | None) -> Any:
-    """A Buffer of text without byte order mark, in UTF-8 if it is as named or recognised.
+    """A Buffer of the text in UTF-8 without byte order mark, decoded from the given or recognised
+    encoding.
 
-    encoding: None tells UTF-8 and UTF-16 apart.
+    encoding: None: recognise UTF-8 and UTF-16.
     """
     pa = import_extra("pyarrow")
     encoding = encoding or _recognise(bytes(memoryview(content)[:SAMPLE]))
@@ -333,8 +334,8 @@ def _as_utf8(content: Any, encoding: str | None) -> Any:
 
 
 def _from_latin_1(content: Any) -> Any:
-    """Text that is not UTF-8 as Latin-1, in the form that Windows has of it, with a TableWarning;
-    None for UTF-8."""
+    """Text that is not UTF-8, read as Windows' Latin-1 (cp1252) with a TableWarning; None for
+    UTF-8."""
     try:
         codecs.decode(memoryview(content), "utf-8")
         return None

@@ -1,9 +1,9 @@
 """The encoding of a table or a matrix as a float matrix, which is plain data.
 
-The encoded columns come in three groups: the numbers, standardised; a 0/1 indicator for each
-column of numbers that was missing somewhere; and the one-hot columns of each category.
-`features.fit_features` decides, `Features.transform` applies; nothing is learnt from the table
-that is transformed.
+The encoded columns come in three groups: the numbers, standardised; a 0/1 indicator for each column
+of numbers that was missing somewhere; and the one-hot columns of each category.
+`features.fit_features` decides the encoding and `Features.transform` applies it. The transform
+learns nothing from the table that it encodes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,10 +30,10 @@ from nnaccel.tabular.scaling import bend, blocks
 from nnaccel.tabular.surprises import Surprises
 from nnaccel.tabular.tables import as_table, counts, import_extra, listing
 
-NUMBERS = Reading("number", ".")  # how a column of numbers is read, unless it says otherwise
+NUMBERS = Reading("number", ".")  # the default reading of a column of numbers
 
-# Encoded numbers -> what they are made of, float64 (their number, N), NaN where missing; ours to
-# overwrite.
+# Encoded numbers -> their values before scaling, float64 (n, N), NaN where missing. The caller may
+# overwrite them.
 Read = Callable[[Sequence["Numeric"]], np.ndarray]
 
 
@@ -41,9 +41,9 @@ Read = Callable[[Sequence["Numeric"]], np.ndarray]
 class Numeric:
     """A number, encoded as z = (x - center) / scale; a missing one as 0.
 
-    name: of the table's column.   part: what is taken of a date or time, see `dates.PARTS`.
-    bend: whether z is bent where it is far out, see `scaling.bend`.
-    missing: a 0/1 column of its own says where the column had no value.
+    name: of the table's column.   part: the feature of a date or time, see `dates.PARTS`; "": none.
+    bend: whether z is bent far from 0, see `scaling.bend`.   missing: whether a separate 0/1 column
+    indicates missing values.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Categorical:
     """A column of categories, encoded one-hot.
 
     kind: "string", "boolean" or "number", the type of its levels, which are in ascending order.
-    missing, other: missing values, and levels that are not listed, have a column of their own.
+    missing, other: whether missing values, and levels that are not listed, have a separate column.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Categorical:
 
     @property
     def base(self) -> int:
-        """1 for a boolean without missing values, whose one column is 1 for true; else 0."""
+        """1 for a boolean without missing values, whose single column is 1 for true; else 0."""
         return int(self.kind == "boolean" and len(self.levels) == 2 and not self.missing)
 
     @property
@@ -88,18 +88,18 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Features:
-    """How tables, or matrices, are encoded as float matrices; made by `fit_features`.
+    """The encoding of tables, or matrices, as float matrices; made by `fit_features`.
 
     Attributes
     ----------
     columns : tuple of str
-        The columns that it was fitted on, in their order.
+        The columns of the fit, in their order.
     numeric : tuple of Numeric
     categorical : tuple of Categorical
     dropped : dict of str
-        The columns that are not used, each with the reason.
+        The unused columns, each with the reason.
     readings : dict of Reading
-        How the cells of columns are read that are no plain numbers, text or booleans.
+        The readings of the columns whose cells are not plain numbers, text or booleans.
     """
 
     columns: tuple[str, ...]
@@ -119,7 +119,7 @@ class Features:
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
-        """Where the encoded columns of each column of the table are, by its name."""
+        """The positions of the encoded columns of each column of the table, by its name."""
         names = [
             *(number.name for number in self.numeric),
             *(number.name for number in self.numeric if number.missing),
@@ -149,17 +149,17 @@ class Features:
     ) -> np.ndarray:
         """Encode a table, data frame or NumPy matrix as an array (N, D), D = len(names).
 
-        In a table the order of the columns is free; a matrix has them in the order of the fit.
-        Cells are read as they were at the fit.
+        The columns of a table may come in any order; those of a matrix in the order of the fit.
+        Cells are read as at the fit.
 
-        TableWarning, one each, with the columns and the rows concerned: columns that the fit did
-        not see; cells that cannot be read, which are missing; missing values where the fit saw none
-        (a number becomes the mean, a category all zeros); categories that the fit did not see (all
-        zeros; in `(other)` where there is one). With `surprises` they are counted there instead,
-        to be said of several batches at once.
-        ValueError: columns that are absent (all are listed), a column without a single cell that
-        can be read, a type that changed and cannot be cast without loss, infinities, a matrix of
-        another width or with NaN.
+        Gives one TableWarning for each of these, with the columns and the numbers of rows: columns
+        that the fit did not see; cells that cannot be read, which become missing; missing values
+        where the fit saw none (a number becomes the mean, a category all zeros); categories that
+        the fit did not see (all zeros; `(other)` if that column exists). With `surprises` they are
+        counted there instead, to warn of several batches at once.
+        Raises ValueError for absent columns (all are listed), a column without a single readable
+        cell, a changed type that cannot be cast without loss, infinities, and a matrix with another
+        width or with NaN.
         """
         if isinstance(data, np.ndarray):
             self.check_matrix(data)
@@ -205,7 +205,8 @@ class Features:
             found.unseen[name] += new
 
     def present(self, X: np.ndarray) -> np.ndarray:
-        """Which numbers were there in the table that X (N, D) encodes: (N, n_numbers)."""
+        """Which numbers were present in the table that X (N, D) encodes: booleans (N,
+        n_numbers)."""
         marked = [number.name for number in self.numeric if number.missing]
         present = np.ones((len(X), len(self.numeric)), bool)
         for j, number in enumerate(self.numeric):
@@ -214,7 +215,7 @@ class Features:
         return present
 
     def reading(self, column: Numeric | Categorical) -> Reading:
-        """How the cells of a column are read."""
+        """The reading of a column's cells."""
         plain = NUMBERS if isinstance(column, Numeric) else Reading(column.kind)
         return self.readings.get(column.name, plain)
 
@@ -229,9 +230,9 @@ class Features:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Features":
-        """The encoding that `to_dict` gave, once every key and value has been checked.
+        """The encoding that `to_dict` returned, after a check of every key and value.
 
-        ValueError names the key that is unknown, absent or of a wrong type or value.
+        Raises ValueError that names a key that is unknown, absent, or has a wrong type or value.
         """
         schema.check(data, FEATURES, "features")
         for numeric in data["numeric"]:
@@ -261,7 +262,7 @@ class Features:
         return features
 
     def _check_parts(self) -> None:
-        """ValueError for a column whose reading does not fit its encoding."""
+        """Raises Raises ValueError for a column whose reading does not fit its encoding."""
         for column in (*self.numeric, *self.categorical):
             kind = self.reading(column).kind
             is_number = isinstance(column, Numeric)
@@ -273,7 +274,7 @@ class Features:
                 )
 
     def check_matrix(self, X: np.ndarray) -> None:
-        """ValueError for what is no matrix of numbers of the columns of the fit."""
+        """Raises ValueError unless X is a matrix of numbers with the columns of the fit."""
         check_matrix(X)
         if self.categorical or self.readings:
             other = [*(c.name for c in self.categorical), *self.readings]
@@ -288,8 +289,8 @@ class Features:
             )
 
     def check_columns(self, present: Sequence[str], found: Surprises | None = None) -> None:
-        """ValueError where a column that is used is absent. A new one is noted in `found`, or a
-        TableWarning."""
+        """Raises ValueError where a used column is absent. New columns are noted in `found`, or
+        warned of."""
         used = [*dict.fromkeys(column.name for column in (*self.numeric, *self.categorical))]
         if absent := [name for name in used if name not in present]:
             guess = did_you_mean(absent[0], [name for name in present if name not in used])
@@ -306,7 +307,7 @@ class Features:
     def _parts(
         self, table: Any, numbers: Sequence[Numeric], found: Surprises
     ) -> Iterable[np.ndarray]:
-        """The values (n, N) of the numbers that are made of one column, column by column."""
+        """Yields, column by column, the values (n, N) of the numbers that the column becomes."""
         for name, parts in groupby(numbers, lambda number: number.name):
             parts = [*parts]
             column, reading = Column(table[name]), self.reading(parts[0])
@@ -321,7 +322,8 @@ class Features:
             yield np.stack([parts_of(values, number.part) for number in parts])
 
     def _write_numbers(self, out: np.ndarray, read: Read) -> dict[str, int]:
-        """Fill the numbers and their indicators; how many others were missing, by column."""
+        """Fill the numbers and their indicators. Returns, by column, how many values are missing
+        where there is no indicator."""
         filled, indicator = {}, len(self.numeric)
         largest = np.finfo(out.dtype).max
         for part in blocks(len(self.numeric), len(out)):
@@ -372,9 +374,10 @@ class Matrix(Features):
 
 
 def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, int]:
-    """Set the ones in zeros (N, len(spec.states)); how many are missing, and how many unseen.
+    """Set the ones in zeros (N, len(spec.states)). Returns how many rows are missing, and how many
+    unseen.
 
-    Those are left zero, unless they have a state of their own.
+    These rows stay zero, unless they have a separate state.
     """
     pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
     levels = pa.array(spec.levels, type=data.type)
@@ -395,12 +398,13 @@ def _write_one_hot(out: np.ndarray, spec: Categorical, data: Any) -> tuple[int, 
 
 
 def parts_of(values: np.ndarray, part: str) -> np.ndarray:
-    """A part of a date or time, computed from a column's values (N,); "" returns the values."""
+    """A feature of a date or time, computed from a column's values (N,); the part "" is the
+    values."""
     return PARTS[part](values, xp=np) if part else values
 
 
 def check_matrix(X: np.ndarray) -> None:
-    """ValueError unless X is a matrix of numbers."""
+    """Raises Raises ValueError unless X is a matrix of numbers."""
     if X.ndim != 2:
         raise ValueError(
             f"X must be 2-D (n_samples, n_features), got shape {X.shape}; "
@@ -414,7 +418,8 @@ def check_matrix(X: np.ndarray) -> None:
 
 
 def matrix_reader(X: np.ndarray, columns: Sequence[str]) -> Read:
-    """What reads the columns of a matrix (N, len(columns)); ValueError for NaN and infinity."""
+    """The function that reads the columns of a matrix (N, len(columns)). It raises ValueError for
+    NaN and infinity."""
     position = {name: i for i, name in enumerate(columns)}
 
     def read(numbers: Sequence[Numeric]) -> np.ndarray:
@@ -432,7 +437,8 @@ def matrix_reader(X: np.ndarray, columns: Sequence[str]) -> Read:
 
 
 def refuse_infinite(names: Sequence[str], infinite: np.ndarray) -> None:
-    """ValueError that names the first column (n,) in which a row (n, N) is infinite."""
+    """Raises ValueError that names the first of the columns with an infinite value.   infinite:
+    booleans (n, N)."""
     if infinite.any():
         column = int(np.argmax(infinite.any(axis=1)))
         raise ValueError(
@@ -482,7 +488,7 @@ READING = {
         lambda v: schema.LIST.holds(v) and all(map(schema.FINITE.holds, v)),
     ),
 }
-# The forms of each kind.
+# The possible forms of each kind.
 FORM = {
     "number": schema.one_of(*MARKS),
     "date": schema.one_of(*FORMS),

@@ -1,4 +1,5 @@
-"""Features: how a table or a matrix becomes a float matrix; `encoding` applies what is decided."""
+"""Features: decides how a table or a matrix becomes a float matrix; `encoding` applies the
+decision."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +27,11 @@ from nnaccel.tabular.scaling import Scale, scales
 from nnaccel.tabular.survey import EMPTY, EXCLUDED, Rules, Survey, survey
 from nnaccel.tabular.tables import as_table, listing
 
-MAX_LEVELS = 100  # categories of one column that get a column of their own
+MAX_LEVELS = 100  # categories of one column that get a separate column
 LARGEST = 1e150  # its square is still finite in float64
-CONSTANT = "constant"  # why a column is dropped
+CONSTANT = "constant"  # the reason for a dropped column
 
-Spec = tuple[Numeric, ...] | Categorical | str  # how a column is encoded, or why it is not
+Spec = tuple[Numeric, ...] | Categorical | str  # the encoding of a column, or why it has none
 
 
 def fit_features(
@@ -42,26 +43,28 @@ def fit_features(
 ) -> Features:
     """Decide how a table, data frame or NumPy matrix (N, D) is encoded as a float matrix.
 
-    exclude: columns to leave out.   names: those of a matrix's columns, by default x0, x1, ...
-    surveyed: how the columns of a table are read, if that was decided; `data` is then the table
-    that came with it.
+    exclude: columns to leave out.   names: of a matrix's columns, by default x0, x1, ...
+    surveyed: the readings of a table's columns, if they are decided already; `data` is then the
+    table that `survey` returned.
 
-    Tables. How columns are read, and which are of no use, is said at `survey`. Numbers are
-    standardised by the mean and the population standard deviation of the values present; a column
-    with values more than 8 standard deviations out by its median and quartiles, and bent there (see
-    `scaling`). Where some are missing there is an indicator. A date becomes the days since 1970,
-    and the sine and cosine of its places in the year, the week and the day; a time of day likewise;
-    a duration its seconds. Text, dictionary-encoded and boolean columns are one-hot, and missing is
-    one more category where it occurs; a boolean without it is one 0/1 column. Of more than
-    `MAX_LEVELS` (100) categories the most frequent have columns, the others share `(other)`.
-    Constant columns, to rounding, are dropped.
+    Tables. `survey` decides how columns are read and which are dropped. Numbers are standardised by
+    the mean and the population standard deviation of the present values. A column with values more
+    than 8 standard deviations from the mean is scaled by its median and quartiles instead, and bent
+    there (see `scaling`). A column with missing values gets an indicator. A date becomes the days
+    since 1970, and the sine and cosine of its positions in the year, the week and the day; a time
+    of day becomes its seconds with the sine and cosine in the day; a duration its seconds. Text,
+    dictionary-encoded and boolean columns are one-hot, with one more category for missing values
+    where they occur; a boolean without missing values is one 0/1 column. Of more than `MAX_LEVELS`
+    (100) categories the most frequent have columns, and the others share `(other)`. Columns that
+    are constant to rounding are dropped.
 
-    Matrices. uint8 are pixels: divided by the brightest, all columns kept. Other numbers are as in
-    tables, and constant columns dropped. NaN and infinity are errors that name the row and column.
+    Matrices. uint8 are pixels: they are divided by the brightest, and all columns are kept. Other
+    numbers are encoded as in tables, and constant columns are dropped. NaN and infinity are errors
+    that name the row and column.
 
-    ValueError: columns that cannot be used (all are listed, with advice); infinities and numbers
-    beyond 1e150; no usable feature (says why each column was dropped); names or categories that a
-    model file cannot hold.
+    Raises ValueError for columns that cannot be used (all are listed, with advice), infinities and
+    numbers beyond 1e150, a table without usable features (with the reason for each column), and
+    names or categories that a model file cannot hold.
     """
     if isinstance(data, np.ndarray):
         return _fit_matrix(data, tuple(exclude), names)
@@ -97,12 +100,12 @@ def _fit_table(table: Any, readings: dict[str, Reading]) -> dict[str, Spec]:
 
 
 def category_names(readings: Mapping[str, Reading], coded: Collection[str]) -> list[str]:
-    """The columns that are encoded as categories.   coded: those that were dictionary-encoded."""
+    """The columns that are encoded as categories.   coded: the dictionary-encoded columns."""
     return [n for n, reading in readings.items() if n in coded or reading.kind not in AS_NUMBERS]
 
 
 def numbers_in(readings: Mapping[str, Reading], coded: Collection[str]) -> list[Numeric]:
-    """The numbers that the other columns are encoded as, before their scale is known."""
+    """The encoded numbers of the other columns, before their scale is known."""
     others = {*readings} - {*category_names(readings, coded)}
     return [
         Numeric(name, 0.0, 1.0, part=part)
@@ -117,7 +120,7 @@ def _values(table: Any, name: str, readings: dict[str, Reading]) -> np.ndarray:
 
 
 def by_column(numbers: Sequence[Numeric], found: Sequence[Scale], rows: int) -> dict[str, Spec]:
-    """The encoded numbers of each column, or why it has none."""
+    """The encoded numbers of each column, or the reason why it has none."""
     specs: dict[str, Spec] = {}
     for number, scale in zip(numbers, found, strict=True):
         made, before = _encoded(number, scale, rows), specs.get(number.name)
@@ -136,8 +139,8 @@ def _encoded(number: Numeric, scale: Scale, rows: int) -> Numeric | str:
         return Numeric(number.name, scale.center, scale.scale, scale.bend, missing, number.part)
     if not scale.present:
         return EMPTY
-    # Of one value or none, only the indicator says something. Should another value turn up, it
-    # is measured in units of this one.
+    # With one value or none, only the indicator carries information. A later, different value is
+    # measured in units of this one.
     if missing and not number.part:
         return Numeric(number.name, scale.center, abs(scale.center) or 1.0, missing=True)
     return CONSTANT
@@ -146,7 +149,7 @@ def _encoded(number: Numeric, scale: Scale, rows: int) -> Numeric | str:
 def _fit_matrix(X: np.ndarray, exclude: tuple[str, ...], names: Sequence[str] | None) -> Features:
     check_matrix(X)
     given = [f"x{i}" for i in range(X.shape[1])] if names is None else names
-    columns = [str(name) for name in given]  # also those that are NumPy's
+    columns = [str(name) for name in given]  # NumPy's strings, too
     if len(set(columns)) != X.shape[1]:
         raise ValueError(
             f"names must be {X.shape[1]} different names, one for each column of X, "
@@ -177,7 +180,8 @@ def _fit_matrix(X: np.ndarray, exclude: tuple[str, ...], names: Sequence[str] | 
 def collect(
     columns: Sequence[str], specs: Mapping[str, Spec], readings: Mapping[str, Reading]
 ) -> Features:
-    """The encoding of those columns.   ValueError where no feature is left, as `fit_features`."""
+    """The encoding of these columns. Raises ValueError where no feature is left, like
+    `fit_features`."""
     ordered = [(name, specs[name]) for name in columns]
     numeric = tuple(n for _, spec in ordered if isinstance(spec, tuple) for n in spec)
     categorical = tuple(spec for _, spec in ordered if isinstance(spec, Categorical))
@@ -196,9 +200,9 @@ def collect(
 
 
 def _check_text(columns: Sequence[str], categorical: Iterable[Categorical]) -> None:
-    """ValueError for names and categories that a model file cannot hold, found before training.
+    """Raises ValueError, before training, for names and categories that a model file cannot hold.
 
-    They are of whoever made the table, unlike all the rest of an encoding.
+    They are the only parts of an encoding that come from the author of the table.
     """
     try:
         schema.check({"columns": [*columns]}, {"columns": FEATURES["columns"]}, "features")
@@ -209,7 +213,8 @@ def _check_text(columns: Sequence[str], categorical: Iterable[Categorical]) -> N
 
 
 def fit_categories(name: str, counts: Mapping[Any, int], kind: str) -> Spec:
-    """The categories of a column, or why it has none.   counts: of each value; None is missing."""
+    """The categories of a column, or the reason why it has none.   counts: value -> its count; the
+    key None counts missing values."""
     frequency = {value: n for value, n in counts.items() if value is not None}
     if not frequency:
         return EMPTY
@@ -217,6 +222,6 @@ def fit_categories(name: str, counts: Mapping[Any, int], kind: str) -> Spec:
     if len(frequency) == 1 and not missing:
         return CONSTANT
     levels = sorted(frequency)
-    if other := len(levels) > MAX_LEVELS:  # sorting is stable: of equally frequent ones, the first
+    if other := len(levels) > MAX_LEVELS:  # the sort is stable: of equals the first stay
         levels = sorted(sorted(levels, key=frequency.__getitem__, reverse=True)[:MAX_LEVELS])
     return Categorical(name, kind, tuple(levels), missing, other)

@@ -42,29 +42,30 @@ from nnaccel.training.on_disk import DiskArray
 
 
 class Fit:
-    """A training run on examples: iterate over it for its epochs, then ask for the `model`.
+    """A training run on examples. Iterate over it to run its epochs, then call `model`.
 
     Attributes
     ----------
     settings : Settings
-        With every default decided.
+        The settings with every default decided.
     features, target, network, loss, metric
-        What it trains.
+        The parts of the model.
     branches : list of Branch
-        The run of each kind of networks; network and history are those of the last one.
+        The run of each kind of networks. `network` and `history` are those of the last kind.
     members, folds
-        How many networks there are of each kind, and the rows of their folds, if any.
+        The number of networks of each kind, and the rows of their folds, if any.
     chosen : str
-        The kind that the out-of-fold loss has chosen, "" before `model`.
+        The kind with the lowest out-of-fold loss, "" before `model`.
     unseen : ndarray or None
         As `Model.outputs`, of each training row by the network that has not seen it; None without
         folds, and before `model`.
     rows : dict of int
-        How many rows train, validate and test.
+        The numbers of rows that train, validate and test.
     source, structure
         The name of the table, and how its text is laid out if it is delimited text.
     hint : str
-        Why whole numbers are classes or quantities where that was guessed, and what changes it.
+        Says why whole numbers are taken for classes or quantities, where that was guessed, and how
+        to change it.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class Fit:
     ) -> None:
         """Split and encode the examples, in memory or on the disk, and build the networks.
 
-        keeps: whether `save` is to work in the middle of an epoch too, for runs that may be
-        interrupted.   after: what `save` has written: the run goes on from there.   scorer:
-        `scorer(estimator, X, y)` in the place of `Settings.scoring`, see `scoring`.
+        keeps: whether `save` works in the middle of an epoch too, for runs that may be interrupted.
+        after: a checkpoint that `save` has written, from which the run continues.   scorer:
+        `scorer(estimator, X, y)` in the place of `Settings.scoring`, see `scoring`. Raises
         ValueError for data or settings from which nothing can be learned, for test data that do not
         fit, and for a checkpoint of another run.
         """
@@ -112,7 +113,7 @@ class Fit:
         check_names(self.target, self.loss)
         self.metric: Metric = for_loss(self.loss)
         held_out, edges = made.held, made.edges
-        if not any(edges):  # what was decided for plain numbers, if anything was
+        if not any(edges):  # falls back to the settings of plain numbers
             kinds = [replace(kinds[0], numbers="plain")]
         self.identity = None
         if keeps or after:
@@ -126,7 +127,7 @@ class Fit:
             for each, run in zip(kinds, runs, strict=False)
         ]
         self.network, self.kernels = self.branches[-1].run.network, self.branches[-1].kernels
-        self._current = 0  # the branch that trains
+        self._current = 0  # the index of the branch that is training
         self.chosen = ""
         self.unseen: np.ndarray | None = None
 
@@ -153,8 +154,8 @@ class Fit:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint of the run so far, whole or not at all.
 
-        RuntimeError before the first epoch, and in the middle of one unless the fit `keeps` what is
-        needed; OSError where it cannot be written, ValueError for data that no file can hold.
+        Raises RuntimeError before the first epoch, and in the middle of an epoch unless `keeps` was
+        set; OSError where the file cannot be written, ValueError for data that no file can hold.
         """
         runs = [progress for branch in self.branches if (progress := branch.progress)]
         if self.identity is None or not runs:
@@ -213,15 +214,16 @@ class Fit:
 
     @property
     def best_so_far(self) -> list[int]:
-        """The numbers of the best epochs of the kind that trains, counted through; [] before the
-        first one, and where there are no rows to tell by."""
+        """The numbers of the best epochs of the kind that is training, counted over all kinds; []
+        before the first epoch, and without held-out rows."""
         branch = self.branches[self._current]
         watched = branch.progress is not None and branch.progress.best is not None
         return [self._before(self._current) + n for n in branch.best] if watched else []
 
     @property
     def best(self) -> list[int]:
-        """The numbers of the epochs that the networks' weights are from, each in its own run."""
+        """The numbers of the epochs whose weights the networks have, each counted in its own
+        run."""
         return self._chosen_branch().best
 
     def _chosen_branch(self) -> Branch:
@@ -229,8 +231,8 @@ class Fit:
         return kinds.get(self.chosen, self.branches[-1])
 
     def model(self) -> Model:
-        """The model with the weights of the best epochs, or of the last one where nothing was set
-        aside to tell. RuntimeError before the first epoch."""
+        """The model with the weights of the best epochs, or of the last epoch without held-out
+        rows. Raises RuntimeError before the first epoch."""
         found = [trained for branch in self.branches if (trained := branch.trained())]
         if not found:
             raise RuntimeError("the model has not been trained; iterate over the fit first")
@@ -267,7 +269,8 @@ class Fit:
         return trained, self._scores_of_folds(outputs)
 
     def _scores_of_folds(self, outputs: np.ndarray) -> dict[str, float]:
-        """The out-of-fold scores that are one number, and their standard deviation over folds."""
+        """The out-of-fold scores that are single numbers, and their standard deviation over
+        folds."""
         assert self.folds is not None
         options = scoring_of(self.loss)
 

@@ -1,12 +1,13 @@
-"""Columns that only tell rows apart: row numbers, by their content, and identifiers, by name."""
+"""Finds columns that only tell rows apart: row numbers, by their content, and identifiers, by their
+name."""
 
 import re
 
 import numpy as np
 
 ROWS = 20  # a column is judged only on more rows than this
-SHARE = 0.9  # of the rows that differ in an identifier
-# The last word of a name that says identifier, and names that are one word.
+SHARE = 0.9  # the least share of rows with different values in an identifier
+# The last words of names that say identifier, and names that consist of one word.
 WORDS = frozenset(("id", "ids", "index", "idx", "uuid", "guid", "rowid", "key", "pk", "serial"))
 NUMBERED = frozenset(("no", "nr", "num", "number"))  # after one of these, a number
 THINGS = (
@@ -18,9 +19,11 @@ JOINED = re.compile(rf"^(?:{THINGS})(?:id|no|nr|num|number|index|key)?s?$")
 
 
 def names_identifier(name: str) -> bool:
-    """Whether a column's name says that it tells rows apart: "id", "RowNumber", "Passenger Id".
+    """Whether the name of a column says that it is an identifier: "id", "RowNumber", "Passenger
+    Id".
 
-    Case, blanks, "_", "-" and "." do not matter. "Unnamed: 0" and "" are what programs write.
+    Case, blanks, "_", "-" and "." do not matter. "Unnamed: 0" and "" count, since programs write
+    them for an index.
     """
     name = re.sub(r":\s*\d+$", "", name.strip())
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
@@ -36,8 +39,8 @@ def names_identifier(name: str) -> bool:
 
 
 def is_row_number(values: np.ndarray) -> bool:
-    """Whether numbers (N,) count the rows of the file, from any start."""
-    with np.errstate(invalid="ignore"):  # infinities count nothing
+    """Whether the numbers (N,) count the rows of the file, from any start."""
+    with np.errstate(invalid="ignore"):  # infinities are no row numbers
         return len(values) > ROWS and bool((np.diff(values) == 1).all())
 
 

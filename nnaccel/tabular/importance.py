@@ -1,4 +1,4 @@
-"""What a model makes of the columns of a table: permutation importance and partial dependence."""
+"""Explains a model by the columns of a table: permutation importance and partial dependence."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,15 +18,15 @@ from nnaccel.tabular.tables import import_extra, listing
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-GRID = 20  # values of a column of numbers for which predictions are averaged
-LEVELS = 30  # and of a column of categories
+GRID = 20  # values of a column of numbers at which predictions are averaged
+LEVELS = 30  # likewise of a column of categories
 
 
 class Importance(NamedTuple):
     """Permutation importance: how much worse the score is once a column is shuffled.
 
-    columns: those that the model uses.   score: its name.   baseline: the score of the rows as they
-    are.   values: (n_columns, repeats), above 0 where shuffling does harm.
+    columns: those that the model uses.   score: its name.   baseline: the score of the unshuffled
+    rows.   values: (n_columns, repeats), above 0 where shuffling makes the score worse.
     """
 
     columns: tuple[str, ...]
@@ -61,16 +61,16 @@ def permutation_importance(
     weights: np.ndarray | None = None,
     device: Device | None = None,
 ) -> Importance:
-    """How much a score falls when the values of one column are shuffled among the rows.
+    """How much a score gets worse when the values of one column are shuffled among the rows.
 
-    y: the target of the rows, as `Model.evaluate` takes it.   score: one of `SCORES`; None: what
-    scikit-learn's estimators score by, accuracy or R², and the pinball loss of a model with that
-    loss.   seed: below 2^32.   weights: (N,), how much each row counts.
+    y: the target of the rows, as for `Model.evaluate`.   score: one of `SCORES`; None: the score of
+    scikit-learn's estimators, accuracy or R², and the pinball loss for a model with that loss.
+    seed: below 2^32.   weights: (N,), how much each row counts.
 
-    The shuffles are those of scikit-learn's `permutation_importance` with that `random_state`, so
-    that it finds the same values of the same model.
-    ValueError for a table, targets or a score that do not fit the model.
-    Source: Breiman (2001), Machine Learning 45, section 10.
+    The shuffles are those of scikit-learn's `permutation_importance` with the same `random_state`,
+    so it finds the same values for the same model.
+    Raises Raises ValueError for a table, targets or a score that do not fit the model. Source:
+    Breiman (2001), Machine Learning 45, section 10.
     """
     at_least(1, repeats=repeats)
     score_of(model, score)  # what is wrong with it is said before the table is read
@@ -111,9 +111,10 @@ def importance_of_encoded(
 
 
 def shuffles(N: int, repeats: int, seed: int) -> np.ndarray:
-    """The row whose value each row has after each shuffle (repeats, N).
+    """For each shuffle and row, the row whose value it gets, (repeats, N).
 
-    As in scikit-learn every column is shuffled alike, and each time what has been shuffled already.
+    As in scikit-learn, every column has the same shuffles, and each one shuffles the result of the
+    one before.
     """
     state = np.random.RandomState(np.random.RandomState(seed).randint(2**31))
     order, rows, found = np.arange(N), np.arange(N), []
@@ -128,10 +129,11 @@ def shuffles(N: int, repeats: int, seed: int) -> np.ndarray:
 
 
 class Score(NamedTuple):
-    """How good predictions are: `values(truth, outputs, weights) -> (S,)` for each of S swaps.
+    """A score of predictions: `values(truth, outputs, weights) -> (S,)`, one value for each of S
+    swaps.
 
-    truth: class numbers (N,), labels (N, K) of 0 and 1, or numbers (N,) or (N, K).   outputs: as
-    `Model.outputs` gives them, behind an axis of swaps.   weights: (N,), how much each row counts.
+    truth: class numbers (N,), labels (N, K) of 0 and 1, or numbers (N,) or (N, K).   outputs: those
+    of `Model.outputs`, with a leading axis of swaps.   weights: (N,), how much each row counts.
     """
 
     values: Callable[..., np.ndarray]
@@ -141,10 +143,11 @@ class Score(NamedTuple):
 
 
 def accuracy(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The share of rows whose most probable class is theirs; of labels, that of all right."""
+    """The share of rows whose most probable class is right; for labels, of rows whose labels are
+    all right."""
     if truth.ndim == 2:
         right = (is_second(outputs) == (truth > 0.5)).all(axis=-1)
-    elif outputs.shape[-1] == 2:  # argmax takes longer
+    elif outputs.shape[-1] == 2:  # faster than argmax
         right = (outputs[..., 1] > outputs[..., 0]) == truth
     else:
         right = outputs.argmax(axis=-1) == truth
@@ -158,16 +161,16 @@ def log_loss(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.
 
 
 def roc_auc(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The area under the ROC curve; of several classes the mean of each against the rest."""
+    """The area under the ROC curve; for several classes the mean of each class against the rest."""
     area = import_extra("sklearn.metrics").roc_auc_score
     outputs = outputs[..., 1] if outputs.shape[-1] == 2 else outputs
     return np.array([area(truth, P, sample_weight=weights, multi_class="ovr") for P in outputs])
 
 
 def r2(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The share of the variance that is explained; of several targets the mean.
+    """The explained share of the variance; for several targets the mean.
 
-    ValueError where a target is the same in all rows.
+    Raises Raises ValueError where a target is the same in all rows.
     """
     own = truth[None]
     variance = _mean((own - _mean(own, weights)[:, None]) ** 2, weights)
@@ -177,12 +180,12 @@ def r2(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def rmse(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The root of the mean squared error; of several targets the mean."""
+    """The root of the mean squared error; for several targets the mean."""
     return _over_targets(np.sqrt(_mean((truth - outputs) ** 2, weights)))
 
 
 def mae(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean absolute error; of several targets the mean."""
+    """The mean absolute error; for several targets the mean."""
     return _over_targets(_mean(np.abs(truth - outputs), weights))
 
 
@@ -196,7 +199,7 @@ def pinball_loss(
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Over the rows: (S, N, ...) to (S, ...)."""
+    """The weighted mean over the rows, (S, N, ...) to (S, ...)."""
     return np.einsum("sn...,n->s...", values, weights) / weights.sum()
 
 
@@ -217,9 +220,9 @@ SCORES: dict[str, Score] = {
 
 
 def score_of(model: "Model", name: str | None = None) -> Score:
-    """The score of that name, or what models of that kind are scored by.
+    """The score of that name, or the default score of such a model.
 
-    ValueError for an unknown name, and for one that is not for the target of the model.
+    Raises ValueError for an unknown name, and for a score that does not apply to the target.
     """
     task = model.target.task
     if name is None:
@@ -255,9 +258,9 @@ def _of_points(
 class Dependence(NamedTuple):
     """Partial dependence: the mean prediction where all rows have one value of a column.
 
-    column, kind: its name, and how it is read.   grid: the values, numbers or text, None for
-    missing.   mean: (n_values, n_outputs), of the outputs that `of` names: the target, the second
-    of two classes, each of several classes or targets.
+    column, kind: its name and the kind of its reading.   grid: the values, numbers or text, None
+    for missing.   mean: (n_values, n_outputs). `of` names the outputs: the target, the second of
+    two classes, each of several classes or targets.
     """
 
     column: str
@@ -270,13 +273,14 @@ class Dependence(NamedTuple):
 def partial_dependence(
     model: "Model", data: Any, columns: Sequence[str], *, device: Device | None = None
 ) -> list[Dependence]:
-    """The mean prediction over the rows for values of each of the columns that occur in them.
+    """For each of the columns, the mean prediction over the rows at values that occur in the
+    column.
 
-    Of numbers these are `GRID` (20) quantiles at most, from 1 % to 99 %, of categories the `LEVELS`
-    (30) most frequent ones; and missing, where it occurs. Rows that do not occur together are
-    predicted too, which says little where columns go together.
-    ValueError for a table that does not fit, and for columns that the model does not use.
-    Source: Friedman (2001), Annals of Statistics 29, section 8.2.
+    For numbers these are at most `GRID` (20) quantiles, from 1 % to 99 %; for categories the
+    `LEVELS` (30) most frequent ones; and missing, where it occurs. This predicts combinations of
+    values that do not occur, so the means say little where columns are correlated. Raises Raises
+    ValueError for a table that does not fit, and for columns that the model does not use. Source:
+    Friedman (2001), Annals of Statistics 29, section 8.2.
     """
     swaps = Swaps(model, model.features.transform(data, dtype_name(model.params)), device)
     if unknown := [name for name in columns if name not in swaps.columns]:
@@ -298,7 +302,7 @@ def partial_dependence(
 
 
 def names_of(model: "Model") -> tuple[str, ...]:
-    """What the predictions of a model are of, in words: one class of two is enough."""
+    """The names of a model's predictions; the second class alone for two classes."""
     target = model.target
     if target.task == LABELS:
         return tuple(f"P({one.name}={one.classes[1]})" for one in columns_of(target))
@@ -311,7 +315,7 @@ def names_of(model: "Model") -> tuple[str, ...]:
 
 
 def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
-    """Values of a column, None for missing, and for each a row that has it.
+    """Values of a column, None for missing, and for each value the number of a row that has it.
 
     values: (N,), float64 with NaN or text with "" for missing.
     """
@@ -330,8 +334,8 @@ def grid_of(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
 
 
 def _spread_out(values: np.ndarray, different: np.ndarray) -> np.ndarray:
-    """Some of the numbers, by the quantiles of the rows; where most rows have one value, also by
-    those of the different ones."""
+    """A selection of the numbers: quantiles over the rows, and over the different values where most
+    rows have one value."""
     if len(different) <= GRID:
         return different
     places = np.linspace(0.01, 0.99, GRID)

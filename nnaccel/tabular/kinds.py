@@ -1,8 +1,8 @@
-"""Kinds: what the texts of a column mean, decided once over the whole column.
+"""Kinds: decides the meaning of the texts of a column, once, over the whole column.
 
-A file is read as text. `decimal_mark` looks at all of its columns, `decide` at one. The `Reading`
-that comes out is data in the model file; `read` applies it to the columns of other tables, where
-nothing is inferred again.
+A file is read as text. `decimal_mark` looks at all of its columns, `decide` at one. The resulting
+`Reading` is data in the model file; `read` applies it to the columns of other tables, and infers
+nothing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,8 @@ import numpy as np
 from nnaccel.tabular import dates, numbers
 from nnaccel.tabular.tables import MISSING, chunked, import_extra
 
-# Words and marks that stand for no value, in lower case: those that do so among categories, and
-# those that do so among numbers and labels.
+# Words and marks that stand for no value, in lower case: first among categories, then among numbers
+# and labels.
 NO_VALUE = (
     *map(str.lower, MISSING),
     "?", "-", "--", "---", "–", "—", ".", "..", "...", "*", "_", "n.a.", "n.a", "+nan", "#null!",
@@ -23,11 +23,11 @@ NO_VALUE = (
     "not available", "not applicable", "no data", "#value!", "#div/0!", "#ref!", "#num!", "#name?",
     "tbd", "nat",
 )  # fmt: skip
-STRAY = 0.1  # the share of other words up to which a column is still one of numbers
-FEW = 20  # different numbers up to which words among them make all of them categories
-VERSIONS = 50  # different numbers up to which "1.1" and "1.10" are taken to differ
-CODED = 0.005  # the share of whole numbers with a leading zero that makes all of them codes
-EXACT = 2.0**53  # from here on float64 does not hold every integer
+STRAY = 0.1  # the largest share of other words in a column of numbers
+FEW = 20  # with at most this many different numbers, words among them make all of them categories
+VERSIONS = 50  # with at most this many different numbers, "1.1" and "1.10" may be different names
+CODED = 0.005  # the share of numbers with a leading zero that makes the whole column codes
+EXACT = 2.0**53  # above it float64 does not hold every integer
 
 
 class Reading(NamedTuple):
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A reading, and what a user should be told about it.
+    """A reading, and facts about it for a warning.
 
     ignored: the words that are taken as missing, with their counts, most frequent first.
     ambiguous: whether day and month could be told apart only by the order of the rows.
@@ -56,9 +56,9 @@ class Decision(NamedTuple):
 
 
 class Text:
-    """A column of text, of any library that speaks Arrow, and what is known of it so far.
+    """A column of text, from any library that supports Arrow, with cached results about it.
 
-    Looking costs time and memory, so each thing is computed once, and only when it is needed.
+    Each result costs time and memory, so it is computed once, and only when it is needed.
     """
 
     def __init__(self, column: Any) -> None:
@@ -86,7 +86,7 @@ class Text:
         return Cells(texts, counts, codes, blank)
 
     def values(self, kind: str, form: str) -> np.ndarray:
-        """The different texts read as that kind (n,), NaN where they are something else."""
+        """The different texts read as a kind, (n,); NaN where they are not of that kind."""
         if (kind, form) not in self._values:
             self._values[kind, form] = _VALUES[kind](self.cells.texts, form)
         return self._values[kind, form]
@@ -95,7 +95,7 @@ class Text:
         """How many of the different texts are numbers only with a decimal point, only with a
         decimal comma, and at all.
 
-        "1,234" may be either, "1,5", "0,123" and "1.234,5" only the second.
+        "1,234" may have either mark, "1,5", "0,123" and "1.234,5" only a decimal comma.
         """
         point, comma = (~np.isnan(self.values("number", mark)) for mark in numbers.MARKS)
         return (
@@ -106,8 +106,8 @@ class Text:
 
 
 class Cells(NamedTuple):
-    """The different texts of a column, trimmed (n,), how often each occurs, for each row which it
-    is (-1 for null), and which of the texts stand for no value (n,)."""
+    """The different texts of a column, trimmed (n,); the count of each; for each row the index of
+    its text (-1 for null); and which of the texts stand for no value (n,)."""
 
     texts: Any  # pyarrow Array of strings
     counts: np.ndarray
@@ -115,7 +115,7 @@ class Cells(NamedTuple):
     blank: np.ndarray
 
     def listed(self, which: np.ndarray) -> tuple[tuple[str, int], ...]:
-        """Those texts with their counts, most frequent first."""
+        """The selected texts with their counts, most frequent first."""
         texts, counts = self.texts.to_numpy(False)[which].tolist(), self.counts[which].tolist()
         return tuple(sorted(zip(texts, counts, strict=True), key=lambda pair: -pair[1]))
 
@@ -125,27 +125,27 @@ class Cells(NamedTuple):
 
 
 def decimal_mark(columns: Iterable[Text]) -> str:
-    """The decimal mark of a file: "," where its numbers can be read no other way, else ".".
+    """The decimal mark of a file: "," if its numbers can be read in no other way, else ".".
 
-    "1,234" can be read either way, and says nothing.
+    "1,234" can be read either way, so it is no evidence.
     """
     point = comma = 0
     for column in columns:
         if column.floats is not None:
             continue
         only_point, only_comma, all_numbers = column.decimal_evidence()
-        if 2 * all_numbers >= np.count_nonzero(~column.cells.blank):  # else it is prose
+        if 2 * all_numbers >= np.count_nonzero(~column.cells.blank):  # otherwise it is prose
             point, comma = point + only_point, comma + only_comma
     return "," if comma > point else "."
 
 
 def decide(column: Text, decimal: str = ".") -> Decision:
-    """What a column of text holds.
+    """Decides the reading of a column of text.
 
-    Numbers: where nearly all cells are numbers; the others are then missing. Not where digits are
-    names: with leading zeros ("007"), with more of them than float64 holds, or with decimals like
-    those of versions ("1.1" beside "1.10"). Dates, times of day and durations: likewise. Booleans:
-    "true" and "false" in any case. All else is text.
+    Numbers: nearly all cells are numbers; the others are then missing. Digits may also be names:
+    with leading zeros ("007"), with more digits than float64 holds, or with decimals like versions
+    ("1.1" and "1.10"). Dates, times of day and durations: nearly all cells have their form.
+    Booleans: "true" and "false" in upper or lower case. Every other column is text.
     """
     plain = column.floats if decimal == "." else None
     if plain is not None and np.isfinite(plain).any():
@@ -175,8 +175,9 @@ def decide(column: Text, decimal: str = ".") -> Decision:
 def read(column: Text, reading: Reading) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
     """The cells as float64 (N,), NaN where missing, and the words that could not be read.
 
-    Numbers as they are, true and false as 1 and 0, dates, times and durations in seconds. The words
-    are those that stand for no value nowhere else (`NO_VALUE`), with their counts.
+    Numbers keep their values, true and false become 1 and 0, dates, times and durations are in
+    seconds. The words that could not be read come with their counts, without the usual spellings of
+    no value (`NO_VALUE`).
     """
     if reading[:2] == ("number", ".") and column.floats is not None:
         return column.floats, ()
@@ -202,7 +203,7 @@ _VALUES = {
 
 
 def _candidates(cells: Cells, present: np.ndarray, decimal: str) -> Iterator[tuple[Reading, bool]]:
-    """The possible readings of the cells, in order of preference; whether each is ambiguous."""
+    """The possible readings of the cells, in order of preference, and whether each is ambiguous."""
     for kind, form in (("number", decimal), ("boolean", ""), ("time", ""), ("duration", "")):
         yield Reading(kind, form), False
     form, ambiguous = dates.form_of(cells.texts.filter(_mask(present)))
@@ -213,7 +214,7 @@ def _candidates(cells: Cells, present: np.ndarray, decimal: str) -> Iterator[tup
 def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None) -> bool:
     """Whether these texts, which can be read as numbers, are names made of digits.
 
-    texts, values: (n,) of the rows, or of the different texts with the counts (n,) of each.
+    texts, values: (n,), of the rows, or of the different texts with their counts (n,).
     """
     pc = import_extra("pyarrow.compute")
     known = ~np.isnan(values)
@@ -224,8 +225,8 @@ def _are_names(texts: Any, values: np.ndarray, counts: np.ndarray | None = None)
         long &= _matches(texts, r"^\s*[+-]?\d{16,}\s*$") if long.any() else False
         total = counts.sum()
         return counts[coded].sum() > CODED * total or 2 * counts[long].sum() > total
-    # A few decimals, not everywhere as many, and some of them end in a zero that no program that
-    # writes numbers puts there ("1.0" is what Python writes).
+    # Different numbers of decimals, some of which end in a zero that programs do not write ("1.10";
+    # Python writes "1.0", which does not count).
     head = texts.slice(0, 20 * VERSIONS).unique()
     if len(head) > VERSIONS or len(different := pc.utf8_trim_whitespace(texts.unique())) > VERSIONS:
         return False

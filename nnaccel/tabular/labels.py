@@ -1,7 +1,7 @@
-"""A target column of text, as a file has it: numbers, true and false, or labels.
+"""Reads a target column of text: numbers, true and false, or labels.
 
-Other than features, targets keep what they are: whole numbers stay whole numbers of any size, and
-a label is what the file says.
+Unlike features, targets keep their exact values: whole numbers of any size stay whole numbers, and
+a label is the text in the file.
 """
 
 from collections import defaultdict
@@ -14,19 +14,19 @@ from nnaccel.tabular.columns import AS_NUMBERS, KINDS, Column
 from nnaccel.tabular.kinds import Reading, Text
 from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
-FEW = 0.02  # of the rows: so few "NA" or "?" among labels are no class
+FEW = 0.02  # of the rows: fewer "NA" or "?" among labels are no class
 
 
 def read_labels(
     name: str, column: Any, decimal: str, quoted: frozenset[str] = frozenset()
 ) -> tuple[Any, Reading]:
-    """A column of text as one of int64, uint64, float64, booleans or text, and how it was read.
+    """A column of text converted to int64, uint64, float64, booleans or text, and its reading.
 
-    quoted: words for no value that are in quotes in the file, and so are labels.
+    quoted: words for no value that are in quotes in the file, which makes them labels.
 
-    ValueError for dates, times and durations, which nothing predicts.
-    TableWarning: words among numbers, and a few marks among labels, that are taken as missing, with
-    their counts; labels that differ in case or blanks only.
+    Raises ValueError for dates, times and durations, which cannot be predicted. Warns
+    (TableWarning) of words among numbers, and of a few marks among labels, that are taken as
+    missing, with their counts; and of labels that differ in case or blanks only.
     """
     text = _text_of(column)
     reading, ignored, _ = kinds.decide(text, decimal)
@@ -44,10 +44,10 @@ def read_labels(
 
 
 def read_as(name: str, column: Any, reading: Reading) -> Any:
-    """A column of text read as what it was at fit: numbers, or true and false.
+    """A column of text read as at the fit: numbers, or true and false.
 
-    TableWarning: words that cannot be read, and are missing, with their counts. ValueError where
-    nothing can be read.
+    Warns (TableWarning) of words that cannot be read, which become missing, with their counts.
+    Raises ValueError if no cell can be read.
     """
     text = _text_of(column)
     values, unread = kinds.read(text, reading)
@@ -61,13 +61,13 @@ def read_as(name: str, column: Any, reading: Reading) -> Any:
 
 
 def _text_of(column: Any) -> Text:
-    """A column of text of any type of Arrow's."""
+    """The column as a `Text`, for any of Arrow's types of text."""
     return Column(column).text or Text(column)
 
 
 def _typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
-    """The values (N,) that a text was read as: true and false as booleans; numbers as int64 where
-    all are whole, as uint64 where they do not fit, else as float64."""
+    """The values (N,) of a text in their own type: booleans for true and false; int64 for whole
+    numbers, uint64 if they exceed int64, else float64."""
     pa = import_extra("pyarrow")
     if reading.kind == "boolean":
         return pa.array(values, from_pandas=True).cast(pa.bool_())
@@ -83,9 +83,10 @@ def _typed(text: Text, values: np.ndarray, reading: Reading) -> Any:
 
 
 def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
-    """Labels as they are, but marks for no value that are no class of the model are missing.
+    """The labels unchanged, except that marks for no value that are no class of the model become
+    missing.
 
-    TableWarning: the marks, with their counts.
+    Warns (TableWarning) of these marks, with their counts.
     """
     text = _text_of(column)
     marks = text.cells.blank & ~np.isin(np.array(text.cells.texts), classes)
@@ -93,7 +94,7 @@ def without_marks(name: str, column: Any, classes: tuple[str, ...]) -> Any:
 
 
 def _labels(name: str, text: Text, quoted: frozenset[str]) -> Any:
-    """The labels as they are; a few that stand for no value are missing."""
+    """The labels unchanged, except that a few marks for no value become missing."""
     cells = text.cells
     stray = cells.blank & (cells.counts < FEW * max(cells.counts.sum(), 1))
     stray &= ~np.isin(np.array(cells.texts), [*quoted])

@@ -1,5 +1,5 @@
-"""Members: networks on folds of the rows, what they predict of rows that they have not seen, and
-the choice between kinds of them."""
+"""Members: networks on folds of the rows, their out-of-fold predictions, and the choice between
+kinds of networks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from nnaccel.maths.uncertainty import (
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
-Edges = tuple[tuple[float, ...], ...]  # of each column of numbers, see `PiecewiseLinear`
+Edges = tuple[tuple[float, ...], ...]  # one tuple per column of numbers, see `PiecewiseLinear`
 
 MOST_BINS = 64  # of a column
 ALL_BINS = 2048  # of all columns together, unless that leaves a column fewer than
@@ -31,11 +31,13 @@ NARROWEST = 1e-6  # bins, in standard deviations: narrower ones would divide by 
 
 
 def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) -> Edges:
-    """The edges of the piecewise linear encoding of the first columns of X (N, D), a tuple each.
+    """The edges of the piecewise linear encoding of the first n_numbers columns of X (N, D), one
+    tuple each.
 
-    They are quantiles, half of them over the rows and half over the distinct values, so that there
-    is resolution where the rows are and where they are few. present: (N, n_numbers), which values
-    are not missing; None: all. A column of two values has none, since it is linear already.
+    They are quantiles, half of them over the rows and half over the distinct values. So there is
+    resolution both where rows are dense and where they are sparse. present: (N, n_numbers), which
+    values are not missing; None: all. A column of two values has no edges, since it is linear
+    already.
     Source: Gorishniy, Rubachev, Babenko (2022), arXiv:2203.05556, section 3.2.1.
     """
     n_bins = min(MOST_BINS, max(LEAST_BINS, ALL_BINS // max(1, n_numbers)))
@@ -55,9 +57,10 @@ def bin_edges(X: np.ndarray, n_numbers: int, present: np.ndarray | None = None) 
 
 
 class Folds(NamedTuple):
-    """The rows of each fold: index (K, n), and real (K, n), 0 for entries that only fill up.
+    """The rows of each fold: index (K, n), and real (K, n), which is 0 for entries that only pad a
+    fold.
 
-    Folds differ by one row at most; a shorter one repeats a row, which has weight 0.
+    The sizes of folds differ by one row at most. A shorter fold repeats a row, with weight 0.
     """
 
     number: np.ndarray  # (N,), the fold of each row
@@ -66,7 +69,8 @@ class Folds(NamedTuple):
 
     @classmethod
     def of(cls, codes: np.ndarray, K: int, seed: int, stratify: bool) -> "Folds":
-        """Random folds of the rows with those codes (N,), each with its share of every class."""
+        """K random folds of the rows.   codes: (N,), the classes of the rows; with `stratify` each
+        fold has its share of every class."""
         N = len(codes)
         if 2 * K > N:
             raise ValueError(f"members must be at most half of the {N:,} training rows, got {K}")
@@ -82,7 +86,7 @@ class Folds(NamedTuple):
         return cls(number, index, real)
 
     def training_weights(self, weights: np.ndarray | None) -> np.ndarray:
-        """Weights (K, N): network k does not see the rows of fold k."""
+        """Weights (K, N): network k is not trained on the rows of fold k."""
         others = self.number != np.arange(len(self.index))[:, None]
         return others * (1.0 if weights is None else weights)
 
@@ -102,7 +106,7 @@ class Folds(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A kind of networks after training: their own best parameters, (K, P) or (P,)."""
+    """A kind of networks after training, with the best parameters of each, (K, P) or (P,)."""
 
     kind: str  # as in `Settings.numbers`
     network: Network
@@ -145,7 +149,7 @@ def best_of(
     return min(logits, key=value)
 
 
-TINY = 1e-12  # no mean prediction is more certain
+TINY = 1e-12  # mean predictions are clipped to this distance from 0 and 1
 
 
 def _before_softplus(A: np.ndarray) -> np.ndarray:
@@ -179,13 +183,14 @@ LOGITS: dict[Any, Callable[[np.ndarray, Loss], np.ndarray]] = {
 
 
 def joined(plain: Trained, piecewise: Trained) -> Trained:
-    """Both kinds as networks of one architecture: to a plain one the bins count nothing."""
+    """Both kinds as networks of one architecture, in which the bins of plain networks have weight
+    0."""
     network, D = piecewise.network, piecewise.network.n_inputs
     encoding = network.layers[0]
     assert isinstance(encoding, PiecewiseLinear)
     (K, P), after = plain.params.shape, piecewise.params.shape[1]
     units = (after - P) // encoding.n_bins
-    # The weights of the first layer come first, a row for each input, and those of bins last.
+    # The weights of the first layer come first, one row per input; the rows of bins are the last.
     first, rest = plain.params[:, : D * units], plain.params[:, D * units :]
     zeros = np.zeros((K, after - P), plain.params.dtype)
     same = np.concatenate([first, zeros, rest], axis=1)

@@ -1,20 +1,21 @@
-"""Codes for missing numbers: -9999, 999, 1e20 in a column whose other values are nowhere near."""
+"""Finds codes for missing numbers, such as -9999, 999 or 1e20 in a column whose other values are
+far away."""
 
 import numpy as np
 
-MOST = 3  # codes that a column may have
-REPEATED = 3  # times that a code occurs at least
-DIFFERENT = 10  # other values there must be at least, to say where the column lies
-FAR = 2.0  # a code is so many times the range of all others away from them
+MOST = 3  # the largest number of codes in a column
+REPEATED = 3  # the least number of times that a code occurs
+DIFFERENT = 10  # the least number of other values, which show the range of the column
+FAR = 2.0  # the least distance of a code from all other values, in units of their range
 
 
 def find_codes(numbers: dict[str, np.ndarray]) -> dict[str, dict[float, int]]:
-    """The codes in columns of numbers (N,), NaN left out, and how often each occurs, by column.
+    """The codes in columns of numbers (N,) without NaN, and the count of each, by column.
 
-    A code is the smallest or the largest value, repeated, and further from all others than twice
-    their range: what is measured comes closer to the rest, and does not repeat exactly. What is a
-    code in one column is one in another, too, if it is repeated there and of the other sign than
-    all other values.
+    A code is the smallest or the largest value, occurs several times, and is further from all
+    others than twice their range: measured values come closer to the rest, and do not repeat
+    exactly. A code of one column is also one in another column if it occurs several times there and
+    all other values have the other sign.
     """
     found = {name: _far_off(values) for name, values in numbers.items()}
     everywhere = {code for codes in found.values() for code in codes}

@@ -1,4 +1,4 @@
-"""A model for a table: its encoding, network and target in one, trained, applied and saved.
+"""The model of a table: encoding, network and target in one object, which predicts and is saved.
 
 fit = Fit(read("data.csv", "y"), Settings())
 for epoch in fit:
@@ -46,16 +46,16 @@ class Model(NamedTuple):
     loss: Loss
     features: Features
     target: Target | Targets
-    history: list[dict[str, float]]  # of each epoch: the names of HISTORY that it has
-    settings: dict[str, Any]  # that it was trained with
-    scores: dict[str, float]  # on the test data, if there were any, and out of fold
+    history: list[dict[str, float]]  # of each epoch, with names from HISTORY
+    settings: dict[str, Any]  # of the training run
+    scores: dict[str, float]  # on the test data, if any, and out of fold
 
     def __repr__(self) -> str:
-        """Five lines: what is predicted, from which columns, by which network, and how well."""
+        """Five lines: the target, the columns, the network, and the scores."""
         return "\n".join(["Model", *(f"  {name}: {text}" for name, text in self._summary())])
 
     def _repr_html_(self) -> str:
-        """The same as a table."""
+        """The same summary as a table."""
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th>"
             f"<td style='text-align:left'>{escape(text)}</td></tr>"
@@ -85,7 +85,7 @@ class Model(NamedTuple):
         return self.outputs_of(self.features.transform(data, dtype_name(self.params)), device)
 
     def outputs_of(self, X: np.ndarray, device: Device | None = None) -> np.ndarray:
-        """`outputs` of encoded rows X (N, D)."""
+        """`outputs` for encoded rows X (N, D)."""
         A = self._each(X, device)
         return self._in_units(A if A.ndim == 2 else self.loss.pool(A, xp=np), X)
 
@@ -124,27 +124,29 @@ class Model(NamedTuple):
         return self.params.shape[0] if self.params.ndim == 2 else 1
 
     def _each(self, X: np.ndarray, device: Device | None) -> np.ndarray:
-        """The predictions of the network (N, n_outputs), or of each of K (K, N, n_outputs)."""
+        """The predictions of the network (N, n_outputs), or of each of K networks (K, N,
+        n_outputs)."""
         params = self.params if device is None else device.asarray(self.params)
         return to_host(predict(self.network, params, X, loss=self.loss)).astype(np.float64)
 
     def _in_units(self, A: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Predictions (N, n_outputs) as the target has them; ValueError unless they are finite."""
+        """Predictions (N, n_outputs) in the units of the target. Raises ValueError unless they are
+        finite."""
         finite = np.isfinite(A).all(axis=1)
         if not finite.all():
             raise ValueError(
                 f"{np.count_nonzero(~finite):,} of {len(X):,} rows give no finite prediction, the "
-                f"first is row {np.argmin(finite)} (from 0): their values are far outside of what "
-                "the model was trained on; correct or remove them"
+                f"first is row {np.argmin(finite)} (from 0): their values are far outside the "
+                "range of the training rows; correct or remove them"
             )
         return estimates.outputs_of(self.target, self.loss, A)
 
     def predict(
         self, data: Any, device: Device | None = None, *, threshold: float | None = None
     ) -> Any:
-        """The label, or number, of each row (N,); of several targets each, by name. So are several
-        quantiles, `y_q0.1`, and a mean with its standard deviation, `y` and `y_std`: the columns
-        that `nnaccel predict` writes.
+        """The predicted label, or number, of each row (N,); for several targets a dict of these by
+        name. So are several quantiles, `y_q0.1`, and a mean with its standard deviation, `y` and
+        `y_std`: the columns that `nnaccel predict` writes.
 
         threshold: the probability from which the second of two classes is predicted; None: the more
         probable one.
@@ -167,7 +169,7 @@ class Model(NamedTuple):
         return scores_of(self.target, self.outputs(data, device), y, **options)
 
     def to(self, device: str | Device) -> "Model":
-        """The same model with its parameters on a device, where it then computes."""
+        """The same model with its parameters on a device, where it computes predictions."""
         where = select(device)
         with where.context():
             return self._replace(params=where.asarray(self.params))
@@ -197,7 +199,7 @@ class Model(NamedTuple):
         return table_model(self)
 
     def export(self, path: str | PathLike[str], format: str | None = None) -> None:
-        """Write the model as a file that others run without nnaccel; see `export.formats`.
+        """Write the model as a file that runs without nnaccel; see `export.formats`.
 
         format: "onnx", "numpy" or "torch"; None: as the suffix says, .onnx, .py or .pt.
         """
@@ -206,17 +208,19 @@ class Model(NamedTuple):
         export(self, path, format)
 
     def inputs(self, data: Any) -> dict[str, np.ndarray]:
-        """What an exported file is given of a table: each column as float64 (N,), NaN where
-        missing, or as text (N,), see `export.columns`. ValueError for one that does not fit."""
+        """The inputs of an exported file for a table: each column as float64 (N,), NaN where
+        missing, or as text (N,), see `export.columns`. Raises ValueError for a table that does not
+        fit."""
         from nnaccel.export.columns import inputs_of
 
         return inputs_of(self.features, data)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Model":
-        """Read a model file. OSError, MemoryError, or ValueError that says what is wrong with it.
+        """Read a model file. Raises OSError, MemoryError, or ValueError that says what is wrong
+        with the file.
 
-        All its parts have been checked by themselves and against each other: it predicts.
+        All its parts are checked, also against each other, so the loaded model can predict.
         """
         saved = model_file.load(path)
         if "estimator" in saved.extra:
@@ -249,7 +253,8 @@ class Model(NamedTuple):
 def _check_agreement(
     saved: model_file.ModelFile, features: Features, target: Target | Targets
 ) -> None:
-    """ValueError where the network, its loss, the encoding and the target do not fit together."""
+    """Raises Raises ValueError where the network, its loss, the encoding and the target do not fit
+    together."""
     network = saved.network
     if network.n_inputs != len(features.names):
         raise ValueError(
@@ -306,7 +311,7 @@ def scoring_of(loss: Loss) -> dict[str, Any]:
 def labelled(rows: Rows, name: str) -> Rows:
     """The rows that have a target; the others are left out with a warning."""
     present = np.all([rows_with_target(y, n) for n, y in by_name(rows.y, name).items()], axis=0)
-    if present.all() or not present.any():  # without any, the fit of the target says so
+    if present.all() or not present.any():  # without any, the fit of the target raises the error
         return rows
     warnings.warn(
         f"{np.count_nonzero(~present):,} rows without a {name!r} are left out",

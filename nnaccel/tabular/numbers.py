@@ -1,4 +1,5 @@
-"""Numbers as people write them: currency, percent, grouped digits, decimal commas, brackets.
+"""Reads numbers in the forms that people write: currency, percent, grouped digits, decimal commas,
+brackets.
 
 Everything works on the different texts of a column at once, with Arrow's string functions.
 """
@@ -9,8 +10,8 @@ import numpy as np
 
 from nnaccel.tabular.tables import import_extra
 
-MARKS = (".", ",")  # that separate the decimals
-# What stands between groups of digits, beside the one of `MARKS` that is not the decimal mark.
+MARKS = (".", ",")  # decimal marks
+# Separators of groups of digits, besides the one of `MARKS` that is not the decimal mark.
 GAPS = r" '’\x{a0}\x{2009}\x{202f}"
 SIGN = r"[+\-]?"
 CURRENCY = r"(?:[A-Za-z]{0,3}\p{Sc}|USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL)"
@@ -19,11 +20,11 @@ INFINITE = r"^(?i)[+\-]?inf(?:inity)?$"
 
 
 def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
-    """The numbers (N,) that texts stand for, float64; NaN where a text is no number, or null.
+    """The numbers (N,) in texts, float64; NaN where a text is null or no number.
 
-    cells: pyarrow Array or ChunkedArray of strings.   decimal: one of `MARKS`. Read are blanks
-    around, a currency before or behind, "%" (divides by 100), brackets for negative amounts, and
-    digits in groups by blanks, apostrophes or the other mark.
+    cells: pyarrow Array or ChunkedArray of strings.   decimal: one of `MARKS`. A number may have
+    blanks around it, a currency before or after it, "%" (which divides by 100), brackets for a
+    negative amount, and groups of digits separated by blanks, apostrophes or the other mark.
     """
     pa, pc = import_extra("pyarrow"), import_extra("pyarrow.compute")
     try:
@@ -33,7 +34,7 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
         pass  # some are not plain numbers
     text = pc.utf8_trim_whitespace(cells)
     text = pc.replace_substring_regex(text, r"^\((.*\d.*)\)$", r"-\1")
-    text = pc.replace_substring(text, "−", "-")  # the sign of typography
+    text = pc.replace_substring(text, "−", "-")  # the typographic minus sign
     text = pc.replace_substring_regex(text, rf"^({SIGN})\s*{CURRENCY}\s*", r"\1")
     text = pc.replace_substring_regex(text, rf"\s*{CURRENCY}$", "")
     percent = pc.match_substring_regex(text, r"\d\s*%$")
@@ -47,7 +48,7 @@ def to_float64(cells: Any, decimal: str = ".") -> np.ndarray:
     joined = pc.replace_substring_regex(text, rf"[{other}{GAPS}]", "")
     text = pc.if_else(is_grouped, joined, text)
     if decimal == ",":
-        # A point that groups nothing is no decimal mark here.
+        # A point that separates no groups is no decimal mark here.
         text = pc.if_else(pc.match_substring(text, "."), "", text)
         text = pc.replace_substring(text, ",", ".")
     valid = pc.or_(pc.match_substring_regex(text, PLAIN), pc.match_substring_regex(text, INFINITE))

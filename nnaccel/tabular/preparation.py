@@ -1,4 +1,4 @@
-"""From rows to what a network trains on: split, encoded and weighed."""
+"""Prepares the rows for training: splits, encodes and weights them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,17 +21,17 @@ from nnaccel.tabular.tables import as_table, by_name, import_extra
 from nnaccel.tabular.targets import Target, explain_task, fit_target, is_text_column
 from nnaccel.training.data import class_weights
 
-Forms = dict[str, str]  # of the targets by name, see `Target.form`
+Forms = dict[str, str]  # name of a target -> its form, see `Target.form`
 
 
 class Prepared(NamedTuple):
-    """What a run trains on.
+    """The data and settings of a run.
 
     kinds: the resolved settings of each kind of networks.   X, Y, weights: the training rows, in
-    memory or on the disk; y: their target as it came, None on the disk.   held: rows (X, Y,
-    weights) that tell the best epoch, or None.   test: rows whose data are encoded, as None or
-    `Rows`; on the disk their y is, too.   edges: of the piecewise linear encoding of numbers, where
-    a kind has it.   digest: of all rows, where that is known.
+    memory or on the disk.   y: their unencoded target, None on the disk.   held: held-out rows (X,
+    Y, weights) that show the best epoch, or None.   test: test rows with encoded data (`Rows`), or
+    None; on the disk their y is encoded, too.   edges: of the piecewise linear encoding, if a kind
+    uses it.   digest: of all rows, if it is known.
     """
 
     features: Features
@@ -52,8 +52,8 @@ class Prepared(NamedTuple):
 def prepared(
     examples: Examples, settings: Settings, rules: Rules, test_fraction: float
 ) -> Prepared:
-    """The examples split, encoded and weighed.   ValueError for data or settings from which nothing
-    can be learned, and for test data that do not fit."""
+    """The examples, split, encoded and weighted. Raises ValueError for data or settings from which
+    nothing can be learned, and for test data that do not fit."""
     examples, found, forms = surveyed(examples, rules)
     parts, target, kinds = split_examples(examples, settings, test_fraction, forms)
     guessed = "auto" == examples.task == settings.task
@@ -81,7 +81,7 @@ def prepared(
 
 
 class Parts(NamedTuple):
-    """What the rows are for; None where there are none for it."""
+    """The rows for each purpose; None for a purpose without rows."""
 
     train: Rows
     validation: Rows | None
@@ -89,9 +89,9 @@ class Parts(NamedTuple):
 
 
 def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None, Forms]:
-    """The examples with all cells read, how the columns were read, and the form of each target.
+    """The examples with all cells read, the survey of the columns, and the form of each target.
 
-    A matrix is as it is.
+    A matrix is returned unchanged, without a survey.
     """
     if isinstance(examples.data, np.ndarray):
         return examples, None, {}
@@ -106,7 +106,7 @@ def surveyed(examples: Examples, rules: Rules) -> tuple[Examples, Survey | None,
 def _read_targets(
     name: str, y: Any, decimal: str, quoted: Mapping[str, frozenset[str]]
 ) -> tuple[Any, Forms]:
-    """The columns of a target as what their text means.   quoted: see `delimited.Structure`."""
+    """The columns of a target with their text converted.   quoted: see `delimited.Structure`."""
     forms: Forms = {}
     columns = by_name(y, name)
     for column, cells in columns.items():
@@ -121,10 +121,10 @@ def _read_targets(
 def split_examples(
     examples: Examples, settings: Settings, test_fraction: float, forms: Forms
 ) -> tuple[Parts, Target | Targets, list[Settings]]:
-    """The parts of the examples, the target as it is trained on, and the settings resolved of each
-    kind of networks to train.
+    """The parts of the examples, the fitted target, and the resolved settings of each kind of
+    networks.
 
-    forms: how the numbers of a target are written, see `Target.form`.
+    forms: of the numbers of each target in text, see `Target.form`.
     """
     task = examples.task if settings.task == "auto" else settings.task
     rows, test = labelled(examples.rows, examples.target), None
@@ -154,7 +154,8 @@ def split_examples(
 def split_rows(
     rows: Rows, part: str, target: Target | Targets, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
-    """The rows that stay, and that fraction of them which becomes the part of this name."""
+    """The remaining rows, and the given fraction of the rows, which becomes the part of this
+    name."""
     stratify = isinstance(target, Target) and target.task == "classification"
     codes = np.arange(rows.n_rows)
     if isinstance(target, Target) and stratify:
@@ -168,7 +169,7 @@ def split_rows(
 
 
 def fit_target_of(y: Any, task: str, name: str, forms: Forms) -> Target | Targets:
-    """The target of a column, or the targets of a table of several."""
+    """The fitted target of a column, or the targets of a table of several columns."""
     if hasattr(y, "column_names"):
         several = fit_targets(y, task)
         return Targets(tuple(_in_form(target, forms) for target in several.columns))
@@ -189,7 +190,8 @@ def in_own_units(target: Target | Targets) -> Target | Targets:
 def weights_of(
     Y: np.ndarray, target: Target | Targets, settings: Settings, weights: np.ndarray | None
 ) -> np.ndarray | None:
-    """How much each training row counts; ValueError for a target that the settings do not fit."""
+    """How much each training row counts (N,). Raises ValueError for settings that do not fit the
+    target."""
     if settings.loss == "poisson" and (Y < 0).any():
         raise ValueError(f"target {target.name!r} has negative values; loss 'poisson' counts")
     if settings.class_weight is None:

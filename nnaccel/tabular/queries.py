@@ -1,4 +1,5 @@
-"""Tables by query: whatever DuckDB can answer, and the tables of SQLite and DuckDB files."""
+"""Tables by query: the result of any SELECT of DuckDB, and the tables of SQLite and DuckDB
+files."""
 
 import os
 import re
@@ -12,13 +13,13 @@ from nnaccel.arguments import did_you_mean
 from nnaccel.devices.host_memory import memory_free
 from nnaccel.tabular.tables import import_extra, listing
 
-# How statements of SQL begin: those that are refused, too, so that the refusal is theirs.
+# First words of SQL statements, also of those that are refused, so that the error speaks of SQL.
 QUERY = re.compile(
     r"\s*(?:\(\s*)*(?:from|select|with|table|values|create|drop|alter|copy|insert|update|delete|"
     r"attach|detach|pragma|install|load|set|call|explain|show|describe|export|import)\s",
     re.IGNORECASE,
 )
-LEAST = 256 * 2**20  # bytes that DuckDB may take
+LEAST = 256 * 2**20  # bytes that DuckDB may use at least
 DATABASES = (".duckdb", ".sqlite", ".sqlite3", ".db")
 
 
@@ -28,9 +29,9 @@ def is_query(source: str) -> bool:
 
 
 def run_query(query: str) -> Any:
-    """The rows of one SELECT of DuckDB, in a database of its own in memory, as a pyarrow table.
+    """The rows of one SELECT of DuckDB, in a separate database in memory, as a pyarrow table.
 
-    ValueError for anything else than a single SELECT, and for what DuckDB says is wrong with it.
+    Raises ValueError for anything but a single SELECT, and for an error of DuckDB in it.
     """
     with _answering(query) as connection:
         return _as_arrow(connection.sql(query))
@@ -38,7 +39,8 @@ def run_query(query: str) -> Any:
 
 @contextmanager
 def _answering(query: str) -> Iterator[Any]:
-    """A database in memory for one SELECT; ValueError for all else, and for what is wrong."""
+    """A database in memory for one SELECT. Raises ValueError for any other statement, and for
+    errors."""
     duckdb = import_extra("duckdb")
     with duckdb.connect() as connection:
         try:
@@ -55,9 +57,10 @@ def _answering(query: str) -> Iterator[Any]:
 
 
 def batches_of_query(query: str, rows: int) -> Iterator[Any]:
-    """The rows of a SELECT as record batches of so many rows, in memory that is bounded.
+    """The rows of a SELECT as record batches of `rows` rows, in bounded memory.
 
-    DuckDB writes to the disk what it cannot hold.   Errors as of `run_query`.
+    DuckDB writes data to the disk that do not fit into its memory.   Errors are those of
+    `run_query`.
     """
     with _answering(query) as connection:
         _bound(connection)
@@ -65,7 +68,7 @@ def batches_of_query(query: str, rows: int) -> Iterator[Any]:
 
 
 def batches_of_database(path: Path, table: str | None, rows: int) -> Iterator[Any]:
-    """The rows of a table of a DuckDB file, likewise; errors as of `read_database`."""
+    """The rows of a table of a DuckDB file, likewise.   Errors are those of `read_database`."""
     duckdb = import_extra("duckdb")
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
@@ -79,14 +82,14 @@ def batches_of_database(path: Path, table: str | None, rows: int) -> Iterator[An
 
 
 def _bound(connection: Any) -> None:
-    """Leaves DuckDB a quarter of the memory that is free."""
+    """Limits DuckDB to a quarter of the free memory."""
     free = memory_free()
     if free is not None:
         connection.execute(f"SET memory_limit = '{max(free // 4, LEAST) // 2**20}MiB'")
 
 
 def _batches(relation: Any, rows: int) -> Iterator[Any]:
-    """The record batches, by the name that this version of DuckDB has for them."""
+    """The record batches; the method's name differs between versions of DuckDB."""
     return iter((getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader)(rows))
 
 
@@ -99,9 +102,9 @@ def database_of(source: str) -> tuple[Path, str | None] | None:
 
 
 def read_database(path: Path, table: str | None) -> tuple[str, Any]:
-    """A table of a DuckDB or SQLite file, which is opened to be read only: its name and its rows.
+    """The name and the rows of a table in a DuckDB or SQLite file, which is opened read-only.
 
-    table: None for the only one.   ValueError that lists the tables.
+    table: None: the only table.   Raises ValueError that lists the tables.
     """
     with path.open("rb") as file:
         is_sqlite = file.read(16) == b"SQLite format 3\0"
@@ -120,7 +123,7 @@ def _from_duckdb(path: Path, table: str | None) -> tuple[str, Any]:
 
 
 def _table(connection: Any, path: Path, table: str | None) -> str:
-    """The name of the table that is meant."""
+    """The name of the table to read."""
     found = connection.execute("SELECT table_name FROM information_schema.tables")
     return _chosen(path, table, [row[0] for row in found.fetchall()])
 
@@ -140,7 +143,8 @@ def _from_sqlite(path: Path, table: str | None) -> tuple[str, Any]:
 
 
 def _sqlite_column(values: tuple[Any, ...]) -> Any:
-    """A column of SQLite, whose values may differ in type: as text where any value is text."""
+    """A column of SQLite, whose values may differ in type. If any value is text, all become
+    text."""
     pa = import_extra("pyarrow")
     if any(type(value) is str for value in values):
         values = tuple(None if value is None else str(value) for value in values)

@@ -56,7 +56,8 @@ def identity_of(made: Prepared, asked: dict[str, Any], kinds: Iterable[str]) -> 
 
 
 def check_same(saved: Checkpoint, now: dict[str, Any], *, grows: bool = True) -> None:
-    """ValueError that names the first thing in which the run of a checkpoint differs from this one.
+    """Raises ValueError that names the first difference between the run of a checkpoint and this
+    run.
 
     now: as `FIELDS`.   grows: whether it may have more epochs than before.
     """

@@ -1,4 +1,4 @@
-"""Scaling of numbers: where they lie, how far they spread, and a bend for those far out."""
+"""Scaling of numbers: their center and scale, and a bend for values far out."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,17 +7,18 @@ import numpy as np
 
 from nnaccel.typing import Array, Namespace
 
-OUTLIER = 8.0  # standard deviations from the mean, which no well-behaved column shows
-BEND = 20.0  # scaled numbers up to it stay as they are: a long tail keeps its resolution
-NORMAL_QUARTILES = 1.349  # between the quartiles of a normal variable, in standard deviations
-ROUNDING = 8 * np.finfo(float).eps  # of the mean: a spread below it is rounding
-BLOCK = 1 << 21  # numbers worked on at once: 16 MB in float64
+OUTLIER = 8.0  # standard deviations from the mean, beyond which values are outliers
+BEND = 20.0  # scaled numbers up to it are unchanged: a long tail keeps its resolution
+NORMAL_QUARTILES = 1.349  # distance of the quartiles of a normal variable, standard deviation 1
+ROUNDING = 8 * np.finfo(float).eps  # a standard deviation below this share of the mean is rounding
+BLOCK = 1 << 21  # numbers processed at once: 16 MB in float64
 
 
 class Scale(NamedTuple):
-    """Where the numbers of a column lie: z = (x - center) / scale, bent where some are far out.
+    """The scale of a column of numbers: z = (x - center) / scale, bent if some values are far out.
 
-    present: how many there are.   varies: whether they differ by more than rounding.
+    present: the count of values that are not missing.   varies: whether they differ by more than
+    rounding.
     """
 
     center: float
@@ -28,22 +29,23 @@ class Scale(NamedTuple):
 
 
 def bend(z: Array, *, xp: Namespace) -> Array:
-    """z as it is from -B to B, B = 20; beyond, B (1 + log(|z| / B)) with its sign.
+    """z from -B to B, B = 20; beyond, B (1 + log(|z| / B)) with the sign of z.
 
-    Smooth and rising everywhere: it keeps the order of large values, which grow without bound but
-    slowly: one at a million is as one at 236.
+    It is smooth and increasing, so large values keep their order, and grow without bound but
+    slowly: a million becomes 236.
     """
     far = xp.maximum(xp.abs(z) / BEND, xp.ones_like(z))
     return xp.where(far > 1, xp.sign(z) * (BEND * (1 + xp.log(far))), z)
 
 
 def scales(read: Callable[[slice], np.ndarray], columns: int, rows: int) -> list[Scale]:
-    """The scale of each column.   read: a part of them as float64 (n, rows), ours to overwrite.
+    """The scale of each column.   read: returns some columns as float64 (n, rows), which may be
+    overwritten.
 
-    Mean and population standard deviation of the values present (not NaN), by two passes over data
-    shifted by their first value: a constant column has a spread of exactly 0, and a large common
-    offset costs no digits. A column with values more than 8 standard deviations out is measured by
-    its median and quartiles, which they do not move, unless these coincide.
+    Mean and population standard deviation of the present values (not NaN), by two passes over data
+    shifted by their first value. So a constant column has a spread of exactly 0, and a large common
+    offset costs no digits. A column with values more than 8 standard deviations from the mean is
+    scaled by its median and quartiles, which outliers do not move, unless the quartiles coincide.
     """
     found = []
     for part in blocks(columns, rows):
@@ -82,6 +84,6 @@ def by_quartiles(values: np.ndarray, measured: Scale) -> Scale:
 
 
 def blocks(columns: int, rows: int) -> Iterator[slice]:
-    """The columns in parts that are small enough to work on at once."""
+    """The columns in parts that are small enough to process at once."""
     width = max(1, BLOCK // max(rows, 1))
     return (slice(at, min(at + width, columns)) for at in range(0, columns, width))

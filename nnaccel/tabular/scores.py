@@ -1,4 +1,4 @@
-"""How good predictions are, by scikit-learn's metrics, beside the best constant prediction."""
+"""Scores of predictions by scikit-learn's metrics, compared with the best constant prediction."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from nnaccel.tabular.several_targets import Targets, is_second, probabilities
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target, class_numbers
 
-# Around the names of scores.
+# Parts of the names of scores.
 ALWAYS = " of always "  # between a score and the constant prediction that has it
 OUT_OF_FOLD, SPREAD = "out-of-fold ", ", spread"  # in a model file
 
 NORMAL = "the mean and variance"  # a constant prediction
 
-SHOWN_CLASSES = 20  # up to which each class has scores of its own
+SHOWN_CLASSES = 20  # with at most this many classes, each class has separate scores
 
 
 class Compared(NamedTuple):
@@ -59,18 +59,18 @@ def scores_of(
     has_deviation: bool = False,
     threshold: float | None = None,
 ) -> dict[str, Any]:
-    """How well outputs agree with the truth y.
+    """Scores of the agreement of outputs with the truth y.
 
     outputs: probabilities (N, K), or numbers (N,) in the units of the target; (N, P) of several
-    estimates, see `estimates.outputs_of`.   weights: (N,), how much each row counts.   quantile:
-    what the numbers are of, other than means.   has_deviation: whether they are a mean and a
-    standard deviation.   threshold: the probability from which the second of two classes is
-    predicted; None: the more probable one.
+    estimates, see `estimates.outputs_of`.   weights: (N,), how much each row counts.   quantile: of
+    the target that the numbers predict; None: they predict the mean.   has_deviation: whether they
+    are a mean and a standard deviation.   threshold: the probability from which the second of two
+    classes is predicted; None: the more probable one.
 
-    Classes: accuracy, and that of always the most frequent class; log loss in nats; Brier score;
-    for two classes precision, recall, F1 and average precision of the second one, for several their
-    means over classes; ROC AUC (one against the rest, averaged, where every class occurs); a table
-    of each class; the confusion matrix, true classes in rows.
+    Classes: accuracy, also of always predicting the most frequent class; log loss in nats; Brier
+    score; for two classes precision, recall, F1 and average precision of the second class, for
+    several classes the means over classes; ROC AUC (one against the rest, averaged, if every class
+    occurs); a table with the scores of each class; the confusion matrix, true classes in rows.
     Numbers: RMSE and MAE, also of always the mean; R². A quantile: pinball loss, also of always the
     quantile, and coverage, the share of rows that are not above theirs. Several: those of each, and
     of intervals. A mean with its deviation: also negative log likelihood, CRPS and coverage.
@@ -93,7 +93,8 @@ def scores_of(
 
 
 def _of_several(targets: Targets, outputs: np.ndarray, y: Any, **options: Any) -> dict[str, Any]:
-    """The scores of each target, under its name; of labels also how often all are right."""
+    """The scores of each target, by its name; for labels also the share of rows whose labels are
+    all right."""
     scores: dict[str, Any] = {}
     if targets.task == "labels":
         right = is_second(outputs, options["threshold"]) == (targets.encode(y) > 0.5)

@@ -1,7 +1,6 @@
 """The settings of a training run on a table, and their defaults, which follow from the data.
 
-The defaults were chosen on data sets from 150 to 60,000 rows and are stated in `resolve`, the one
-place that knows them.
+The defaults were chosen on data sets from 150 to 60,000 rows. `resolve` alone states them.
 """
 
 from collections import ChainMap
@@ -25,28 +24,28 @@ from nnaccel.tabular.estimates import check_estimates
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import check_loss
 
-SMALL = 2000  # rows below which one network has none set aside: all are needed for training
-FEW = 500  # rows below which members have small batches: others are too few steps
+SMALL = 2000  # rows below which a single network trains on all rows, without held-out rows
+FEW = 500  # rows below which members have small minibatches, since large ones give too few steps
 TASKS = ("auto", "classification", "regression")
 NUMBERS = ("auto", "plain", "piecewise", "both")
 MEMBERS = 5
-MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which there are so many networks
+MEMBERS_FROM, MEMBERS_TO = 50, 100_000  # rows between which a model has several networks
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice about a training run; `resolve` decides those that are None or "auto".
+    """Every choice about a training run. `resolve` decides those that are None or "auto".
 
     hidden: units of each hidden layer, () for a linear model.   activation: one, or one a layer.
     early_stopping: epochs without a better validation loss after which to stop; 0 for never.
     scoring: what the best epoch is told by: "loss", or a name of scikit-learn's scorers.
     validation_fraction: of the training rows, set aside to find the best epoch; 0 for none.
-    numbers: how the network is given numbers: "plain" as one input each, "piecewise" with their
-    piecewise linear encoding beside it, "both" as the mean of networks of either kind.
-    members: networks, each of which trains without one of as many folds of the rows and is
-    validated on it; the prediction is their mean. 1 is one network.
-    dropout_until: the share of the epochs that have dropout; the last ones have none.
-    loss: a name of `nnaccel.losses.LOSSES`, or a loss of one's own.
+    numbers: the form of numbers in the network's input: "plain", one input each; "piecewise", with
+    their piecewise linear encoding as further inputs; "both", the mean of networks of both kinds.
+    members: the number of networks. Each trains without one of as many folds of the rows and is
+    validated on that fold; the prediction is their mean.
+    dropout_until: the share of the epochs, from the first one on, that have dropout. loss: a name
+    of `nnaccel.losses.LOSSES`, or a loss of one's own.
     quantile: the level of the quantile that is predicted, or several, ascending.
     """
 
@@ -78,7 +77,8 @@ class Settings:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        """ValueError or TypeError that names the first setting out of range or of another kind."""
+        """Raises ValueError or TypeError that names the first setting that is out of range or of a
+        wrong type."""
         for name in ("hidden", "activation"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list | None):
@@ -121,7 +121,8 @@ class Settings:
         return self.early_stopping > 0 or self.scoring != "loss"
 
     def _make_plain(self) -> None:
-        """Checks the range of numbers, and makes them Python's own, as a model file needs them."""
+        """Checks the ranges of numbers, and converts them to Python's types, which a model file
+        needs."""
         if self.hidden:
             units = tuple(number for size in self.hidden for number in at_least(1, hidden=size))
             object.__setattr__(self, "hidden", units)
@@ -168,7 +169,7 @@ RANGES: dict[str, Range] = {
     "weight_decay": AMOUNT,
     "l2": AMOUNT,
 }
-# The tables themselves, so that what is added to one is known here too.
+# The tables themselves, so that rows added to them are accepted here, too.
 AUTO: dict[str, Any] = {"auto": None}
 NAMES: dict[str, Collection[str]] = {
     "task": TASKS,
@@ -194,10 +195,10 @@ def resolve(settings: Settings, N: int, n_classes: int, *, pixels: bool = False)
     one: with the piecewise linear encoding of numbers, unless the columns are pixels or `hidden` is
     set; then, from 2,000 rows on, 15 % of the rows, at most 5,000, tell the best epoch.
 
-    Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and so many epochs
-    that about 800,000 examples are seen, 10 to 60. Batches of about N/200 from 128 to 1024, for
-    one network below 2,000 rows, and for members below 500, about N/25 from 16 to 64, as even as
-    can be. tanh, which is ahead on tables, or ReLU,
+    Hidden layers (256, 128, 64), for one network below 2,000 rows (128, 64), and as many epochs, 10
+    to 60, as visit about 800,000 examples. Batches of about N/200 from 128 to 1024, for one network
+    below 2,000 rows, and for members below 500, about N/25 from 16 to 64, as even as can be. tanh,
+    which is ahead on tables, or ReLU,
     which is on pixels. With the encoding dropout 0.1, but none in the last quarter of the
     epochs, and decoupled weight decay 0.2 with adam and adamw, else none; without it, dropout 0.1,
     but none for regression on many rows, and decay 0.05. Two classes: one logit and binary
@@ -266,8 +267,8 @@ def default_members(settings: Settings, N: int, *, pixels: bool) -> int:
 
 
 def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False) -> list[Settings]:
-    """The kinds of networks to train, as resolved settings: one kind, or both kinds where `numbers`
-    is "auto" or "both" after `resolve`."""
+    """The resolved settings of each kind of networks to train: both kinds if `numbers` is "auto" or
+    "both" after `resolve`, else one."""
     resolved = resolve(settings, N, n_classes, pixels=pixels)
     kinds = [resolved.numbers]
     if resolved.numbers in ("auto", "both"):
@@ -277,10 +278,10 @@ def variants(settings: Settings, N: int, n_classes: int, *, pixels: bool = False
 
 
 def even_batch(batch_size: int, N: int) -> int:
-    """The size of about that many rows by which N rows make batches as even as can be.
+    """The size near batch_size that divides N rows into the most even minibatches.
 
-    A last batch of a few rows ruins a run: its gradient is noise at the full rate, and the square
-    of it inflates Adam's second moment.
+    A last minibatch of a few rows ruins a run: its gradient is mostly noise and has the full
+    learning rate, and its square inflates Adam's second moment.
     """
     return -(-N // max(1, N // batch_size))
 
@@ -316,7 +317,7 @@ def network_for(
 ) -> Network:
     """The network of resolved settings.
 
-    edges: of the piecewise linear encoding, which is the first layer where there are any.
+    edges: of the piecewise linear encoding, which is the first layer if any column has edges.
     """
     assert settings.hidden is not None
     first, *others = settings.activation

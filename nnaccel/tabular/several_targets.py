@@ -1,4 +1,4 @@
-"""Several targets at once: numbers side by side, or labels of which each is yes or no."""
+"""Several targets at once: several numbers, or several labels with two classes each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from nnaccel.typing import Array, Namespace
 class Targets:
     """Several target columns: all are numbers, or all have two classes.
 
-    It answers what a `Target` does, for y a table of the columns and Y (N, K).
+    It has the methods of a `Target`, where y is a table of the columns and Y is (N, K).
     """
 
     columns: tuple[Target, ...]
 
     @property
     def task(self) -> str:
-        """ "regression", or "labels" where each of them is one of two classes."""
+        """ "regression", or "labels" if each target has two classes."""
         return "labels" if self.columns[0].classes else "regression"
 
     @property
     def name(self) -> str:
-        """The names of the columns, as a person lists them."""
+        """The names of the columns as a list in words."""
         return ", ".join(self.names)
 
     @property
@@ -38,7 +38,7 @@ class Targets:
 
     @property
     def classes(self) -> tuple[Any, ...]:
-        """None for all of them together: each has its own."""
+        """None, since each target has its own classes."""
         return ()
 
     def n_outputs(self, loss_kind: str) -> int:
@@ -46,7 +46,7 @@ class Targets:
         return len(self.columns)
 
     def parse(self, values: Any) -> Any:
-        """The table with its columns of text converted to what the targets hold."""
+        """The table with its columns of text converted to the types of the targets."""
         table = as_table(values)
         for target in self.columns:
             i = table.column_names.index(target.name)
@@ -78,7 +78,7 @@ class Targets:
         return {t.name: t.decode(second[:, k]) for k, t in enumerate(self.columns)}
 
     def check_threshold(self, threshold: float | None) -> None:
-        """ValueError for a threshold that is no share, or where the targets are numbers."""
+        """Raises ValueError for a threshold that is no share, or if the targets are numbers."""
         for target in self.columns:
             target.check_threshold(threshold)
 
@@ -88,7 +88,7 @@ class Targets:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Targets":
-        """The targets that `to_dict` gave, once every key and value has been checked."""
+        """The targets that `to_dict` returned, after a check of every key and value."""
         schema.check(data, {"columns": schema.RECORDS}, "targets")
         columns = tuple(map(Target.from_dict, data["columns"]))
         names = [target.name for target in columns]
@@ -119,7 +119,7 @@ def probabilities(
 
 
 def target_of(data: Any) -> Target | Targets:
-    """The target, or several, that `to_dict` gave; ValueError for anything else."""
+    """The target, or several targets, that `to_dict` returned. Raises ValueError for other data."""
     several = type(data) is dict and "columns" in data
     return Targets.from_dict(data) if several else Target.from_dict(data)
 
@@ -127,7 +127,7 @@ def target_of(data: Any) -> Target | Targets:
 def fit_targets(table: Any, task: str = "auto") -> Targets:
     """Decide how the columns of a table are encoded together; see `fit_target`.
 
-    ValueError where they are not all numbers or all of two classes.
+    Raises ValueError unless all are numbers or all have two classes.
     """
     return together(
         tuple(fit_target(table[name], task, name) for name in as_table(table).column_names)
@@ -135,7 +135,7 @@ def fit_targets(table: Any, task: str = "auto") -> Targets:
 
 
 def together(columns: Sequence[Target]) -> Targets:
-    """The targets as one; ValueError where they are not all numbers or all of two classes."""
+    """The targets as one. Raises ValueError unless all are numbers or all have two classes."""
     kinds = {target.name: _kind(target) for target in columns}
     if len({*kinds.values()}) > 1 or not {*kinds.values()} <= {"numbers", "two classes"}:
         found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())

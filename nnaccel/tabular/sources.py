@@ -1,4 +1,5 @@
-"""Where examples come from: a built-in data set or a file, as features and a target."""
+"""Reads examples, features and a target, from a built-in data set, a file, a database or a
+query."""
 
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ from nnaccel.tabular.tables import checked, listing, pop_target
 class Rows(NamedTuple):
     """Rows before their encoding.
 
-    data: a table or a matrix (N, D).   y: the target, a column, or a table of several.
-    weights: how much each row counts (N,); None: all alike.
+    data: a table or a matrix (N, D).   y: the target, a column, or a table of several.   weights:
+    how much each row counts (N,); None: all the same.
     """
 
     data: Any
@@ -42,12 +43,12 @@ class Rows(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Examples: `data` a pyarrow table or a matrix (N, D), `y` (N,) or None where there is none.
+    """Examples: `data` is a pyarrow table or a matrix (N, D), `y` the target (N,), or None without
+    one.
 
-    names: of the columns of a matrix.   test: rows that are for the test.
-    written: whether text of a target may be numbers, as in files; given by hand, it is labels.
-    weights: how much each row counts (N,); None: all alike.
-    structure: of delimited text, as it was found.
+    names: of the columns of a matrix.   test: the test rows.   written: whether text of a target
+    may be numbers, as in files; otherwise text is labels.   weights: how much each row counts (N,);
+    None: all the same.   structure: the structure found in delimited text.
     """
 
     source: str
@@ -63,7 +64,7 @@ class Examples(NamedTuple):
 
     @property
     def rows(self) -> Rows:
-        """The rows that are not for the test."""
+        """The rows that are not test rows."""
         return Rows(self.data, self.y, self.weights)
 
     @property
@@ -85,10 +86,10 @@ def read(
     DuckDB or SQLite file, "shop.duckdb:orders"; one SELECT that DuckDB answers, ``from
     'sales/*.parquet' where year > 2020``; "-", delimited text on standard input. Nothing is written
     to any of them.
-    target: the column of a table, or several; data sets and .npz have theirs. Without
-    `need_target` a table may lack it, or not be told, and y is then None.
-    layout: of delimited text, where it is not as its content suggests.
-    ValueError or FileNotFoundError that name what is wrong and the closest thing that is right;
+    target: the column of a table, or several; data sets and .npz have a fixed one. Without
+    `need_target` the target may be absent or not named, and y is then None.
+    layout: of delimited text, where its content does not suggest it.
+    Raises ValueError or FileNotFoundError that name the wrong value and the closest right one;
     OSError for a pipe or a device; MemoryError.
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
@@ -127,7 +128,7 @@ def _of_text(
     targets: tuple[str, ...],
     need_target: bool,
 ) -> Examples:
-    """The examples of a file; an error about the target also says how the file was read."""
+    """The examples of a file. An error about the target also says how the file was read."""
     try:
         examples = _from_table(name, where, table, targets, need_target)
     except ValueError as error:
@@ -138,7 +139,7 @@ def _of_text(
 def _from_table(
     name: str, where: str, table: Any, targets: tuple[str, ...], need_target: bool
 ) -> Examples:
-    """A table split into its features and its target.   where: what an error calls it."""
+    """A table split into its features and its target.   where: the name of the table in errors."""
     if not need_target and not (targets and {*targets} <= {*table.column_names}):
         return Examples(name, table, None, ", ".join(targets), None, "auto", None, written=True)
     try:
@@ -151,8 +152,8 @@ def _from_table(
 def pop_weights(examples: Examples, name: str) -> Examples:
     """The examples with a column of the table as the weights of its rows.
 
-    ValueError for a matrix, a column that is not there, what is no finite number of at least 0, and
-    where all are 0.
+    Raises ValueError for a matrix, an absent column, values that are not finite numbers of at least
+    0, and weights that are all 0.
     """
     if isinstance(examples.data, np.ndarray) or name not in examples.data.column_names:
         columns = examples.names or getattr(examples.data, "column_names", ())
@@ -164,14 +165,15 @@ def pop_weights(examples: Examples, name: str) -> Examples:
     if not values.any():
         raise ValueError(f"weights {name!r} are all 0; some rows must count")
     if examples.data.num_columns == 1:
-        raise ValueError(f"weights {name!r} are the only column beside the target; add others")
+        raise ValueError(f"weights {name!r} are the only column besides the target; add others")
     return examples._replace(data=examples.data.drop_columns([name]), weights=values)
 
 
 def weights_in(name: str, cells: Any, decimal: str | None = None) -> np.ndarray:
-    """The weights (N,) in a column of a table.   decimal: the mark in text; None: as it suggests.
+    """The weights (N,) in a column of a table.   decimal: the decimal mark in text; None: as the
+    text suggests.
 
-    ValueError for what is no finite number of at least 0.
+    Raises ValueError for values that are not finite numbers of at least 0.
     """
     column = Column(cells)
     if column.text is not None:

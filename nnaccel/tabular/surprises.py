@@ -1,4 +1,4 @@
-"""What a table holds that the fit of an encoding did not see: counted, and said of all rows."""
+"""Counts the values of a table that the fit of an encoding did not see, and warns of them."""
 
 import warnings
 from collections import Counter
@@ -8,13 +8,15 @@ from nnaccel.tabular.tables import TableWarning, counts, listing
 
 
 class Surprises:
-    """The surprises of one table, or of all its batches together.
+    """The unseen values of one table, or of all its batches together.
 
-    filled, unseen: rows with a missing value that has no column, with a category that has none.
+    filled, unseen: the numbers of rows with a missing value, or a category, that has no encoded
+    column.
     """
 
     def __init__(self, *, many: bool = False) -> None:
-        """many: whether there are several batches, of which each may be like nothing before."""
+        """many: whether there are several batches, where a single batch may have no readable
+        cell."""
         self.many = many
         self.filled: Counter[str] = Counter()
         self.unseen: Counter[str] = Counter()
@@ -24,19 +26,20 @@ class Surprises:
         self._extra: list[str] = []
 
     def note_unread(self, name: str, words: Iterable[tuple[str, int]]) -> None:
-        """Cells of a column that cannot be read, and are missing."""
+        """Count cells of a column that cannot be read, and are taken as missing."""
         self._unread.setdefault(name, Counter()).update(dict(words))
 
     def note_extra(self, names: list[str]) -> None:
-        """Columns that the fit did not see."""
+        """Record columns that the fit did not see."""
         self._extra = names
 
     def note_readable(self, name: str) -> None:
-        """That some cell of a column is what the column was."""
+        """Record that some cell of a column can be read."""
         self._readable.add(name)
 
     def note_refused(self, name: str, error: ValueError) -> None:
-        """That a cell is not; the error is for a column without any that is."""
+        """Record that a cell cannot be read. The error is raised for a column without any readable
+        cell."""
         self._refused.setdefault(name, error)
 
     def add(self, other: "Surprises") -> None:
@@ -46,13 +49,14 @@ class Surprises:
         self.unseen.update(other.unseen)
 
     def check(self) -> None:
-        """ValueError for a column without a single cell that can be read."""
+        """Raises ValueError for a column without a single readable cell."""
         for name, error in self._refused.items():
             if name not in self._readable:
                 raise error
 
     def say(self, stacklevel: int = 3) -> None:
-        """A TableWarning for each kind, with columns and counts; ValueError as `check`."""
+        """Give a TableWarning for each kind, with columns and counts. Raises ValueError like
+        `check`."""
         self.check()
         said = []
         if self._extra:

@@ -1,7 +1,7 @@
 """The survey of a table: decides once, at fit, how to read its columns and which to drop.
 
-It looks at the whole table in the order of the file, before rows are set aside for tests. What it
-decides is data in the model file, and new tables are read with it.
+It looks at the whole table in the order of the file, before test rows are split off. Its decisions
+are data in the model file, and new tables are read by them.
 """
 
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from nnaccel.tabular.missing_codes import find_codes
 from nnaccel.tabular.tables import import_extra, listing, spelled, warn
 
 EXCLUDED, EMPTY = "excluded", "no values"
-LEVELS = 0.1  # of the rows: more different texts than this are names, which say little
+LEVELS = 0.1  # more different texts than this share of the rows are names, which say little
 REFUSED = {
-    "nested": "give each of its values a column of its own",
+    "nested": "give each of its values a separate column",
     "binary": "decode it to text or numbers",
     "other": "convert it to numbers or text",
 }
 
 
 class Survey(NamedTuple):
-    """How a table is read: its columns, the readings of those in use, the reasons why others are
+    """The result of a survey: the columns, the readings of used columns, the reasons why others are
     dropped, and the decimal mark."""
 
     columns: tuple[str, ...]
@@ -37,8 +37,8 @@ class Survey(NamedTuple):
 class Rules(NamedTuple):
     """The user's decisions about the columns of a table.
 
-    drop, keep: columns to leave out, and to use whatever they look like.   decimal: the mark of
-    numbers in text.   codes: numbers that stand for no value; None: look for them.
+    drop, keep: columns to leave out, and columns to use in any case.   decimal: the decimal mark of
+    numbers in text.   codes: numbers that stand for no value; None: search for them.
     """
 
     drop: tuple[str, ...] = ()
@@ -51,14 +51,14 @@ NO_RULES = Rules()
 
 
 def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
-    """How the columns of a pyarrow table are read, and the table of numbers, times and text.
+    """The survey of a pyarrow table, and the table converted to numbers, times and text.
 
-    Columns of text are looked at cell by cell (`kinds.decide`), others by their type. Dropped, with
-    a TableWarning unless it was asked for: whole numbers that count the rows, and columns whose
-    name says identifier and which differ in nearly every row. A TableWarning each: words and codes
-    that are taken as missing, with their counts; dates whose order of day and month is a guess;
-    texts with a value of their own in more than a tenth of the rows.
-    ValueError: `drop` or `keep` of a column that is not there; columns that cannot be used.
+    Columns of text are judged by their cells (`kinds.decide`), others by their type. It drops whole
+    numbers that count the rows, and columns with the name of an identifier whose values differ in
+    nearly every row, with a TableWarning unless the user named them. It also gives a TableWarning
+    for words and codes that are taken as missing, with their counts; for dates whose order of day
+    and month is a guess; and for text with more different values than a tenth of the rows. Raises
+    ValueError for an absent column in `drop` or `keep`, and for columns that cannot be used.
     """
     _check_names(table.column_names, rules)
     columns = {n: Column(table[n]) for n in table.column_names if n not in rules.drop}
@@ -81,21 +81,21 @@ def survey(table: Any, rules: Rules = NO_RULES) -> tuple[Survey, Any]:
         if name not in (*dropped, *rules.keep)
         and (why := _useless(name, column, readings[name], numbers.get(name)))
     }
-    if len(dropped) + len(guesses) == table.num_columns:  # the rows have nothing else to go by
+    if len(dropped) + len(guesses) == table.num_columns:  # no other column is left
         guesses = {name: why for name, why in guesses.items() if name not in numbers}
     for name, why in guesses.items():
         warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
     dropped |= guesses
     typed: dict[str, Any] = {}
     for name in [name for name in columns if name not in dropped]:
-        column, reading = columns.pop(name), readings[name]  # it is not needed after this
+        column, reading = columns.pop(name), readings[name]  # frees its memory early
         typed[name] = column.source if column.coded else read_as_arrow(name, column, reading)
     found = Survey(tuple(table.column_names), {n: readings[n] for n in typed}, dropped, decimal)
     return found, import_extra("pyarrow").table(typed)
 
 
 def _decided(name: str, column: Column, decimal: str) -> Reading:
-    """The reading of a column; warns of ignored cells and of doubtful decisions."""
+    """The reading of a column. Warns of ignored cells and of doubtful decisions."""
     reading, ignored, ambiguous = column.decide(decimal)
     if ignored:
         warn(f"column {name!r}: taken as missing: {spelled(ignored)}")
@@ -108,7 +108,7 @@ def _decided(name: str, column: Column, decimal: str) -> Reading:
 def _codes(
     numbers: dict[str, np.ndarray], given: tuple[float, ...] | None
 ) -> dict[str, tuple[float, ...]]:
-    """The codes for missing values, by column; warns of the codes that it has found."""
+    """The codes for missing values, by column. Warns of codes that it finds."""
     if given is not None:
         return {name: given for name, v in numbers.items() if given and np.isin(v, given).any()}
     codes = {}
@@ -123,9 +123,9 @@ def _codes(
 
 
 def _useless(name: str, column: Column, reading: Reading, values: np.ndarray | None) -> str | None:
-    """Why a column only tells rows apart, or None; warns of texts that nearly do.
+    """Says why a column only tells rows apart, or None. Warns of texts that nearly do.
 
-    values: those of a column of numbers.
+    values: of a column of numbers.
     """
     if values is not None:
         rows = len(values)

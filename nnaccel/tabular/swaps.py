@@ -1,8 +1,8 @@
 """Predictions for rows in which one column has the values of other rows, for many swaps at once.
 
-What a dense first layer makes of a row is a sum over the columns, Z = b + sum of G_c: a swap of the
-column c takes G_c from another row, Z' = Z - G_c + G_c', and leaves the other terms as they are. So
-the encoding and the first product are computed once for all swaps. The other layers see the rows of
+In a dense first layer Z of a row is a sum over the columns, Z = b + sum of G_c. A swap of column c
+takes G_c from another row, Z' = Z - G_c + G_c', and leaves the other terms unchanged. So the
+encoding and the first product are computed once for all swaps. The other layers get the rows of
 many swaps as one matrix, a block at a time.
 """
 
@@ -27,15 +27,16 @@ from nnaccel.typing import Array
 if TYPE_CHECKING:
     from nnaccel.tabular.model import Model
 
-OUTPUTS = 1 << 24  # numbers that are predicted before they are given away: 128 MB
-ROWS = 1 << 16  # of a block, on a device that has no cache to stay in
+OUTPUTS = 1 << 24  # numbers that are predicted before they are yielded: 128 MB
+ROWS = 1 << 16  # rows of a block, where the backend sets no limit
 
 
 class Front(NamedTuple):
-    """What a network does before the layer that mixes its inputs: the encoding of numbers, if any.
+    """The part of a network before the layer that mixes its inputs: the encoding of numbers, if
+    any.
 
-    n: the layers that it takes, 0 or 1.   bins: of the encoding, or none.   places: where each
-    column of the table is in what that layer is given (E,), with its bins.
+    n: the number of its layers, 0 or 1.   bins: of the encoding, if any.   places: for each column
+    of the table, its positions and those of its bins in the input (E,) of the mixing layer.
     """
 
     n: int
@@ -56,8 +57,8 @@ class Front(NamedTuple):
 
 
 class First(NamedTuple):
-    """The parameters of a network, and of the layer that mixes its inputs W (E, H) and what it
-    makes of all rows, Z (N, H)."""
+    """The parameters of a network, W (E, H) of the layer that mixes its inputs, and Z (N, H) of
+    that layer for all rows."""
 
     params: Array
     W: Array
@@ -101,7 +102,7 @@ class Swaps:
         """Each column, and what is predicted where it has the values of other rows: as
         `Model.outputs` says, (S, N) or (S, N, K), but of a mean with its deviation the mean alone.
 
-        index: (S, N), the row whose value each row has, for each of S swaps.
+        index: (S, N), for each of S swaps and each row, the row whose value it gets. Raises Raises
         ValueError where a prediction is not finite.
         """
         (S, N), n = index.shape, self._n_outputs
@@ -112,7 +113,7 @@ class Swaps:
                 if not np.isfinite(own).all():
                     raise ValueError(
                         f"rows give no finite prediction with other values of {name!r}: some are "
-                        "far outside of what the model was trained on; correct or remove them"
+                        "far outside the range of the training rows; correct or remove them"
                     )
                 found = self._in_units(own.reshape(S * N, n))
                 yield name, found.reshape(S, N, *found.shape[1:])
@@ -146,15 +147,15 @@ class Swaps:
                 out[:, part] += self._finished(first.params, terms, others[part, :], ops)
 
     def _mixing(self, params: Array) -> tuple[Array, Array]:
-        """W (E, H) and b (1, H) of the layer that mixes its inputs; of one that is not dense those
-        that leave them as they are."""
+        """W (E, H) and b (1, H) of the layer that mixes its inputs. For a layer that is not dense,
+        the identity and zeros."""
         if self._activation:
             return views(params, layout(self.model.network), xp=self._where.xp)[self._front.n]
         same = np.eye(self.X.shape[1] + len(self._front.bins.of), dtype=self.X.dtype)
         return self._where.asarray(same), self._where.asarray(np.zeros_like(same[:1]))
 
     def _sums(self, W: Array, b: Array, rows: int) -> Array:
-        """What that layer makes of all rows (N, H), before its activation."""
+        """Z (N, H) of the mixing layer for all rows."""
         xp, bins = self._where.xp, self._front.bins
         blocks = (self._X[start:stop, :] for start, stop in bounds(len(self.X), rows))
         with np.errstate(all="ignore"):
@@ -162,7 +163,7 @@ class Swaps:
         return xp.concat(parts, axis=0)
 
     def _term(self, column: str, W: Array) -> Array:
-        """What the column adds to that (N, H)."""
+        """The term (N, H) of a column in Z."""
         xp, (_, bins, places), D = self._where.xp, self._front, self.X.shape[1]
         own, mine = (places[column][in_X] for in_X in (places[column] < D, places[column] >= D))
         picked = [tuple(np.array(values)[mine - D].tolist()) for values in bins]
@@ -170,7 +171,7 @@ class Swaps:
         X = xp.take(self._X, self._where.asarray(own), axis=1)
         E = piecewise_linear(X, Bins(of, *picked[1:]), xp=xp)
         W = xp.take(W, self._where.asarray(places[column]), axis=0)
-        return E * W if W.shape[0] == 1 else E @ W  # NumPy takes long for a product of one column
+        return E * W if W.shape[0] == 1 else E @ W  # NumPy is slow in a product with one column
 
     def _finished(self, params: Array, terms: Array, others: Array, ops: Ops) -> np.ndarray:
         """Predictions (S, rows, n), given the terms of the column (S rows, H) and all others."""

@@ -1,4 +1,4 @@
-"""Files of tables: read by their extension, and written."""
+"""Reads and writes files of tables, by their extension."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -13,24 +13,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 1 << 16  # rows of a Parquet file read at once
-BLANK = b"\xef\xbb\xbf\r\n\t "  # with a byte order mark: a file with no more is empty
-CHUNK = 1 << 20  # bytes looked at, or decompressed, at once
-DELIMITED = (".csv", ".tsv", ".txt")  # and the same, compressed: ".csv.gz", ".csv.zst"
+BLANK = b"\xef\xbb\xbf\r\n\t "  # bytes of an empty file: a byte order mark, blanks, line ends
+CHUNK = 1 << 20  # bytes read, or decompressed, at once
+DELIMITED = (".csv", ".tsv", ".txt")  # also compressed: ".csv.gz", ".csv.zst"
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
 
 def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table", Structure | None]:
-    """The table in a .csv, .tsv, .txt (also .gz, .zst), .parquet, .feather or .arrow file,
-    and the structure that was found in delimited text, None for the others.
+    """The table in a .csv, .tsv, .txt (also .gz, .zst), .parquet, .feather or .arrow file, and the
+    structure of delimited text, or None for the others.
 
-    Delimited text: its structure is found, but for what `layout` says, and its cells are text as
-    they are written, empty ones null; see `delimited`. The index that pandas stores in Parquet is
-    no column. Content is checked to its last byte, and may become as large as
-    `files.check_expansion` says.
+    Delimited text: its structure is found, except what `layout` states; cells stay text, and empty
+    cells are null; see `delimited`. The index that pandas stores in Parquet is no column. Content
+    is checked to its last byte. `files.check_expansion` limits its size after decompression.
 
-    FileNotFoundError (with the closest name there), IsADirectoryError, OSError for a pipe or a
-    device, MemoryError, and ValueError for an extension that is not known, content that cannot be
-    read, no rows, or a column name used twice.
+    Raises FileNotFoundError (with the closest name in the folder), IsADirectoryError, OSError for a
+    pipe or a device, MemoryError, and ValueError for an unknown extension, unreadable content, a
+    table without rows, or a column name that occurs twice.
     """
     path = existing_file(path)
     suffix = suffix_of(path)
@@ -38,7 +37,7 @@ def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table",
         known = (*DELIMITED, *(d + c for d in DELIMITED[:1] for c in COMPRESSED), *READERS)
         raise ValueError(
             f"{path}: unknown kind of file {suffix!r}; known are {', '.join(known)}; "
-            "convert it or give it the extension that says what it is"
+            "convert it or give it the extension of its format"
         )
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; expected a table with column names and rows")
@@ -47,14 +46,14 @@ def read_table(path: str | Path, layout: Layout = AS_IT_IS) -> tuple["pa.Table",
         table, structure = _read_delimited(path, suffix[1:], layout)
     else:
         table = READERS[suffix](path, suffix[1:])
-    with reading(path, suffix[1:]):  # the names and notes of its columns, which are decoded here
+    with reading(path, suffix[1:]):  # decodes the names and metadata of its columns, too
         return checked(table, str(path)), structure
 
 
 def read_stream(file: Any, name: str, layout: Layout = AS_IT_IS) -> tuple["pa.Table", Structure]:
-    """The table of delimited text that a binary stream gives, and the structure that was found.
+    """The table of delimited text in a binary stream, and its structure.
 
-    name: what an error calls it.   ValueError as of `read_table`.
+    name: of the stream in errors.   Raises the ValueErrors of `read_table`.
     """
     content = file.read()
     with reading(name, "text"):
@@ -69,7 +68,7 @@ def is_delimited(path: str | Path) -> bool:
 
 
 def suffix_of(path: Path) -> str:
-    """The extension in lower case; of a compressed file both extensions, such as ".csv.gz"."""
+    """The extension in lower case; both extensions of a compressed file, such as ".csv.gz"."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() + suffix if suffix in COMPRESSED else suffix
 
@@ -131,7 +130,7 @@ def _read_arrow(path: Path, kind: str) -> "pa.Table":
 
 
 def _collected(batches: Iterable[Any], schema: Any, path: Path) -> "pa.Table":
-    """The table of those batches, each valid: of one that is not, a later use may crash."""
+    """The table of the batches. Each is validated, since the use of an invalid batch may crash."""
     pa = import_extra("pyarrow")
     found, sizes, size = [], {}, 0
     for batch in batches:
@@ -159,7 +158,7 @@ READERS = {".parquet": _read_parquet, ".feather": _read_arrow, ".arrow": _read_a
 
 
 def csv_of(table: "pa.Table", *, header: bool) -> bytes:
-    """A table as CSV, with its names in front or not."""
+    """A table as CSV.   header: whether the names come first."""
     reader, content = import_extra("pyarrow.csv"), import_extra("pyarrow").BufferOutputStream()
     reader.write_csv(table, content, reader.WriteOptions(include_header=header))
     return content.getvalue().to_pybytes()
@@ -178,5 +177,5 @@ def _feather_writer(file: Any, schema: "pa.Schema") -> Any:
     return ipc.new_file(file, schema, options=ipc.IpcWriteOptions(compression="lz4"))
 
 
-# Extension -> what writes tables of a schema to an open file: `write_table`, `close`.
+# Extension -> writer of tables with a schema to an open file, with `write_table` and `close`.
 WRITERS = {".csv": _csv_writer, ".parquet": _parquet_writer, ".feather": _feather_writer}

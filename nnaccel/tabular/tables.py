@@ -1,4 +1,5 @@
-"""Tables: from a data frame to a pyarrow Table, its target, and words for messages."""
+"""Converts data frames to pyarrow tables, splits off the target, and words messages about
+tables."""
 
 import sys
 import warnings
@@ -14,7 +15,7 @@ from nnaccel.files import Unreadable, printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# pyarrow's own list, and the two that pandas and Python write.
+# pyarrow's own list, and the two spellings of pandas and Python.
 MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
@@ -22,11 +23,11 @@ MISSING = (
 
 
 class TableWarning(UserWarning):
-    """Something in a table was left out or filled in; the message has the columns and counts."""
+    """A part of a table was left out or filled in. The message names the columns and counts."""
 
 
 def is_table(data: Any) -> bool:
-    """Whether `as_table` takes the data: a data frame, a dict of columns or a list of rows."""
+    """Whether `as_table` accepts the data: a data frame, a dict of columns or a list of rows."""
     return isinstance(data, dict) or hasattr(data, "__arrow_c_stream__") or _are_rows(data)
 
 
@@ -35,11 +36,12 @@ def _are_rows(data: Any) -> bool:
 
 
 def as_table(data: Any) -> "pa.Table":
-    """A data frame of any library that speaks Arrow (pandas >= 2.2, polars, ...) as a table; also a
-    dict of columns, and a list of dicts, which are its rows.
+    """A data frame of any library that supports Arrow (pandas >= 2.2, polars, ...) as a pyarrow
+    table; also a dict of columns, and a list of rows that are dicts.
 
-    Zero-copy where that library allows it. The index of a pandas frame is no column.
-    TypeError for anything else, ValueError for columns of mixed types or a name used twice.
+    Without a copy where the library allows it. The index of a pandas frame is no column. Raises
+    TypeError for other data, ValueError for columns of mixed types and for a name that occurs
+    twice.
     """
     pa = import_extra("pyarrow")
     kind = type(data).__name__
@@ -78,7 +80,7 @@ def checked(table: "pa.Table", source: str) -> "pa.Table":
 
 
 def chunked(column: Any) -> Any:
-    """A column of any library that speaks Arrow as a pyarrow ChunkedArray."""
+    """A column of any library that supports Arrow as a pyarrow ChunkedArray."""
     pa = import_extra("pyarrow")
     if isinstance(column, pa.ChunkedArray):
         return column
@@ -86,7 +88,7 @@ def chunked(column: Any) -> Any:
 
 
 def by_name(columns: Any, name: str) -> dict[str, Any]:
-    """The columns of a table by their names; a column alone has the name that is given."""
+    """The columns of a table by their names. A single column gets the given name."""
     if hasattr(columns, "column_names"):
         return {column: columns[column] for column in columns.column_names}
     return {name: columns}
@@ -95,8 +97,9 @@ def by_name(columns: Any, name: str) -> dict[str, Any]:
 def pop_target(table: "pa.Table", targets: Sequence[str]) -> tuple["pa.Table", Any, str]:
     """Split a table into its features and its target: (table without it, column, name).
 
-    Of several targets the second is a table of them, and the third names them all.
-    ValueError when no target is named, or none has that name; it lists the columns and suggests.
+    For several targets the second is a table of them, and the third the list of their names in
+    words. Raises ValueError if no target is named, or no column has that name; it lists the columns
+    and suggests one.
     """
     columns = table.column_names
     if not targets:
@@ -123,7 +126,7 @@ def pop_target(table: "pa.Table", targets: Sequence[str]) -> tuple["pa.Table", A
 
 
 def listing(names: Iterable[object], limit: int = 12) -> str:
-    """Names for a message: the first `limit` of them, and how many there are."""
+    """Names for a message: the first `limit` names, and how many more there are."""
     names = [printable(str(name)) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names):,} in all)"
@@ -144,24 +147,26 @@ def spelled(words: Iterable[tuple[str, int]]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings about tables: of what they would say of a part, the whole is told."""
+    """A context without warnings about tables, for a part of a table, when the whole is warned
+    of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TableWarning)
         yield
 
 
 def warn(message: str) -> None:
-    """A TableWarning."""
+    """Gives a TableWarning."""
     warnings.warn(message, TableWarning, stacklevel=5)
 
 
 CLI = "'nnaccel[cli]'"
-# What brings a package, where it is not the extra [cli].
+# Package -> the extra that installs it, where it is not [cli].
 BRINGS = {"onnx": "'nnaccel[onnx]'", "matplotlib": "'nnaccel[plot]'", "torch": "torch"}
 
 
 def import_extra(module: str) -> Any:
-    """A module of an optional dependency; where it is absent, the command that installs it."""
+    """A module of an optional dependency. If it is absent, the error has the command that installs
+    it."""
     if (loaded := sys.modules.get(module)) is not None:  # which is asked for often
         return loaded
     try:

@@ -1,8 +1,7 @@
-"""Targets: from labels or numbers to what a loss is given, and back, as plain data.
+"""Targets: converts labels or numbers to the targets of a loss, and back, as plain data.
 
-Everything a target is judged by (missing values, rare classes, infinities, whether numbers are
-labels) is a question about its distinct values and how often each occurs, so that is what is
-computed first.
+All checks of a target (missing values, rare classes, infinities, whether numbers are labels) need
+only its distinct values and their counts, so these are computed first.
 """
 
 from collections.abc import Iterable
@@ -22,10 +21,10 @@ from nnaccel.tabular.numbers import MARKS
 from nnaccel.tabular.tables import import_extra, listing
 from nnaccel.typing import Array, Namespace
 
-MAX_CLASSES = 20  # more different integers than this are taken as quantities, not as labels
-MIN_ROWS = 5  # and so are integers that have fewer rows each than this, on average
+MAX_CLASSES = 20  # more different integers than this are quantities, not labels
+MIN_ROWS = 5  # integers with fewer rows each, on average, are quantities, too
 LARGEST = 1e150  # its square is still finite in float64
-FEW_NUMBERS = 50  # different whole numbers up to which a person may have meant classes
+FEW_NUMBERS = 50  # with at most this many different whole numbers, classes may be meant
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Target:
     task : {"classification", "regression"}
     name : str
     classes : tuple
-        The labels in ascending order, of the type that they had; empty for regression.
+        The labels in ascending order, with their original type; empty for regression.
     mean, scale : float
         Of a regression target, in its own units.
     form : str
-        How numbers and dates are written where the target is text (see `kinds.Reading`).
+        The form of numbers and dates if the target is text (see `kinds.Reading`).
     """
 
     task: str
@@ -57,10 +56,11 @@ class Target:
         return (self.name,)
 
     def parse(self, values: Any) -> Any:
-        """Text as the numbers, booleans or labels that the target holds; all else as it came.
+        """Text converted to the numbers, booleans or labels of the target; other values are
+        unchanged.
 
-        TableWarning: words that cannot be read, and marks that are no class, which are missing,
-        with their counts.
+        Warns (TableWarning) of words that cannot be read, and of marks that are no class, with
+        their counts. Both become missing.
         """
         kind = _kind(np.array(self.classes)) if self.classes else "number"
         if not is_text_column(values):
@@ -70,10 +70,10 @@ class Target:
         return labels.read_as(self.name, values, Reading(kind, self.form))
 
     def encode(self, values: Any) -> np.ndarray:
-        """What the loss is given: int64 class indices, or float64 (y - mean) / scale.  (N,)
+        """The targets of the loss (N,): int64 class indices, or float64 (y - mean) / scale.
 
-        ValueError: missing values, infinities, classes that the target does not have, text for
-        numbers.
+        Raises ValueError for missing values, infinities, classes that the target does not have, and
+        text instead of numbers.
         """
         levels, codes, _ = distinct_values(self.parse(values), self.name)
         _refuse_missing(codes, self.name)
@@ -92,7 +92,8 @@ class Target:
         return np.array([index[label] for label in levels], dtype=np.int64)[codes]
 
     def decode(self, values: Any) -> np.ndarray:
-        """The inverse: class indices as labels, standardised numbers in their own units.
+        """The inverse of `encode`: class indices as labels, standardised numbers in their own
+        units.
 
         Not checked: that indices are in range.
         """
@@ -105,7 +106,7 @@ class Target:
         return values * self.scale + self.mean
 
     def n_outputs(self, loss_kind: str) -> int:
-        """The outputs of a network with a loss whose targets are of that kind."""
+        """The number of outputs of a network with a loss whose targets have that kind."""
         return 1 if self.task == "regression" or loss_kind == "labels" else len(self.classes)
 
     def outputs(self, A: Array, *, xp: Namespace = np) -> Array:
@@ -115,13 +116,14 @@ class Target:
             return self.in_units(A[:, 0])
         if A.shape[1] == 1:
             return xp.concat([1.0 - A, A], axis=1)
-        return A / xp.sum(A, axis=1, keepdims=True)  # a float32 softmax adds up to 1 only to 1e-7
+        # The rows of a float32 softmax add up to 1 only to 1e-7.
+        return A / xp.sum(A, axis=1, keepdims=True)
 
     def predicted(self, outputs: np.ndarray, threshold: float | None = None) -> np.ndarray:
-        """The number, or the label, of each row (N,), from `outputs`.
+        """The predicted number, or label, of each row (N,), from `outputs`.
 
-        threshold: the probability from which it is the second of two classes; None: the more
-        probable one.
+        threshold: the probability from which the second of two classes is predicted; None: the more
+        probable class.
         """
         self.check_threshold(threshold)
         if self.task == "regression":
@@ -129,7 +131,7 @@ class Target:
         return self.decode(class_numbers(outputs, threshold))
 
     def check_threshold(self, threshold: float | None) -> None:
-        """ValueError for a threshold that is no share, or where there are not two classes."""
+        """Raises ValueError for a threshold that is no share, or if there are not two classes."""
         if threshold is None:
             return
         if len(self.classes) != 2:
@@ -139,7 +141,8 @@ class Target:
             raise ValueError(f"threshold must be from 0 to 1, got {threshold}")
 
     def check_split(self, codes: np.ndarray) -> None:
-        """ValueError for a class with a single row, which cannot be in two parts of a split.
+        """Raises ValueError for a class with a single row, which cannot be in both parts of a
+        split.
 
         codes: the class numbers (N,).
         """
@@ -158,28 +161,28 @@ class Target:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Target":
-        """The target that `to_dict` gave, once every key and value has been checked.
+        """The target that `to_dict` returned, after a check of every key and value.
 
-        ValueError names the key that is unknown, absent or of a wrong type or value.
+        Raises ValueError that names a key that is unknown, absent, or has a wrong type or value.
         """
         schema.check(data, TARGET, "target")
         classes = data["classes"]
         if data["task"] == "regression" and classes:
             raise ValueError("target: 'classes' must be empty for regression")
         if data["task"] == "classification":
-            # Labels are of one type, which the first one shows.
+            # All labels have the type of the first one.
             member = LABELS.get(type(classes[0]) if classes else str, schema.TEXT)
             schema.check({"classes": classes}, {"classes": schema.ascending(member)}, "target")
             if len(classes) < 2:
                 raise ValueError(f"target: 'classes' must be two or more, got {classes}")
-            if np.array(classes).tolist() != [*classes]:  # where its strings end
+            if np.array(classes).tolist() != [*classes]:  # NumPy cuts strings at a NUL character
                 raise ValueError("target: no class may end in a null character")
         return cls(**{**data, "classes": tuple(classes)})
 
 
 def class_numbers(P: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """The predicted class numbers (N,) from probabilities P (N, K), of two classes the second from
-    a threshold on; None: the most probable ones."""
+    """The predicted class numbers (N,) from probabilities P (N, K).   threshold: the probability
+    from which the second of two classes is predicted; None: the most probable class."""
     return P.argmax(axis=1) if threshold is None else (P[:, 1] >= threshold).astype(np.int64)
 
 
@@ -193,9 +196,10 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
     average. All other numbers are a regression target, standardised by the mean and the
     population standard deviation in float64.
 
-    ValueError, naming the target, what was found and the remedy: missing values (`rows_with_target`
-    says where), infinities, a single class, a constant number, classification of numbers with
-    fractions, regression on text or booleans, and classes that a model file cannot hold.
+    Raises ValueError, with the target, the fault and the remedy, for missing values
+    (`rows_with_target` says where), infinities, a single class, a constant number, classification
+    of numbers with fractions, regression on text or booleans, and classes that a model file cannot
+    hold.
     """
     find("task", task, TASKS)
     distinct = distinct_values(values, name)
@@ -206,12 +210,12 @@ def fit_target(values: Any, task: str = "auto", name: str = "y") -> Target:
 
 
 def fit_counted(counted: "Counted", task: str = "auto", name: str = "y") -> Target:
-    """The same of the different values and how often each occurs, none of them missing."""
+    """Like `fit_target`, from the different values and their counts, without missing ones."""
     return storable(find("task", task, TASKS)(counted, name))
 
 
 def storable(target: Target) -> Target:
-    """The target; ValueError for one that a model file cannot hold."""
+    """The target itself. Raises ValueError for a target that a model file cannot hold."""
     try:
         return Target.from_dict(target.to_dict())
     except ValueError as error:
@@ -219,21 +223,22 @@ def storable(target: Target) -> Target:
 
 
 def explain_task(values: Any, target: Target) -> str:
-    """What whole numbers are taken for, and what changes it; "" for a target that is no guess.
+    """Says whether whole numbers are taken for classes or quantities, and how to change it; "" if
+    that is no guess.
 
-    values: what the target was fitted on.
+    values: of the fit.
     """
     if target.task == "classification":
         return explain_levels(np.array(target.classes), target)
     hint = ""
-    for some in (values[:1000], values):  # the first of them settle most
+    for some in (values[:1000], values):  # the first 1000 settle most cases
         if not (hint := explain_levels(distinct_values(some, target.name).levels, target)):
             return ""
     return hint
 
 
 def explain_levels(levels: np.ndarray, target: Target) -> str:
-    """The same of the different values."""
+    """Like `explain_task`, from the different values."""
     if target.task == "classification":
         if _kind(levels) != "number":
             return ""
@@ -244,7 +249,8 @@ def explain_levels(levels: np.ndarray, target: Target) -> str:
 
 
 def check_loss(loss: str | Loss, n_classes: int) -> None:
-    """ValueError for a loss that does not fit the number of classes (0: the target is a number)."""
+    """Raises ValueError for a loss that does not fit the number of classes (0: the target is a
+    number)."""
     loss = losses.get(loss)
     kind = loss.targets.kind
     if (kind == "numbers") != (not n_classes) or (kind == "labels" and n_classes != 2):
@@ -288,7 +294,8 @@ def _fit_number(counted: "Counted", name: str) -> Target:
             f"target {name!r} holds {KINDS[_kind(levels)]} ({_labels(levels.tolist())}), and "
             "regression needs numbers; use --task classification, or convert it"
         )
-    # Shifted by one of the values, a constant has exactly no spread and an offset costs no digits.
+    # Shifted by one of the values, a constant has a spread of exactly 0, and an offset costs no
+    # digits.
     shifted = levels.astype(np.float64) - float(levels[0])
     shift = float(np.average(shifted, weights=rows))
     mean = float(levels[0]) + shift
@@ -338,20 +345,21 @@ def _refuse_infinite(levels: np.ndarray, codes: np.ndarray, name: str) -> None:
 
 
 class Distinct(NamedTuple):
-    """The distinct values in ascending order, and the index of each row's value; -1: missing."""
+    """The distinct values in ascending order, and for each row the index of its value; -1:
+    missing."""
 
     levels: np.ndarray
     codes: np.ndarray
-    coded: bool = False  # it was dictionary-encoded: a list of categories
+    coded: bool = False  # whether the column was dictionary-encoded: a list of categories
 
     def counted(self) -> "Counted":
-        """How often each value occurs."""
+        """The values with their counts."""
         present = self.codes[self.codes >= 0]
         return Counted(self.levels, np.bincount(present, minlength=len(self.levels)), self.coded)
 
 
 class Counted(NamedTuple):
-    """The different values in ascending order, and how often each occurs."""
+    """The different values in ascending order, and their counts."""
 
     levels: np.ndarray
     rows: np.ndarray
@@ -363,7 +371,7 @@ def _is_arrow(values: Any) -> bool:
 
 
 def distinct_values(values: Any, name: str) -> Distinct:
-    """The different values of a column, of Arrow or NumPy; ValueError for mixed types."""
+    """The different values of a column of Arrow or NumPy. Raises ValueError for mixed types."""
     if _is_arrow(values):
         return _distinct_arrow(values, name)
     values = np.asarray(values)
@@ -386,12 +394,12 @@ def distinct_values(values: Any, name: str) -> Distinct:
 
 
 def _one_zero(levels: np.ndarray) -> np.ndarray:
-    """-0.0 as 0.0: they are equal, and so one class."""
+    """-0.0 becomes 0.0: they are equal, so they are one class."""
     return levels + 0.0 if levels.dtype.kind == "f" else levels
 
 
 def _one_type(values: np.ndarray, present: np.ndarray, name: str) -> np.ndarray:
-    """An array of objects converted to their common type; missing ones get an arbitrary value."""
+    """An array of objects converted to their common type. Missing ones get an arbitrary value."""
     given = values[present].tolist()
     kinds = {KIND.get(np.asarray(v).dtype.kind, type(v).__name__): v for v in given}
     if len(kinds) > 1:
@@ -423,12 +431,13 @@ def _distinct_arrow(values: Any, name: str) -> Distinct:
 
 
 def is_text_column(values: Any) -> bool:
-    """Whether the values are text of a table, not an Arrow dictionary of categories."""
+    """Whether the values are text of a table, and not an Arrow dictionary of categories."""
     return _is_arrow(values) and Column(values).text is not None
 
 
 def _refuse_nul(labels: Iterable[str], name: str) -> None:
-    """ValueError for a label that ends in a NUL character, which arrays of text do not keep."""
+    """Raises ValueError for a label that ends in a NUL character, which NumPy's arrays of text
+    lose."""
     if bad := [label for label in labels if label.endswith("\0")]:
         raise ValueError(
             f"target {name!r} has labels that end in a NUL character, such as {bad[0]!r}; remove it"
@@ -443,7 +452,7 @@ def _unusable(name: str, dtype: Any) -> ValueError:
 
 # ---------------------------------------------------------------------------- kinds
 
-# NumPy's kinds of dtypes in the words of `columns`, and back.
+# NumPy's kinds of dtypes as the kinds of `columns`, and back.
 KIND = {"b": "boolean", "i": "number", "u": "number", "f": "number", "U": "string"}
 TYPES = {"boolean": np.bool_, "number": np.float64, "string": np.str_}
 TRUTH = {"true": True, "false": False, "1": True, "0": False}

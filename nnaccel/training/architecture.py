@@ -1,7 +1,7 @@
-"""Networks and losses as plain data, and back: what a file says of an architecture.
+"""Networks and losses as plain data, and back: the description of an architecture in a file.
 
-A layer is a dataclass, and its fields are what is written of it. The type of a field says which
-data it may be: a new layer needs no line here. Nothing in the data is imported or evaluated.
+A layer is a dataclass, and a file holds its fields. The type of a field determines which data are
+valid, so a new layer needs no line here. Nothing in the data is imported or evaluated.
 """
 
 import inspect
@@ -25,7 +25,7 @@ NUMBERS = Field(
     lambda v: all(map(schema.FINITE.holds, v if type(v) is list else [v])),
 )
 
-# What a field of that type is in the data; `Annotated[type, Field]` takes its place.
+# Type of a layer's field -> valid data for it; `Annotated[type, Field]` overrides this.
 OF_TYPE: dict[Any, Field] = {
     int: schema.WHOLE,
     float: schema.FINITE,
@@ -45,7 +45,7 @@ def describe(network: Network) -> dict[str, Any]:
 
 
 def rebuild(data: Any) -> Network:
-    """The network that `describe` described; ValueError for anything else."""
+    """The network that `describe` described. Raises ValueError for other data."""
     check(data, {"n_inputs": schema.COUNT, "layers": schema.RECORDS}, "network")
     layers = tuple(_rebuild_layer(layer, f"layer {i}") for i, layer in enumerate(data["layers"]))
     if not layers:
@@ -55,9 +55,9 @@ def rebuild(data: Any) -> Network:
 
 @cache
 def layer_fields(kind: type) -> dict[str, Field]:
-    """What a layer of that type says of itself: each field, and what it must be.
+    """The fields of a layer of that type, each with the description of its valid data.
 
-    TypeError for a field of a type that no data describe.
+    Raises TypeError for a field whose type cannot be described as data.
     """
     found = {}
     hints = get_type_hints(kind, include_extras=True)
@@ -130,9 +130,10 @@ def listed(options: Options) -> dict[str, Any]:
 
 
 def named(row: Any, options: dict[str, Any], where: str) -> Any:
-    """The activation or loss with those options; ValueError for unknown or unfit ones."""
+    """The activation or loss with these options. Raises ValueError for unknown or invalid
+    options."""
     known = option_fields(row.forward if isinstance(row, Activation) else row.function)
-    check(dict.fromkeys(known, 0.0) | options, known, where)  # what is absent has its default
+    check(dict.fromkeys(known, 0.0) | options, known, where)  # an absent option has its default
     return row.with_options(**options) if options else row
 
 
@@ -148,7 +149,7 @@ def option_fields(function: Callable[..., Any]) -> dict[str, Field]:
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
-    """A loss as plain data; ValueError for one that is not in the table."""
+    """A loss as plain data. Raises ValueError for a loss that is not in the table."""
     known = losses.LOSSES.get(loss.name)
     if known is None or known._replace(options=loss.options) != loss:
         raise ValueError(
@@ -158,6 +159,6 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
 
 
 def rebuild_loss(data: Any) -> Loss:
-    """The loss that `describe_loss` described; ValueError for anything else."""
+    """The loss that `describe_loss` described. Raises ValueError for other data."""
     check(data, {"name": schema.TEXT, "options": schema.OBJECT}, "loss")
     return named(losses.get(data["name"]), data["options"], "loss")

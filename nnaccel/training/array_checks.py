@@ -1,4 +1,4 @@
-"""Checks of the arrays that a user gives: real numbers, the network's width, finite."""
+"""Checks of the user's arrays: real numbers, the network's width, finite values."""
 
 import math
 from contextlib import suppress
@@ -13,10 +13,10 @@ from nnaccel.maths.minibatch import bounds, is_sparse
 from nnaccel.maths.network import Network
 from nnaccel.typing import Array, Namespace
 
-REAL = {"bool", *INTEGERS, "bfloat16", "float16", "float32", "float64"}  # longer ones are NumPy's
+REAL = {"bool", *INTEGERS, "bfloat16", "float16", "float32", "float64"}  # longer are NumPy only
 NUMBERS = "biuf"  # the kinds of NumPy's dtypes that are real numbers
 
-# The others: what they are, and what to give in their place.
+# The other kinds: their names, and advice what to give instead.
 OTHERS = {
     "c": ("complex numbers", "give {name}.real and {name}.imag as columns of their own"),
     "M": ("dates", "count from one: ({name} - {name}.min()) / numpy.timedelta64(1, 'D')"),
@@ -30,14 +30,14 @@ OTHERS = {
 }
 OTHERS["S"] = OTHERS["T"] = OTHERS["U"]
 
-PART = 2**30  # numbers in a sum: what the BLAS of a GPU counts to is 2^31
+PART = 2**30  # numbers in a sum: the BLAS of a GPU counts to 2^31
 
 
 def real_array(name: str, x: Any) -> Any:
-    """x as an array of its library that holds real numbers, a sparse X in CSR format.
+    """x as an array of its library with real numbers; a sparse X in CSR format.
 
-    Lists and tables become NumPy arrays, and so do objects that all are numbers.
-    TypeError for other kinds, and for what is masked, with what to give in its place.
+    Lists and tables become NumPy arrays, and so do arrays of objects that are all numbers. Raises
+    TypeError, with advice, for other kinds and for masked arrays.
     """
     if type(x) is np.ndarray and x.dtype.kind in NUMBERS:
         return x
@@ -63,7 +63,7 @@ def real_array(name: str, x: Any) -> Any:
 def _real_numpy(name: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "O":
         with suppress(ValueError):
-            x = np.asarray(x.tolist())  # so that NumPy finds out what the objects are
+            x = np.asarray(x.tolist())  # so that NumPy finds the common type of the objects
         if x.dtype.kind == "O":
             other = next((v for v in x.flat if not isinstance(v, Real | np.bool_)), x.flat[0])
             _refuse(name, f"such as {str(other)[:40]!r}, of type {type(other).__name__}", "O")
@@ -88,7 +88,7 @@ def _refuse(name: str, found: Any, kind: str) -> NoReturn:
 
 
 def check_width(network: Network, X: Any) -> None:
-    """ValueError unless X is (N, n_inputs)."""
+    """Raises Raises ValueError unless X is (N, n_inputs)."""
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "
@@ -97,18 +97,19 @@ def check_width(network: Network, X: Any) -> None:
 
 
 def at_hand(x: Array, where: Device) -> tuple[Array, Namespace]:
-    """x, an array of that device, and the namespace to look at it with: NumPy's, which compiles
-    nothing, where it is in the memory of the host."""
+    """x, an array on that device, and the namespace to check it with. That is NumPy's, which
+    compiles nothing, if x is in the memory of the host."""
     if isinstance(x, np.ndarray):
         return x, np
     return (to_host(x), np) if where.memory_free() is None else (x, where.xp)
 
 
 def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
-    """ValueError that names the first number of x, an array (N, D) on that device or a CSR matrix,
-    that is not finite, and says whether it was so in `given`, the same before it was cast.
+    """Raises ValueError if a number of x is not finite. It names the first one, and says whether it
+    was infinite already in `given`, which is x before the cast.   x: (N, D), an array on that
+    device or a CSR matrix.
 
-    One pass where all is well: a sum of squares is finite only if all of them are, and the BLAS
+    Finite data take one pass: a sum of squares is finite only if all numbers are, and the BLAS
     computes it as fast as memory is read.
     """
     flat, xp = at_hand(x.data[: x.nnz] if is_sparse(x) else x, where)
@@ -118,7 +119,7 @@ def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
         return
     place = _first_not_finite(flat, xp=xp)
     if place is None:
-        return  # large numbers, of which the sum overflows
+        return  # all are finite, but the sum of squares overflows
     if is_sparse(x):
         row = int(to_host(x.indptr).searchsorted(place, side="right")) - 1
         column, before = int(x.indices[place]), float(given.data[place])
@@ -135,7 +136,7 @@ def check_all_finite(name: str, x: Any, given: Any, where: Device) -> None:
 
 
 def _first_not_finite(flat: Array, *, xp: Namespace) -> int | None:
-    """The index of the first element that is not finite, searched for block by block."""
+    """The index of the first element that is not finite, by a search block by block."""
     for start, stop in bounds(flat.shape[0], 2**20):
         bad = ~xp.isfinite(flat[start:stop])
         if bool(xp.any(bad)):

@@ -1,11 +1,11 @@
-"""How fast this machine trains: four networks on each of its devices, beside the bare products.
+"""Measures how fast this machine trains: four networks on each device, compared with bare products.
 
     for row in run(["cpu", "cuda"], seconds=30):
         print(row)
 
-Each network is trained with Adam on the mean cross-entropy of random data, float32, as
-`nnaccel.training.loop.train` does it. What a step cannot do without is its matrix products: how
-many times as long it takes says what all the rest costs.
+Each network is trained as by `nnaccel.training.loop.train`, in float32, with Adam on the mean
+cross-entropy of random data. Every step needs its matrix products, so the time of a step divided by
+theirs shows the cost of everything else.
 """
 
 import math
@@ -60,7 +60,8 @@ class Shape(NamedTuple):
 
     @property
     def steps_on_gpu(self) -> int:
-        """Of an epoch there, whose 0.2 ms of the host's work would else count as steps."""
+        """Steps per epoch on a GPU: many, so that the 0.2 ms of the host's work per epoch do not
+        count."""
         return max(self.steps, 128 if self.flops < 1e12 else 32)
 
     @property
@@ -83,27 +84,27 @@ SHAPES = (
 
 
 class Row(NamedTuple):
-    """One network on one device; where it does not run, `problem` says why, and times are 0."""
+    """One network on one device. If it does not run, `problem` says why, and times are 0."""
 
     device: str
     shape: str
-    step_ms: float = 0.0  # the best of several epochs, a step
-    products_ms: float = 0.0  # the matrix products of a step alone, likewise
+    step_ms: float = 0.0  # milliseconds a step, in the best of several epochs
+    products_ms: float = 0.0  # likewise for the matrix products of a step alone
     gflops: float = 0.0  # 1e9 operations of these products a second of training
     samples_per_second: float = 0.0
-    share: float = 0.0  # of the products in the step: 1 is the floor
+    share: float = 0.0  # products_ms / step_ms: 1 if everything else costs nothing
     problem: str = ""
-    kernels: str = ""  # those that ran, in words; empty where that is not known
+    kernels: str = ""  # a description of the kernels that ran; "" if unknown
 
 
 def run(devices: Sequence[str] | None = None, *, seconds: float = 40.0) -> Iterator[Row]:
-    """Time the four networks on each device, in some seconds; the rows come as they are ready.
+    """Time the four networks on each device within `seconds`, and yield each row when it is ready.
 
-    devices: names as `devices.select` takes them; None: all those of this machine whose library
-    is NumPy or CuPy, which are the ones that nnaccel is written for.
-    seconds: for all, loading and warming up included. Each row has the same part of the time that
-    is left, and takes longer only where its first turns do, as when Numba compiles.
-    A device that is named but not there raises at once, as `select` does.
+    devices: names for `devices.select`; None: all devices of this machine whose library is NumPy or
+    CuPy, for which nnaccel has its own kernels.
+    seconds: for all rows, loading and warming up included. Each row has an equal share of the
+    remaining time, and takes longer only if its first calls do, as when Numba compiles. A named
+    device that does not exist raises the error of `select` at once.
     """
     if devices is None:
         found = [device.name for device in available() if not device.problem]
@@ -122,7 +123,7 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
     stop = time.perf_counter() + seconds
     try:
         X, Y, order = examples(shape)
-        # On the CPU the largest take a tenth of a second a step.
+        # On a CPU a step of the largest network takes a tenth of a second.
         few = min(shape.steps, max(2, int(2e10 / shape.flops)))
         on_gpu = any(word in device.name for word in ("cuda", "gpu"))
         steps = shape.steps_on_gpu if on_gpu else few
@@ -130,7 +131,7 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
         with explain_device_errors(device, shape.network, "float32"), device.context():
             trainer = Trainer(shape, X, Y, device)
             bare = products(shape, device)
-            # Turn and turn about, since a machine that slows down should slow both.
+            # In turns, so that a machine that slows down slows both.
             left = stop - time.perf_counter()
             trained, floor = interleaved(
                 lambda: trainer.epoch(order), lambda: bare(steps), seconds=left
@@ -151,9 +152,9 @@ def measure(shape: Shape, device: Device, seconds: float) -> Row:
 
 
 def interleaved(*functions: Callable[[], Any], seconds: float) -> list[float]:
-    """The best time of each function in some seconds, called in turn, after a first call of each.
+    """The best time of each function, in seconds. The functions are called in turn for `seconds`.
 
-    The first calls count too; however long they take, each function is called twice."""
+    The first calls count towards `seconds`. Each function is called at least twice."""
     stop = time.perf_counter() + seconds
     for function in functions:
         function()
@@ -170,19 +171,19 @@ def interleaved(*functions: Callable[[], Any], seconds: float) -> list[float]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number to three digits, without an exponent: "0.0147", "4.63", "187", "1,230,000"."""
+    """A number in three digits, without an exponent: "0.0147", "4.63", "187", "1,230,000"."""
     if not value or not math.isfinite(value):
         return f"{value:g}"
 
     def decimals(x: float) -> int:
         return digits - 1 - math.floor(math.log10(abs(x)))
 
-    value = round(value, decimals(value))  # which may have one digit more before the point
+    value = round(value, decimals(value))  # rounding may add a digit before the point
     return f"{value:,.{max(decimals(value), 0)}f}"
 
 
 def examples(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """X (N, D), classes Y (N,) and an order (N,): Gaussian, classes by a random linear map."""
+    """Gaussian X (N, D), classes Y (N,) by a random linear map, and an order (N,)."""
     rng = np.random.default_rng(seed)
     N, D, K = shape.batch * shape.steps, shape.sizes[0], shape.sizes[-1]
     X = rng.standard_normal((N, D), dtype=np.float32)
@@ -220,11 +221,11 @@ class Trainer:
         self.kernels = self._backend.explain(self.run)
 
     def epoch(self, order: Array) -> np.ndarray:
-        """Trains for an epoch in that order; returns the loss of each step, on the host."""
+        """Trains for an epoch in that order. Returns the loss of each step, on the host."""
         return to_host(self.launch(order))
 
     def launch(self, order: Array) -> Array:
-        """The same without waiting for the device, where the losses stay."""
+        """Like `epoch`, but does not wait for the device. The losses stay there."""
         run = self.run
         context = self._backend.context(run.network, run.batch_size, run.precision)
         with context, np.errstate(all="ignore"):
@@ -235,8 +236,9 @@ class Trainer:
 
 
 def products(shape: Shape, device: Device, precision: str = "float32") -> Callable[[int], None]:
-    """The bare matrix products of so many steps, on as many threads, and each into memory that is
-    there where possible. precision: on CuPy, whose kernels have it; float32 elsewhere."""
+    """A function that computes the bare matrix products of an epoch, on as many threads as
+    training, each written into existing memory if possible. precision: on CuPy, whose kernels have
+    it; float32 on other libraries."""
     backend, xp = backend_of(device.xp), device.xp
     multiply, given, loop = backend.bare_product(precision)
     A = [device.asarray(np.ones((shape.batch, size), np.float32)) for size in shape.sizes]

@@ -1,4 +1,4 @@
-"""Checkpoints: a training run in a file, which continues in another process, bit for bit::
+"""Checkpoints: the state of a training run in a file. Another process continues it bit for bit::
 
     stopping = EarlyStopping(patience=10)
     for epoch in stopping(train(network, X, Y, ...)):
@@ -9,9 +9,9 @@
     for epoch in stopping(train(network, X, Y, ..., after=saved.epoch)):
         ...
 
-Orders of examples and masks of dropout depend on (seed, epoch, step) alone, so parameters, the
-optimizer's memory and the number of the epoch are all that a run needs to continue, bit for bit on
-the same machine. The files are those of `safe_file.py`.
+Orders of examples and masks of dropout depend on (seed, epoch, step) alone. So a run needs only its
+parameters, the state of the optimizer and the number of the epoch to continue, bit for bit on the
+same machine. The files have the format of `safe_file.py`.
 """
 
 import os
@@ -37,15 +37,15 @@ FORMAT = safe_file.Format(
     {"runs": schema.RECORDS, "extra": schema.OBJECT},
     "a checkpoint",
 )
-MOST_SLOTS = 4  # vectors that an optimizer remembers: Adam has two
+MOST_SLOTS = 4  # vectors in the state of an optimizer: Adam has two
 History = list[dict[str, float]]
 
 
 class Progress(NamedTuple):
-    """A run so far.
+    """The progress of a run.
 
-    epoch: the last one.   best: the best one, where that was watched.   history: the scores of all
-    epochs, as the user kept them.
+    epoch: the last one.   best: the best one, if `EarlyStopping` watched the run.   history: the
+    scores of all epochs that the user kept.
     """
 
     epoch: Epoch
@@ -59,7 +59,7 @@ class Progress(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds: one run, or several that belong together, and what the user added.
+    """The content of a checkpoint: one run, or several that belong together, and the user's data.
 
     The vectors are NumPy arrays.
     """
@@ -93,10 +93,11 @@ def save(
 ) -> None:
     """Write a checkpoint of a run after an epoch, whole or not at all.
 
-    epoch: as `train` yields it, before the next one begins.   stopping: what has watched the run.
-    history: the scores of its epochs (see `Epoch.scores`).   extra: JSON-like data of the user's.
-    Raises RuntimeError for an epoch whose vectors are gone; ValueError for a network or a loss that
-    a file cannot describe, and for data that is not JSON; OSError. The older file then stays.
+    epoch: the epoch that `train` has yielded, before the next one begins.   stopping: the
+    `EarlyStopping` that watches the run.   history: the scores of its epochs (see `Epoch.scores`).
+    extra: JSON-like data of the user. Raises RuntimeError for an epoch whose vectors are
+    overwritten; ValueError for a network or a loss that a file cannot describe, and for data that
+    are not JSON; OSError. An older file then stays.
     """
     best = None if stopping is None else stopping.kept
     save_runs(path, [Progress(epoch, best, [*history])], extra)
@@ -112,7 +113,7 @@ def save_runs(
     tensors: dict[str, np.ndarray] = {}
     for i, run in enumerate(runs):
         described, vectors = _describe(run)
-        _rebuild(described, "", dict(vectors))  # what is written can be read
+        _rebuild(described, "", dict(vectors))  # checks that the file can be read
         header["runs"].append(described)
         tensors |= {f"{i}.{name}": vector for name, vector in vectors.items()}
     safe_file.write(path, FORMAT, header, tensors)
@@ -121,8 +122,8 @@ def save_runs(
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint.
 
-    Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
-    what is wrong with a file that is truncated, altered, of another kind or of a later version.
+    Raises FileNotFoundError or another OSError, MemoryError, and ValueError, in one line, for a
+    file that is truncated, altered, of another kind or of a later version.
     """
     return safe_file.load(path, FORMAT, _rebuild_runs)
 
@@ -146,7 +147,7 @@ NUMBERS = Field(
 )
 EPOCH = {
     "number": schema.COUNT,
-    "step": schema.optional(schema.STEP),  # None: its vectors are of several epochs
+    "step": schema.optional(schema.STEP),  # None: its vectors come from several epochs
     "slots": Field("a small number", lambda v: type(v) is int and 0 <= v <= MOST_SLOTS),
     "scores": schema.OBJECT,
     "greater_is_better": schema.optional(schema.FLAG),
@@ -175,7 +176,7 @@ def _describe(run: Progress) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A run as plain data, and its vectors by name."""
     epoch, best, history = run
     if epoch._origin is None:
-        raise ValueError("an epoch that was made by hand is of no run; give one that train yielded")
+        raise ValueError("an epoch made by hand belongs to no run; give one that train yielded")
     settings = dict(epoch._origin.settings)
     last, tensors = _describe_epoch(epoch, "last")
     described = {
@@ -222,7 +223,7 @@ def _rebuild_runs(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Che
 
 
 def _rebuild(data: dict[str, Any], prefix: str, tensors: dict[str, np.ndarray]) -> Progress:
-    """The run that `_describe` described; takes its vectors out of `tensors`."""
+    """The run that `_describe` described. It removes the run's vectors from `tensors`."""
     check(data, RUN, "a run")
     check(data["settings"], SETTINGS, "the settings of a run")
     network, loss = rebuild(data["network"]), rebuild_loss(data["loss"])

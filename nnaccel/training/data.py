@@ -20,7 +20,7 @@ from nnaccel.typing import Array
 class Data(NamedTuple):
     """Examples on a device: inputs X (N, D), targets Y, and weights (N,) of mean 1 or None.
 
-    weights are (N, K) where each of K networks has its own.
+    weights are (N, K) if each of K networks has its own.
     """
 
     X: Array
@@ -39,7 +39,7 @@ class HostData(NamedTuple):
     weights: np.ndarray | None = None
 
 
-RESIDENT = 0.6  # of a device's free memory: what a data set may take to live there
+RESIDENT = 0.6  # the largest share of a device's free memory for a data set that stays there
 MIB = 2**20
 
 
@@ -55,22 +55,22 @@ def put(
     """Checks examples against a network and its loss, and moves them to the device.
 
     They stay on the host unless they are resident (`is_resident`).   Integer X and classes stay
-    integers; other targets become (N, K) of `dtype`; weights are brought to mean 1.
-    ValueError or TypeError that names the array, what was expected and what came: its kind, its
-    shape, a number that is not finite, targets out of the range of the loss.
+    integers; other targets become (N, K) of `dtype`; weights are divided by their mean. Raises
+    ValueError or TypeError, with the name of the array, the expected and the given value, for a
+    wrong kind or shape, numbers that are not finite, and targets out of the range of the loss.
     """
-    dtype_of(where, dtype)  # that there is one of that name
+    dtype_of(where, dtype)  # raises for an unknown name
     X, Y = real_array("X", X), real_array("Y", Y)
     check_width(network, X)
     if X.shape[0] == 0:
         raise ValueError("X has no rows; at least one example is needed")
-    if Y.ndim:  # else its shape is what is wrong
+    if Y.ndim:  # a scalar has a wrong shape, which is reported later
         _same_length("Y", Y, X)
     if where.is_joined:
         _check_same(X, Y, weights)
     resident = is_resident(where, dtype, X, Y)
     home = where if resident else select("cpu")
-    # What overflows in a cast is named, with its place.
+    # An overflow in a cast is reported with its position.
     with home.context(), np.errstate(all="ignore"):
         Y = home.in_rows(put_targets(network, loss, home, dtype, Y))
         if weights is not None:
@@ -82,7 +82,8 @@ def put(
 def put_held_out(
     network: Network, loss: Loss, where: Device, dtype: str, validation_data: Any
 ) -> Data | HostData | None:
-    """Checks and moves validation data, (X, Y) or (X, Y, sample_weight); errors name them."""
+    """Checks and moves validation data, (X, Y) or (X, Y, sample_weight). Errors call them
+    validation data."""
     if validation_data is None:
         return None
     try:
@@ -96,8 +97,8 @@ def put_held_out(
 def put_of_members(
     network: Network, loss: Loss, where: Device, dtype: str, X: Any, Y: Any, weights: Any = None
 ) -> Data:
-    """`Data` of K networks, each with examples of its own: X (K, n, D), Y (K, n, ...) and weights
-    (K, n), which are brought to mean 1 for each network."""
+    """`Data` of K networks, each with its own examples: X (K, n, D), Y (K, n, ...) and weights (K,
+    n), which are divided by the mean of each network."""
     for name, array in (("Y", Y), ("sample_weight", weights)):
         if array is not None and tuple(array.shape[:2]) != tuple(X.shape[:2]):
             raise ValueError(
@@ -117,7 +118,8 @@ def put_of_members(
 
 
 def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
-    """X as it is stored: integers that the device can hold keep their type, all else is `dtype`."""
+    """X in the dtype of its storage: integers that the device can hold keep their type, other
+    numbers become `dtype`."""
     if is_sparse(X):
         kept = X.dtype.kind in "biu" and where.keeps(X.data)
         placed = X if kept or X.dtype == dtype else X.astype(dtype)
@@ -130,13 +132,13 @@ def _put_inputs(X: Any, where: Device, home: Device, dtype: str) -> Any:
 
 
 def _of_mean_one(weights: Any, X: Any) -> np.ndarray:
-    """Sample weights, float64 on the host, brought to mean 1 for each network: (N,), or (N, K) from
-    the weights (K, N) of K networks.
+    """Sample weights divided by their mean, float64 on the host: (N,), or (N, K) from the weights
+    (K, N) of K networks.
 
     A weight that underflows in `dtype` becomes 0.
     """
     weights = to_host(real_array("sample_weight", weights)).astype(np.float64)
-    if weights.ndim == 2 and len(weights) and weights.shape[1] == X.shape[0]:  # of K networks
+    if weights.ndim == 2 and len(weights) and weights.shape[1] == X.shape[0]:  # one row per network
         return np.stack([_of_mean_one(w, X) for w in weights], axis=1)
     if weights.ndim != 1:
         raise ValueError(
@@ -160,7 +162,7 @@ def mean_one(weights: np.ndarray) -> tuple[np.ndarray, float]:
     Not checked: that they are finite, not negative and not all zero.
     """
     largest = float(weights.max())
-    shares = weights / largest  # at most 1, so that neither they nor their sum overflow
+    shares = weights / largest  # at most 1, so neither they nor their sum overflow
     mean = float(shares.mean())
     return shares / mean, largest * mean
 
@@ -191,7 +193,7 @@ def _check_same(X: Any, Y: Any, weights: Any) -> None:
 
 
 def nbytes(x: Array, dtype: str) -> int:
-    """The size of an array in bytes, once it is `dtype`; integers keep their type."""
+    """The size of an array in bytes after the cast to `dtype`; integers keep their type."""
     each = getattr(x.dtype, "itemsize", 8) if _is_integral(x) else itemsize(dtype)
     return prod(x.shape) * each
 
@@ -220,7 +222,8 @@ def floating_dtype(X: Any) -> str:
 
 
 def rows_of(X: Any, rows: slice, where: Device, dtype: Any) -> Array:
-    """Rows of an array of any library, or of a CSR matrix, dense and as `dtype` on a device."""
+    """Rows of an array of any library, or of a CSR matrix, as a dense array of `dtype` on a
+    device."""
     part = X[rows].toarray() if is_sparse(X) else X[rows, ...]
     part = where.asarray(part, None if where.keeps(part) else str(dtype).rpartition(".")[2])
     return part if part.dtype == dtype else where.xp.astype(part, dtype)
@@ -229,9 +232,9 @@ def rows_of(X: Any, rows: slice, where: Device, dtype: Any) -> Array:
 def class_weights(Y: Any, weighting: str | Mapping[int, float]) -> np.ndarray:
     """Sample weights (N,) from weights of the classes 0 ... K-1 in Y (N,).
 
-    "balanced" gives class k the weight N / (K N_k), so that all classes count alike; a mapping
-    names some, the others count 1. ValueError for anything else, for a class that is not there, and
-    for weights that are not finite, negative, or all zero.
+    "balanced" gives class k the weight N / (K N_k), so that all classes count equally. A mapping
+    gives the weights of some classes; the others have weight 1. Raises ValueError for other values,
+    for a class that does not occur, and for weights that are not finite, negative, or all zero.
     """
     Y = to_host(real_array("Y", Y))
     if Y.ndim != 1 or integer_name(Y) is None:

@@ -1,9 +1,9 @@
-"""Where a device cannot go on: what happened and what to do about it, in one line.
+"""Explains errors of devices in one line: the cause and the remedy.
 
     with in_words(where, network, "float32", batch_size=4096):
         ...                     # MemoryError: not enough memory on 'cuda:0' (...): ... would fit
 
-All that array libraries raise when memory runs out becomes MemoryError here, and nowhere else.
+All errors of array libraries about exhausted memory become MemoryError here, and only here.
 """
 
 import gc
@@ -17,21 +17,21 @@ from nnaccel.devices.install_hints import first_line
 from nnaccel.maths.network import Network, layout
 from nnaccel.training.data import RESIDENT, itemsize
 
-# As CuPy, cuBLAS, the driver, JAX and PyTorch say it in a RuntimeError.
+# Words in the RuntimeErrors of CuPy, cuBLAS, the driver, JAX and PyTorch.
 EXHAUSTED = re.compile(
     "cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY"
     "|RESOURCE_EXHAUSTED|DefaultCPUAllocator|CUDA error: out of memory|MPS backend out of memory"
 )
 OURS = "not enough memory"
-SPARE = 0.9  # of what is free: what may be planned with
+SPARE = 0.9  # the share of the free memory that the advice uses
 
 
 class explain_device_errors:
-    """Errors of a device within it as MemoryError or RuntimeError that say what to do.
+    """A context that turns errors of a device into MemoryError or RuntimeError with a remedy.
 
-    batch_size, data, members: of a training run, its data in bytes; they tell which batch would
-    fit. When memory has run out, nothing that was computed within it is kept alive by the error,
-    and what the library keeps for reuse is given back: a smaller run may follow at once.
+    batch_size, data, members: of a training run, its data in bytes; they determine which batch size
+    would fit. The error keeps no array alive that was computed in the context, and memory that the
+    library keeps for reuse is freed. So a smaller run may follow at once.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class explain_device_errors:
         if not isinstance(error, Exception):
             return
         if is_out_of_memory(error) and not str(error).startswith(OURS):
-            # The frames of the traceback hold arrays, so what is kept of it is its text.
+            # The frames of the traceback hold arrays, so only its text is kept.
             error.add_note("".join(traceback.format_tb(trace)))
             del trace
             error = error.with_traceback(None)
@@ -75,7 +75,7 @@ class explain_device_errors:
 def _advice(
     free: int | None, need: tuple[int, int], batch_size: int | None, data: int
 ) -> tuple[str, str]:
-    """The message about memory: what is free, what is needed, and what to do."""
+    """The message about memory: the free memory, the need, and the remedy."""
     params, example = need
     known = [f"the parameters with gradient and moments take {size(params)}"]
     remedy = "use fewer units, fewer rows at a time, or another device"
@@ -91,17 +91,17 @@ def _advice(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, in the words of NumPy, CuPy, PyTorch or JAX."""
+    """Whether an error of NumPy, CuPy, PyTorch or JAX says that memory has run out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and EXHAUSTED.search(str(error)) is not None
 
 
 def needs(network: Network, dtype: str, members: int = 1) -> tuple[int, int]:
-    """Bytes that training takes: for the parameters, and for each example of a batch.
+    """The bytes that training needs: for the parameters, and for each example of a minibatch.
 
     Parameters: values, gradient and the two moments of Adam. An example: its inputs, and for each
-    unit Z and A, which are kept for the way back, with dA and dZ.
+    unit Z and A, which are kept for the backward pass, with dA and dZ.
     """
     number = itemsize(dtype) * members
     units = _units(network.layers, network.n_inputs)

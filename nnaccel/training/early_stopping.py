@@ -18,7 +18,7 @@ class Best(NamedTuple):
     """The best epoch of a run so far."""
 
     epoch: Epoch
-    numbers: Any  # its number, or those (K,) of the epochs that the vectors of K networks are of
+    numbers: Any  # its number, or (K,) for the vectors of K networks
 
     def take(self, networks: Sequence[int]) -> "Best":
         """That of some of K networks; see `Epoch.take`."""
@@ -28,29 +28,30 @@ class Best(NamedTuple):
 
 
 class EarlyStopping:
-    """Stops a run that gets no better, and keeps the best epoch::
+    """Stops a run that no longer improves, and keeps the best epoch::
 
         stopping = EarlyStopping(patience=10)
         for epoch in stopping(train(...)):
             ...
         stopping.best.params      # of the best epoch, a copy that nothing overwrites
 
-    Of several networks, params (K, P), each keeps its own best epoch: `best` then has the vectors
+    With several networks, params (K, P), each keeps its own best epoch: `best` then has the vectors
     and scores of network k from the epoch `numbers[k]`, and no state to continue from. The run
-    stops when none of them has improved for so long.
+    stops when none of them has improved for `patience` epochs.
 
     Parameters
     ----------
     patience : int or None
-        How many epochs in a row may fail to improve before it stops; None: never stop.
+        The number of epochs in a row without improvement after which the run stops; None: never
+        stop.
     monitor : str or callable
-        The loss or metric of `Epoch` to watch. A loss gets better as it gets lower; of a metric
-        the run knows which way is better, from `Metric.greater_is_better`. Or a function of the
-        epoch to a number, (K,) for K networks, greater being better.
+        The loss or metric of `Epoch` to watch. A lower loss is better; `Metric.greater_is_better`
+        says which values of a metric are better. Or a function of the epoch to a number, (K,) for K
+        networks, greater being better.
     tol : float
-        By how much a value must be better to count as better; at least 0.
+        The least change that counts as an improvement; at least 0.
     after : Progress or Checkpoint, optional
-        The run so far, where it goes on: see `nnaccel.checkpoint`.
+        The progress of a run to continue, see `nnaccel.checkpoint`.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class EarlyStopping:
         self.patience = patience
         self.monitor = monitor
         self.tol = tol
-        # One object, so that an interruption finds the epoch and its number together.
+        # One object, so that an interruption leaves the epoch and its number consistent.
         self.kept: Best | None = None if after is None else after.best
         self._seen = 0 if after is None else after.epoch.number
         self.value: Any = None  # of what is watched, in the last epoch
@@ -78,7 +79,7 @@ class EarlyStopping:
 
     @property
     def best(self) -> Epoch | None:
-        """The best epoch so far, a copy; None before the first one."""
+        """A copy of the best epoch so far; None before the first one."""
         return self.kept and self.kept.epoch
 
     @property
@@ -87,10 +88,10 @@ class EarlyStopping:
         return 0 if self.kept is None else self.kept.numbers
 
     def __call__(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
-        """The epochs, until there has been no better one for `patience` of them.
+        """Yields the epochs until `patience` epochs in a row have brought no improvement.
 
-        ValueError for a run that does not compute what is watched, or does not say which way it
-        gets better.
+        Raises ValueError for a run that does not compute the watched score, or does not say which
+        of its values are better.
         """
         if self._has_ended():
             return
@@ -149,12 +150,12 @@ class EarlyStopping:
         """Whether each network has become better."""
         with np.errstate(invalid="ignore"):
             gain = np.asarray(value - best if greater else best - value)
-        # Anything is better than not a number.
+        # Any number is better than NaN.
         return (gain > self.tol) | (np.isnan(best) & ~np.isnan(value))
 
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
-    """The networks that have improved from `epoch`, the others from `best`."""
+    """The improved networks with their vectors of `epoch`, the others with those of `best`."""
     params = best.with_rows_of(epoch, np.flatnonzero(gains))
     scores = {
         name: np.where(gains, value, getattr(best, name)) for name, value in epoch.scores().items()

@@ -1,4 +1,4 @@
-"""What `train` yields: one epoch, its parameters, optimizer state and scores."""
+"""The epochs that `train` yields: parameters, optimizer state and scores."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ SCORES = ("loss", "metric", "validation_loss", "validation_metric")
 @dataclass(eq=False)
 class Origin:
     """The run that yielded an epoch: the settings that must be equal to continue it, by the names
-    of arguments, and the number of the last epoch whose vectors it has overwritten."""
+    of the arguments, and the number of the last epoch with overwritten vectors."""
 
     settings: dict[str, Any]
     overwritten: int = 0
@@ -43,8 +43,8 @@ class Origin:
         return cls(settings)
 
     def check_same(self, after: "Epoch") -> None:
-        """ValueError that names the first setting in which the run of an epoch differs from this
-        one. An epoch that was made by hand is of any run."""
+        """Raises ValueError that names the first setting in which the run of an epoch differs from
+        this run. An epoch made by hand fits any run."""
         for name, before in after._origin.settings.items() if after._origin else ():
             if before != (now := self.settings[name]):
                 raise ValueError(
@@ -64,15 +64,15 @@ def _in_words(value: Any) -> str:
 class Epoch:
     """One pass over the training data.
 
-    `params` and `state` are alive: the next epoch may overwrite them, and once it has begun they
-    raise RuntimeError. So keep a `copy` of what is to stay (`EarlyStopping` does).
-    Losses and metrics are means over examples, arrays (K,) when K networks are trained at once;
-    those of the training data are means over the epoch, in which the network has been changing.
-    None where there is no metric or no validation data.
+    The next epoch may overwrite the arrays of `params` and `state`. Once it has begun, reading them
+    raises RuntimeError. So keep a `copy` of an epoch that you need later, as `EarlyStopping` does.
+    Losses and metrics are means over examples, arrays (K,) when K networks are trained at once.
+    Those of the training data are means over the epoch, during which the network changes. They are
+    None without a metric or without validation data.
     """
 
-    number: int  # the first one is 1
-    _params: Any = field(repr=False)  # perhaps split, see `kernels/params.py`
+    number: int  # counted from 1
+    _params: Any = field(repr=False)  # may be split, see `kernels/params.py`
     _state: Any = field(repr=False)
     loss: Any = None
     metric: Any = None
@@ -80,7 +80,7 @@ class Epoch:
     validation_metric: Any = None
     seconds: float = 0.0  # without validation
     samples_per_second: float = 0.0
-    greater_is_better: bool | None = None  # of the metrics; None where their Metric does not say
+    greater_is_better: bool | None = None  # of the metrics; None if their Metric does not say
     _origin: Origin | None = field(default=None, repr=False)  # None: made by hand
 
     @property
@@ -93,8 +93,8 @@ class Epoch:
         """The state of the optimizer."""
         if self._state is None:
             raise RuntimeError(
-                "this epoch has networks of different epochs, the best of each, and no run goes on "
-                "from there; keep the copy of an epoch that was yielded"
+                "this epoch has networks of different epochs, the best of each, and no run can "
+                "continue from it; keep a copy of an epoch that train yielded"
             )
         return self._whole("_state")
 
@@ -102,7 +102,7 @@ class Epoch:
         """The parameters or the state, joined once if they are split."""
         kept = getattr(self, name)
         overwritten = self._origin is not None and self.number <= self._origin.overwritten
-        # JAX takes the memory away, and others write into it.
+        # JAX deletes donated arrays, and other libraries overwrite them.
         if overwritten or any(x.is_deleted() for x in leaves(kept) if hasattr(x, "is_deleted")):
             raise RuntimeError(
                 f"the vectors of epoch {self.number} are gone: the next epoch has taken their "
@@ -143,9 +143,10 @@ class Epoch:
         return replace(self, _params=params, _state=state, _origin=origin, **scores)
 
     def with_rows_of(self, other: "Epoch", rows: np.ndarray) -> Array:
-        """The parameters (K, P) of K networks, with these rows as in the other epoch.
+        """The parameters (K, P) of K networks, with the given rows replaced by those of another
+        epoch.
 
-        Those of this epoch stay as they are, for whoever is interrupted here."""
+        The parameters of this epoch are not changed, so an interruption leaves them valid."""
         with self._on_device():
             params: Any = self.params + 0.0
         with other._on_device():
@@ -160,7 +161,7 @@ class Epoch:
         return params
 
     def _on_device(self) -> AbstractContextManager[Any]:
-        """Within it the device of the vectors is the current one, on which CuPy computes."""
+        """A context in which the device of the vectors is CuPy's current device."""
         return device_of(next(leaves(self._params))).context()
 
     def scores(self) -> dict[str, Any]:
@@ -169,8 +170,8 @@ class Epoch:
 
 
 def state_after(epoch: Epoch, params: Array, optimizer: Optimizer, where: Device) -> State:
-    """The optimizer's memory after an epoch, in memory of its own on the device; ValueError for
-    vectors that are not those of this optimizer, as far as it says how many it keeps.
+    """A copy of the optimizer's state after an epoch, on the device. Raises ValueError for vectors
+    of another number or shape than this optimizer has, if it states its number of slots.
 
     params: on the device."""
     state, n = epoch.state, optimizer.n_slots

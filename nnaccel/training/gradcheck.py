@@ -1,4 +1,5 @@
-"""Checking derivatives of networks, and of everything in the tables of activations and losses."""
+"""Checks the derivatives of networks, and of all rows in the tables of activations, losses and
+layers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
@@ -34,18 +35,18 @@ def check_gradients(
     device: str | Device | None = None,
     tolerance: float = 1e-6,
 ) -> GradientCheck:
-    """Compare the gradient of a network, as it is trained, with central differences.
+    """Compare the gradient that trains a network with central differences.
 
     Parameters
     ----------
     network, X, Y, loss, sample_weight, l2, device
-        As for `nnaccel.train`; everything is computed in float64.
+        The same as for `nnaccel.train`; everything is computed in float64.
     params : array (P,), optional
-        Where to check; None is a random point, away from where training begins: with gains of 1
-        and biases of 0 a derivative that forgets them looks right.
+        The point of the check; None: a random point. At the initial parameters, with gains of 1 and
+        biases of 0, a derivative that forgets them would look right.
     seed : int
-        Of that point, of the dropout masks, which are held fixed, and of the directions; from 0 to
-        2^64 - 1.
+        The seed of that point, of the dropout masks, which are held fixed, and of the directions;
+        from 0 to 2^64 - 1.
     tolerance : float
         The largest relative error that passes.
 
@@ -89,9 +90,9 @@ def check_gradients(
 
 
 def random_point(network: Network, rng: np.random.Generator) -> np.ndarray:
-    """Parameters (P,) to check at, float64: the first ones, and a normal draw added to each array.
+    """Parameters (P,) for a check, float64: the initial ones plus a normal draw.
 
-    Where training begins gains are 1 and biases 0, which hides derivatives that forget them.
+    Initial gains are 1 and biases 0, which would hide derivatives that forget them.
     """
     params = initial_params(network, rng, xp=np)
     for start, stop, param in leaves(layout(network).slots, Slot):
@@ -101,7 +102,7 @@ def random_point(network: Network, rng: np.random.Generator) -> np.ndarray:
 
 
 class Checked(NamedTuple):
-    """One line of `catalogue`: the name of the checked row, and the outcome."""
+    """One line of `catalogue`: the name of the checked row, and the result."""
 
     name: str
     check: GradientCheck
@@ -113,7 +114,7 @@ class Case(NamedTuple):
     network: Network
     loss: Loss
     Y: np.ndarray
-    weighted: bool = True  # by samples, and with an L2 penalty
+    weighted: bool = True  # with sample weights and an L2 penalty
 
 
 N, D, H, K = 20, 5, 6, 3  # examples, inputs, hidden units and targets of a case
@@ -123,8 +124,8 @@ LEVELS = (0.2, 0.7, 0.9)  # of an option that has one value for each output
 def catalogue(device: Device, seed: int = 0) -> Iterator[Checked]:
     """Check every activation, loss and layer on small random networks.
 
-    Activations and losses with parameters are checked with others than the defaults too, among
-    which are zeros, ones and halves: terms that look right there alone.
+    Parameters of activations and losses are also checked away from their defaults. A default of 0,
+    1 or one half may hide a wrong term.
     """
     seed = check_seed(seed)
     for name, cases in cases_of(np.random.default_rng(seed)):
@@ -174,8 +175,8 @@ def cases_of(rng: np.random.Generator) -> Iterator[tuple[str, list[Case]]]:
 def with_other_options(
     row: Any, function: Callable[..., Any], ranges: Mapping[str, Range]
 ) -> list[Any]:
-    """The row of a table, and the same with each parameter away from its default, as far as its
-    range is known."""
+    """The row of a table, and the same row with each parameter away from its default, if its range
+    is known."""
     moved = {
         name: parameter.default + 0.3
         for name, parameter in signature(function).parameters.items()

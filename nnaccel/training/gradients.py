@@ -1,4 +1,4 @@
-"""The loss and its gradient on arrays of any library, for training loops of one's own."""
+"""The loss and its gradient on arrays of any library, for your own training loops."""
 
 from typing import Any
 
@@ -27,10 +27,11 @@ def value_and_grad(
 ) -> tuple[Array, Array, Array]:
     """The loss (...), its gradient (..., P) in the parameters, and the logits Z (..., N, K).
 
-    As `nnaccel.maths.network.value_and_grad`, on the device of params and in their dtype, whatever
-    library X and Y are of. sample_weight (N,) is brought to mean 1. Layers are in training, without
-    dropout; what no optimizer trains has gradient 0. The arrays are the caller's to keep. l2 may be
-    (K,) with params (K, P). ValueError for arrays that do not fit together.
+    It computes `nnaccel.maths.network.value_and_grad` on the device of params and in their dtype. X
+    and Y may be arrays of any library. sample_weight (N,) is divided by its mean. Layers are in
+    training mode, without dropout; parameters that no optimizer trains have gradient 0. Nothing
+    overwrites the returned arrays. l2 may be (K,) with params (K, P). Raises ValueError for arrays
+    that do not fit together.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""L-BFGS on the flat parameter vector, resident where the vector is.
+"""L-BFGS on the flat parameter vector, on the device of the vector.
 
     for iterate in minimize(objective, params, xp=xp):
         print(iterate.number, iterate.value)      # stop, log, save: ordinary code around a loop
 
-Curvature pairs, directions and trial points stay on the device. What reaches the host is what
-decides: for each evaluation the objective with its slope, for each iteration the largest
-gradient. Source: Nocedal, Wright, Numerical Optimization (2006), algorithms 7.4, 7.5, 3.5, 3.6.
+Curvature pairs, directions and trial points stay on the device. Only the numbers that decide reach
+the host: the objective and its slope for each evaluation, the largest gradient for each iteration.
+Source: Nocedal, Wright, Numerical Optimization (2006), algorithms 7.4, 7.5, 3.5, 3.6.
 """
 
 import math
@@ -18,14 +18,15 @@ from nnaccel.typing import Array, Namespace
 
 Objective = Callable[[Array], tuple[Array, Array]]
 
-ARMIJO, CURVATURE = 1e-3, 0.9  # of the strong Wolfe conditions, as in L-BFGS-B
+ARMIJO, CURVATURE = 1e-3, 0.9  # constants of the strong Wolfe conditions, as in L-BFGS-B
 TRIALS = 20  # evaluations in one line search
 
 CONVERGED, LIMIT, ABNORMAL = 0, 1, 2  # the codes of scipy.optimize's L-BFGS-B
 
 
 class Iterate(NamedTuple):
-    """An iterate. `status` is None until the last one, where it says why the search ended."""
+    """An iterate. `status` is None, except in the last iterate, where it says why the search
+    ended."""
 
     number: int  # iterations done
     params: Array
@@ -36,7 +37,7 @@ class Iterate(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A trial point of the line search, `step` along the direction, on the host but for arrays."""
+    """A trial point of the line search at `step` along the direction. Scalars are on the host."""
 
     step: float
     params: Array
@@ -46,7 +47,7 @@ class Point(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """How the gradient changed (y) along a step (s), with s.y and y.y, all on the device."""
+    """A step s (P,), the change y (P,) of the gradient along it, s.y and y.y, all on the device."""
 
     s: Array
     y: Array
@@ -65,12 +66,14 @@ def minimize(
     value_tol: float | None = None,
     memory: int = 10,
 ) -> Iterator[Iterate]:
-    """Iterates that minimise `objective(params) -> (value (), gradient (P,))`, at least one.
+    """Yields iterates, at least one, that minimise `objective(params) -> (value (), gradient
+    (P,))`.
 
-    params: (P,), never written to; the objective may return arrays that it overwrites later.
-    Ends when no |gradient| is above `tol`, when an iteration lowers the value by less than
-    `value_tol` max(1, |value|) (1e7 times the machine epsilon of float64, and of float32 one
-    epsilon), after `max_iter` iterations, or the iteration in which evaluations exceed `max_fun`.
+    params: (P,), never overwritten. The objective may overwrite arrays that it has returned. It
+    ends when no |gradient| is above `tol`; when an iteration lowers the value by less than
+    `value_tol` max(1, |value|), by default 1e7 times the machine epsilon of float64, or one epsilon
+    of float32; after `max_iter` iterations; or after the iteration in which evaluations exceed
+    `max_fun`.
     """
     epsilon = float(xp.finfo(params.dtype).eps)
     value_tol = max(1e7 * 2.0**-52, epsilon) if value_tol is None else value_tol
@@ -86,13 +89,13 @@ def minimize(
     while status is None:
         direction = two_loop(grads, pairs)
         slope = _slope(grads, direction)
-        if not slope < 0.0:  # rounding has spoilt the curvature: begin again
+        if not slope < 0.0:  # rounding has spoilt the curvature: restart
             pairs.clear()
             direction = -grads
             slope = _slope(grads, direction)
         start = Point(0.0, params, grads, value, slope)
         first = 1.0
-        if not pairs:  # along -grads: to begin with a step of length 1, as in L-BFGS-B
+        if not pairs:  # along -grads: first a step of length 1, as in L-BFGS-B
             unit = 1.0 / math.sqrt(-slope)
             first = unit if number == 0 else min(1.0, unit)
         found, evaluations = line_search(objective, start, direction, first, epsilon, xp)
@@ -110,7 +113,7 @@ def minimize(
             pairs.append(pair)
         fall, params, grads = value - found.value, found.params, found.grads
         size, value = max(abs(value), abs(found.value), 1.0), found.value
-        # The limits first, as in SciPy: a run that they end does not claim to have converged.
+        # The limits are checked first, as in SciPy: a run that they end has not converged.
         if number >= max_iter:
             status, message = LIMIT, "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT"
         elif n_evaluations > max_fun:
@@ -125,7 +128,7 @@ def minimize(
 
 
 def two_loop(grads: Array, pairs: deque[Pair]) -> Array:
-    """-H grads, H the inverse Hessian that the pairs describe; without pairs -grads.
+    """-H grads (P,), where H is the inverse Hessian that the pairs describe; -grads without pairs.
 
     Source: Nocedal, Wright (2006), algorithm 7.4, H_0 = (s.y / y.y) I of the newest pair.
     """
@@ -144,12 +147,13 @@ def two_loop(grads: Array, pairs: deque[Pair]) -> Array:
 def line_search(
     objective: Objective, start: Point, direction: Array, step: float, epsilon: float, xp: Namespace
 ) -> tuple[Point | None, int]:
-    """A point along `direction` under the strong Wolfe conditions, and how often it evaluated.
+    """A point along `direction` that meets the strong Wolfe conditions, and the number of
+    evaluations.
 
-    Brackets, then narrows with cubic interpolation (algorithms 3.5 and 3.6). Where the fall is
-    lost in rounding, a value no higher than the first one within `epsilon` counts as a fall
-    while the slopes say that it is one (Hager, Zhang, SIAM J. Optim. 16 (2005), eq. 4.1).
-    None when there is no lower point to be found.
+    It brackets a point, then narrows with cubic interpolation (algorithms 3.5 and 3.6). Where
+    rounding hides the decrease, a value that exceeds the first one by at most `epsilon` counts as
+    lower if the slopes agree (Hager, Zhang, SIAM J. Optim. 16 (2005), eq. 4.1). The point is None
+    if no lower one is found.
     """
     noise = 4.0 * epsilon * max(1.0, abs(start.value))
 
@@ -158,7 +162,7 @@ def line_search(
             return True
         return p.value <= start.value + noise and p.slope <= (2.0 * ARMIJO - 1.0) * start.slope
 
-    low, high, ceiling = start, None, math.inf  # high: an end behind which it is no better
+    low, high, ceiling = start, None, math.inf  # high: the far end of the bracket
     for n in range(1, TRIALS + 1):
         at = _point(objective, start, direction, step, xp)
         if not (math.isfinite(at.value) and math.isfinite(at.slope)):
@@ -183,7 +187,7 @@ def line_search(
 
 
 def _between(a: Point, b: Point) -> float:
-    """The minimiser of the cubic through two points, kept off the ends of the interval."""
+    """The minimiser of the cubic through two points, kept away from the ends of the interval."""
     left, right = sorted((a.step, b.step))
     margin = 0.1 * (right - left)
     return min(max(_cubic(a, b), left + margin), right - margin)

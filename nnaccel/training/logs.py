@@ -1,6 +1,6 @@
-"""Logs: what happened in each epoch, for programs that draw or keep it.
+"""Logs of the scores of each epoch, for programs that plot or keep them.
 
-Each function passes the epochs of a run on and notes their scores on the way:
+Each function yields the epochs of a run unchanged and logs their scores:
 
     for epoch in logs.to_file(train(...), "run.jsonl"):
         ...
@@ -22,7 +22,7 @@ from nnaccel.training.epoch import Epoch
 
 
 def scalars(epoch: Epoch) -> dict[str, float]:
-    """The scores and the speed of an epoch by name; of K networks `loss.0`, `loss.1` and so on."""
+    """The scores and the speed of an epoch by name; `loss.0`, `loss.1` and so on for K networks."""
     found: dict[str, float] = {}
     for name, value in epoch.scores().items():
         if np.ndim(value):
@@ -40,9 +40,9 @@ def to_file(
 ) -> Iterator[Epoch]:
     """Writes a line after each epoch: objects of JSON into a .jsonl file, rows into a .csv file.
 
-    append: goes on with the file of an interrupted run, without the epochs that come again.
-    ValueError for another kind of file, OSError where it cannot be written, both at once. A disk
-    that fails later costs a warning and the rest of the log.
+    append: continue the file of an interrupted run, and remove the lines of epochs that are run
+    again. Raises, before the first epoch, ValueError for another kind of file and OSError for a
+    file that cannot be written. If the disk fails later, it warns and the log ends.
     """
     path = Path(path)
     if path.suffix not in (".jsonl", ".csv"):
@@ -75,7 +75,7 @@ def _written(epochs: Iterable[Epoch], path: Path, before: list[str]) -> Iterator
 
 
 def _json(row: dict[str, float]) -> str:
-    """JSON has no number for what is not finite."""
+    """A row as JSON. NaN and infinity become null, since JSON has no number for them."""
     return json.dumps({name: v if math.isfinite(v) else None for name, v in row.items()})
 
 
@@ -86,7 +86,7 @@ def _csv(cells: Iterable[Any]) -> str:
 
 
 def _number_of(line: str, as_json: bool) -> float:
-    """The number of the epoch of a line; infinity for a header, and for what a kill has cut."""
+    """The number of the epoch of a line; infinity for a header, and for an incomplete line."""
     try:
         return int(json.loads(line)["epoch"]) if as_json else int(line.partition(",")[0])
     except (KeyError, TypeError, ValueError):
@@ -94,7 +94,7 @@ def _number_of(line: str, as_json: bool) -> float:
 
 
 def to_tensorboard(epochs: Iterable[Epoch], writer: Any) -> Iterator[Epoch]:
-    """Adds the scores of each epoch to a writer of TensorBoard.
+    """Adds the scores of each epoch to a TensorBoard writer.
 
     writer: `torch.utils.tensorboard.SummaryWriter(folder)`, or that of tensorboardX.
     """
@@ -107,7 +107,7 @@ def to_tensorboard(epochs: Iterable[Epoch], writer: Any) -> Iterator[Epoch]:
 def to_mlflow(epochs: Iterable[Epoch], client: Any = None) -> Iterator[Epoch]:
     """Logs the scores of each epoch as metrics of MLflow's active run.
 
-    client: the module `mlflow` unless another one is given. ImportError where it is not installed.
+    client: by default the module `mlflow`. Raises ImportError if it is not installed.
     """
     if client is None:
         import mlflow as client

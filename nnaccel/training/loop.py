@@ -1,10 +1,10 @@
-"""The training loop: a step built once, minibatches, and epochs as a generator.
+"""The training loop: a compiled step, minibatches, and epochs as a generator.
 
     for epoch in train(network, X, Y, loss="softmax_cross_entropy", epochs=20, device="cuda"):
         print(epoch.number, epoch.loss)          # stop, log, save: ordinary code around a loop
 
-Between two epochs nothing waits for the device: losses stay there and are read once an epoch.
-The same seed gives the same initial weights, minibatches and dropout masks on every device.
+Within an epoch nothing waits for the device: losses stay there and are read once an epoch. The same
+seed gives the same initial weights, minibatches and dropout masks on every device.
 """
 
 import math
@@ -93,30 +93,34 @@ def train(
     network : Network
         Plain data, such as ``mlp(784, [512, 512], 10)``.
     X : array (N, n_inputs)
-        Of any library; integers stay integers in memory and are cast a batch at a time. What is
-        too large for a GPU's memory stays on the host, and so does a CSR matrix of SciPy or CuPy;
-        their rows reach the device a chunk at a time, in the same minibatches. A `DiskArray` (X, Y
-        and sample_weight then are) stays on the disk, and is read a window of rows at a time.
+        An array of any library. Integers stay integers in memory and are cast a minibatch at a
+        time. Data that are too large for a GPU's memory stay on the host, and so does a CSR matrix
+        of SciPy or CuPy; their rows reach the device a chunk at a time, in the same minibatches. A
+        `DiskArray` stays on the disk and is read a window of rows at a time; Y and sample_weight
+        then have this type, too.
     Y : array (N,) or (N, n_outputs)
         Integer classes or probabilities for "softmax_cross_entropy", else numbers.
     loss, optimizer : str or Loss, Optimizer
         A name, or one with its parameters: ``losses.get("huber", delta=2.0)``, ``adam(3e-4)``.
-    epochs, batch_size : int
-        The last batch of an epoch may be shorter; no example is left out. A batch_size of more rows
-        than there are means all of them.
+    epochs : int
+        The number of passes over the examples.
+    batch_size : int
+        The number of examples in a minibatch; at most N of them are used. The last minibatch of an
+        epoch may be shorter; no example is left out.
     short_batch : "weighted" or "full"
-        What that last batch counts for. "weighted": its gradient is multiplied by its share of a
-        full batch, its rows / batch_size, so that each example counts the same. "full":
-        it is the mean over its rows, as of any other batch: of a few rows a step of noise at the
-        full rate, which has cost 3 points of accuracy. Losses and metrics are means over rows.
+        The weight of that last minibatch. "weighted": its gradient is multiplied by its share of a
+        full one, its rows / batch_size, so that each example counts the same. "full": its gradient
+        is the mean over its rows, like that of any other minibatch. With a few rows that is a step
+        of mostly noise at the full learning rate, which has cost 3 points of accuracy. Losses and
+        metrics are means over rows in both cases.
     l2 : float or array (K,)
         Adds `l2/2 |W|^2` to the objective; for decoupled decay see the optimizers. With params
         (K, P) it may have a value for each of the K networks, and so may numbers of the optimizer.
     sample_weight : array (N,) or (K, N), optional
-        How much each example counts; brought to mean 1. With params (K, P) it may be another one
-        for each network: with weights of 0 and 1 network k trains without the examples of fold k.
+        How much each example counts; divided by the mean. With params (K, P) each network may have
+        its own weights: with weights of 0 and 1 network k trains without the examples of fold k.
     dropout_until : int, optional
-        The last epoch with dropout: the epochs after it train without. None: all have it.
+        The last epoch with dropout; later epochs train without it. None: all epochs have it.
     validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
         Evaluated after every epoch. With params (K, P), X (K, n, n_inputs), Y (K, n, ...) and
         sample_weight (K, n) are the examples of each network.
@@ -125,38 +129,40 @@ def train(
     shuffle : bool
         Whether examples are visited in a new order, drawn from (seed, epoch), in every epoch.
     seed : int
-        Of initial weights, order and dropout; from 0 to 2^64 - 1.
+        The seed of initial weights, order and dropout; from 0 to 2^64 - 1.
     device : str, optional
-        Where to train; None is where the arrays are. See `nnaccel.devices.device.select`.
+        The device that trains; None: the device of the arrays. See `nnaccel.devices.device.select`.
     dtype : "float32" or "float64", optional
-        None is that of X if it is floating, else float32.
+        None: the dtype of X if it is floating, else float32.
     precision : "float32", "tf32" or "bf16"
-        Of the matrix products in dense layers, for dtype float32: their operands are rounded to it,
-        all else is float32. A GPU has faster products for the lower ones; NumPy imitates them, and
-        so do the others on a CPU. See `nnaccel.maths.precision`.
+        The precision of the matrix products in dense layers, for dtype float32. Their operands are
+        rounded to it; everything else is float32. A GPU has faster products in the lower
+        precisions; a CPU rounds the operands and computes in float32. See
+        `nnaccel.maths.precision`.
     params : array (P,) or (K, P), optional
-        Where to start, instead of a draw by `initialize`; (K, P) trains K networks at once.
+        The initial parameters, by default a draw by `initialize`; (K, P) trains K networks at once.
     after : Epoch, optional
         Continue the run that yielded this epoch, bit for bit, up to epoch number `epochs`. Network,
         loss, kind of optimizer, batch size, short_batch, seed, shuffle, dtype and number of
-        examples must be the same. The rest may change, such as the learning rate; with another l2,
-        precision, device or set of kernels it is the same run no more. RuntimeError for an epoch
-        whose vectors the next one has written over: keep ``epoch.copy()``.
+        examples must be the same. Other arguments may change, such as the learning rate; with
+        another l2, precision, device or set of kernels the run no longer has the same bits. Raises
+        RuntimeError for an epoch whose vectors the next one has overwritten: keep ``epoch.copy()``.
     kernels : True, False or "numpy"
-        Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs these
-        as they stand, one step after the other: a breakpoint in `dense` stops there. "numpy" leaves
-        Numba out, which takes about 0.3 s to load. The environment variable NNACCEL_KERNELS=0
-        means False. The logger "nnaccel" says at level DEBUG which kernels run.
+        Whether to use the kernels that replace the operations of `nnaccel.maths`. False runs the
+        operations themselves, one step after the other: a breakpoint in `dense` stops there.
+        "numpy" leaves out Numba, which takes about 0.3 s to load. The environment variable
+        NNACCEL_KERNELS=0 means False. The logger "nnaccel" reports at level DEBUG which kernels
+        run.
 
     Raises
     ------
     ValueError, TypeError
         At once, for arrays that do not fit together, numbers that are not finite, targets out of
-        the range of the loss, and options out of theirs.
+        the range of the loss, and options out of their range.
     FloatingPointError
         In the epoch where the loss or a parameter stops being finite.
     MemoryError
-        Where the device, or the host, has no memory left; it names a batch that would fit.
+        If the device, or the host, has no memory left; it names a batch size that would fit.
     """
     loss = losses.get(loss)
     optimizer = optimizers.get(optimizer, 1e-3)
@@ -203,7 +209,7 @@ class Given(NamedTuple):
     dropout_until: int | None = None
 
     def start(self, run: Run, where: Device) -> tuple[Array, State]:
-        """The parameters and the optimizer's state that the run begins with, copies on a device."""
+        """The initial parameters and optimizer state of the run, as copies on a device."""
         params = initialize(run.network, run.seed) if self.params is None else self.params
         params = params if self.after is None else self.after.params
         params = where.asarray(params, run.dtype, copy=True)
@@ -220,7 +226,7 @@ def _begin(
 ) -> Iterator[Epoch]:
     """Moves the data of a run to the device and begins its epochs.
 
-    A function of its own, so that an error does not keep the arrays on the device alive.
+    A separate function, so that an error does not keep the arrays on the device alive.
     """
     network, loss, dtype = run.network, run.loss, run.dtype
     if isinstance(given.X, DiskArray):
@@ -229,7 +235,7 @@ def _begin(
         data = put(network, loss, where, dtype, given.X, given.Y, given.sample_weight)
     held_out = put_held_out(network, loss, where, dtype, given.validation_data)
     N = data.X.shape[0]
-    # A batch of more rows than there are would only take memory: what follows knows neither.
+    # A batch_size above N would only take memory.
     run = run._replace(batch_size=min(run.batch_size, N))
     origin = Origin.of(run, N, shuffle, given.dropout_until)
     if given.after is not None:
@@ -268,13 +274,14 @@ def _begin(
     return _with_context(_epochs(begun, N, numbers, orders, where, backend), guard)
 
 
-LONG = 0.1  # seconds that somebody may have to wait for an interruption
+LONG = 0.1  # seconds that an interruption may have to wait
 FLOATING: dict[str, None] = {"float32": None, "float64": None}
 SHORT_BATCHES: dict[str, None] = {"weighted": None, "full": None}
 
 
 def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:
-    """ValueError or TypeError for arguments that would fail later with a less helpful message."""
+    """Raises Raises ValueError or TypeError for arguments that would fail later with a less helpful
+    message."""
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):
         found = f"{len(validation)} of these" if listed else type(validation).__name__
@@ -303,7 +310,7 @@ class Epochs(NamedTuple):
 
     first: Callable[..., Any]
     later: Callable[..., Any]
-    until: int | None  # the last one that is of the first kind; None: all
+    until: int | None  # the last epoch of the first kind; None: all are
 
     def __call__(self, number: int, *args: Any) -> Any:
         return (self.first if self.until is None or number <= self.until else self.later)(*args)
@@ -332,13 +339,13 @@ def _epochs(
 ) -> Iterator[Epoch]:
     """The epochs of `train` with these numbers."""
     (run, origin, epoch, evaluation, params, state, held_out), metric = begun, begun.run.metric
-    del begun  # which would keep the first parameters
+    del begun  # would keep the first parameters alive
     sizes = [stop - start for start, stop in bounds(N, run.batch_size)]
-    seconds = math.inf  # of the epoch before: of the first one nobody knows
+    seconds = math.inf  # of the epoch before; unknown for the first one
     for number in numbers:
         started = time.perf_counter()
         context = backend.context(run.network, run.batch_size, run.precision)
-        # Overflow is looked for where it shows, in the losses of the whole epoch.
+        # Overflow shows in the losses of the whole epoch, which are checked.
         with where.context(), context, np.errstate(all="ignore"):
             origin.overwritten = number - 1 if backend.overwrites else 0
             order = orders.of(number)
@@ -366,12 +373,12 @@ def _epoch_on(
     sliced: bool,
     epoch: Callable[..., Any],
 ) -> Callable[..., tuple[Any, Any, Array]]:
-    """The epoch (params, state, order) -> (params, state, records), order of the rows (N,) on the
-    host, or of the windows on the disk.
+    """The epoch (params, state, order) -> (params, state, records), where order is that of the rows
+    (N,) on the host, or of the windows on the disk.
 
-    sliced: whether several devices each get their share of data that are not resident.
-    epoch: (params, state, data, order) -> the same. Data on the host, or the disk, are many small
-    data sets that it goes through one after the other, each of them one or more whole batches.
+    sliced: whether several devices each get their share of data that are not resident. epoch:
+    (params, state, data, order) -> the same.   Data on the host, or on the disk, become many small
+    data sets of one or more whole minibatches. The epoch runs over them one after the other.
     """
     if isinstance(data, Data):
         return lambda params, state, order: epoch(params, state, data, where.asarray(order))
@@ -389,7 +396,7 @@ def _epoch_on(
     return streamed
 
 
-# The rows, and in which order to visit them, of the order of an epoch.
+# order of an epoch -> the rows, and the order in which to visit them.
 Parts = Callable[[Any], Iterator[tuple[Data, Array]]]
 
 

@@ -1,4 +1,4 @@
-"""Several networks at once, params (K, P): hyper-parameters with a value for each of them."""
+"""Several networks at once, params (K, P): hyper-parameters with one value for each network."""
 
 import math
 from typing import Any
@@ -9,9 +9,9 @@ from nnaccel.typing import Array
 
 
 def l2_of(l2: Any) -> float | tuple[float, ...]:
-    """The penalty as plain data: a number, or one for each of K networks from an array (K,) or
-    (K, 1). TypeError or ValueError for anything else and out of range."""
-    if type(l2) is float and 0.0 <= l2 < math.inf:  # as it mostly is
+    """The L2 penalty as plain data: a number, or a tuple of K numbers from an array (K,) or (K, 1).
+    Raises TypeError or ValueError for other values and for values out of range."""
+    if type(l2) is float and 0.0 <= l2 < math.inf:  # the usual case
         return l2
     check_ranges({"l2": AMOUNT}, {"l2": tuple(l2) if isinstance(l2, list) else l2})
     values = to_host(l2).reshape(-1).tolist()
@@ -19,8 +19,8 @@ def l2_of(l2: Any) -> float | tuple[float, ...]:
 
 
 def check_members(params: Array, **values: Any) -> None:
-    """ValueError that names the first of the values that is for another number of networks than
-    params (P,) or (K, P).   values: as `l2_of` gives them, or optimizers."""
+    """Raises ValueError that names the first value for another number of networks than params (P,)
+    or (K, P) have.   values: results of `l2_of`, or optimizers."""
     for name, value in values.items():
         K = len(value) if type(value) is tuple else getattr(value, "members", None)
         if K is not None and tuple(params.shape[:-1]) != (K,):
@@ -32,8 +32,8 @@ def check_members(params: Array, **values: Any) -> None:
 
 
 def check_examples_of_members(params: Array, sample_weight: Any, validation: Any) -> None:
-    """ValueError where each of K networks is to have weights or validation examples of its own, and
-    params are of another number of networks."""
+    """Raises ValueError if there are sample weights or validation examples for each of K networks,
+    and params have another number of networks."""
     of = {"sample_weight": (sample_weight, 2)}
     if validation is not None:
         of["validation_data"] = (validation[0], 3)

@@ -49,8 +49,8 @@ def save(
 ) -> None:
     """Write a model file, whole or not at all.
 
-    params: (P,) or (K, P), of any library.   extra, vectors: JSON-like data, and vectors like
-    params, that are kept with the model.
+    params: (P,) or (K, P), of any library.   extra, vectors: JSON-like data, and further vectors
+    with the shape of params, for the file.
     Raises ValueError for a network that a file cannot describe (an activation or a loss that is
     not in the tables), parameters that are not finite, or extra data that is not JSON; OSError.
     """
@@ -69,14 +69,14 @@ def save(
 def load(path: str | os.PathLike[str]) -> ModelFile:
     """Read a model file.
 
-    Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
-    what is wrong with a file that is truncated, altered, of another kind or of a later version.
+    Raises FileNotFoundError or another OSError, MemoryError, and ValueError, in one line, for a
+    file that is truncated, altered, of another kind or of a later version.
     """
     return safe_file.load(path, FORMAT, _rebuild)
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ModelFile:
-    """The content of a model file; ValueError for parts that do not agree."""
+    """The content of a model file. Raises ValueError for parts that do not agree."""
     network, loss = rebuild(header["network"]), rebuild_loss(header["loss"])
     if "params" not in tensors:
         raise ValueError(f"there must be a tensor 'params', got {', '.join(sorted(tensors))}")
@@ -101,7 +101,7 @@ def _check_vectors(params: np.ndarray, vectors: Mapping[str, np.ndarray]) -> Non
 
 
 def check_params(network: Network, params: np.ndarray, name: str) -> None:
-    """ValueError for parameters that do not fit the network, or are not finite."""
+    """Raises Raises ValueError for parameters that do not fit the network, or are not finite."""
     size = layout(network).size
     if not size:
         raise ValueError(f"{network} has no parameters, so there is nothing to keep")

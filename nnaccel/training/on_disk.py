@@ -1,4 +1,4 @@
-"""Rows that stay on the disk: training reads a window of them at a time, ahead of the steps.
+"""Rows that stay on the disk: a thread reads one window of rows while the steps use the one before.
 
 The rows of a file must have been scattered when they were written (as by
 `tabular.streamed.second_pass`): its R regions are random samples of the table, each in the order of
@@ -9,8 +9,8 @@ A window is cut into as many lanes as a minibatch has rows. A minibatch takes on
 in an order of the lane's own: it has rows of all stretches of the table. So where devices share
 out the rows of minibatches, each needs some of the lanes, which follow each other in the file.
 
-Only explicit reads touch the file: a damaged disk raises an error, where a mapping would end the
-process.
+The file is read explicitly and not mapped: a damaged disk then raises an error instead of ending
+the process.
 """
 
 from collections.abc import Iterator
@@ -27,22 +27,22 @@ from nnaccel.training.data import HostData
 from nnaccel.training.step import generator
 from nnaccel.training.targets import put_targets
 
-BLOCKS = 64  # of a region: a window has one of each stretch
+BLOCKS = 64  # blocks in a region: a window has one block of each stretch
 
 Spans = list[tuple[int, int]]  # rows start:stop of a file, one after the other
 
 
 class DiskArray:
-    """An array in a file, of which slices of rows are read when they are asked for, by one thread
-    at a time.
+    """An array in a file. Indexing with a slice of rows reads them. One thread at a time may read.
 
-    shape: (N, ...).   dtype: NumPy's.   regions: how many its rows were scattered over.
+    shape: (N, ...).   dtype: NumPy's.   regions: the number of regions over which its rows were
+    scattered.
     """
 
     def __init__(
         self, path: str, offset: int, shape: tuple[int, ...], dtype: Any, regions: int = 1
     ) -> None:
-        """offset: of the first number, in bytes.   OSError where the file cannot be read."""
+        """offset: of the first number, in bytes.   Raises OSError if the file cannot be read."""
         self.path, self.offset, self.shape = path, offset, shape
         self.dtype, self.regions = np.dtype(dtype), regions
         self.ndim = len(shape)
@@ -64,21 +64,21 @@ class DiskArray:
         return out
 
     def part(self, start: int, stop: int) -> "DiskArray":
-        """Those rows as an array on the disk."""
+        """The rows start:stop as an array on the disk."""
         offset = self.offset + start * self.row_bytes
         return DiskArray(self.path, offset, (stop - start, *self.shape[1:]), self.dtype)
 
     def read_into(self, out: np.ndarray, start: int) -> None:
         """Fill `out` (n, ...), contiguous, with the rows from `start` on.
 
-        OSError where the file ends before, or cannot be read.
+        Raises OSError if the file ends too early, or cannot be read.
         """
         rest = out.reshape(-1).view(np.uint8).data
         self._file.seek(self.offset + start * self.row_bytes)
         while rest:
             n = self._file.readinto(rest)
             if not n:
-                raise OSError(f"{self.path} is shorter than it was; remove it and begin anew")
+                raise OSError(f"{self.path} is shorter than it was; remove it and start again")
             rest = rest[n:]
 
     def close(self) -> None:
@@ -104,10 +104,10 @@ class DiskData(NamedTuple):
 
 
 def put_on_disk(network: Network, X: DiskArray, Y: Any, weights: Any) -> DiskData:
-    """Examples that are on the disk, checked against a network.
+    """Examples on the disk, checked against a network.
 
-    Whoever wrote the file has made sure that X is finite; Y is checked in each window.
-    ValueError for another width, TypeError where some are on the disk and others are not.
+    The writer of the file has checked that X is finite; Y is checked in each window. Raises
+    ValueError for another width, TypeError if only some of the arrays are on the disk.
     """
     for name, array in (("Y", Y), ("sample_weight", weights)):
         if not isinstance(array, DiskArray) and not (name != "Y" and array is None):
@@ -121,7 +121,7 @@ def put_on_disk(network: Network, X: DiskArray, Y: Any, weights: Any) -> DiskDat
 
 
 def window_rows(data: DiskData) -> int:
-    """The most rows of a window."""
+    """The largest number of rows in a window."""
     N, regions = len(data.X), data.X.regions
     return N // regions + N % regions
 

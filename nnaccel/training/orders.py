@@ -1,4 +1,5 @@
-"""The orders in which epochs visit the examples, drawn while the epoch before is under way."""
+"""The orders in which epochs visit the examples. A thread draws each while the epoch before
+runs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,18 +10,20 @@ import numpy as np
 
 from nnaccel.devices.device import Device
 
-# Examples from which on a thread draws: it takes 0.5 ms for so many, and 0.05 ms to start.
+# With at least this many examples a thread draws: drawing takes 0.5 ms, starting it 0.05 ms.
 MANY = 50_000
 
-# Processors from which on there is one for it beside an epoch on the CPU. On two, and beside other
-# programs, a thread more made the epochs of a small network up to a half longer.
+# With at least this many processors a thread draws while an epoch runs on the CPU. On two
+# processors, or when other programs ran, one more thread made the epochs of a small network up to a
+# half longer.
 SPARE = 4
 
 
 class Orders:
-    """The orders of the epochs with these numbers, one after the other.
+    """The orders of the epochs with the given numbers, in sequence.
 
-    draw: number -> order (N,), on the host.   N: of examples.   where: the device of the epochs.
+    draw: number -> order (N,), on the host.   N: the number of examples.   where: the device of the
+    epochs.
     """
 
     def __init__(
@@ -31,15 +34,15 @@ class Orders:
         self._drawn: Callable[[], np.ndarray] | None = None
 
     def of(self, number: int) -> np.ndarray:
-        """The order of an epoch, which `next_drawn` may have drawn; what was raised there is raised
-        here."""
+        """The order of an epoch, which `next_drawn` may have drawn. An error of the drawing thread
+        is raised here."""
         drawn, self._drawn = self._drawn, None
         return self._draw(number) if drawn is None else drawn()
 
     def next_drawn(self, number: int) -> AbstractContextManager[None]:
-        """Within it, which is epoch `number`, a thread draws the order of the next one; NumPy holds
-        no lock meanwhile. The thread is gone at the end: while a caller has the epoch, none is
-        there."""
+        """A context for epoch `number`, in which a thread draws the order of the next epoch; NumPy
+        releases the lock meanwhile. The thread ends with the context, so none runs while the caller
+        has the epoch."""
         if not (self._ahead and number + 1 in self._numbers):
             return nullcontext()
         return self._drawn_by_a_thread(number + 1)
@@ -52,7 +55,7 @@ class Orders:
         def work() -> None:
             try:
                 found.append(self._draw(number))
-            except BaseException as error:  # for who asks for the order
+            except BaseException as error:  # raised by `of`
                 failures.append(error)
 
         def drawn() -> np.ndarray:
@@ -70,7 +73,7 @@ class Orders:
 
 
 def processors() -> int:
-    """How many this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

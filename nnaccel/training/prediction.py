@@ -21,14 +21,13 @@ from nnaccel.typing import Array, Namespace
 
 
 def predict(network: Network, params: Array, X: Any, *, loss: str | Loss | None = None) -> Array:
-    """Predictions (..., N, n_outputs) on the device of params; the logits when no loss is named.
+    """Predictions (..., N, n_outputs) on the device of params; without a loss, the logits.
 
-    With a loss, its link makes them probabilities, means or values. X (N, n_inputs) may be an
-    array of any library. The products are float32, or float64 with such params, in whatever
-    precision the network was trained. Rows with a number that is not finite are predicted like
-    any other, most often as NaN. ValueError when the width of X, or the number of params, is not
-    that of the network, TypeError for X that holds no real numbers, MemoryError where the device
-    has no memory left.
+    With a loss, its link converts logits to probabilities, means or values. X (N, n_inputs) may be
+    an array of any library. The products are float32, or float64 with float64 params, whatever the
+    precision of the training. Rows with a number that is not finite are predicted like others,
+    usually as NaN. Raises ValueError if the width of X, or the number of params, is not that of the
+    network, TypeError for X without real numbers, MemoryError if the device has no memory left.
     """
     where = device_of(params)
     link = losses.get(loss).predict if loss is not None else None
@@ -49,9 +48,10 @@ def outputs(
 ) -> Array:
     """link(Z, xp=xp) of the logits Z (..., N, n_outputs) of all rows of X; without a link, Z.
 
-    tree: the arrays of the layers, on the device `where`.   X: (N, n_inputs), of any library, or
-    a CSR matrix.   Rows are taken a block at a time, which bounds the memory; those of NumPy, whose
-    time goes into temporaries, stay in the cache. MemoryError where the device has none left.
+    tree: the arrays of the layers, on the device `where`.   X: (N, n_inputs), of any library, or a
+    CSR matrix.   Rows are computed a block at a time, which bounds the memory. On NumPy, which
+    spends its time on temporaries, a block stays in the cache. Raises MemoryError if the device has
+    no memory left.
     """
     dtype, link = next(leaves(tree)).dtype, link or logits
     backend = backend_of(where.xp, "numpy")
@@ -80,7 +80,7 @@ def in_blocks(
     for start, stop in bounds(X.shape[0], rows):
         block = rows_of(X, slice(start, stop), where, params.dtype)
         Z = forward(network, params, block, ops=ops)
-        # The next block may overwrite what this one has given.
+        # The next block may overwrite the result of this one.
         parts.append(xp.asarray(ops[link](Z), copy=True))
     return xp.concat(parts, axis=params.ndim - 1)
 
@@ -91,7 +91,8 @@ def logits(Z: Array, *, xp: Namespace) -> Array:
 
 
 def check_params(network: Network, params: Array) -> None:
-    """ValueError unless params are (P,) or (K, P), P the number of parameters of the network."""
+    """Raises Raises ValueError unless params are (P,) or (K, P), P the number of parameters of the
+    network."""
     size = layout(network).size
     if params.ndim not in (1, 2) or params.shape[-1] != size:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Data and vectors in one file, written and read safely: model files and checkpoints.
+"""Safe files with data and vectors, for models and checkpoints.
 
-A file is a safetensors file. Its header holds, as JSON, plain data, and a SHA-256 over that text
-and every tensor, since safetensors by itself loads a flipped bit without a word. It is checked
-before the content is looked at, in every version of every format. Nothing is unpickled, and no
-name in a file is ever imported.
+A file is a safetensors file. Its header holds plain data as JSON, and a SHA-256 over that text and
+every tensor, since safetensors itself does not detect a flipped bit. The digest is checked before
+the content is used, in every version of every format. Nothing is unpickled, and no name in a file
+is ever imported.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from nnaccel.files import Unreadable, existing_file, reading, reason
 
 R = TypeVar("R")
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
-MOST_TENSORS = 32  # a checkpoint has ten: others are named in an error, but not a million of them
+MOST_TENSORS = 32  # a checkpoint has ten; an error lists others, but no more than this
 ENTRY = re.compile(r"(?P<text>.*)\n(?P<digest>[0-9a-f]{64})", re.DOTALL)
 FOREIGN = "a safetensors file that nnaccel has not written"
 
@@ -30,10 +30,10 @@ FOREIGN = "a safetensors file that nnaccel has not written"
 class Format(NamedTuple):
     """A kind of file."""
 
-    name: str  # as the file says it
+    name: str  # in the file
     version: int
-    fields: Mapping[str, schema.Field]  # of the header, beside format and version
-    words: str  # what the file is, in an error: "a model"
+    fields: Mapping[str, schema.Field]  # of the header, besides format and version
+    words: str  # its name in errors: "a model"
 
 
 def write(
@@ -64,9 +64,9 @@ def load(
 ) -> R:
     """rebuild(header, tensors) of a file of that kind.
 
-    Raises FileNotFoundError or another OSError, MemoryError, and ValueError that says in one line
-    what is wrong with a file that is truncated, altered, of another kind or of a later version, or
-    of which `rebuild` raises one.
+    Raises FileNotFoundError or another OSError, MemoryError, and ValueError, in one line, for a
+    file that is truncated, altered, of another kind or of a later version, or that `rebuild`
+    refuses.
     """
     path = existing_file(path)
     try:
@@ -76,8 +76,8 @@ def load(
 
 
 def read(path: Path, kind: Format) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header of an existing file, whose fields have been checked, and its tensors; the errors
-    of `load`, without the name of the file."""
+    """The header of an existing file, with checked fields, and its tensors. Raises the errors of
+    `load`, without the name of the file."""
     with reading(path, kind.words), open(path, "rb") as file:
         text, claimed, tensors = _parse(file)
     if claimed != digest(text, tensors):
@@ -109,10 +109,10 @@ def is_file_of(kind: Format, path: str | os.PathLike[str]) -> bool:
 
 
 def metadata(text: str, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What a model file says of itself: the header's text, and the digest in a last line.
+    """The metadata of a file: the text of the header, and the digest as its last line.
 
-    One entry, because safetensors writes several in an order that differs between processes: so
-    equal models are equal files.
+    It is one entry, because safetensors writes several entries in an order that differs between
+    processes. So equal models are equal files.
     """
     return {"nnaccel": f"{text}\n{digest(text, tensors)}"}
 
@@ -128,10 +128,10 @@ def digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _parse(file: BinaryIO) -> tuple[str, str, dict[str, np.ndarray]]:
-    """The header's text, the digest that it claims, and the tensors of a safetensors file.
+    """The text of the header, the digest that it states, and the tensors of a safetensors file.
 
-    Unreadable if it is not a whole one, before a single tensor is built, or is not ours, before
-    the rest of it is read.
+    Raises Unreadable for an incomplete file, before a tensor is built, and for a file of another
+    program, before the rest is read.
     """
     from safetensors.numpy import load as from_bytes
 
@@ -154,11 +154,12 @@ def _parse(file: BinaryIO) -> tuple[str, str, dict[str, np.ndarray]]:
 
 
 def _entries(header: bytes) -> dict[str, Any]:
-    """What a safetensors header says of the file itself; ValueError unless it is a short one."""
+    """The entries of a safetensors header about the file itself. Raises ValueError for a long
+    header."""
     objects = count(1)
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if next(objects) > MOST_TENSORS + 1:  # each tensor is one, and what is sought another
+        if next(objects) > MOST_TENSORS + 1:  # one object per tensor, and one for the metadata
             raise ValueError(f"more than {MOST_TENSORS} tensors")
         return schema.distinct(pairs)
 
@@ -167,6 +168,6 @@ def _entries(header: bytes) -> dict[str, Any]:
 
 
 def _entry(entries: Any) -> re.Match[str] | None:
-    """The one entry of our files, its text and digest; None where there is another or none."""
+    """The text and the digest in the single entry of our files; None for other entries."""
     entry = entries.get("nnaccel") if type(entries) is dict and len(entries) == 1 else None
     return ENTRY.fullmatch(entry) if type(entry) is str else None

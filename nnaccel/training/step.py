@@ -33,7 +33,7 @@ from nnaccel.typing import Array
 
 
 class CompiledRun(NamedTuple):
-    """The functions of a run, compiled where the library compiles."""
+    """The functions of a run, compiled if the library has a compiler."""
 
     epoch_of: Callable[[int], Epoch]  # the epoch for a seed
     evaluate: Callable[..., Array]  # (params, X, Y, weights) -> record
@@ -41,7 +41,8 @@ class CompiledRun(NamedTuple):
 
 
 def compile_run(backend: Backend, run: Run) -> CompiledRun:
-    """Compiles a run, or finds it compiled already. Its seed does not matter."""
+    """Compiles a run, or returns an equal run that is compiled already. Its seed does not
+    matter."""
     return backend.once(_compile_run, backend, run._replace(seed=0))
 
 
@@ -58,8 +59,8 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
     """The training step (params, state, data, index) -> (params, state, record).
 
     index: (B,), the examples of the minibatch.   record: the loss (...), or with a metric the two
-    stacked, (2, ...). Everything that can be decided is decided here: the step has no dispatch,
-    no validation and no synchronisation with the host.
+    stacked, (2, ...). All decisions are made here: the step has no dispatch, no validation and no
+    synchronisation with the host.
     """
     network, loss, metric, l2 = run.network, run.loss, run.metric, run.l2
     update, places = run.optimizer.update, layout(run.network)
@@ -86,9 +87,9 @@ def make_step(run: Run, ops: Ops) -> Callable[..., tuple[Array, State, Array]]:
 
 
 def make_evaluation(run: Run, ops: Ops) -> Callable[..., Array]:
-    """The evaluation (params, X, Y, weights) -> record, on a network that does not learn.
+    """The evaluation (params, X, Y, weights) -> record, with the network in prediction mode.
 
-    params: the vector, or the same split."""
+    params: the vector (P,) or (K, P), or the same vector split."""
 
     def evaluate(params: Any, X: Array, Y: Array, weights: Array | None) -> Array:
         Z = forward(run.network, join_params(params), ops.xp.astype(X, run.dtype), ops=ops)
@@ -103,14 +104,14 @@ def make_evaluation(run: Run, ops: Ops) -> Callable[..., Array]:
 def _record(
     value: Array, metric: Metric, Z: Array, Y: Array, weights: Array | None, *, xp: Any
 ) -> Array:
-    """A loss and a metric in one array (2, ...), so that they reach the host together."""
+    """A loss and a metric in one array (2, ...), so that one transfer brings both to the host."""
     return xp.stack([value, metric.function(Z, Y, weights, xp=xp)])
 
 
 def evaluate(
     evaluation: Callable[..., Array], params: Any, parts: Chunks, metric: Metric | None
 ) -> tuple[Any, Any]:
-    """(loss, metric) over all of the data, in parts that bound the memory."""
+    """(loss, metric) over all data, in parts that bound the memory."""
     records, sizes = [], []
     for part in parts():
         records.append(evaluation(params, *part))
@@ -119,7 +120,8 @@ def evaluate(
 
 
 def summarise(records: np.ndarray, sizes: list[int], metric: Metric | None) -> tuple[Any, Any]:
-    """(loss, metric) of all examples from the records of their batches, weighted by their sizes."""
+    """(loss, metric) of all examples, from the records of their minibatches weighted by their
+    sizes."""
     means = np.average(records.astype(np.float64), axis=0, weights=sizes)
     if metric is None:
         return _plain(means), None
@@ -133,7 +135,8 @@ def _plain(value: np.ndarray) -> Any:
 
 def generator(seed: int, stream: int) -> np.random.Generator:
     """Host random numbers for (seed, stream): stream 0 draws weights, stream n orders epoch n."""
-    key = np.asarray([seed, stream], dtype=np.uint64)  # a list would become floats from 2^63 on
+    # NumPy would turn a list into floats from 2^63 on.
+    key = np.asarray([seed, stream], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -171,7 +174,7 @@ class Diverged(FloatingPointError):
 def check_finite(records: np.ndarray, params: Any, epoch: int, *, xp: Any) -> None:
     """Diverged, which names the epoch and step where training did, if it did.
 
-    params: the vector, or the same split."""
+    params: the vector (P,) or (K, P), or the same vector split."""
     finite = np.isfinite(records)
     bad = ~finite.reshape(len(records), -1).all(axis=1)
     if bad.any():

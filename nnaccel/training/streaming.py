@@ -1,10 +1,10 @@
-"""Streaming: data that stay on the host reach the device a chunk at a time.
+"""Streaming: data on the host reach the device a chunk at a time.
 
     chunks = stream(data, where, rows)
     for chunk in chunks(order):       # the rows order[:rows], then order[rows : 2 * rows], ...
-        ...                           # launch all that reads the chunk, and ask for the next one
+        ...                           # launch everything that reads the chunk before the next one
 
-A chunk is a small data set on the device: what trains on resident data trains on it unchanged.
+A chunk is a small data set on the device, so an epoch runs on it as on resident data.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +20,8 @@ from nnaccel.devices.device import Device
 from nnaccel.maths.minibatch import bounds, is_sparse
 from nnaccel.training.data import Data, HostData, nbytes
 
-EVALUATION_ROWS = 8192  # examples a time where nothing is learned: bounds the memory
-ELEMENTS = 2**22  # of X in a chunk, and of a sparse matrix made dense at a time
+EVALUATION_ROWS = 8192  # examples in a chunk of an evaluation
+ELEMENTS = 2**22  # of X in a chunk, and in a dense block of a sparse matrix
 
 Chunks = Callable[..., Iterator[Data]]
 Rows = slice | np.ndarray
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 def stream(data: HostData, where: Device, rows: int) -> Chunks:
-    """The function (order) -> chunks of so many rows on the device, the last one may be shorter.
+    """The function (order) -> chunks of `rows` rows on the device; the last one may be shorter.
 
-    order: (N,) on the host; None takes the rows as they stand. A chunk is valid until the next
-    one is asked for. On CUDA devices three chunks are on their way at a time: see `Pipeline`.
+    order: (N,) on the host; None: the order of the rows. A chunk is valid until the next one is
+    requested. On CUDA devices three chunks are in flight at a time: see `Pipeline`.
     """
     if not is_sparse(data.X) or isinstance(data.X.indptr, np.ndarray):
         copies = copies_to(where)
@@ -42,11 +42,11 @@ def stream(data: HostData, where: Device, rows: int) -> Chunks:
 
 
 def in_order(data: Data | HostData, where: Device) -> Chunks:
-    """A function () -> the examples in their order, in blocks that bound the memory."""
+    """The function () -> the examples in their order, in blocks that bound the memory."""
     rows = evaluation_rows(data.X)
     if isinstance(data, HostData):
         return stream(data, where, rows)
-    *networks, N, _ = data.X.shape  # the axis of K networks, if there is one
+    *networks, N, _ = data.X.shape  # a leading axis of K networks, if any
     rows = max(1, rows // prod(networks))
 
     def slices() -> Iterator[Data]:
@@ -84,7 +84,7 @@ def _one_by_one(
 
 
 def _parts(data: HostData, rows: int, order: np.ndarray | None) -> Iterator[Rows]:
-    """The numbers of the rows of each chunk, as a slice where they follow each other."""
+    """The numbers of the rows of each chunk, as a slice if they are consecutive."""
     for start, stop in bounds(data.X.shape[0], rows):
         yield slice(start, stop) if order is None else order[start:stop]
 
@@ -95,7 +95,7 @@ def gather(x: Any, rows: Rows, out: Any = None) -> Any:
         return x[rows].toarray(out=out)
     if isinstance(rows, slice):
         return x[rows] if out is None else np.copyto(out, x[rows])
-    return np.take(x, rows, axis=0, out=out, mode="clip")  # the default mode would buffer `out`
+    return np.take(x, rows, axis=0, out=out, mode="clip")  # the default mode would copy `out`
 
 
 class Slot(NamedTuple):
@@ -103,14 +103,14 @@ class Slot(NamedTuple):
 
     host: tuple[Any, ...]
     device: tuple[Any, ...]
-    copied: Any  # event: `device` is what `host` was, which may be written again
-    used: Any  # event: the steps have read `device`, which may be written again
+    copied: Any  # event: `host` is copied to `device` and may be overwritten
+    used: Any  # event: the steps have read `device`, which may be overwritten
 
 
 class Pipeline:
-    """Three chunks on their way: one that steps read, one being copied, one being gathered.
+    """Three chunks in flight: steps read one, one is being copied, and one is being gathered.
 
-    A thread gathers rows into pinned memory, from where they are copied on a stream of their own.
+    A thread gathers rows into pinned memory, from where they are copied on a separate stream.
     Events order copies and steps on the device; the host waits for copies alone.
     """
 
@@ -128,10 +128,10 @@ class Pipeline:
         ]
 
     def __call__(self, order: np.ndarray | None = None) -> Iterator[Data]:
-        from concurrent.futures import ThreadPoolExecutor  # 8 ms to load
+        from concurrent.futures import ThreadPoolExecutor  # takes 8 ms to load
 
         steps = self._copies.current()
-        for slot in self._slots:  # a new buffer may be one that steps before this still read
+        for slot in self._slots:  # earlier steps may still read the memory of a new buffer
             slot.used.record(steps)
         parts = _parts(self._data, self._rows, order)
         with ThreadPoolExecutor(1) as reader:
@@ -148,11 +148,12 @@ class Pipeline:
                     finally:
                         slot.used.record(steps)
             finally:
-                # No copy may be under way when the buffers are given back or filled again.
+                # No copy may be running when the buffers are freed or filled again.
                 self._copies.stream.synchronize()
 
     def _fill(self, slot: Slot, part: Rows) -> tuple[Slot, int]:
-        """On the reader's thread, which launches nothing: CuPy's current stream is not its own."""
+        """Gathers a part into a slot. It runs on the reader's thread, whose current stream is not
+        that of the steps, so it launches nothing."""
         slot.copied.synchronize()
         N = part.stop - part.start if isinstance(part, slice) else len(part)
         for x, host in zip(self._data, slot.host, strict=True):
@@ -172,7 +173,7 @@ class Pipeline:
 
 def made_ahead(items: Iterator[T]) -> Iterator[T]:
     """Yields the items, each of which a thread makes while the one before is in use."""
-    from concurrent.futures import ThreadPoolExecutor  # 8 ms to load
+    from concurrent.futures import ThreadPoolExecutor  # takes 8 ms to load
 
     with ThreadPoolExecutor(1) as maker:
         coming = maker.submit(next, items, None)
@@ -183,5 +184,5 @@ def made_ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yields the items, each one only after the next has been made."""
+    """Yields the items, each one after the next one has been computed."""
     return (item for item, _ in pairwise(chain(items, [None])))  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Checks of the targets of a loss: the shape, the kind and the range that it states."""
+"""Checks the targets of a loss: the shape, kind and range that the loss states."""
 
 from typing import Any
 
@@ -10,14 +10,15 @@ from nnaccel.maths.network import Network
 from nnaccel.training.array_checks import at_hand, check_all_finite
 from nnaccel.typing import Array, Namespace
 
-ROUNDING = 0.01  # by which rounding, as to bfloat16, may take probabilities out of their range
+ROUNDING = 0.01  # tolerance for probabilities out of their range by rounding, as to bfloat16
 SHARES = "divide each row by its sum, or use 'binary_cross_entropy' for several labels at once"
 
 
 def put_targets(network: Network, loss: Loss, home: Device, dtype: str, Y: Any) -> Array:
     """Y on a device as `loss` takes it: class numbers (N,), or numbers (N, T) of `dtype`.
 
-    ValueError for another shape, and for what is out of the range of the loss, with the remedy.
+    Raises ValueError, with the remedy, for another shape and for targets out of the range of the
+    loss.
     """
     K = network.n_outputs
     if loss.targets.kind == "classes" and Y.ndim == 1:
@@ -63,12 +64,12 @@ def _class_numbers(loss: Loss, K: int, Y: Any) -> Any:
             f"Y must hold classes from 0 to {K - 1}, one for each output of the network, got "
             f"{least} to {most}; {remedy}"
         )
-    # PyTorch takes no rows of long unsigned integers.
+    # PyTorch cannot index arrays of long unsigned integers.
     return host.astype(np.int32) if name in ("uint16", "uint32", "uint64") else Y
 
 
 def _check_range(loss: Loss, Y: Array, xp: Namespace) -> None:
-    """ValueError for numbers (N, K), at least one, that the loss does not take."""
+    """Raises ValueError if a number (N, K) is out of the range of the loss.   Y: not empty."""
     targets, name = loss.targets, repr(loss.name)
     if targets.bounded:
         slack = 0.0 if targets.kind == "numbers" else ROUNDING
@@ -98,5 +99,5 @@ def _remedy(targets: Targets, least: float, most: float) -> str:
         if {least, most} <= {1.0, 2.0}:
             return "for labels 1 and 2 use Y - 1"
         if targets.kind == "labels":
-            return "classes want 'softmax_cross_entropy', amounts a loss such as 'squared_error'"
+            return "use 'softmax_cross_entropy' for classes, 'squared_error' for amounts"
     return "use a loss of that range, such as 'squared_error'"

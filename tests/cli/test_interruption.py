@@ -76,7 +76,7 @@ def test_a_signal_ends_the_run_in_good_order(table, run, name, words):
     assert first == f"nnaccel: {words}: the run ends; once more ends it at once"
     done = checkpoint.load("c k").epoch.number
     assert line.startswith(f"nnaccel: interrupted by {words} after epoch {done} of 2000; the model")
-    command = line.partition("; go on: ")[2]
+    command = line.partition("; resume with: ")[2]
     assert shlex.split(command)[-2:] == ["--resume", "c k"]
     assert len(Model.load("d.safetensors").history) == done >= 3
     # What it says is what goes on.
@@ -105,7 +105,7 @@ def test_without_a_checkpoint_the_model_is_kept_all_the_same(table):
     status, _, error = interrupted(signal.SIGTERM, *LONG, *VALIDATED)
     assert status == 143
     assert "; the model is the best by then; " in error
-    assert error.endswith("; it cannot go on, which it could with --checkpoint FILE\n")
+    assert error.endswith("; a run without --checkpoint FILE cannot be resumed\n")
     assert Model.load("d.safetensors").history
 
 
@@ -198,7 +198,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(table, run
     assert "epoch 6/6" in out
     first, last = run.err.splitlines()
     reason = f"cannot write c ({os.strerror(code)}); choose another place"
-    assert first == f"nnaccel: warning: no checkpoint: {reason}; the run goes on"
+    assert first == f"nnaccel: warning: no checkpoint: {reason}; the run continues"
     assert last == (f"nnaccel: error: the checkpoint is not that of the end of the run: {reason}")
     assert checkpoint.load("c").epoch.number == 2
     assert len(Model.load("d.safetensors").history) == 6
@@ -275,7 +275,7 @@ def test_another_run_does_not_take_the_place_of_a_checkpoint(table, run, error):
     arguments = (*ARGUMENTS, "--epochs", "2", "--checkpoint", "c", "--output", "m")
     run(*arguments)
     assert error(*arguments) == (
-        "c exists, the checkpoint of a run; go on with --resume c, or begin anew with --force"
+        "c exists, the checkpoint of a run; resume it with --resume c, or start again with --force"
     )
     assert error(*ARGUMENTS, "--checkpoint", "d.csv", "--output", "m").startswith(
         "--checkpoint and SOURCE both name d.csv"

@@ -116,7 +116,7 @@ def test_rows_of_no_weight_teach_nothing_and_do_not_score(run, error, here):
     )
     write("two.csv", {"w": [1] * 2 * N, "y": y.tolist()})
     assert error("train", "two.csv", "--target", "y", "--weights", "w") == (
-        "weights 'w' are the only column beside the target; add others"
+        "weights 'w' are the only column besides the target; add others"
     )
     write("zero.csv", {"x": x.tolist(), "w": [0] * 2 * N, "y": y.tolist()})
     assert error("train", "zero.csv", "--target", "y", "--weights", "w") == (

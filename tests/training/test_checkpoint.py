@@ -185,7 +185,7 @@ def test_what_cannot_be_kept_costs_no_older_file(tmp_path):
     checkpoint.save(tmp_path / "c", next(run()))
     before = (tmp_path / "c").read_bytes()
     made = Epoch(1, np.zeros(3), None)
-    with pytest.raises(ValueError, match="made by hand is of no run"):
+    with pytest.raises(ValueError, match="made by hand belongs to no run"):
         checkpoint.save(tmp_path / "c", made)
     epochs = run()
     gone = next(epochs)

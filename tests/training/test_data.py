@@ -198,9 +198,14 @@ RANGES = [
         "binary_cross_entropy",
         [2.5e5, 3e5],
         "from 0 to 1",
-        "250000 to 300000; classes want 'softmax",
+        "250000 to 300000; use 'softmax",
     ),
-    ("binary_cross_entropy", [0, 3], "from 0 to 1", "0 to 3; classes want 'softmax_cross_entropy'"),
+    (
+        "binary_cross_entropy",
+        [0, 3],
+        "from 0 to 1",
+        "0 to 3; use 'softmax_cross_entropy' for classes",
+    ),
     ("poisson", [3, -2], "of at least 0", "-2 to 3; use a loss of that range, such as 'squared_e"),
     ("poisson", [0, -1e-7], "of at least 0", "-1e-07 to 0; use a loss of that range"),
 ]

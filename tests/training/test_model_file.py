@@ -465,7 +465,7 @@ def test_what_no_digest_covers_is_refused(tmp_path):
         ("Infinity", "header must be JSON-like data: Out of range float values"),
         ("1e999", "header must be JSON-like data: Out of range float values"),
         ('"\\ud800"', "surrogates not allowed"),
-        ('{"a": 1, "b": 2, "a": 3}', "header is no valid JSON: the key 'a' is there twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "header is no valid JSON: the key 'a' occurs twice"),
         ("[" * 99 + "]" * 99, "header has more than 100 lists and objects inside of each other"),
         ("[" * 10**6 + "]" * 10**6, "header has more than 100 lists and objects inside of each"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "more than 100 lists and objects inside of each"),

@@ -170,7 +170,7 @@ def test_a_file_that_was_cut_is_an_error_and_no_crash(tmp_path):
     disk = data(tmp_path, 2)
     with open(disk.X.path, "r+b") as file:
         file.truncate(4 + 500 * D * 4)
-    with pytest.raises(OSError, match="shorter than it was; remove it and begin anew"):
+    with pytest.raises(OSError, match="shorter than it was; remove it and start again"):
         visited(disk, 1, 10, regions=2)
 
 

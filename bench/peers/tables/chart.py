@@ -10,7 +10,7 @@ from typing import Any
 from bench.peers.tables.contestants import TREES
 from bench.shared.errors import Errors, common, gaps
 
-LIMIT = 0.6  # a dot beyond it is drawn at the edge
+LIMIT = 0.6  # larger gaps are drawn at the edge
 MARKERS = ("s", "D", "^", "v", "P", "X", "o", "*")
 GREYS = ("#6c757d", "#9aa3b0", "#c3cad4")
 COLOURS = {

@@ -1,4 +1,4 @@
-"""Who learns tables: each builds, of rows, a seed and threads, a fit that leads to predictions.
+"""The contestants on tables: functions (rows, seed, threads) -> a fit that returns predictions.
 
 The parameters of the boosted trees are the tuned defaults of Holzmüller, Grinsztajn and Steinwart,
 "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees on Tabular Data" (2024,
@@ -17,11 +17,11 @@ from bench.peers.tables.data import Rows, divide
 
 Predict = Callable[[], np.ndarray]
 Fit = Callable[[], Predict]
-PATIENCE = 300  # trees without a better loss of the fifth
+PATIENCE = 300  # trees without a better loss on the held-out fifth
 
 
 def nnaccel(members: int | None) -> Callable[[Rows, int, int], Fit]:
-    """Builds nnaccel with its defaults, but for the members; None is its own choice."""
+    """Builds nnaccel with its defaults.   members: None: the default number."""
 
     def build(rows: Rows, seed: int, threads: int) -> Fit:
         from nnaccel import TableClassifier, TableRegressor
@@ -69,7 +69,7 @@ def scikit_learn(rows: Rows, seed: int, threads: int) -> Fit:
 
 
 def xgboost(rows: Rows, seed: int, threads: int) -> Fit:
-    """Builds XGBoost, which takes categories as they are."""
+    """Builds XGBoost, which accepts categories."""
     from xgboost import XGBClassifier, XGBRegressor
 
     if rows.classes:
@@ -94,7 +94,7 @@ def xgboost(rows: Rows, seed: int, threads: int) -> Fit:
 
 
 def lightgbm(rows: Rows, seed: int, threads: int) -> Fit:
-    """Builds LightGBM, which takes categories as they are."""
+    """Builds LightGBM, which accepts categories."""
     from lightgbm import LGBMClassifier, LGBMRegressor, early_stopping
 
     if rows.classes:
@@ -117,7 +117,7 @@ def lightgbm(rows: Rows, seed: int, threads: int) -> Fit:
 
 
 def catboost(rows: Rows, seed: int, threads: int) -> Fit:
-    """Builds CatBoost, for which a missing category is one more."""
+    """Builds CatBoost, where a missing value is a further category."""
     from catboost import CatBoostClassifier, CatBoostRegressor
 
     if rows.classes:
@@ -153,14 +153,15 @@ def catboost(rows: Rows, seed: int, threads: int) -> Fit:
 
 
 def plain(rows: Rows) -> Rows:
-    """Renames the columns to c0, c1, ...: XGBoost and LightGBM do not take every sign in a name."""
+    """Renames the columns to c0, c1, ..., since XGBoost and LightGBM refuse some characters in
+    names."""
     names = {name: f"c{i}" for i, name in enumerate(rows.X.columns)}
     frames = [frame.rename(columns=names) for frame in (rows.X, rows.X_test)]
     return rows._replace(X=frames[0], X_test=frames[1])
 
 
 def stopped(model: Any, rows: Rows, seed: int, **options: Any) -> Fit:
-    """Fits to four fifths of the training rows, and stops by the others."""
+    """Fits to four fifths of the training rows, and stops early by the others."""
     kept, held_out = divide(rows.y, rows.classes, seed)
     judges = [(rows.X.iloc[held_out], rows.y[held_out])]
 
@@ -172,9 +173,9 @@ def stopped(model: Any, rows: Rows, seed: int, **options: Any) -> Fit:
 
 
 def pytabkit(name: str) -> Callable[[Rows, int, int], Fit]:
-    """Builds one of pytabkit's networks, which sets a fifth of the rows aside by itself.
+    """Builds one of pytabkit's networks, which holds out a fifth of the rows itself.
 
-    It takes no missing numbers. They become medians of the training rows.
+    It accepts no missing numbers: they become medians of the training rows.
     """
 
     def build(rows: Rows, seed: int, threads: int) -> Fit:

@@ -1,4 +1,4 @@
-"""Tables for contestants: which there are, what their target is, and how their rows are divided."""
+"""Tables for contestants: finds and reads them, decides their task, and divides their rows."""
 
 import math
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TARGET = "target"  # of the pairs in a folder
-CLASSES = 20  # most distinct integers of a target that are classes
-MISSING = ["", "NA", "NaN", "nan"]  # pandas would take "None" for one, which is a category of ames
+TARGET = "target"  # the column's name in the pairs of a folder
+CLASSES = 20  # integers with at most this many different values are classes
+MISSING = ["", "NA", "NaN", "nan"]  # without "None", a category of ames
 
 
 class Table(NamedTuple):
-    """Where a table is.   test: "" where a fifth of the rows is to be set aside."""
+    """The files of a table.   test: "": hold out a fifth of the rows."""
 
     name: str
     train: str
@@ -22,7 +22,7 @@ class Table(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Columns as a data frame, and the target as numbers: of classes, from 0."""
+    """Columns as a data frame, and the target as numbers, or class numbers from 0."""
 
     X: Any
     y: np.ndarray
@@ -63,7 +63,8 @@ def divide(y: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def read(table: Table) -> Rows:
-    """Reads a table. Text becomes a category of the training rows; another one is missing."""
+    """Reads a table. Text becomes a category; categories that are not in the training rows are
+    missing."""
     import pandas as pd
 
     X, X_test = _frame(table.train), _frame(table.test) if table.test else None

@@ -1,1 +1,1 @@
-"""Numba beside NumPy: fused elementwise passes, and whole epochs in compiled code."""
+"""Numba's kernels for NumPy arrays: fused elementwise passes, and whole epochs in compiled code."""

@@ -1,9 +1,9 @@
 """Activations and their derivatives in compiled code, in the layout of the notes.
 
-Z, A and dA are (H, B), one column an example, so that inner loops run over contiguous examples even
-where a network has fewer units than a vector register has lanes. Each function applies dropout in
-the same pass. What a layer reads is then A with zeros where it is dropped; the scale 1 / (1 - rate)
-is a factor of the products with it, so that g' can still be computed from A.
+Z, A and dA are (H, B), one example per column, so that inner loops run over contiguous examples
+even where a network has fewer units than a vector register has lanes. Each function applies dropout
+in the same pass. The next layer reads A with zeros for dropped elements. The scale 1 / (1 - rate)
+is a factor of the products with A, so that g' can still be computed from A.
 """
 
 from typing import Any
@@ -23,16 +23,16 @@ ACTIVATIONS = {
 }
 
 Range = tuple[int, int]  # start and stop
-Mask = tuple[Any, Any, Array]  # key and threshold of dropout, and the places of examples (B,)
+Mask = tuple[Any, Any, Array]  # dropout's key and threshold, and the examples' numbers (B,)
 
 
 @compiled
 def activate(
     Z: Array, b: Array, code: int, slope: Any, mask: Mask, units: Range, examples: Range
 ) -> None:
-    """Z := g(Z + b) with dropout, for a range of units and of examples.
+    """Z := g(Z + b) with dropout, for a range of units and a range of examples.
 
-    mask: of the dropout after these units.
+    Z: (H, B).   b: (H,).   code, slope: the activation.   mask: the dropout after these units.
     """
     number = Z.dtype.type
     one, zero = number(1), number(0)
@@ -69,7 +69,8 @@ def activate(
 def derive(
     dA: Array, A: Array, code: int, slope: Any, mask: Mask, units: Range, examples: Range
 ) -> None:
-    """dA := dA g'(Z), with the same dropout, for a range of units and of examples."""
+    """dA := dA g'(Z), with the same dropout, for a range of units and of examples.   dA, A: (H, B).
+    dA, A: (H, B)."""
     if code == IDENTITY and mask[1] == ALL:
         return
     number = dA.dtype.type

@@ -1,4 +1,4 @@
-"""The BLAS in compiled code: SciPy's, the one that such code can call."""
+"""Calls SciPy's BLAS from compiled code, since Numba can call no other."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ for name in ("sgemm", "dgemm"):
 
 @compiled
 def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
-    """out = scale X Y, each of whose rows or columns are without a gap; those of `out` are rows."""
+    """out (m, n) = scale X (m, k) Y (k, n). X and Y have contiguous rows or columns, `out` rows."""
     if not out.size:
         return
     if not X.shape[1]:
         out[:] = 0
         return
-    # To the BLAS, which has columns, these are out^T = Y^T X^T.
+    # The BLAS stores columns, so it computes out^T = Y^T X^T.
     of_Y, of_X, of_out = blas_layout(Y), blas_layout(X), blas_layout(out)
     gemm(
         of_Y[0], of_X[0], out.shape[1], out.shape[0], X.shape[1], scale,
@@ -38,7 +38,8 @@ def product(X: Array, Y: Array, scale: Any, out: Array) -> None:
 
 @compiled
 def blas_layout(x: Array) -> tuple[Any, Any]:
-    """The BLAS's letter for contiguous rows or columns, and the distance between two of them."""
+    """The BLAS's letter for contiguous rows (N) or columns (T), and the distance of two of them in
+    elements."""
     if x.strides[1] == x.itemsize:
         return N, max(x.strides[0] // x.itemsize, x.shape[1])
     return T, max(x.strides[1] // x.itemsize, x.shape[0])
@@ -49,9 +50,14 @@ def gemm(
     typing: Any, a: Any, b: Any, m: Any, n: Any, k: Any, alpha: Any, A: Any, lda: Any, B: Any,
     ldb: Any, C: Any, ldc: Any,
 ) -> Any:  # fmt: skip
-    """C = alpha A B, by columns: the function of the BLAS, which takes all by its address.
+    """C = alpha A B with contiguous columns: the BLAS's The BLAS takes the address of each
+    argument. a, b: the letters of `blas_layout`.   m, n, k: sizes.   A, B, C: addresses.   lda,
+    ldb, ldc: distances of columns in elements.
 
-    sgemm, or dgemm where alpha is float64."""
+    a, b: the letters of `blas_layout`.   m, n, k: C is (m, n), A (m, k).   A, B, C: addresses.
+    lda, ldb, ldc: distances of columns in elements.
+    """
+    # The BLAS takes the address of each argument.
     letter, number, address = types.uint8, types.int32, types.uintp
     number_of, name = alpha, "nnaccel_dgemm" if alpha == types.float64 else "nnaccel_sgemm"
 

@@ -1,9 +1,9 @@
-"""Machine code on disk: what Numba has compiled once is read in the next process.
+"""Machine code on disk, so that each function is compiled once and not once a process.
 
-Numba's own cache looks at the file of a function alone, so after a change in what the function
-calls the old machine code would run; and it takes what it reads for whole, so one file that a power
-cut has left empty would end every later training. Here a file is named by all sources of this
-folder, and ends with a digest of what comes before.
+Numba's own cache has two faults for this project. It looks at the source file of a function alone,
+so after a change in a called function the old machine code would run. And it does not verify files,
+so an empty file after a power cut would end every later training. Here the name of a file depends
+on all sources of this folder, and a file ends with a digest of its content.
 """
 
 import warnings
@@ -20,10 +20,10 @@ DIGEST = 32  # bytes of a SHA-256
 
 
 class SourceKeyedCache(FunctionCache):
-    """Numba's cache of a function, whose failures cost time and nothing else.
+    """Numba's cache of a function. A failure costs time and a warning, nothing else.
 
     Raises RuntimeError where Numba finds no folder for it, AttributeError where Numba has renamed
-    what is replaced here.
+    an attribute that is replaced here.
     """
 
     def __init__(self, function: Callable) -> None:
@@ -34,7 +34,7 @@ class SourceKeyedCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # nobody knows what may be in a file, or what that raises
+        except Exception as error:  # a damaged file may raise any error
             tell(
                 f"compiled code in the folder {self.cache_path} cannot be read",
                 error,
@@ -50,10 +50,12 @@ class SourceKeyedCache(FunctionCache):
 
 
 class VerifiedFiles(IndexDataCacheFile):
-    """Numba's files of one function: one for each entry, and no index that must agree with it."""
+    """Numba's files of one function: one for each entry, without an index that could disagree with
+    them."""
 
     def load(self, key: tuple) -> Any:
-        """The entry, or None where there is none. ValueError if it is not what was written."""
+        """The entry, or None where there is none. Raises ValueError for a file that differs from
+        what was written."""
         name = self._name(key)
         try:
             content = Path(self._data_path(name)).read_bytes()
@@ -64,15 +66,15 @@ class VerifiedFiles(IndexDataCacheFile):
         return self._load_data(name)
 
     def save(self, key: tuple, data: Any) -> None:
-        """Writes the entry whole or not at all, in place of one that may be there."""
+        """Writes the entry whole or not at all, and replaces an older one."""
         self._save_data(self._name(key), data)
 
     def _dump(self, obj: Any) -> bytes:
-        content = super()._dump(obj)  # which says where it ends, so that more may follow
+        content = super()._dump(obj)  # pickle marks its end, so a digest may follow
         return content + sha256(content).digest()
 
     def _name(self, key: tuple) -> str:
-        """The name of a file. The key says types, processor and bytecode."""
+        """The name of a file. The key holds types, processor and bytecode."""
         name = sha256(repr((key, numba_version, digest_of_sources())).encode()).hexdigest()
         return self._data_name(int(name[:32], 16))
 
@@ -82,7 +84,7 @@ TOLD: set[str] = set()
 
 
 def tell(fault: str, error: Exception, remedy: str = KEEP) -> None:
-    """A warning, the first time that there is this fault."""
+    """Warns of a fault the first time it occurs."""
     if fault not in TOLD:
         TOLD.add(fault)
         warnings.warn(f"{fault} ({error}); to compile takes seconds; {remedy}", stacklevel=3)

@@ -12,13 +12,14 @@ from nnaccel.kernels.numba.jit import compiled
 from nnaccel.maths.random import BITS, FACTORS, GOLDEN, Key, mixed
 from nnaccel.typing import Array
 
-ALL = 2**BITS  # a threshold that every draw is below: no dropout
+ALL = 2**BITS  # a threshold above every draw: no dropout
 
 
 def keys_of(plan: Plan, seed: int, step: Array, n_steps: int) -> Array:
     """The hashed keys of the next steps, `random.mixed`: uint32 (n_steps, L + 1).
 
-    Column l is for the dropout before layer l. It is 0 where there is none, and in the last column.
+    Column l is the key of the dropout before layer l. It is 0 where there is none, and in the last
+    column.   step: the step counter before them, ().
     """
     keys = np.zeros((n_steps, len(plan.sizes)), np.uint32)
     for layer, (rate, place) in enumerate(zip(plan.rates, plan.places, strict=True)):
@@ -32,7 +33,8 @@ def keys_of(plan: Plan, seed: int, step: Array, n_steps: int) -> Array:
 def kept(element: int, key: Any, threshold: Any) -> Any:
     """1.0 where dropout keeps this element, else 0.0: twin of `random.bernoulli`.
 
-    All arithmetic is 32-bit, which Numba would widen: a vector then holds twice as many numbers.
+    element: its number in the draw.   key, threshold: uint32. All arithmetic is cast to 32 bits,
+    since Numba would widen it and a vector would hold half as many numbers.
     """
     number = np.uint32
     x = number((number(element) ^ key) * number(GOLDEN % 2**32))
@@ -44,7 +46,8 @@ def kept(element: int, key: Any, threshold: Any) -> Any:
 
 @compiled
 def drop(values: Array, key: Any, threshold: Any, first: int) -> None:
-    """values *= mask, values (n,), whose elements of the draw are first, first + 1, ..."""
+    """values (n,) *= mask, where the numbers of the elements in the draw are first, first + 1,
+    ..."""
     for i in range(values.shape[0]):
         values[i] *= kept(first + i, key, threshold)
 
@@ -53,9 +56,10 @@ def drop(values: Array, key: Any, threshold: Any, first: int) -> None:
 def drop_unit(
     values: Array, key: Any, threshold: Any, places: Array, width: int, unit: int
 ) -> None:
-    """values *= mask, values (n,) of one unit of a layer of that width.
+    """values (n,) *= mask, the values of one unit of a layer with `width` units.
 
-    places: (n,) of the examples in the minibatch, whose draw has an element for each unit of each.
+    places: (n,), the numbers of the examples in the minibatch. The draw has width elements for
+    each.
     """
     for i in range(values.shape[0]):
         values[i] *= kept(places[i] * width + unit, key, threshold)

@@ -1,10 +1,11 @@
 """Kernels for NumPy arrays that Numba compiles: a chain of elementwise operations in one pass.
 
-They are serial: threads of Numba's own beside those of the BLAS, which spin for a while after each
-product, made a step ten times slower. What they cost beside the products of all processors is
-why there are whole epochs in `numba/epoch.py`, on threads that do everything; here are the kernels
-for all that such an epoch does not know. Matrix products stay with NumPy. The compiled code is kept
-on disk by Numba.
+They are serial: the threads of the BLAS spin for a while after each product, and Numba's threads at
+the same time made a step ten times slower. Since serial passes cost time when products use all
+processors, `numba/epoch.py` has whole epochs whose threads compute everything. The kernels here
+serve all runs that such an epoch does not support. Matrix products stay with NumPy.
+Shapes: Z, A, dA (B, H), b and db (1, H), params (P,). `add_bias` and `add_bias_relu` compute A =
+g(Z + b) in Z; `sum_rows` and `derive_relu` compute dZ = dA g'(Z) in dA, and db.
 """
 
 from collections.abc import Callable
@@ -25,12 +26,12 @@ from nnaccel.typing import Array
 
 
 def kernels(precision: str = "float32") -> dict[Callable, Callable]:
-    """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
+    """A new set of kernels with their own workspace, as the entries of an `Ops`."""
     return FastWorkspace(precision).kernels()
 
 
 class FastWorkspace(Workspace):
-    """The workspace of the NumPy kernels, with Numba for what is elementwise."""
+    """The workspace of the NumPy kernels, with elementwise operations compiled by Numba."""
 
     def kernels(self) -> dict[Callable, Callable]:
         return super().kernels() | {l2_penalty: l2_penalty_fast}
@@ -57,7 +58,7 @@ class FastWorkspace(Workspace):
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
     ) -> tuple[Array, Array]:
-        """Twin of `losses.softmax_cross_entropy` for class numbers and float32."""
+        """Twin of `losses.softmax_cross_entropy` for class numbers Y (B,) and float32."""
         if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2 or Z.dtype != np.float32:
             return super().softmax_cross_entropy(Z, Y, weights, label_smoothing)
         if not Z.size:
@@ -78,7 +79,7 @@ class FastWorkspace(Workspace):
         correction_2: Array,
         epsilon: float,
     ) -> tuple[Array, Array, Array]:
-        """Twin of `optimizers.adam_update`, in one pass."""
+        """Twin of `optimizers.adam_update`, in one pass over vectors (P,), in place."""
         if params.ndim > 1:
             corrections = correction_1, correction_2
             return super().adam(params, grads, mu, nu, rate, beta_1, beta_2, *corrections, epsilon)
@@ -99,8 +100,8 @@ class FastWorkspace(Workspace):
         return params, mu, nu
 
 
-# Examples are rows here, as NumPy's products leave them, and columns in `activations.py` and
-# `losses.py`: the inner loop runs over units and not over examples, so those loops do not serve.
+# Examples are rows here, the layout of NumPy's products, and columns in `activations.py` and
+# `losses.py`. The inner loop runs over units here and over examples there.
 
 
 @compiled
@@ -141,7 +142,8 @@ def derive_relu(dA: Array, A: Array, db: Array) -> None:
 
 @compiled
 def shorten(x: Array, y: Array, n: int) -> None:
-    """The bits y of x without its last n digits, rounded; infinities and NaN stay."""
+    """y = the bits x (N, D) of float32 numbers rounded to n binary digits fewer, uint32. Infinity
+    and NaN stay."""
     one, last, exponent = np.uint32(1), np.uint32(n), np.uint32(0x7F800000)
     half, kept = np.uint32((one << (last - one)) - one), np.uint32(~((one << last) - one))
     for i in range(x.shape[0]):
@@ -168,7 +170,7 @@ FAINTEST = softmax_floor(np.float32)[1]
 
 @compiled
 def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
-    """The loss; P becomes dZ."""
+    """The loss in nats; P becomes dZ.   Z, P: (B, K).   Y: class numbers (B,).   weights: (B,)."""
     N, K = Z.shape
     zero, total = np.float32(0), np.float32(0)
     for i in range(N):
@@ -199,7 +201,8 @@ def cross_entropy(Z: Array, Y: Array, weights: Array | None, P: Array) -> Any:
 def l2_penalty_fast(
     value: Array, grads: Array, params: Array, l2: Any, n_weights: int
 ) -> tuple[Array, Array]:
-    """Twin of `network.l2_penalty`, in one pass."""
+    """Twin of `network.l2_penalty`, in one pass over vectors (P,). It adds the gradient to
+    grads."""
     if params.ndim > 1:
         return l2_penalty_in_place(value, grads, params, l2, n_weights)
     number = params.dtype.type

@@ -1,9 +1,9 @@
-"""Fused epochs in compiled code, on as many threads as the BLAS would take.
+"""Fused epochs in compiled code, on as many threads as the BLAS would use.
 
-The steps of `numba/step.py` follow each other without calls of Python and NumPy, which take as long
-as the products of a small network. A large network is trained by a team of threads, each with a
-BLAS of one thread. So elementwise work is parallel too, which beside a BLAS with threads of its own
-it could not be. Several networks are trained beside each other, each by one thread.
+The steps of `numba/step.py` run without calls of Python and NumPy, which take as long as the
+products of a small network. A team of threads trains a large network, each thread with a BLAS of
+one thread. So elementwise operations are parallel too, which would slow down a BLAS with its own
+threads. Several networks are trained side by side, each by one thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,23 +52,24 @@ from nnaccel.maths.network import layout
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array
 
-# Limits of one call of compiled code: multiplications, about 0.1 s of them, since Ctrl-C waits for
-# its end, and logits, which are kept for a metric.
+# Limits of one call of compiled code: multiplications, about 0.1 s, since Ctrl-C waits for the end
+# of a call, and logits, which are kept for a metric.
 WORK = 20_000_000_000
 LOGITS = 2**22
 
-# Multiplications of an epoch that a thread is worth: half a millisecond of them or more. To start
-# it takes a tenth of that.
+# Multiplications of an epoch that repay one more thread: half a millisecond or more. Starting a
+# thread takes a tenth of that.
 WORTH = 20_000_000
 
-Call = Callable[..., None]  # of function(rank, size, barrier, *args), given (function, size, *args)
+Call = Callable[..., None]  # (function, size, *args): calls function(rank, size, barrier, *args)
 
 
 def compiled_epoch(run: Run) -> FusedEpoch:
-    """The epoch of a run in compiled code; NotSupported for other layers, activations and losses.
+    """The epoch of a run in compiled code. Raises NotSupported for other layers, activations and
+    losses.
 
-    The epoch itself refuses other types, and large networks where the BLAS cannot be limited to
-    one thread.
+    The epoch itself raises it for other types, and for large networks where the BLAS cannot be
+    limited to one thread.
     """
     network, batch_size = run.network, run.batch_size
     known = plan_of(run, ACTIVATIONS, dropout=True, encoding=True)
@@ -76,7 +77,7 @@ def compiled_epoch(run: Run) -> FusedEpoch:
     n_weights = layout(network).n_weights
     interpolated = not known.rates[0] and repays(known.bins, batch_size)
     members = threads_for(network, batch_size)
-    # The metric of somebody else may want the logits of all examples, whatever their weights.
+    # A user's own metric may read the logits of all examples, those of weight 0 too.
     weighs_short = run.short_batch == "weighted"
     weighs = run.metric is None or metrics.is_own(run.metric, run.loss)
 
@@ -104,13 +105,16 @@ def compiled_epoch(run: Run) -> FusedEpoch:
         each = [*scalars] if scalars.ndim == 3 else [scalars] * len(networks)
         records: list[dict[int, Array]] = [{} for _ in networks]
 
-        def go(space: Array, k: int, span: range, call: Call, size: int = 1) -> Iterator[None]:
-            """Trains network k the steps of `span`, some of them each time."""
+        def train_steps(
+            space: Array, k: int, span: range, call: Call, size: int = 1
+        ) -> Iterator[None]:
+            """Trains network k for the steps of `span`, some of them per iteration, in `space`
+            (floats)."""
             layers, encoding, _ = memory
             adam, examples, weights = networks[k]
             leave_out = weighs and bool((examples.weights == 0).any())
             for part in calls(known, batch_size, span, run.metric is not None):
-                # A copy, since code for it and for a part of it, which a step makes, is the same.
+                # A copy: its type is that of its slices in a step, so Numba compiles one version.
                 index = np.array(order[part.start * batch_size : part.stop * batch_size], np.int64)
                 now = slice(part.start, part.stop)
                 steps = Steps(index, batch_size, each[k][now], keys[now], leave_out, weighs_short)
@@ -130,22 +134,22 @@ def compiled_epoch(run: Run) -> FusedEpoch:
         K = len(networks)
         with one_thread() if members > 1 or K > 1 else nullcontext(1) as threads:
             if not threads and members > 1:
-                # Each member would have as many threads of the BLAS again.
+                # Otherwise each thread of the team would start the threads of the BLAS again.
                 raise NotSupported("threadpoolctl, which limits the threads of the BLAS, is absent")
             team = max(1, min(threads, members))
-            beside = threads_beside(known, order.shape[0], K, threads)
-            memory = memory_of(dtype, beside)
+            n_threads = threads_side_by_side(known, order.shape[0], K, threads)
+            memory = memory_of(dtype, n_threads)
             spaces = memory[-1]
-            if K == 1 or beside == 1 or team > 2 * K:  # a team would use threads that stay idle
+            if K == 1 or n_threads == 1 or team > 2 * K:  # a team uses threads that would stay idle
                 for k in range(K):
-                    for _ in go(spaces[0], k, range(n_steps), run_parallel, team):
+                    for _ in train_steps(spaces[0], k, range(n_steps), run_parallel, team):
                         pass
             else:
 
                 def on_thread(rank: int, k: int, span: range) -> Iterator[None]:
-                    return go(spaces[rank], k, span, in_this_thread)
+                    return train_steps(spaces[rank], k, span, in_this_thread)
 
-                run_parallel(train_share, beside, n_steps, Progress(K, beside), on_thread)
+                run_parallel(train_share, n_threads, n_steps, Progress(K, n_threads), on_thread)
         done = [np.concatenate([record[at] for at in sorted(record)]) for record in records]
         after = State(state.step + n_steps, state.slots)
         return params, after, done[0] if params.ndim == 1 else np.stack(done, axis=-1)
@@ -156,15 +160,16 @@ def compiled_epoch(run: Run) -> FusedEpoch:
 
 
 class Trained(NamedTuple):
-    """One of the networks that are trained at once."""
+    """One of the networks that are trained at the same time."""
 
     adam: Adam
     examples: Examples
-    weights: Array | None  # (N,), of its examples
+    weights: Array | None  # (N,), of its examples, or None, or None
 
 
 def networks_of(params: Array, state: State, data: Any, plan: Plan, rules: Rules) -> list[Trained]:
-    """The network of params (P,), or those of params (K, P): views of the same memory."""
+    """The network of params (P,), or the K networks of params (K, P), as views of the same
+    memory."""
     number = params.dtype.type
     numbers = number(rules.beta_1), number(rules.beta_2), np.finfo(params.dtype).tiny
     examples, (mu, nu) = examples_of(data, plan, params.dtype), state.slots
@@ -178,8 +183,8 @@ def networks_of(params: Array, state: State, data: Any, plan: Plan, rules: Rules
     return found
 
 
-def threads_beside(plan: Plan, N: int, n_networks: int, threads: int) -> int:
-    """How many of these threads have work where each trains networks of its own."""
+def threads_side_by_side(plan: Plan, N: int, n_networks: int, threads: int) -> int:
+    """How many of `threads` have work if each trains its own networks on N examples."""
     work = 3 * N * n_networks * sum(D * H for D, H in pairwise(plan.sizes))
     return max(1, min(threads, n_networks, work // WORTH))
 
@@ -190,7 +195,7 @@ def in_this_thread(function: Callable[..., None], size: int, *args: Any) -> None
 
 
 def layers_of(plan: Plan, width: int, n_weights: int, dtype: Any) -> Array:
-    """The plan as a table (L + 1,) of `layer_type`.   width: of the input as examples have it."""
+    """The plan as a table (L + 1,) of `layer_type`.   width: of the gathered input."""
     sizes = np.array(plan.sizes)
     before = np.cumsum([0, padded(width), *sizes[1:]])
     keep = 1.0 - np.array([*plan.rates, 0.0])
@@ -208,7 +213,7 @@ def layers_of(plan: Plan, width: int, n_weights: int, dtype: Any) -> Array:
 
 
 def examples_of(data: Any, plan: Plan, dtype: Any) -> Examples:
-    """The data set in arrays of few types, since compiling takes seconds for each combination: a
+    """The data set in arrays of few types, since compiling takes seconds for each combination. Each
     dtype has two, the second for images of bytes."""
     X, Y, weights = data
     weights = None if weights is None or weights.ndim > 1 else weights  # each network has its own
@@ -228,7 +233,7 @@ def weights_of(weights: Array | None, dtype: Any) -> Array:
 
 
 def calls(plan: Plan, batch_size: int, span: range, logits: bool) -> Iterator[range]:
-    """The steps of `span`, those of one call after the other; logits: whether they are kept."""
+    """Splits the steps of `span` into ranges, one per call.   logits: whether they are kept."""
     weights = sum(D * H for D, H in pairwise(plan.sizes))
     most = WORK // (3 * batch_size * weights)
     if logits:
@@ -239,7 +244,8 @@ def calls(plan: Plan, batch_size: int, span: range, logits: bool) -> Iterator[ra
 
 
 def fixed(values: Any, dtype: Any, ndim: int) -> Array:
-    """An array of that type without gaps and read-only, which an array of any user can be."""
+    """A contiguous, read-only array of that dtype and number of axes. Any user's array can become
+    one."""
     array = np.ascontiguousarray(values, dtype)
     array = array.view() if array.ndim == ndim else array.reshape((0,) * ndim)
     array.flags.writeable = False
@@ -259,7 +265,7 @@ def train(
     state: Adam,
     buffers: Buffers,
 ) -> None:
-    """Trains in place, as member `rank` of a team of that size that shares all arrays."""
+    """Trains in place, as member `rank` of a team of `size` threads that share all arrays."""
     team, N = Member(rank, size, barrier), steps.order.shape[0]
     number = state.params.dtype.type
     own = own_memory(layers, encoding, state.params.dtype, steps.batch_size, size)

@@ -1,8 +1,8 @@
 """Gathers the examples of a minibatch in compiled code, with prefetch.
 
 An epoch visits examples in random order. Where the data set is larger than a cache, a small network
-waits longer for them than it computes. Their piecewise linear encoding is made here too: there is
-never more of it than that of a minibatch.
+waits longer for them than it computes. The piecewise linear encoding of a minibatch is computed
+here too, so the encoding of the whole data set is never in memory.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from nnaccel.kernels.numba.jit import compiled
 from nnaccel.maths.layers.piecewise_linear import Bins
 from nnaccel.typing import Array
 
-LINES = 4  # cache lines to prefetch of an example; the processor itself prefetches the rest
+LINES = 4  # cache lines of an example to prefetch; the processor prefetches the rest
 AHEAD = 8  # examples between prefetch and use
 
 # Inputs up to which an example becomes a column: 2-4-2 then takes 0.8 of the time of rows.
@@ -22,20 +22,20 @@ NARROW = 15
 
 
 class Encoding(NamedTuple):
-    """The bins of the piecewise linear encoding, those of one input side by side.
+    """The bins of the piecewise linear encoding, with those of one input next to each other.
 
-    F inputs have bins; none: there is no encoding.
+    F inputs have bins; F = 0: there is no encoding.
     """
 
-    inputs: Array  # (F,), which inputs these are
-    begins: Array  # (F + 1,), where the bins of each begin
-    low: Array  # (n_bins,), the lower edges
-    slope: Array  # (n_bins,), 1 / width
-    interpolated: bool  # whether the first layer goes without it, see `interpolation.py`
+    inputs: Array  # (F,), the numbers of these inputs
+    begins: Array  # (F + 1,), the first bin of each, and n_bins
+    low: Array  # (n_bins,), the lower edges, in units of X, in units of X
+    slope: Array  # (n_bins,), 1 / width of each bin of each bin
+    interpolated: bool  # whether the first layer interpolates, see `interpolation.py`
 
 
 def encoding_of(bins: Bins | None, dtype: Any, *, interpolated: bool = False) -> Encoding:
-    """The encoding by these bins."""
+    """The encoding with these bins; None: without any."""
     of, low, slope = ((), (), ()) if bins is None else bins
     inputs = np.unique(np.array(of, np.int64))
     begins = np.append(np.searchsorted(of, inputs), len(of)).astype(np.int64)
@@ -70,9 +70,9 @@ def columns(X: Array, index: Array, to: Array) -> None:
 
 @compiled
 def encode(encoding: Encoding, to: Array) -> None:
-    """Appends to each example in `to` (n, D + n_bins), whose first D columns are X, its encoding.
+    """Writes the encoding of each example into the last n_bins columns of `to` (n, D + n_bins).
 
-    NaN stays NaN, as no comparison with it holds.
+    The first D columns hold X. NaN stays NaN, since every comparison with it is false.
     """
     inputs, begins, low, slope, _ = encoding
     number = to.dtype.type

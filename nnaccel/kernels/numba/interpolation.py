@@ -1,18 +1,19 @@
-"""The first dense layer after a piecewise linear encoding, without the encoded examples.
+"""The first dense layer after a piecewise linear encoding, computed without the encoded examples.
 
-Of a number in bin t the encoding is 1 for the bins below, the share f of bin t, and 0 for those
-above. Its product with the rows of W of its T bins is C_t + f W_t, where C_t is the sum of the rows
-below bin t: it is linear between the edges of the bins, where it is C_0 = 0, C_1, ..., C_T. So it
-is interpolated, (1 - f) C_t + f C_(t+1), with sums that are made once a step. Backwards each
-example adds (1 - f) dZ to dC_t and f dZ to dC_(t+1), and dW_t is the sum of all dC above edge t.
+The encoding of a number in bin t is 1 for the bins below t, the share f for bin t, and 0 for the
+bins above. Its product with the T rows of W is C_t + f W_t, where C_t is the sum of the rows below
+bin t. The product is linear between the edges of the bins, and at the edges it is C_0 = 0, C_1,
+..., C_T. So it is interpolated, (1 - f) C_t + f C_(t+1), with sums C that are computed once a step.
+In the backward pass each example adds (1 - f) dZ to dC_t and f dZ to dC_(t+1), and dW_t is the sum
+of all dC above edge t.
 
-These are the same sums in another order, no approximation. In float32 those over the bins of one
-number, 64 in the table learner, round no more than the product does over the bins of all numbers.
-An example takes two multiplications for each number and unit instead of T; what W takes does not
-depend on the examples.
+These are the same sums in another order, not an approximation. In float32 the sums over the bins of
+one number, 64 in the table learner, round no more than the product over the bins of all numbers. An
+example takes two multiplications per number and unit instead of T; the cost of C does not depend on
+the examples.
 
-Each member of a team has units of its own, of all examples, and their columns of W. Examples are
-rows here, and members add rows of C to them.
+Each member of a team computes some units for all examples, with their columns of W. Examples are
+rows here, to which members add rows of C.
 """
 
 from typing import Any, NamedTuple
@@ -26,9 +27,9 @@ from nnaccel.kernels.numba.updates import Adam, Numbers, update_weights
 from nnaccel.maths.layers.piecewise_linear import Bins
 from nnaccel.typing import Array
 
-# What a bin, an example, and each of its inputs with bins cost for a unit, in multiplications
-# of a product: twice what they were on an AMD EPYC (Zen 4), since products may be that much faster
-# on another processor.
+# The costs per unit of a bin, of an example, and of each of its inputs with bins, in
+# multiplications of a matrix product. They are twice the costs on an AMD EPYC (Zen 4), since
+# products may be that much faster on another processor.
 BIN, EXAMPLE, INPUT = 16, 140, 24
 TILE = 16  # rows and columns that are transposed together
 
@@ -36,19 +37,19 @@ TILE = 16  # rows and columns that are transposed together
 class Located(NamedTuple):
     """Where the examples of a minibatch are among the edges of the F inputs that have bins."""
 
-    bins: Array  # (F, B), the bin t that each is in
-    shares: Array  # (F, B), and how far it has come there
+    bins: Array  # (F, B), the bin t of each number
+    shares: Array  # (F, B), the share f of that bin, from 0 to 1
 
 
 class Scratch(NamedTuple):
-    """Memory of a member, for its n units."""
+    """Scratch memory of a member, for its n units."""
 
     C: Array  # ((T + 1) n,), T of the input with most bins
     rows: Array  # (B, n)
 
 
 def repays(bins: Bins | None, batch_size: int) -> bool:
-    """Whether a step by interpolation costs less than one by products, forwards and of dW."""
+    """Whether interpolation costs less than products, in the forward pass and for dW."""
     if bins is None:
         return False
     n_bins, F = len(bins.of), len(set(bins.of))
@@ -56,14 +57,15 @@ def repays(bins: Bins | None, batch_size: int) -> bool:
 
 
 def located_for(encoding: Encoding, batch_size: int) -> Located:
-    """Memory for what all members of a team share."""
+    """Memory for the bins and shares, which all members of a team use."""
     shape = (len(encoding.inputs), batch_size) if encoding.interpolated else (0, 0)
     return Located(np.empty(shape, np.int32), np.empty(shape, encoding.low.dtype))
 
 
 @compiled
 def scratch_for(encoding: Encoding, dtype: Any, batch_size: int, n: int) -> Scratch:
-    """Allocates what a member needs for n units and minibatches of that size."""
+    """Allocates the scratch memory of a member with n units, for minibatches of batch_size
+    examples."""
     if not encoding.interpolated:
         return Scratch(np.empty(0, dtype), np.empty((0, 0), dtype))
     most = 0
@@ -74,9 +76,10 @@ def scratch_for(encoding: Encoding, dtype: Any, batch_size: int, n: int) -> Scra
 
 @compiled
 def locate(encoding: Encoding, x: Array, first: int, last: int, located: Located) -> None:
-    """Finds the bins and shares of the examples first, ..., last of x (D, B), one a column.
+    """Finds the bins and shares of the examples from first to before last of x (D, B), one per
+    column.
 
-    NaN has a share of NaN, as no comparison with it holds.
+    NaN has a share of NaN, since every comparison with it is false.
     """
     number = x.dtype.type
     one, zero = number(1), number(0)
@@ -99,7 +102,7 @@ def interpolate(
     encoding: Encoding, located: Located, scratch: Scratch, W: Array, Z: Array,
     units: Range, examples: Range,
 ) -> None:  # fmt: skip
-    """Z += the product of the encoding with W, for a range of units and of examples.
+    """Z += the product of the encoding with W, for a range of units and a range of examples.
 
     W: (n_bins, H), the rows of the bins.   Z: (H, B or more).
     """
@@ -132,7 +135,8 @@ def update_bins(
     encoding: Encoding, located: Located, scratch: Scratch, dZ: Array, B: int,
     state: Adam, at_W: int, numbers: Numbers, units: Range,
 ) -> Any:  # fmt: skip
-    """Updates the rows of W of the bins, for a range of units; returns their part of the penalty.
+    """Updates the rows of W that belong to bins, for a range of units. Returns their part of the L2
+    penalty.
 
     dZ: (H, B or more).   at_W: where these rows begin in the parameters.
     """
@@ -143,7 +147,7 @@ def update_bins(
         begin, stop = encoding.begins[f], encoding.begins[f + 1]
         dC = scratch.C[: (stop - begin + 1) * n].reshape(stop - begin + 1, n)
         sum_above(located.bins[f], located.shares[f], scratch.rows, B, dC)
-        n_rows = stop - begin if n == H else 1  # all rows, where there is no gap between them
+        n_rows = stop - begin if n == H else 1  # all rows at once, if they are contiguous
         for t in range(begin, stop, n_rows):
             first = (t - begin + 1) * n
             dW = scratch.C[first : first + n_rows * n]
@@ -164,9 +168,9 @@ def transpose(dZ: Array, rows: Array, units: Range, B: int) -> None:
 
 @compiled
 def sum_above(bins: Array, shares: Array, rows: Array, B: int, dC: Array) -> None:
-    """dC (T + 1, n) = the sums of what examples add to each edge and to those above it.
+    """dC (T + 1, n) = for each edge, the sum of what examples add to it and to the edges above it.
 
-    bins, shares: (B,) of one input.   rows: dZ^T (B, n).   What is above edge 0 is not summed.
+    bins, shares: (B,) of one input.   rows: dZ^T (B, n).   The sum for edge 0 is left out.
     """
     number, (n_edges, n) = dC.dtype.type, dC.shape
     dC[:] = number(0)

@@ -1,4 +1,4 @@
-"""Machine instructions without a Python expression, as functions of compiled code."""
+"""Machine instructions that have no Python expression, as functions for compiled code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,21 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i386", "i586", "i686", "amd64"))
-LINE = 64  # bytes that come from memory together
-FLUSH = 0x8040  # the bits of its mode for denormal numbers read as 0 and written as 0
+LINE = 64  # bytes of a cache line
+FLUSH = 0x8040  # bits of x86's MXCSR register: denormal numbers are read as 0 and written as 0
 
 
 def llvm_intrinsic(function: Callable[..., Any]) -> Any:
-    """Numba's `intrinsic`: a function of compiled code, from one that generates its instructions
-    and has a parameter more."""
+    """Numba's `intrinsic`: makes a function for compiled code from one that generates its
+    instructions and has an additional first parameter."""
     return intrinsic(function)
 
 
 def register_symbol(name: str, address: Any) -> None:
-    """Lets compiled code call the function of C at that address.
+    """Lets compiled code call the C function at that address.
 
-    By its name, since what Numba has kept on the disk is for other processes too, where it is at
-    another address.
+    Compiled code refers to it by name, since code kept on the disk also serves other processes,
+    where the address differs.
     """
     llvmlite.binding.add_symbol(name, address)
 
@@ -69,10 +69,12 @@ def atomic_load(typing: Any, array: Any, i: Any) -> Any:
 
 @llvm_intrinsic
 def denormals_as_zero(typing: Any) -> Any:
-    """Has this thread take denormal numbers for 0; gives what `floating_point` takes to undo it.
+    """Makes this thread treat denormal numbers as 0. Returns the former mode, which
+    `floating_point` restores.
 
-    An x86 processor takes a hundred times as long for each, and gradients of a network that has
-    learned its examples are full of them. Other processors are left as they are: they do not mind.
+    Arithmetic with denormal numbers takes an x86 processor a hundred times as long, and the
+    gradients of a network that has learned its examples are full of them. Other processors are not
+    slowed down, so their mode stays.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -108,7 +110,7 @@ def _control(builder: Any, instruction: str, word: Any) -> None:
 
 
 def place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> Any:
-    """Where the element of an array of that type is."""
+    """The address of an element of an array of that type."""
     made = context.make_array(kind)(context, builder, array)
     return cgutils.get_item_pointer(context, builder, kind, made, index)
 

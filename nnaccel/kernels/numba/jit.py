@@ -1,4 +1,4 @@
-"""How functions are compiled: the floating-point flags, the cache on disk, inlining."""
+"""Compiles functions with the project's floating-point flags, cache on disk, and inlining."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +7,19 @@ from numba import njit
 
 from nnaccel.kernels.numba.cache import SourceKeyedCache, tell
 
-# Sums in any order and fused multiply-add, but NaN and infinity keep their meaning: training
-# that diverges must show.
+# Sums may be reordered and multiply-adds fused, but NaN and infinity keep their meaning, so that
+# diverging training shows.
 RELAXED = {"contract", "reassoc", "nsz", "arcp"}
-IN_ORDER = RELAXED - {"reassoc"}  # for sums in which digits cancel on purpose
+IN_ORDER = RELAXED - {"reassoc"}  # for sums in which digits cancel by design
 
 
 def compiled(function: Callable, **options: Any) -> Any:
-    """The function compiled at its first call, with a cache on disk where one can be written."""
+    """The function, compiled at its first call, with a cache on disk if one can be written."""
     options = {
         "fastmath": RELAXED,
         "error_model": "numpy",
         "nogil": True,
-        "no_cfunc_wrapper": True,  # an entry for C, which nobody calls
+        "no_cfunc_wrapper": True,  # leaves out an entry for C, which is never called
     } | options
     dispatcher: Any = njit(**options)(function)
     try:
@@ -30,8 +30,8 @@ def compiled(function: Callable, **options: Any) -> Any:
 
 
 def inlined(function: Callable) -> Any:
-    """The function as a part of its caller, for a part that has one caller.
+    """The function inlined into its caller, for a function with one caller.
 
-    A compiled function is optimised once for itself and once more in each of its callers.
+    A compiled function is optimised once by itself and once more in each of its callers.
     """
     return compiled(function, inline="always")

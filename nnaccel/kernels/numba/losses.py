@@ -1,8 +1,9 @@
 """Losses in compiled code, in the layout of the notes: the value and dZ of n examples.
 
-Z, dZ: (K, B), of which the columns from `first` up to `last` are read and written, n of them.
-Y: (K, n) or wider.   share: (n,) or longer, the weights of the examples divided by the size
-of the minibatch.   scratch: (n,) or longer.
+Z, dZ: (K, B), of which the n columns from `first` to before `last` are read and written. Y: (K, n)
+or wider.   share: (n,) or longer, the weights of the examples divided by the size of the minibatch.
+scratch: (n,) or longer.
+Each function returns the sum of the weighted losses, in the units of the loss.
 """
 
 from typing import Any
@@ -90,6 +91,7 @@ def squared_error(Z: Array, Y: Array, share: Array, dZ: Array, first: int, last:
 
 @compiled
 def copy(values: Array, to: Array) -> None:
-    """to = values, longer or as long: a loop that is vectorised in a function of its own alone."""
+    """to = values (n,), where `to` may be longer. LLVM vectorises this loop only in a separate
+    function."""
     for i in range(values.shape[0]):
         to[i] = values[i]

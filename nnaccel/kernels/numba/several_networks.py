@@ -1,7 +1,7 @@
-"""Several networks on several threads, each of which trains networks of its own.
+"""Trains several networks on several threads, where each thread has its own networks.
 
-They have nothing to do with each other. So no thread waits for another one in a step, as the
-members of a team do, and each network has the bits that it has alone on one thread.
+The networks are independent. So no thread waits for another one in a step, unlike the members of a
+team, and each network has the bits that it has alone on one thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,22 +10,23 @@ from threading import Event
 from nnaccel.kernels.numba.thread_team import barrier_wait
 from nnaccel.typing import Array
 
-WAIT = 0.01  # seconds between two looks at whether another thread has failed
+WAIT = 0.01  # seconds between two checks whether another thread has failed
 
-# (rank, network, steps) -> an iterator that trains some of these steps each time.
+# (rank, network, steps) -> an iterator that trains some of these steps per iteration.
 Train = Callable[[int, int, range], Iterator[None]]
 
 
 class Progress:
-    """What the threads tell each other. They wait in Python, so that Ctrl-C need not."""
+    """The events that threads signal to each other. Threads wait in Python, so that Ctrl-C is
+    handled at once."""
 
     def __init__(self, n_networks: int, size: int) -> None:
-        self.begun = [Event() for _ in range(n_networks)]  # whose first steps are done
-        self.ended = [Event() for _ in range(size)]  # the threads that have done all
+        self.begun = [Event() for _ in range(n_networks)]  # networks whose first steps are done
+        self.ended = [Event() for _ in range(size)]  # threads that have finished
         self.failed = Event()
 
     def wait_for(self, event: Event) -> bool:
-        """Waits for an event; False where a thread has failed before."""
+        """Waits for an event; False if a thread fails before it."""
         while not event.wait(WAIT):
             if self.failed.is_set():
                 return False
@@ -35,10 +36,9 @@ class Progress:
 def train_share(
     rank: int, size: int, barrier: Array, n_steps: int, progress: Progress, train: Train
 ) -> None:
-    """Trains the share of one of `size` threads in n_steps steps of each network.
+    """Trains the share of thread `rank` of `size` in n_steps steps of each network.
 
-    It returns early where another thread has failed or was interrupted. The first thread returns
-    last.
+    It returns early if another thread fails or is interrupted. The first thread returns last.
     """
     if not barrier_wait(barrier, size):  # one could not be started
         return
@@ -59,11 +59,12 @@ def train_share(
 
 
 def shares(n_networks: int, n_steps: int, rank: int, size: int) -> list[tuple[int, range]]:
-    """The networks of one of `size` threads and the steps of each, in the order of training.
+    """The networks of thread `rank` of `size` and the steps of each, in the order of training.
 
-    All threads have as many steps, to within one. Two neighbours share a network where it must be:
-    one trains its first steps before anything else, and the other one its last steps in the end.
-    That these are later is sure where there are as many networks as threads.
+    The numbers of steps of two threads differ by one at most. Where threads have to share a
+    network, one trains its first steps before anything else, and its neighbour trains the last
+    steps at the end. With at least as many networks as threads, the last steps certainly come
+    later.
     Source: McNaughton (1959), "Scheduling with deadlines and loss functions".
     """
     total = n_networks * n_steps

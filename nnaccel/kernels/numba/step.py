@@ -1,18 +1,19 @@
-"""One training step in compiled code, as member `rank` of a team of threads.
+"""One training step in compiled code, as one member of a team of threads runs it.
 
-Gather, forward, loss, backward and update. Each member computes some units of every layer and some
-rows of every dW with their update. A barrier follows wherever a member reads what another has
-written, 2 L + 1 times a step.
+A step is gather, forward, loss, backward and update. Each member computes some units of every layer
+and some rows of every dW with their update. A barrier precedes every read of values that another
+member has written, 2 L + 1 times a step for L layers.
 
-Arrays are in the layout of the notes, one column an example, so that the units of a member are
-contiguous. Only examples of many inputs stay rows, as in the data set.
+Arrays have the layout of the notes, A (H, B) with one example per column, so that the units of a
+member are contiguous. Only examples with many inputs stay rows, as in the data set.
 
-Examples of weight 0 add nothing to a gradient: where steps leave them out, a minibatch is the
-others, which still are so many shares of all and keep their places in the draws of dropout.
+Examples of weight 0 add nothing to a gradient, and steps may leave them out. The minibatch then
+consists of the B other examples. The mean is still over all examples, and each keeps its place in
+the draws of dropout.
 
-Zeros are `np.int64(0)`: to Numba a literal 0 is a type of its own, for which it would compile a
-function again. Operands of products are sliced in both axes for the same reason: their type then
-says nothing of their strides.
+Zeros are `np.int64(0)`, since a literal 0 has a separate type in Numba, for which it would compile
+a function again. For the same reason operands of products are sliced in both axes: their type then
+does not depend on their strides.
 """
 
 from typing import Any, NamedTuple
@@ -41,14 +42,14 @@ VECTOR = 16  # float32 numbers in the widest vector registers
 
 
 def layer_type(dtype: Any) -> np.dtype:
-    """The type of the table of layers: a record for the input and each layer, l = 0, ..., L."""
+    """The dtype of the table of layers, a record for the input and each layer, l = 0, ..., L."""
     fields = {
-        "width": np.int64,  # of A^[l]; for the input without what is interpolated
-        "at_A": np.int64,  # where A^[l] begins in the workspace, per example
+        "width": np.int64,  # of A^[l]; of the input, without bins that are interpolated
+        "at_A": np.int64,  # start of A^[l] in the workspace, in numbers per example
         "at_dA": np.int64,
-        "at_W": np.int64,  # where W of the layer that reads A^[l] begins in the parameters
+        "at_W": np.int64,  # start in the parameters of W of the layer that reads A^[l]
         "at_b": np.int64,
-        "code": np.int64,  # of that layer's activation
+        "code": np.int64,  # the activation of that layer
         "slope": dtype,
         "threshold": np.uint32,  # of the dropout of A^[l]
         "scale": dtype,  # 1 / (1 - rate)
@@ -57,16 +58,16 @@ def layer_type(dtype: Any) -> np.dtype:
 
 
 class Examples(NamedTuple):
-    """The data set. What a run does not have is an empty array."""
+    """The data set. An empty array stands for what a run does not have."""
 
     X: Array  # (N, D)
-    labels: Array  # (N,) class numbers, or
+    labels: Array  # (N,) class numbers; else targets
     targets: Array  # (N, K)
     weights: Array  # (N,)
 
 
 class Steps(NamedTuple):
-    """The steps of one call: their examples and their numbers."""
+    """The steps of one call: their examples and their scalars."""
 
     order: Array  # (N,)
     batch_size: int
@@ -89,25 +90,25 @@ class Buffers(NamedTuple):
     space: Array  # X, A and dA of all layers
     values: Array  # (size, n_steps), the members' parts of each loss
     logits: Array  # (N, K), or (0, K) where no metric reads them
-    located: Located  # of no examples where the first layer does not interpolate
+    located: Located  # empty where the first layer does not interpolate
 
 
 class Own(NamedTuple):
     """Memory of one member."""
 
-    index: Array  # (B,) the numbers of all examples that take part
-    places: Array  # (B,) and which of the minibatch they are
+    index: Array  # (B,) the row numbers of the examples that take part
+    places: Array  # (B,) their positions in the minibatch
     Y: Array  # (K, n) targets of the member's examples
     share: Array  # (n,), the weight of each over the size of the minibatch
     scratch: Array  # (n,)
-    grads: Array  # its part of one dW
+    grads: Array  # the member's part of one dW
     of_bins: Scratch  # for the first layer where it interpolates
 
 
 class Batch(NamedTuple):
-    """A minibatch of `size` examples of the order from `start` on, B of which take part.
+    """A minibatch: `size` examples of the order from `start` on, of which B take part.
 
-    Of those the member's are first, ..., last.
+    The member's share of these runs from first to before last.
     """
 
     step: int
@@ -127,15 +128,15 @@ class Member(NamedTuple):
 
 @compiled
 def share_of(n: int, rank: int, size: int) -> tuple[int, int]:
-    """Start and stop of the member's part of n, in whole vectors of the processor."""
+    """Start and stop of the member's share of n, a multiple of the processor's vectors."""
     piece = -(-n // (VECTOR * size)) * VECTOR
     return min(n, piece * rank), min(n, piece * (rank + 1))
 
 
 @compiled
 def padded(n: int) -> int:
-    """A row length for n numbers that is no multiple of 64: a column of such rows would map to few
-    lines of the cache."""
+    """A row length of at least n that is not a multiple of 64, since a column of such rows would
+    map to few lines of the cache."""
     return n + VECTOR if n >= 128 and n % 64 == 0 else n
 
 
@@ -155,7 +156,7 @@ def total(values: Array) -> Any:
 
 @inlined
 def own_memory(layers: Array, encoding: Encoding, dtype: Any, batch_size: int, size: int) -> Own:
-    """Allocates what a member needs for minibatches of that size."""
+    """Allocates the memory of a member, for minibatches of batch_size examples."""
     zero = np.int64(0)
     n, largest = share_of(batch_size, zero, size)[1], 0
     for layer in range(layers.shape[0] - 1):
@@ -164,7 +165,7 @@ def own_memory(layers: Array, encoding: Encoding, dtype: Any, batch_size: int, s
     places = np.arange(batch_size).astype(np.uint32)
     Y = np.empty((layers[-1].width, n), dtype)
     index, grads = np.empty(batch_size, np.int64), np.empty(largest, dtype)
-    H = layers[1].width  # of which the member has all where there is no other layer
+    H = layers[1].width  # the member has all of them if there is no other layer
     n_units = H if layers.shape[0] == 2 else share_of(H, zero, size)[1]
     of_bins = scratch_for(encoding, dtype, batch_size, n_units)
     return Own(index, places, Y, np.empty(n, dtype), np.empty(n, dtype), grads, of_bins)
@@ -172,9 +173,9 @@ def own_memory(layers: Array, encoding: Encoding, dtype: Any, batch_size: int, s
 
 @compiled
 def take_part(index: Array, weights: Array, own: Own) -> int:
-    """Finds the examples of a minibatch, with the numbers in index (B,), whose weight is not 0.
+    """Finds the examples whose weight is not 0 among those in index (B,).   weights: (N,).
 
-    Returns how many there are.
+    Writes their numbers and positions into `own`, and returns how many there are.
     """
     n = 0
     for i in range(index.shape[0]):
@@ -195,10 +196,10 @@ def gather(
     space: Array,
     own: Own,
 ) -> Array:
-    """Gathers the member's examples, with the numbers in index (n,): Y and their shares for itself,
-    X for all.
+    """Gathers the member's examples in index (n,): Y and shares into `own`, X into the workspace
+    for all.
 
-    Returns X^T (D, B), encoded and with dropout as `layer` says, in the workspace.
+    Returns X^T (D, B) in the workspace, encoded and with dropout, as `layer` says.
     """
     X, number = examples.X, space.dtype.type
     n, places, key = index.shape[0], own.places, steps.keys[batch.step, 0]
@@ -248,9 +249,9 @@ def forward(
     own: Own,
     team: Member,
 ) -> bool:
-    """A = g(W^T A + b): some units of each layer, some examples of the last one.
+    """A = g(W^T A + b) for some units of each layer, and for some examples in the last layer.
 
-    False where the team was aborted.
+    x: (D, B).   params: (P,).   Returns False if the team was aborted.
     """
     L, B, A, places = layers.shape[0] - 1, batch.B, x, own.places
     for layer in range(L):
@@ -282,7 +283,8 @@ def forward(
 def loss_and_dZ(
     batch: Batch, layers: Array, steps: Steps, objective: Objective, space: Array, own: Own
 ) -> Any:
-    """The member's part of the loss, and dZ of the last layer for its examples."""
+    """Computes dZ (K, n) of the last layer for the member's examples; returns their part of the
+    loss."""
     L = layers.shape[0] - 1
     K = layers[L].width
     Z = matrix(space, batch.row * layers[L].at_A, K, batch.row)
@@ -305,7 +307,8 @@ def backward(
     batch: Batch, layers: Array, keys: Array, params: Array, space: Array, places: Array,
     team: Member,
 ) -> bool:  # fmt: skip
-    """dA = W dZ, dZ = dA g'(Z): some units of each layer.  False where the team was aborted."""
+    """dA = W dZ, dZ = dA g'(Z) for some units of each layer. Returns False if the team was
+    aborted."""
     L, B, row = layers.shape[0] - 1, batch.B, batch.row
     for layer in range(L - 1, 0, -1):
         D, H = layers[layer].width, layers[layer + 1].width
@@ -328,10 +331,10 @@ def update(
     batch: Batch, x: Array, layers: Array, encoding: Encoding, numbers: Numbers, state: Adam,
     buffers: Buffers, own: Own, team: Member,
 ) -> Any:  # fmt: skip
-    """dW = A dZ^T and Adam, some rows of each W; db = sum of dZ and Adam, some units.
+    """dW = A dZ^T and Adam for some rows of each W; db = sum of dZ and Adam for some units.
 
     No other member reads these parameters before the next step, and the gradient is still in this
-    processor's cache.   Returns the member's part of the penalty.
+    processor's cache. Returns the member's part of the L2 penalty.
     """
     params, mu, nu, beta_1, beta_2, tiny = state
     B, row, A, grads, penalty = batch.B, batch.row, x, own.grads, params.dtype.type(0)

@@ -1,4 +1,4 @@
-"""Parallel regions of compiled code, on threads that run without Python's lock, and a barrier."""
+"""Parallel regions of compiled code, on threads that release Python's lock, and a barrier."""
 
 import ctypes
 import sys
@@ -19,7 +19,7 @@ from nnaccel.kernels.numba.intrinsics import (
 from nnaccel.kernels.numba.jit import compiled
 from nnaccel.typing import Array
 
-ARRIVED, ABORTED = 0, 1  # the elements of a barrier (2,)
+ARRIVED, ABORTED = 0, 1  # indices into a barrier (2,)
 
 # Spins at the barrier before sleeping, about 0.5 ms: longer than threads normally drift apart. If
 # the others are later than that they were descheduled, so give this core away too.
@@ -27,10 +27,10 @@ SPINS = 1_000_000
 
 
 def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
-    """Calls function(rank, size, barrier, *args) in `size` threads, of which this one is rank 0.
+    """Calls function(rank, size, barrier, *args) in `size` threads, where this thread has rank 0.
 
-    Denormal numbers are 0 in all of them. The threads end with the call, so a forked child lacks
-    none. If one cannot be started, this thread runs alone: no other has passed the first barrier.
+    All of them treat denormal numbers as 0. The threads end with the call, so a fork loses none. If
+    a thread cannot be started, this thread runs alone: no other has passed the first barrier.
     """
     barrier, errors = np.zeros(2, np.int64), []
 
@@ -39,12 +39,12 @@ def run_parallel(function: Callable[..., None], size: int, *args: Any) -> None:
         try:
             function(rank, size, barrier, *args)
         finally:
-            back_to(mode)
+            restore_mode(mode)
 
     def member(rank: int) -> None:
         try:
             call(rank, size)
-        except BaseException as error:  # a MemoryError, say: the others would wait forever
+        except BaseException as error:  # such as MemoryError; the others would wait forever
             barrier[ABORTED] = 1
             errors.append(error)
 
@@ -70,12 +70,12 @@ def without_denormals() -> int:
 
 
 @compiled
-def back_to(mode: int) -> None:
+def restore_mode(mode: int) -> None:
     floating_point(mode)
 
 
 def abort(team: list[threading.Thread], barrier: Array) -> None:
-    """Ends the threads that still wait for somebody, and waits for those that do not."""
+    """Makes threads that wait at the barrier return, and waits until all threads have ended."""
     barrier[ABORTED] = 1
     for thread in team:
         if thread.ident is not None:
@@ -83,7 +83,7 @@ def abort(team: list[threading.Thread], barrier: Array) -> None:
 
 
 def _sleep_of_system() -> tuple[Any, int]:
-    """A function that sleeps, and the shortest time that it takes, in its unit."""
+    """The system's function that sleeps, and the time of a nap, in its unit."""
     if sys.platform == "win32":
         return ctypes.WinDLL("kernel32").Sleep, 1  # milliseconds
     return ctypes.CDLL(None).usleep, 50  # microseconds
@@ -96,10 +96,11 @@ nap = types.ExternalFunction("nnaccel_sleep", types.void(types.uint32))
 
 @compiled
 def barrier_wait(barrier: Array, size: int) -> bool:
-    """Waits until all members have arrived; False where the team was aborted."""
+    """Waits until all members have arrived; False if the team was aborted."""
     if size == 1:
         return True
-    # Nobody comes a second time before all have come once: whole teams have met before.
+    # No member arrives twice before all have arrived once, so the old count divided by size is the
+    # number of earlier barriers.
     all_here = (atomic_add(barrier, ARRIVED) // size + 1) * size
     for _ in range(SPINS):
         if atomic_load(barrier, ARRIVED) >= all_here:

@@ -9,7 +9,7 @@ from nnaccel.typing import Array
 
 
 class Adam(NamedTuple):
-    """The parameters with their moments, (P,), and the numbers that stay the same."""
+    """The parameters with their moments, (P,), and the constants of Adam."""
 
     params: Array
     mu: Array
@@ -20,9 +20,9 @@ class Adam(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What a step has of its own."""
+    """The scalars of one step."""
 
-    rate: Any  # Adam's, and its epsilon, with the bias corrections in them
+    rate: Any  # of Adam; rate and epsilon include the bias corrections
     epsilon: Any
     keep: Any  # the factor of weight decay
     l2: Any
@@ -30,9 +30,9 @@ class Numbers(NamedTuple):
 
 @compiled
 def update_weights(state: Adam, start: int, dW: Array, numbers: Numbers) -> Any:
-    """Updates as many weights as there are in dW (n,), from `start` on; returns their penalty.
+    """Updates n weights from `start` on with dW (n,). Returns their L2 penalty, l2 |W|^2 / 2.
 
-    dW gets the gradient of the penalty.
+    The gradient of the penalty is added to dW in place.
     """
     params, mu, nu, beta_1, beta_2, tiny = state
     rate, epsilon, keep, l2 = numbers
@@ -49,7 +49,7 @@ def update_weights(state: Adam, start: int, dW: Array, numbers: Numbers) -> Any:
 
 @compiled
 def add_penalty(dW: Array, W: Array, l2: Any) -> Any:
-    """dW += l2 W; returns |W|^2."""
+    """dW += l2 W, vectors (n,); returns |W|^2."""
     square = l2 - l2
     for i in range(W.shape[0]):
         square += W[i] * W[i]
@@ -62,11 +62,12 @@ def adam(
     params: Array, grads: Array, mu: Array, nu: Array,
     rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, tiny: Any,
 ) -> None:  # fmt: skip
-    """W := W - rate m / (sqrt(v) + epsilon), with m and v of `optimizers.adam_update`.
+    """W := W - rate m / (sqrt(v) + epsilon), with m and v of `optimizers.adam_update`, vectors
+    (n,).
 
-    rate, epsilon: with the bias corrections in them; see `dense_plan.scalars_of`.
-    Moments below `tiny`, the smallest normal number, become 0: arithmetic on denormal numbers is a
-    hundred times slower on many processors.
+    rate, epsilon: include the bias corrections, see `dense_plan.scalars_of`. Moments below `tiny`,
+    the smallest normal number, become 0: arithmetic on denormal numbers is a hundred times slower
+    on many processors.
     """
     number = params.dtype.type
     one, zero = number(1), number(0)

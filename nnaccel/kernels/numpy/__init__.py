@@ -1,1 +1,1 @@
-"""NumPy: results written where they belong, blocks that stay in the cache, few calls."""
+"""Kernels for NumPy: buffers that are used again, blocks that stay in the cache, few calls."""

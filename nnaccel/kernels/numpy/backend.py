@@ -1,4 +1,5 @@
-"""NumPy's backend: Numba's kernels where it is installed, NumPy's own, and fewer BLAS threads."""
+"""NumPy's backend: the kernels of Numba where it is installed, NumPy's own, and a limit on BLAS
+threads."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,19 +25,20 @@ from nnaccel.maths.layers import PiecewiseLinear
 from nnaccel.maths.network import Network, layout
 from nnaccel.ops import Ops
 
-PRODUCT = 4e-11  # seconds of the first layer's products, for a bin of a row and a unit
-LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with some to spare
+PRODUCT = 4e-11  # seconds of the first layer's products, per row, bin and unit
+LOADING = 0.5  # seconds to load Numba and its compiled code from the disk, with a margin
 
 
 @cache
 def has_numba() -> bool:
-    """Whether Numba is installed; looked for once, since that searches the whole path."""
+    """Whether Numba is installed. Cached, since it searches the whole path."""
     return find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
 class NumPyBackend(Definition):
-    """numba: use Numba's kernels where it is installed."""
+    """The backend of NumPy's arrays.   numba: whether to use Numba's kernels where it is
+    installed."""
 
     # Temporaries of a block stay in the cache, and its products keep all threads of the BLAS busy.
     prediction_rows: ClassVar[int] = 4096
@@ -51,7 +53,7 @@ class NumPyBackend(Definition):
                 from nnaccel.kernels.numba.elementwise import kernels
 
                 return Ops(self.xp, kernels(precision), "kernels of Numba")
-            except ImportError:  # a Numba that does not fit this NumPy says so when it is imported
+            except ImportError:  # raised by a Numba that does not support this NumPy
                 pass
         return Ops(self.xp, workspace.kernels(precision), "kernels of NumPy")
 
@@ -82,16 +84,16 @@ class NumPyBackend(Definition):
 
     @contextmanager
     def team(self) -> Iterator[int]:
-        """As many as the BLAS has threads, each with one of them."""
+        """As many threads as the BLAS has, each with a BLAS of one thread."""
         with blas_threads.one_thread() as threads:
             yield max(1, threads)
 
     def repays_loading(self, run: Run, n_steps: int) -> bool:
-        """Whether that many steps save more time with Numba than loading it takes.
+        """Whether n_steps steps save more time with Numba than loading it takes.
 
-        It saves about 40 microseconds of calls a step, or 6 beside the list of calls, and 0.7
-        nanoseconds for each parameter and each unit of an example: passes through memory. After a
-        piecewise linear encoding it does without the products with bins.
+        Per step it saves about 40 microseconds of calls, or 6 compared with the list of calls. It
+        also saves passes through memory, 0.7 nanoseconds for each parameter and for each unit of an
+        example. After a piecewise linear encoding it saves the products with bins.
         """
         few_calls = isinstance(offer("", call_list.call_list_epoch, run), FusedEpoch)
         widths = [run.network.n_inputs]

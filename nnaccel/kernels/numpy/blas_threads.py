@@ -1,9 +1,9 @@
-"""Limits the BLAS to one thread for small products, and for a team (`numba/thread_team.py`).
+"""Limits the BLAS to one thread, for small products and for a team of threads.
 
-Two threads hand over the work of a small product in about the time that it takes to do it, and on
-a machine with other things to do each hand-over may wait for a time slice of milliseconds: steps
-of a tenth of a millisecond have been seen to take twenty. The limit is a setting of the process,
-made by threadpoolctl where that is installed, for as long as an epoch lasts.
+Two threads take about as long to share a small product as one takes to compute it. On a busy
+machine each hand-over may wait for a time slice of milliseconds: steps of a tenth of a millisecond
+have taken twenty. The limit is a setting of the process. threadpoolctl, where it is installed, sets
+it while an epoch runs. The team is that of `numba/thread_team.py`.
 """
 
 import sys
@@ -20,11 +20,11 @@ from nnaccel.maths.network import Network, Slot, layout, leaves
 SMALL = 8_000_000
 
 _LIMITING = threading.Lock()
-_LEFT = threading.local()  # .threads: what the thread that has set the limit leaves to others
+_LEFT = threading.local()  # .threads: how many threads the BLAS had before this thread limited it
 
 
 def threads_for(network: Network, batch_size: int) -> int:
-    """How many threads have work in the largest product of a step."""
+    """How many threads the largest product of a step can keep busy."""
     matrices = (slot.stop - slot.start for slot in leaves(layout(network).slots, Slot))
     largest = batch_size * max(matrices, default=0)
     return max(1, 2 * largest // SMALL)
@@ -37,14 +37,14 @@ def one_is_enough(network: Network, batch_size: int) -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """One BLAS thread inside, and outside what there was before.
+    """The context in which the BLAS has one thread; it restores the former number.
 
-    Gives the number of threads that it leaves to others, which is as many as the BLAS had: 1 where
-    another Python thread has taken them, 0 where the BLAS cannot be limited.
+    Its value is the number of threads that the caller may use: as many as the BLAS had; 1 where
+    another Python thread uses them; 0 where the BLAS cannot be limited.
 
-    Only the first of several Python threads sets and lifts the limit: if each did, one could
-    restore what another had only just set, and leave the process with one thread for good. Where it
-    enters a second time, the threads are still its own.
+    Only the first of several Python threads sets and lifts the limit. If each did, one could
+    restore the limit that another had just set, and the process would keep one thread for good. A
+    thread that enters a second time keeps its threads.
     """
     controller = _controller()
     if controller is None:
@@ -65,7 +65,7 @@ def one_thread() -> Iterator[int]:
 
 
 def blas_threads() -> int:
-    """How many threads the BLAS takes now; 1 where that is not known."""
+    """How many threads the BLAS uses now; 1 where that is unknown."""
     controller = _controller()
     if controller is None:
         return 1
@@ -84,13 +84,15 @@ def blas_name() -> str:
 
 
 def _controller() -> Any:
-    """threadpoolctl's view of the loaded BLAS libraries, NumPy's and perhaps SciPy's."""
+    """threadpoolctl's controller of the loaded BLAS libraries, NumPy's and perhaps SciPy's; None
+    without it."""
     return _found("scipy.linalg.cython_blas" in sys.modules)
 
 
 @lru_cache(maxsize=2)
 def _found(scipy: bool) -> Any:
-    """Looked for once, since it takes milliseconds, and again when SciPy has brought its own."""
+    """The controller. Cached, since the search takes milliseconds; searched again once SciPy's BLAS
+    is loaded."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:

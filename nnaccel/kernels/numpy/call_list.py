@@ -1,15 +1,15 @@
-"""An epoch of a small network in as few calls of NumPy as there can be.
+"""An epoch of a small network in as few NumPy calls as possible.
 
-Where a call takes longer to begin than to compute, a step takes as long as it has calls, and the
-Python between them as long again. So the steps of an epoch are written down once, as lists of
-functions with the arrays that they read and write, and an epoch goes through the lists. These are
-short, because
+Where a call takes longer to begin than to compute, the number of calls determines the time of a
+step, and the Python between the calls doubles it. So the steps of an epoch are listed once, as
+functions with the arrays that they read and write, and an epoch runs the lists. These are short,
+because
 
-- arrays are in the layout of the notes, one column an example; what a layer reads ends with a row
-  of ones and its W with a column of biases, so that Z = W A and dW = dZ A^T are all there is;
-- some dozen minibatches are gathered at once, and their losses and metrics computed at once;
-- the next moments of all parameters are one product with a matrix of two rows, in which there is
-  room for the divisor of the mean.
+- arrays have the layout of the notes, one column an example. The input of a layer ends with a row
+  of ones and its W with a column of biases, so that Z = W A and dW = dZ A^T include the biases;
+- up to 32 minibatches are gathered at once, and their losses and metrics are computed at once;
+- the next moments of all parameters are one product with a matrix of two rows, which also divides
+  the gradient by the number of examples.
 """
 
 from functools import lru_cache
@@ -30,18 +30,18 @@ from nnaccel.maths.network import Network, layout, views
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array, Namespace
 
-# Parameters, and half the numbers of a minibatch, up to which all this is faster than a step at a
-# time, which takes more calls and fewer passes through memory.
+# Parameters plus half the numbers of a minibatch, up to which a list is faster than single steps,
+# which take more calls and fewer passes through memory.
 MOST = 50_000
 
 CHUNK = 2**20  # bytes of minibatches that are gathered at once, so that they stay in a cache
-STEPS = 32  # that they are for, at most: more do not make a step faster
-NARROW = 24  # inputs, up to which a product is so much faster for columns that they are copied
+STEPS = 32  # steps in a list, at most: more do not make a step faster
+NARROW = 24  # inputs: up to it a product with columns is faster, even though they have to be copied
 
 
 def call_list_epoch(run: Run) -> FusedEpoch:
-    """The epoch of a run as lists of calls; NotSupported for other layers, activations and losses,
-    and where it would not pay. The epoch itself refuses other types."""
+    """The epoch of a run as lists of calls. Raises NotSupported for other layers, activations and
+    losses, and where the list would not be faster. The epoch itself raises it for other types."""
     network, batch_size = run.network, run.batch_size
     plan = plan_for(run)
     check_adam(run)
@@ -66,7 +66,7 @@ def call_list_epoch(run: Run) -> FusedEpoch:
         rules = rules_of(run.optimizer, params, state, n_steps, n_weights, xp=host)
         scalars = scalars_of(rules, n_steps, params.dtype)
         if rules.shrink is not None:
-            scalars[:, 2] = rules.shrink  # of which 1 - shrink has lost digits
+            scalars[:, 2] = rules.shrink  # since 1 - (1 - shrink) would lose digits
         options = weights is not None, rules.shrink is not None, rules.beta_1, rules.beta_2
         vectors = vectors_of(params.dtype)
         vectors.read(params, state)
@@ -86,7 +86,7 @@ def call_list_epoch(run: Run) -> FusedEpoch:
 
 
 def plan_for(run: Run) -> Plan:
-    """The plan of a run that is small enough; NotSupported for any other."""
+    """The plan of a run that is small enough. Raises NotSupported for any other."""
     if not one_is_enough(run.network, run.batch_size):
         raise NotSupported("its products are large enough for several threads")
     if layout(run.network).size + run.batch_size * run.network.n_inputs / 2 > MOST:
@@ -95,11 +95,11 @@ def plan_for(run: Run) -> Plan:
 
 
 class Vectors:
-    """The parameters of a network and their moments, in the order that an epoch keeps them in.
+    """The parameters of a network and their moments, in the order of an epoch.
 
-    params: (P,), of each layer W (units, inputs) with its biases as a last column.
-    moments: two of (5, P), which take turns from step to step: the moments m and v, the gradient,
-    its square, and ones.
+    params: (P,), for each layer W (units, inputs) with its biases as a last column.
+    moments: (2, 5, P), two matrices that alternate from step to step. Their rows are the moments m
+    and v, the gradient, its square, and ones.
     """
 
     def __init__(self, network: Network, dtype: Any) -> None:
@@ -121,12 +121,12 @@ class Vectors:
         ]
 
     def read(self, params: Array, state: State) -> None:
-        """From the vectors of the library, whose weights come first."""
+        """Reads the vectors (P,) of the library, whose weights come first."""
         for mine, theirs in zip(self._all(), (params, *state.slots), strict=True):
             theirs.take(self.order, out=mine, mode="clip")
 
     def write(self, params: Array, state: State) -> None:
-        """Into the vectors of the library."""
+        """Writes the vectors (P,) of the library."""
         for mine, theirs in zip(self._all(), (params, *state.slots), strict=True):
             theirs[self.order] = mine
 
@@ -135,10 +135,11 @@ class Vectors:
 
 
 class Steps:
-    """Up to `most` steps on minibatches of B examples: their arrays, and the calls of each step.
+    """Up to `most` steps on minibatches of B examples: the arrays, and the calls of each step.
 
-    The gradient is that of the sum over examples: `rule` (2, 5) makes `share` times the mean of it,
-    and with that the next m and v of `Vectors.moments`.
+    The gradient is that of the sum over examples. `rule` (2, 5) multiplies it by share / B and
+    computes the next m and v of `Vectors.moments`. share: the factor of the mean gradient, see
+    `Run.share`.
     """
 
     def __init__(
@@ -160,20 +161,20 @@ class Steps:
         self.plan, self.vectors, self.B, self.metric = plan, vectors, B, metric
         if D <= NARROW:
             self.X = np.ones((n, D + 1, B), dtype)
-        else:  # the same, with examples one after the other in memory, as they come
+        else:  # the same shape, with each example contiguous in memory, as in the data set
             self.X = np.ones((n, B, D + 1), dtype).transpose(0, 2, 1)
         self.loss = LOSSES[plan.loss]((n, K, B), dtype)
         self.weights = np.empty((n, K, B), dtype) if weighted else None
         self.logits = np.empty((1 if metric is None else n, K, B), dtype)
-        # Of each layer its outputs with a row of ones for the next one, the gradient in them, and
-        # room for what is between two calls.
+        # For each layer its outputs with a row of ones for the next layer, the gradient in them,
+        # and scratch memory.
         self.A = [np.ones((H + 1, B), dtype) for H in units[:-1]]
         self.dA = [np.empty((H, B), dtype) for H in units]
         self.room = [np.empty((H, B), dtype) for H in units]
 
-        self.scalars = np.empty((n, 3), dtype)  # Adam's rate and epsilon, and what weights lose
-        # The last column adds the smallest normal number, which is nothing to any other: so the
-        # moments of a gradient that has become zero stay normal; `workspace.py` says why.
+        self.scalars = np.empty((n, 3), dtype)  # Adam's rate and epsilon, and the decay of weights
+        # The last column adds the smallest normal number, which rounding removes from any other. So
+        # the moments of a gradient that has become zero stay normal; `updates.py` says why.
         tiny = np.finfo(dtype).tiny
         scale = share / B
         m = beta_1, 0.0, (1.0 - beta_1) * scale, 0.0, tiny
@@ -183,12 +184,14 @@ class Steps:
         self.penalty = (B * plan.l2 * vectors.is_weight).astype(dtype) if plan.l2 else None
         self.squares = np.zeros(n, dtype)  # B l2 |W|^2
         self.between = np.empty_like(vectors.params)
-        self.calls: list[list[Call]] = []  # those of the steps that have been asked for
+        self.calls: list[list[Call]] = []  # of the steps that have run
 
     def run(self, data: Any, index: Array, scalars: Array, of_Y: Any, *, xp: Namespace) -> Array:
-        """The steps on the examples in index (n B,), with the scalars (n, 3); their records.
+        """Runs n steps on the examples in index (n B,), with the scalars (n, 3). Returns their
+        records (n,) or, with a metric, (n, 2).
 
-        data: (X, Y, weights), Y as `compact`.   of_Y: its dtype before, for the metric.
+        data: (X, Y, weights), Y as `compact` returns it.   of_Y: the dtype of Y before, for the
+        metric.
         """
         n, B, weights = scalars.shape[0], self.B, None
         self.scalars[:n] = scalars
@@ -226,7 +229,7 @@ class Steps:
         self.calls += [self._step(t) for t in range(len(self.calls), n)]
 
     def _step(self, t: int) -> list[Call]:
-        """The calls of the t-th step."""
+        """The calls of step t."""
         moments, matrices = self.vectors.moments, self.vectors.matrices
         now, after = moments[t % 2], moments[(t + 1) % 2]
         W, dW = matrices(self.vectors.params), matrices(now[2])
@@ -258,7 +261,8 @@ class Steps:
         return calls + self._update(t, now, after)
 
     def _update(self, t: int, now: Array, after: Array) -> list[Call]:
-        """The L2 penalty, decay and Adam."""
+        """The calls of the L2 penalty, weight decay and Adam, from the moments `now` to `after` (5,
+        P)."""
         params, x = self.vectors.params, self.between
         m, v, g, square = *after[:2], *now[2:4]
         rate, epsilon, amount = (self.scalars[t, i, ...] for i in range(3))

@@ -1,11 +1,12 @@
 """Formulas as sequences of NumPy calls that write into given arrays.
 
 Each is a generator of (function, arguments). `workspace.py` runs the calls; `call_list.py` lists
-them once and goes through the list in every step. The functions of the activations read and write
-arrays of any one shape; `room` is scratch memory of that shape.
+them once and runs the list in every step. The activations read and write arrays that have one
+shape, whichever it is; `room` is scratch memory of that shape, `slope` the parameter of the
+activation.
 
 Two traps of NumPy: maximum and minimum of two arrays are five times faster than those of an array
-and a number, and without the word `out` they ask whether a third array is meant.
+and a number, and they take a third array for the output only as the keyword `out`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,8 @@ def run(calls: Iterable[Call]) -> None:
 
 @lru_cache(maxsize=64)
 def constant(value: float, shape: tuple[int, ...], dtype: Any) -> Array:
-    """A read-only array of that value; shape () is faster in a call than Python's number."""
+    """A read-only array filled with a value. NumPy calls take an array () faster than Python's
+    number."""
     array = np.full(shape, value, dtype)
     array.flags.writeable = False
     return array
@@ -35,11 +37,11 @@ def constant(value: float, shape: tuple[int, ...], dtype: Any) -> Array:
 
 @lru_cache(maxsize=2)
 def softmax_floor(dtype: Any) -> tuple[Array, Array]:
-    """The least term in the sum of a softmax, and its logarithm; smaller ones are raised to it.
+    """The smallest term in the sum of a softmax, and its logarithm. Smaller terms are raised to it.
 
-    It is the square root of the smallest normal number. Without it the gradient of an example of
-    which the network is certain is denormal, or its products with weights and inputs are.
-    Rounding has long since removed a smaller term from the sum.
+    It is the square root of the smallest normal number. Without it the gradient of an example that
+    the network is certain of, or its products with weights and inputs, would be denormal. Rounding
+    removes terms of this size from the sum anyway.
     """
     log = np.full(1, 0.5 * np.log(np.finfo(dtype).tiny), dtype)
     return np.exp(log)[0], log[0]
@@ -77,7 +79,7 @@ def leaky_relu_vjp(dA: Array, A: Array, slope: float, room: Array) -> Calls:
 
 
 def positive(A: Array, room: Array) -> Calls:
-    """room := 1 where A > 0, else 0 or less: faster than a product with the booleans A > 0."""
+    """room := 1 where A > 0, else a number of at most 0. This is faster than the booleans A > 0."""
     yield np.ceil, (A, room)
     yield partial(np.minimum, out=room), (room, constant(1.0, A.shape, A.dtype))
 
@@ -116,11 +118,11 @@ ACTIVATIONS = {
 
 
 # Softmax cross-entropy of columns: Z, Y and dZ are (K, B), S is (1, B). NumPy is slow along rows of
-# few classes, so both users have an example in a column.
+# few classes, so both callers have one example per column.
 
 
 def one_hot(Y: Array, classes: Array, out: Array) -> None:
-    """out = the probabilities of class numbers Y, raised by the floor that `softmax` leaves.
+    """out = 1 for the class Y of each example and 0 for others, plus `softmax_floor`.
 
     classes: (K, 1).   Y: (..., 1, B).   out: (..., K, B).
     """
@@ -142,7 +144,8 @@ def softmax_cross_entropy(Z: Array, Y: Array, shifted: Array, S: Array, dZ: Arra
 
 
 def cross_entropies(shifted: Array, S: Array, Y: Array) -> Array:
-    """Y (log S - shifted), written over `shifted`; destroys S, and takes the floor from Y."""
+    """The losses Y (log S - shifted) in nats, (..., K, B), written over `shifted`. Overwrites S,
+    and subtracts `softmax_floor` from Y."""
     np.subtract(np.log(S, out=S), shifted, out=shifted)
     Y -= softmax_floor(Y.dtype)[0]
     shifted *= Y
@@ -150,10 +153,10 @@ def cross_entropies(shifted: Array, S: Array, Y: Array) -> Array:
 
 
 def adam_step(params: Array, m: Array, v: Array, rate: Any, epsilon: Any, room: Array) -> Calls:
-    """W := W - rate m / (sqrt(v) + epsilon), with the bias corrections in rate and epsilon.
+    """W := W - rate m / (sqrt(v) + epsilon), vectors (P,). rate and epsilon include the bias
+    corrections.
 
-    The moments are not here: `workspace.py` has them in vectors, `call_list.py` as rows of one
-    matrix.
+    The callers update the moments: `updates.py` in vectors, `call_list.py` as rows of one matrix.
     """
     yield np.sqrt, (v, room)
     yield np.add, (room, epsilon, room)

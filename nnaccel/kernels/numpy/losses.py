@@ -1,7 +1,8 @@
-"""Losses of the call list: several minibatches at once, one example a column.
+"""Losses of the list of calls: several minibatches at once, one example per column.
 
-Arrays are (n, K, B). `calls` gives dZ of the sum over examples in the t-th step; `values`, after n
-steps, the loss of each example and output.
+Arrays are (n, K, B) for n steps, K outputs and B examples. `read` takes the targets. `calls(t, Z,
+dZ)` yields the calls that compute dZ (K, B) of the sum over examples in step t. After n steps,
+`values` returns the loss of each example and output, (n, K, B), in the units of the loss.
 """
 
 from typing import Any
@@ -82,7 +83,7 @@ class SquaredError:
         self.Y[: Y.shape[0]] = Y.transpose(0, 2, 1)
 
     def calls(self, t: int, Z: Array, dZ: Array) -> Calls:
-        """dZ = Z - Y, and once more to keep."""
+        """dZ = Z - Y, and a copy for `values`."""
         yield np.subtract, (Z, self.Y[t], dZ)
         yield np.subtract, (Z, self.Y[t], self.R[t])
 

@@ -1,7 +1,7 @@
-"""The updates of the optimizers for NumPy, in blocks that stay in the cache.
+"""Update rules of the optimizers for NumPy, in blocks that stay in the cache.
 
-Each is the twin of a function of `maths/optimizers.py`, whose parameters it has. All overwrite
-params and state, and destroy grads.
+Each is the twin of a function of `maths/optimizers.py`, with the same parameters: vectors (P,) or
+(K, P), and rates that are numbers or (K, 1). All overwrite params, state and grads.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from nnaccel.maths import optimizers
 from nnaccel.maths.network import l2_penalty
 from nnaccel.typing import Array
 
-BLOCK = 32_768  # elements: a few blocks of float32 fit in a second-level cache
-SELDOM = 64  # updates between two searches of a block's moments for numbers too small
+BLOCK = 32_768  # elements: a few blocks of float32 fit into a second-level cache
+SELDOM = 64  # updates between two passes that clear the smallest moments of a block
 
 
 class Updates(Buffers):
-    """The updates of one training run, which count how often they were called."""
+    """The update rules of one training run, which count their calls."""
 
     def __init__(self) -> None:
         super().__init__(np)
@@ -98,7 +98,7 @@ class Updates(Buffers):
         root = correction_2**0.5
         step, epsilon = rate * root / correction_1, root * epsilon
         for p, g, m, v in self._blocks(params, grads, mu, nu):
-            # g + beta_1 (m - g): as many passes as by the definition, and no room beside g.
+            # m := g + beta_1 (m - g): as many passes as the definition, without scratch memory.
             m -= g
             m *= beta_1
             m += g
@@ -110,12 +110,12 @@ class Updates(Buffers):
         return params, mu, nu
 
     def _blocks(self, params: Array, grads: Array, *moments: Array) -> Iterator[tuple[Array, ...]]:
-        """The same block of each vector, one block after the other, for one update.
+        """Yields the same block of each vector, one block after the other, for one update.
 
-        Networks (K, P) are one block, since their hyper-parameters may be arrays (K, 1).
-        Once in SELDOM updates the smallest numbers of a block's moments become 0. The moment of a
-        unit that has died would otherwise shrink until it is denormal, where it stays, and
-        arithmetic on denormal numbers is a hundred times slower on many processors.
+        Networks (K, P) are one block, since their hyper-parameters may be arrays (K, 1). Once in
+        SELDOM updates the smallest moments of a block become 0. Otherwise the moment of a dead unit
+        would shrink until it is denormal and stay so, and arithmetic on denormal numbers is a
+        hundred times slower on many processors.
         """
         self._updates += 1
         least = least_of(params.dtype)
@@ -130,7 +130,8 @@ class Updates(Buffers):
 
 @lru_cache(maxsize=2)
 def least_of(dtype: Any) -> float:
-    """The least moment that stays: 0.9 times it or more is not denormal after SELDOM updates."""
+    """The smallest moment that is kept: a factor of 0.9 or more per update leaves it normal after
+    SELDOM updates."""
     return 1024 * float(np.finfo(dtype).tiny)
 
 
@@ -144,7 +145,7 @@ def blocks(length: int, width: int = 1) -> tuple[slice, ...]:
 def l2_penalty_in_place(
     value: Array, grads: Array, params: Array, l2: Any, n_weights: int
 ) -> tuple[Array, Array]:
-    """Twin of `network.l2_penalty`: the penalty's gradient is added to grads."""
+    """Twin of `network.l2_penalty`. It adds the gradient of the penalty to grads (P,) in place."""
     if params.ndim > 1:
         return l2_penalty(value, grads, params, l2, n_weights, xp=np)
     W, dW = params[:n_weights], grads[:n_weights]
@@ -154,13 +155,13 @@ def l2_penalty_in_place(
 
 
 def shrink_weights_in_place(params: Array, amount: Array, n_weights: int) -> Array:
-    """Twin of `optimizers.shrink_weights`."""
+    """Twin of `optimizers.shrink_weights`, in place."""
     params[..., :n_weights] *= 1.0 - amount
     return params
 
 
 def clip_in_place(grads: Array, max_norm: Any) -> Array:
-    """Twin of `optimizers.clip_by_global_norm`."""
+    """Twin of `optimizers.clip_by_global_norm`, in place for grads (P,)."""
     if grads.ndim > 1:
         return optimizers.clip_by_global_norm(grads, max_norm, xp=np)
     norm = np.sqrt(grads @ grads)

@@ -1,9 +1,11 @@
-"""Kernels for NumPy: results written where they belong, elementwise work in cache-sized blocks.
+"""Kernels for NumPy: results in buffers and gradient views, elementwise operations in blocks.
 
-NumPy's cost beside the matrix products is memory: each elementwise operation makes a temporary
-that travels through main memory. Here every buffer is made once and used again in each step,
-gradients are written straight into one flat vector, and chains of elementwise operations run on
-blocks that stay in the cache.
+Apart from matrix products, NumPy's steps spend their time on memory: each elementwise operation
+makes a temporary array that passes through main memory. Here every buffer is allocated once and
+used again in each step, gradients are written into views of one flat vector, and chains of
+elementwise operations run on blocks that stay in the cache.
+Shapes are those of the definitions: X (B, D), W (D, H), b (1, H), Z and A (B, H). Kernels call the
+definition for other shapes, such as those of several networks.
 """
 
 from collections.abc import Callable
@@ -43,14 +45,15 @@ from nnaccel.typing import Array
 
 
 def kernels(precision: str = "float32") -> dict[Callable, Callable]:
-    """A new set of kernels with a workspace of its own, as the entries of an `Ops`."""
+    """A new set of kernels with their own workspace, as the entries of an `Ops`."""
     return Workspace(precision).kernels()
 
 
 class Workspace(Updates):
     """The buffers of one training run, and the kernels that write into them.
 
-    A precision below float32 is imitated: it takes longer, and shows what a GPU would compute.
+    A precision below float32 rounds the operands of products. It takes longer, and shows what a GPU
+    would compute.
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -96,7 +99,7 @@ class Workspace(Updates):
 
     def _rows(self, name: str, array: Array, index: Array) -> Array:
         rows = self._buffer(name, (index.shape[0], *array.shape[1:]), array.dtype)
-        # mode="clip" lets take write into `out` without a buffer of its own; index is in range.
+        # With mode="clip", `take` writes into the buffer without a copy; index is in range.
         array.take(index, 0, rows, "clip")
         return rows
 
@@ -110,7 +113,7 @@ class Workspace(Updates):
         return (Z if activation.reads_Z else None), A
 
     def activate(self, Z: Array, b: Array, A: Array, activation: Activation) -> None:
-        """Z += b and A = g(Z), where A may be Z."""
+        """Z += b and A = g(Z), (B, H). A may be Z."""
         known = in_place(activation)
         for rows in blocks(*Z.shape):
             Zb = Z[rows]
@@ -131,7 +134,8 @@ class Workspace(Updates):
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ overwrites dA; dW and db are in the gradient."""
+        """Twin of `layers.dense.dense_vjp`. dZ overwrites dA; dW and db are views of the gradient
+        vector."""
         if X.ndim != 2 or W.ndim != 2:
             return dense_vjp(
                 dA, X, W, Z, A, activation, xp=np, need_dX=need_dX, precision=self._precision
@@ -145,11 +149,11 @@ class Workspace(Updates):
         return dX, dW, db
 
     def product(self, X: Array, Y: Array, out: Array | None) -> Array:
-        """X Y in the precision of the workspace, where it is not float32."""
+        """X Y with operands rounded to the precision of the workspace, which is below float32."""
         return self.rounded(X, "left").dot(self.rounded(Y, "right"), out)
 
     def rounded(self, x: Array, place: str) -> Array:
-        """Twin of `precision.rounded`, in the buffer of that place; as `x` lies in memory."""
+        """Twin of `precision.rounded`, in the buffer of a place, with the memory order of x."""
         if x.dtype != np.float32:
             return rounded(x, self._precision, xp=np)
         if x.flags.f_contiguous and not x.flags.c_contiguous:
@@ -159,9 +163,9 @@ class Workspace(Updates):
         return y
 
     def shorten(self, x: Array, y: Array, n: int) -> None:
-        """y = x without its last n digits, rounded, by arithmetic on the bits of x (N, D).
+        """y = x rounded to n binary digits fewer, by arithmetic on the bits of x (N, D).
 
-        A carry goes on into the exponent, as it should.
+        A carry into the exponent is correct: the number rounds up to a power of 2.
         """
         for rows in blocks(*x.shape):
             bits, result = x[rows].view(np.uint32), y[rows].view(np.uint32)
@@ -175,7 +179,7 @@ class Workspace(Updates):
     def derive(
         self, dA: Array, Z: Array | None, A: Array, activation: Activation, db: Array
     ) -> Array:
-        """dZ = dA g'(Z), written over dA, and db, its sum over examples."""
+        """dZ = dA g'(Z) (B, H), written over dA, and db (1, H), its sum over examples."""
         known = in_place(activation)
         for rows in blocks(*A.shape):
             d, a = dA[rows], A[rows]
@@ -195,7 +199,7 @@ class Workspace(Updates):
         return np.multiply(X, M, out=self.empty(X.shape, X.dtype)), M
 
     def softmax(self, Z: Array) -> Array:
-        """Twin of `losses.softmax`, with an example in a column: NumPy is slow along short rows."""
+        """Twin of `losses.softmax`, with one example per column: NumPy is slow along short rows."""
         if Z.ndim != 2 or not Z.size:
             return softmax(Z, xp=np)
         P = self.empty(Z.shape[::-1], Z.dtype)
@@ -208,7 +212,7 @@ class Workspace(Updates):
     def softmax_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None = None, label_smoothing: float = 0.0
     ) -> tuple[Array, Array]:
-        """Twin of `losses.softmax_cross_entropy`, for class numbers."""
+        """Twin of `losses.softmax_cross_entropy`, for class numbers Y (B,)."""
         if label_smoothing or Y.dtype.kind not in "iu" or Z.ndim != 2 or not Z.size:
             return softmax_cross_entropy(Z, Y, weights, xp=np, label_smoothing=label_smoothing)
         (N, K), dtype = Z.shape, Z.dtype
@@ -227,7 +231,8 @@ class Workspace(Updates):
 
 @lru_cache(maxsize=64)
 def in_place(activation: Activation) -> tuple[Callable, Callable, float] | None:
-    """The sequences of calls for g and g', and their parameter; None where there are none."""
+    """The sequences of calls for g and g', and their parameter; None for an activation without
+    them."""
     match activation_of(activation):
         case (name, slope) if name in ACTIVATIONS:
             return *ACTIVATIONS[name], slope
@@ -236,11 +241,11 @@ def in_place(activation: Activation) -> tuple[Callable, Callable, float] | None:
 
 @lru_cache(maxsize=8)
 def class_numbers(K: int) -> Array:
-    """0, ..., K - 1, as a column."""
+    """0, ..., K - 1 as a column (K, 1)."""
     return np.arange(K)[:, None]
 
 
 def dropout_vjp_in_place(dA: Array, M: Array) -> Array:
-    """Twin of `layers.dropout.dropout_vjp`: the result overwrites dA."""
+    """Twin of `layers.dropout.dropout_vjp`. The result overwrites dA (..., B, H)."""
     dA *= M
     return dA
