@@ -118,6 +118,7 @@ class Device(NamedTuple):
             if foreign:
                 x = self._adopt(x)
             if foreign and self.is_joined:
+                x = to_host(x)
                 return self._on_own(x if kind is None else x.astype(kind))
             return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
 
