@@ -1,7 +1,7 @@
 """Tables larger than memory: do they train within a limit, as fast and as well as in memory?
 
     python bench/streaming.py memory [--limit 1] [--times 10]  # a table so many times the limit
-    python bench/streaming.py file [--limit 0.5] [--size 3]    # a large file of Parquet, likewise
+    python bench/streaming.py file [--limit 0.6] [--size 4]    # a large file of Parquet, likewise
     python bench/streaming.py speed [--rows 1500000]           # rows a second of passes and epochs
     python bench/streaming.py order [--seeds 5]                # rows sorted by class, or shuffled
 
@@ -45,8 +45,8 @@ sys.exit(status)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("memory", "file", "speed", "order"))
-    parser.add_argument("--limit", type=float, help="of addresses, or of data, in GB (1, 0.5)")
-    parser.add_argument("--size", type=float, default=3.0, help="of the file, in GB")
+    parser.add_argument("--limit", type=float, help="of addresses, or of data, in GB (1, 0.6)")
+    parser.add_argument("--size", type=float, default=4.0, help="of the file, in GB")
     parser.add_argument("--times", type=float, default=10, help="the limit: the encoded rows")
     parser.add_argument("--rows", type=int, default=1_500_000)
     parser.add_argument("--seeds", type=int, default=5)
@@ -104,7 +104,7 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
 
 def file(folder: Path, args: argparse.Namespace) -> None:
     """The same of 16 numbers of float64 and 4 categories, whose data alone are limited."""
-    limit, rows = int((args.limit or 0.5) * 1e9), int(args.size * 1e9 / 130)
+    limit, rows = int((args.limit or 0.6) * 1e9), int(args.size * 1e9 / 130)
     how = {"compression": "NONE", "use_dictionary": ["c0", "c1", "c2", "c3", "y"]}
     path = made(folder / "long.parquet", in_float64, rows, **how)
     test = made(folder / "test.parquet", in_float64, 200_000, seed=1, **how)

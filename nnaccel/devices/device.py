@@ -118,7 +118,7 @@ class Device(NamedTuple):
             if foreign:
                 x = self._adopt(x)
             if foreign and self.is_joined:
-                return self._on_own(np.asarray(x, dtype=kind))
+                return self._on_own(np.asarray(to_host(x), dtype=kind))
             return self.xp.asarray(x, dtype=kind, device=self.handle, copy=copy)
 
     def _on_own(self, x: np.ndarray) -> Array:
