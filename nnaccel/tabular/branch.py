@@ -42,28 +42,27 @@ class Branch:
         epochs: Iterator[Epoch],
         held_out: list[HeldOut],
         *,
-        validated: bool,
+        monitor: str | Callable[[Epoch], Any] | None,
         unit: float,
         kernels: str = "",
         keeps: bool = False,
         after: Progress | None = None,
-        score: Callable[[Epoch], Any] | None = None,
     ) -> None:
         """held_out: the rows by which each network of a classifier is validated and calibrated.
-        unit: of the target, for metrics.   kernels: which run, in words.   keeps: whether the last
-        epoch is to be had in the middle of the next one too.   after: the run so far.   score: of
-        an epoch, by which the best one is told, greater being better; None: its validation loss.
+        monitor: what tells the best epoch, as `EarlyStopping` takes it; None: no rows are held out,
+        and the weights are those of the last epoch.   unit: of the target, for metrics.   kernels:
+        those of the run, in words.   keeps: whether the last epoch stays available in the middle of
+        the next one.   after: the run so far.
         """
         self.settings, self.run, self.kernels, self._held_out = settings, run, kernels, held_out
-        self._unit, self._copies = unit, keeps or not validated
-        monitor = score or "validation_loss"
+        self._unit, self._copies = unit, keeps or monitor is None
         self._stopping = EarlyStopping(
-            settings.early_stopping or None, monitor=monitor, after=after
+            settings.early_stopping or None, monitor=monitor or "validation_loss", after=after
         )
-        self._has_score = score is not None
+        self._has_score = callable(monitor)
         if held_out:
             epochs = calibrated(epochs, run, held_out)
-        self._epochs = self._stopping(epochs) if validated else epochs
+        self._epochs = self._stopping(epochs) if monitor else epochs
         self._history = [] if after is None else [dict(row) for row in after.history]
         self._done: Done | None = after and Done(after.epoch, after.best, len(self._history))
 

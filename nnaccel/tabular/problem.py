@@ -115,22 +115,20 @@ class Problem(NamedTuple):
             after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
-        validated = held is not None
-        unseen = self.unseen(run.loss) * K if validated and (classifies or self.scorer) else []
-        score = None
-        if self.scorer and validated:
-            score = score_of_epoch(self.scorer, run, self.target, unseen)
+        monitor: Any = None if held is None else "validation_loss"
+        unseen = self.unseen(run.loss) * K if monitor and (classifies or self.scorer) else []
+        if monitor and self.scorer:
+            monitor = score_of_epoch(self.scorer, run, self.target, unseen)
         return Branch(
             settings,
             run,
             begun,
             unseen if classifies else [],
-            validated=validated,
+            monitor=monitor,
             unit=self.unit,
             kernels=backend_of(self.device.xp, kernels).explain(run),
             keeps=keeps,
             after=after,
-            score=score,
         )
 
     def _run(self, configurations: Sequence[Settings]) -> Run:
