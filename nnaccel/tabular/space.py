@@ -69,7 +69,7 @@ Drawn: TypeAlias = dict[str, Any]  # the values of some settings, by name
 
 # What is drawn where nothing else is said.
 SPACE: Space = {
-    "hidden": Choice((128, 64), (256, 128, 64), (256, 256), (512, 256, 128)),
+    "hidden": Choice((32,), (128, 64), (256, 128, 64), (256, 256), (512, 256, 128)),
     "activation": Choice(("tanh",), ("silu",), ("relu",)),
     "dropout": Choice(0.0, 0.1, 0.2, 0.35),
     "learning_rate": Times(0.3, 3.0),

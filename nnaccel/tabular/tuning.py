@@ -136,6 +136,13 @@ class Clock:
         return self.now() - self._begun
 
 
+def pace(times: Sequence[float]) -> float:
+    """Seconds an epoch.   times: the beginning, and the end of each; the first may have compiled,
+    and does not count where there are others."""
+    n = len(times) - 1
+    return (times[-1] - times[min(1, n - 1)]) / max(1, n - 1) if n else 0.0
+
+
 class Search:
     """A search in progress."""
 
@@ -228,17 +235,18 @@ class Search:
         epochs = branches[0].settings.epochs or 1
         last = max(1, round(RUNGS[step] * epochs))
         first = runs[0].epoch.number if runs else 0
-        started, done = self._clock.seconds, 0
+        times = [self._clock.seconds]
         for branch in branches:
             for epoch in branch:
-                done += 1
+                times.append(self._clock.seconds)
+                done = len(times) - 1
                 left = (last - first) * len(branches) - done
-                if self._is_over(left * (self._clock.seconds - started) / done, done):
+                if self._is_over(left * pace(times), done):
                     return ()
                 if epoch.number >= last:
                     break
         scores = contest.scores([branch.trained() for branch in branches])
-        spent = (self._clock.seconds - started) / max(1, done) / len(alive)
+        spent = pace(times) / len(alive)
         for number, score in zip(alive, scores, strict=True):
             trial = self._trials[number]
             self._trials[number] = trial._replace(

@@ -61,6 +61,7 @@ def test_all_runs_of_a_table_have_the_same_test_rows():
     assert one.test is not None
     assert len(one.test.y) == 88
     assert len(one.y) == 354
+    assert other.test is not None
     np.testing.assert_array_equal(one.test.y, other.test.y)
 
 

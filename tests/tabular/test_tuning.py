@@ -263,6 +263,12 @@ def test_the_time_ends_a_search_with_room_for_the_fit(ticks):
         assert ours == theirs
 
 
+def test_the_first_epoch_which_may_compile_tells_nothing_of_the_others():
+    assert tuning.pace([1.0]) == 0.0
+    assert tuning.pace([1.0, 9.0]) == 8.0
+    assert tuning.pace([1.0, 9.0, 10.0, 12.0]) == 1.5
+
+
 def test_a_time_that_is_too_short_for_a_rung_is_an_error(ticks):
     message = (
         r"^seconds must be enough for the first rung, which takes about \d+, got 3; give it more "
