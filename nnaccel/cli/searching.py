@@ -101,7 +101,7 @@ class Keeper:
         if not self._path:
             return NO_CHECKPOINT
         resume = [] if "--resume" in arguments else ["--resume", str(self._path)]
-        return f"go on: {in_line(shlex.join(['nnaccel', *arguments, *resume]))}"
+        return f"resume with: {in_line(shlex.join(['nnaccel', *arguments, *resume]))}"
 
 
 @contextmanager

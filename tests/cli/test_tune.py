@@ -95,13 +95,13 @@ def test_a_search_that_goes_on_ends_like_one_that_was_not_interrupted(run, table
     assert last.startswith("nnaccel: interrupted by Ctrl-C after rung ")
     assert Rung.load("c k").number in (1, 2)
     stops(None)
-    run(*shlex.split(last.partition("; go on: ")[2])[1:])
+    run(*shlex.split(last.partition("; resume with: ")[2])[1:])
     assert (table / "m").read_bytes() == (table / "whole").read_bytes()
     ours, theirs = (json.loads((table / name).read_text()) for name in ("m.json", "whole.json"))
     assert ours["trials"] == theirs["trials"]
     assert run(*arguments, "--resume", "c k").count("\nrung") == 0  # there is nothing left to do
     line = run(*arguments, status=2) or run.err
-    assert "c k exists, the checkpoint of a run; go on with --resume 'c k', or begin anew" in line
+    assert "c k exists, the checkpoint of a run; resume it with --resume 'c k', or start again" in line
 
 
 def test_without_a_checkpoint_the_best_so_far_is_offered(run, table, stops):
@@ -136,11 +136,11 @@ def test_an_interrupted_fit_says_how_to_go_on(run, table, monkeypatch):
     run(*QUICK, "--checkpoint", "c", status=130)
     signal.signal(signal.SIGINT, before)
     last = run.err.splitlines()[-1]
-    assert "after epoch 1 of 3; the model is that of this epoch; go on: nnaccel tune d.csv" in last
+    assert "after epoch 1 of 3; the model is that of this epoch; resume with: nnaccel tune d.csv" in last
     assert last.endswith("--checkpoint c --resume c")
     monkeypatch.undo()
     os.chdir(table)
-    assert "epoch 3/3" in run(*shlex.split(last.partition("; go on: ")[2])[1:])
+    assert "epoch 3/3" in run(*shlex.split(last.partition("; resume with: ")[2])[1:])
 
 
 def test_a_disk_that_fails_costs_a_warning(run, table, monkeypatch):
