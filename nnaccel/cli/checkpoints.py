@@ -19,7 +19,7 @@ Read = TypeVar("Read")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PERIOD = re.compile(r"(?P<number>[1-9]\d{0,8})(?P<unit>[smh]?)")
 EVERY = "1m"
-NO_CHECKPOINT = "it cannot go on, which it could with --checkpoint FILE"
+NO_CHECKPOINT = "a run without --checkpoint FILE cannot be resumed"
 # Vectors in a checkpoint, at most: of the last epoch with Adam's moments, and of the best epoch.
 VECTORS = 6
 

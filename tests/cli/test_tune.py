@@ -109,7 +109,7 @@ def test_without_a_checkpoint_the_best_so_far_is_offered(run, table, stops):
     out = run(*QUICK, status=130)
     assert "the best settings: nnaccel train d.csv" in out
     last = run.err.splitlines()[-1]
-    assert last.endswith("rung 1; it cannot go on, which it could with --checkpoint FILE")
+    assert last.endswith("rung 1; a run without --checkpoint FILE cannot be resumed")
 
 
 def test_an_interruption_before_the_first_rung_leaves_nothing(run, table, monkeypatch, stops):
