@@ -56,7 +56,7 @@ def train_options(parser: Any) -> None:
 
 def tune_options(parser: Any) -> None:
     from nnaccel.cli.checkpoints import duration
-    from nnaccel.tabular.tuning import SECONDS, TRIALS
+    from nnaccel.tabular.space import SECONDS, TRIALS
 
     data_options(parser.add_argument_group("data"))
     group = parser.add_argument_group("search", "What is given of the network and the training "

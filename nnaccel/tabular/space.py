@@ -10,6 +10,8 @@ import numpy as np
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.settings import LEAST, SIDE_BY_SIDE, Settings
 
+TRIALS, SECONDS = 40, 600.0  # of a search, at most, where nothing else is said
+
 
 @dataclass(frozen=True, repr=False)
 class Choice:

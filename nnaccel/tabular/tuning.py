@@ -23,14 +23,13 @@ from nnaccel.tabular.preparation import prepared
 from nnaccel.tabular.resuming import check_same, identity_of
 from nnaccel.tabular.settings import Settings, to_dict
 from nnaccel.tabular.sources import Examples
-from nnaccel.tabular.space import SPACE, Drawn, Space, draws, narrowed
+from nnaccel.tabular.space import SECONDS, SPACE, TRIALS, Drawn, Space, draws, narrowed
 from nnaccel.tabular.streamed.examples import Streamed
 from nnaccel.tabular.survey import NO_RULES, Rules
 from nnaccel.tabular.trials import Rung, Trial, ranking
 from nnaccel.training.checkpoint import Checkpoint, Progress
 from nnaccel.training.step import Diverged
 
-TRIALS, SECONDS = 40, 600.0
 SIDE = 4  # trials of one architecture, which train side by side
 RUNGS = (0.4, 0.7, 1.0)  # shares of the epochs: before, a high rate hides what will be good
 KEEPS = 1 / 3  # the share of the trials that goes on after a rung
