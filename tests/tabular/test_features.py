@@ -223,8 +223,8 @@ def test_excluded_columns():
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
-        ([[1, 2]], r"\(list<.*>\): give each of its values a column"),
-        ([{"a": 1}], r"\(struct<.*>\): give each of its values a column"),
+        ([[1, 2]], r"\(list<.*>\): give each of its values a separate column"),
+        ([{"a": 1}], r"\(struct<.*>\): give each of its values a separate column"),
         ([b"x"], r"\(binary\): decode it to text or numbers"),
     ],
 )

@@ -1,6 +1,7 @@
 """Reading tables, and what is said when they cannot be read. Oracle: pandas, pyarrow's writers."""
 
 import gzip
+import sys
 
 import numpy as np
 import pytest
@@ -297,6 +298,7 @@ def test_absent_package_names_the_command(monkeypatch, module, package):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("nnaccel.tabular.tables.import_module", absent)
+    monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ModuleNotFoundError, match=rf"{package} .*pip install 'nnaccel\[cli\]'"):
         import_extra(module)
 

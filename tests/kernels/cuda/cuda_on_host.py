@@ -646,6 +646,7 @@ def loaded_on(cupy: ModuleType, prepare: Callable[[ModuleType], None]) -> Simple
     known = {name: x for name, x in sys.modules.items() if is_part(name)}
     for name in known:
         del sys.modules[name]
+        vars(package).pop(name.rpartition(".")[2], None)
     sys.modules["cupy"] = cupy
     try:
         prepare(import_module(f"{PACKAGE}.cublaslt"))
