@@ -22,7 +22,7 @@ from tests.fuzz.tables import judge_tables
 # How many, and of how many at least: that are of use, and different words of refusal.
 @pytest.mark.parametrize(
     ("subject", "n", "useful", "refusals"),
-    [(judge_tables, 600, 12, 30), (judge_headers, 400, 8, 20), (judge_bytes, 2000, 0, 100)],
+    [(judge_tables, 300, 6, 25), (judge_headers, 200, 4, 15), (judge_bytes, 1000, 0, 70)],
 )
 def test_a_file_is_refused_in_words_or_is_of_use(subject, n, useful, refusals):
     outcomes = list(run(subject, range(n)))
