@@ -272,8 +272,9 @@ class Search:
         fit = ranking(self._trials)[0].seconds if self._trials else 0.0
         spent, limit = self._clock.seconds, self._clock.limit
         if not self._number and (spent > limit or (done > 1 and spent + left > 2 * limit)):
+            about = f", which takes about {math.ceil(spent + left)}" if done > 1 else ""
             raise ValueError(
-                f"seconds must be enough for the first rung, which takes about "
-                f"{math.ceil(spent + left)}, got {limit:g}; give it more time, or fewer trials"
+                f"seconds must be enough for the first rung{about}, got {limit:g}; give it more "
+                "time, or fewer trials"
             )
         return spent + fit > limit

@@ -269,13 +269,17 @@ def test_the_first_epoch_which_may_compile_tells_nothing_of_the_others():
     assert tuning.pace([1.0, 9.0, 10.0, 12.0]) == 1.5
 
 
-def test_a_time_that_is_too_short_for_a_rung_is_an_error(ticks):
+@pytest.mark.parametrize(
+    ("seconds", "about"), [(3, ""), (8, r", which takes about \d+")], ids=["at once", "foreseen"]
+)
+def test_a_time_that_is_too_short_for_a_rung_is_an_error(ticks, seconds, about):
+    """How long it takes is said where an epoch after the first one has told."""
     message = (
-        r"^seconds must be enough for the first rung, which takes about \d+, got 3; give it more "
-        r"time, or fewer trials$"
+        rf"^seconds must be enough for the first rung{about}, got {seconds}; give it more time, or "
+        r"fewer trials$"
     )
     with pytest.raises(ValueError, match=message):
-        searched(seconds=3)
+        searched(seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, math.inf, math.nan])
