@@ -2,7 +2,7 @@
 
 The algorithms are timed once on a machine. The choice and the times are saved in the folder of
 CuPy's compiled kernels (CUPY_CACHE_DIR), so that a product has the same bits in every process.
-Without such a folder (CUPY_CACHE_IN_MEMORY=1) the first suggestion is used. A process with
+Without this folder (CUPY_CACHE_IN_MEMORY=1) the first suggestion is used. A process with
 NNACCEL_CHOOSE_ALGORITHMS=1 times the algorithms again and replaces the saved choice.
 """
 
@@ -47,8 +47,8 @@ def choice(
 ) -> int:
     """The index of the algorithm for this machine: the saved choice, else the fastest algorithm.
 
-    The index is 0 where the choice cannot be saved, and where timing is impossible because the
-    current stream is being captured.
+    The index is 0 if choices cannot be saved, or if none is saved yet and the current stream is in
+    a capture, which makes timing impossible.
     addresses: of X, Y, out and the workspace.   out: the array of the product, overwritten.
     """
     folder, stream = cache_folder(), cupy.cuda.get_current_stream()

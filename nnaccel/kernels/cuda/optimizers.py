@@ -28,8 +28,9 @@ Launch: TypeAlias = Callable[..., None]  # called with the arguments that end a 
 class OptimizerKernels:
     """The update rules of `nnaccel.maths.optimizers`, for vectors (P,), or (K, P) for K networks.
 
-    The definition clips the gradients of several networks, and handles numbers and arrays that a
-    kernel does not support.
+    The learning rate, Adam's corrections, the factor of the decay and the norm may be numbers of
+    the host or arrays () on the device. The definition clips the gradients of several networks, and
+    handles numbers and arrays that a kernel does not support.
     """
 
     def __init__(self, xp: Namespace, buffers: DeviceBuffers, copies: Bfloat16Copies) -> None:

@@ -144,8 +144,8 @@ def with_relu(problem: Problem, mask: Array, db: Array) -> Problem | None:
     """The problem with the epilogue `ReluEnd`; None where the library does not support it.
 
     mask: (..., N, H / 32) words.   db: (..., 1, H) float32.
-    The output must be float32 too: the library sums db in the type of the output, and has no such
-    epilogue in float64.
+    The output must be float32 too: the library sums db in the type of the output, and does not have
+    this epilogue in float64.
     """
     if problem.out.type != header.CUDA_R_32F or db.dtype != np.float32:
         return None

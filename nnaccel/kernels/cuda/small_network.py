@@ -178,8 +178,8 @@ def max_shared_memory() -> int:
 def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: Array) -> bool:
     """Whether the kernel supports the dtypes, shapes and strides of these arrays.
 
-    params and slots: (P,) or (K, P).   data: X (N, D), Y and weights (N,) or None.
-    order: (N,) int64.
+    params and slots: (P,) or (K, P).   data: X (N, D), Y (N,) or (N, C), weights (N,) or None.
+    order: int64 indices of examples.
     """
     X, Y, weights = data
     vectors = (params, *state.slots) if weights is None else (params, *state.slots, weights)
