@@ -44,7 +44,7 @@ class Bfloat16Copies:
         self._up_to_date = False  # whether that copy equals the parameters, rounded
 
     def begin_epoch(self, params: Array) -> None:
-        """Rounds the parameters again, which may have changed in place since the last epoch."""
+        """Rounds the parameters again, since the caller may have changed them in place."""
         self._up_to_date = self._params is not None and self._buffers.has_views_of(params)
         if self._up_to_date:
             self.round(params, self._params)
@@ -89,8 +89,8 @@ class Bfloat16Copies:
         return self.enabled and x.dtype == np.float32
 
     def are_factors(self, X: Array, W: Array) -> bool:
-        """Whether the kernels can multiply X with W: X has W's dtype, or is a bfloat16 copy of
-        this object. Other arrays of 16-bit integers hold integers."""
+        """Whether the kernels can multiply X with W: X has W's dtype, or is a bfloat16 array that
+        this object has made. Other arrays of 16-bit integers hold integers."""
         if X.dtype == W.dtype:
             return W.dtype.name in TYPES
         return X.dtype == BF16 and id(X) in self._copies and self.rounds(W)

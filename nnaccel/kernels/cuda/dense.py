@@ -188,8 +188,8 @@ class DenseKernels:
         return dX, dW, db
 
     def _multiply_back(self, dZ: Array, WT: Array, dX: Array, X: Array) -> None:
-        """dX = dZ W^T. If the layer with output X has announced a mask, dX is that layer's dZ
-        instead, and the sum of it is written into that layer's db.
+        """dX = dZ W^T. If the layer with output X has announced a mask, dX is multiplied by ReLU's
+        derivative, which gives that layer's dZ, and its sum over examples is written into db.
 
         dZ: (..., N, H).   WT: (..., H, D).   X, dX: (..., N, D).
         """

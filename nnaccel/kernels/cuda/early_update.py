@@ -1,7 +1,7 @@
 """The early update of weights whose gradient is ready, during the products of the layers below.
 
-In a captured graph the early update is a second branch. Memory limits an update and arithmetic
-limits products, so a device may do both in the time of the longer one.
+In a captured graph the early update is a second branch. An update is memory-bound and large
+products are compute-bound, so a device may do both in the time of the longer one.
 """
 
 from collections.abc import Callable, Sequence

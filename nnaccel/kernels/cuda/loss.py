@@ -56,8 +56,9 @@ class LossKernels:
 
         Z: (..., N, K).   Y: (N,).   weights: (N,) or (..., N).
         Returns loss (...) in nats and dZ (..., N, K), already divided by N.
-        With at most LANES classes the kernel also writes db of the output layer. If the output
-        layer has computed the loss of Z already, nothing is launched; see `Ahead`.
+        With at most LANES classes the kernel also writes db of the output layer, if that layer has
+        announced it. If the output layer has computed the loss of Z already, nothing is launched;
+        see `Ahead`.
         """
         if label_smoothing or not takes(Z, Y, weights):
             return softmax_cross_entropy(
