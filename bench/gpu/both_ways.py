@@ -1,6 +1,7 @@
 """A phase of `gpu.py --first`: each switch of `kernels/cuda/fusions.py` off and on.
 
-The losses of both ways beside the definitions on the CPU, and the microseconds of a step, in turns.
+It compares the losses of both settings with the definitions on the CPU, and times a step of each in
+alternating epochs.
 """
 
 import argparse
@@ -19,13 +20,13 @@ from nnaccel.kernels.cuda import fusions as switches
 from nnaccel.training.benchmark import Trainer, examples
 
 NAMES = tuple(name for name in vars(switches) if name.isupper())
-WIDE = (40, 256, 256, 10)  # each switch has something to do in it
+WIDE = (40, 256, 256, 10)  # a network in which every switch has an effect
 TINY = Shape((20, 16, 10), 16)  # in a rehearsal
 
 
 @contextmanager
 def switched(name: str, on: bool) -> Iterator[None]:
-    """The switch as it is asked for, until the end."""
+    """Sets a switch for the duration of the context."""
     before = getattr(switches, name)
     setattr(switches, name, on)
     try:
@@ -35,7 +36,8 @@ def switched(name: str, on: bool) -> Iterator[None]:
 
 
 def fusions(args: argparse.Namespace) -> Results:
-    """In a rehearsal, where a CPU knows no switch, one precision and one shape are enough."""
+    """The losses and times of each switch, precision and shape. A rehearsal uses one precision and
+    one shape, since the switches have no effect on a CPU."""
     device, seconds, batch = select(args.device), 0.8, 128
     precisions = ("float32", "tf32", "bf16")
     timed = {SHAPES[2]: precisions, LARGE: ("tf32", "bf16")}
@@ -45,15 +47,18 @@ def fusions(args: argparse.Namespace) -> Results:
         trial = Trial(name, WIDE, batch, precision)
         yield answered(f"{name} {precision}", losses_of, trial, device)
     for shape in timed:
-        problem = examples(shape)  # of gigabytes, so once for all
+        problem = examples(shape)  # gigabytes, so generated once
         for precision, name in product(timed[shape], NAMES):
             words = f"{name} {shape.name} {precision}"
             yield answered(words, times_of, name, shape, problem, device, precision, seconds)
 
 
 def losses_of(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
-    """The largest difference to the definitions, off and on; a problem where it is too large.   The
-    name of the trial is that of the switch."""
+    """The largest difference from the definitions with the switch off and on; a problem if a
+    difference is too large.
+
+    trial: its name is the name of the switch.
+    """
     found: dict[str, Any] = {}
     for on in (False, True):
         with switched(trial.name, on):
@@ -68,15 +73,18 @@ def losses_of(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
 def times_of(
     name: str, shape: Shape, problem: Any, device: Device, precision: str, seconds: float
 ) -> dict[str, Any]:
-    """Microseconds of a step, the best of epochs that take turns, and what the switch makes of
-    them: below 1 it pays.   problem: the `examples` of the shape."""
+    """Microseconds per step with the switch off and on, the best of alternating epochs, and the
+    ratio on / off: below 1 the switch saves time.
+
+    problem: the `examples` of the shape.
+    """
     X, Y, order = problem
     some = device.asarray(np.resize(order, shape.steps_on_gpu * shape.batch))
     trainers = {}
     for on in (False, True):
         trainers[on] = Trainer(shape, X, Y, device, precision=precision)
         with switched(name, on):
-            for _ in range(3):  # until steps of the kind are graphs
+            for _ in range(3):  # until the graphs of these steps are captured
                 trainers[on].epoch(some)
     best, stop, turns = {False: np.inf, True: np.inf}, time.perf_counter() + seconds, 0
     while time.perf_counter() < stop or turns < 3:

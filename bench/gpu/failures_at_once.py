@@ -1,6 +1,6 @@
-"""A plugin of pytest that prints a line for each failure as soon as it is known.
+"""A pytest plugin that prints a line for each failure immediately.
 
-pytest names the failures at its end, which a run that is cut off does not come to.
+pytest lists the failures at the end of a run, which an interrupted run does not reach.
 """
 
 from typing import Any
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 
-@pytest.hookimpl(trylast=True)  # after the terminal reporter, which it prints with
+@pytest.hookimpl(trylast=True)  # after the terminal reporter is registered
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and not hasattr(config, "workerinput"):  # not in those of pytest-xdist
+    if terminal is not None and not hasattr(config, "workerinput"):  # not in pytest-xdist workers
         config.pluginmanager.register(FailuresAtOnce(terminal))
 
 
@@ -27,6 +27,6 @@ class FailuresAtOnce:
 
 
 def reason_of(report: pytest.TestReport) -> str:
-    """The first line of what went wrong."""
+    """The first line of the error of a failed test."""
     lines = str(report.longrepr).strip().splitlines()
     return next((line[1:].strip() for line in lines if line.startswith("E  ")), lines[0])

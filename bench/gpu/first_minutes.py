@@ -1,7 +1,7 @@
-"""Phases of `gpu.py --first`: what a GPU has to answer first, each answer a result of its own.
+"""Phases of `gpu.py --first`: the first questions for a GPU, with one result per answer.
 
-Do the kernels compile, and keep nothing in local memory? Does each way of training give the losses
-of the definitions?
+Do the kernels compile without local memory? Does each way of training give the losses of the
+definitions?
 """
 
 import argparse
@@ -25,12 +25,12 @@ from nnaccel.training.step import compile_run, initialize, order_of
 
 Results = Iterator[tuple[str, Any]]
 
-# The largest relative difference of the loss of an epoch to the definition on the CPU.
+# The largest allowed relative difference of an epoch's loss from the definition on the CPU.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
 
 
 class Said(logging.Handler):
-    """What falls back says so in a debug line."""
+    """Collects the debug lines, in which each fallback is reported."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -41,14 +41,14 @@ class Said(logging.Handler):
 
 
 def answered(name: str, ask: Callable[..., dict[str, Any]], *args: Any) -> tuple[str, Any]:
-    """A result: what was found, how many graphs were captured, and what else was said; or the
-    problem. The next question is asked all the same."""
+    """The name and result of ask(*args), with the number of captured graphs and the first other log
+    lines. An exception becomes the problem of the result, so that the phase continues."""
     said, begun = Said(), time.perf_counter()
     logger = logging.getLogger("nnaccel")
     logger.addHandler(said)
     try:
         found = ask(*args)
-    except Exception as error:  # of whatever kind
+    except Exception as error:  # of any kind
         found = {"problem": f"{name}: {type(error).__name__}: {str(error)[:400]}"}
     finally:
         logger.removeHandler(said)
@@ -62,7 +62,7 @@ def answered(name: str, ask: Callable[..., dict[str, Any]], *args: Any) -> tuple
 
 
 def kernels(args: argparse.Namespace) -> Results:
-    """Each kernel compiled as CuPy does it, with what the loaded module says of it."""
+    """Compiles each kernel as CuPy does, and reads the resources that it uses on the device."""
     if args.device != "cuda":
         yield "kernels", {"note": "a CPU has none"}
         return
@@ -70,8 +70,8 @@ def kernels(args: argparse.Namespace) -> Results:
 
 
 def compiled(names: list[str], threads: int) -> dict[str, Any]:
-    """How many there are, those with local memory, those of the epoch in one launch, and the first
-    line of what is wrong with others."""
+    """The number of kernels that compile, the kernels with local memory, the one-launch epoch
+    kernels, and the problems with the others."""
     with ThreadPoolExecutor(threads) as pool:
         found = dict(zip(names, pool.map(resources, names), strict=True))
     good = {name: x for name, x in found.items() if isinstance(x, dict)}
@@ -89,8 +89,11 @@ def compiled(names: list[str], threads: int) -> dict[str, Any]:
 
 
 def resources(expression: str) -> dict[str, int] | str:
-    """Registers and bytes of local and shared memory of a kernel, by its name in C++; in words what
-    is wrong with one that does not compile."""
+    """Registers per thread and bytes of local and shared memory of a kernel; the error message if
+    it does not compile.
+
+    expression: the C++ name of the kernel.
+    """
     from nnaccel.kernels.cuda.launch import kernel
 
     name, _, types = expression.rstrip(">").partition("<")
@@ -98,7 +101,7 @@ def resources(expression: str) -> dict[str, int] | str:
         with select("cuda").context():
             found = kernel(name, *types.split(", "))
             numbers = found.num_regs, found.local_size_bytes, found.shared_size_bytes
-    except Exception as error:  # of the compiler, or of CUDA
+    except Exception as error:  # from the compiler or from CUDA
         return str(error).strip()[:400]
     return dict(zip(("registers", "local", "shared"), numbers, strict=True))
 
@@ -107,7 +110,7 @@ def resources(expression: str) -> dict[str, int] | str:
 
 
 class Trial(NamedTuple):
-    """A training run that is compared with the definitions on the CPU."""
+    """A training run to compare with the definitions on the CPU."""
 
     name: str
     sizes: tuple[int, ...]
@@ -142,7 +145,7 @@ def runs(args: argparse.Namespace) -> Results:
 
 
 def compared(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
-    """The losses of some epochs there and by the definitions on the CPU."""
+    """Compares the losses of some epochs on the device with the definitions on the CPU."""
     there = backend_of(device.xp)
     if isinstance(there, CuPyBackend):
         there = CuPyBackend(device.xp, graphs=trial.graphs)
@@ -158,7 +161,8 @@ def compared(trial: Trial, device: Device, epochs: int = 3) -> dict[str, Any]:
 
 
 def trained(trial: Trial, device: Device, backend: Backend, epochs: int) -> tuple[np.ndarray, str]:
-    """The mean loss of each epoch, of 20 batches and a short one; and which kernels ran."""
+    """The mean loss of each epoch of 20 batches and a shorter one, and the name of the kernels that
+    ran."""
     rng, (D, *hidden, K) = np.random.default_rng(0), trial.sizes
     N = 20 * trial.batch + 7
     X, Y = rng.standard_normal((N, D)).astype(trial.dtype), rng.integers(0, K, N)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The checkout need not be installed: a machine that is rented for minutes has no time for it.
+    # Runs from the checkout, since installing it takes time on a machine rented for minutes.
     sys.path[0] = str(Path(__file__).parents[2])
     from bench.gpu.schedule import main
     from bench.shared.script import run

@@ -1,9 +1,9 @@
-"""A phase of `gpu.py`: what the host does for a step of training, and whether it waits in it.
+"""A phase of `gpu.py`: the host's calls in a training step, and whether the host waits in a step.
 
-Two independent witnesses. A kernel that fills the GPU is put ahead of some steps: where the host
-has given out all of them before that kernel ends, nothing in them waits for the device. And
-CUPTI, by PyTorch's profiler, which sees the whole process: what grows with the number of steps
-belongs to a step, and the rest to an epoch.
+Two independent measurements. First, a kernel occupies the whole GPU before some steps. If the host
+has launched all steps before that kernel ends, no step waits for the device. Second, CUPTI counts
+the calls of the whole process, through PyTorch's profiler. Counts that grow with the number of
+steps belong to a step, and the others to an epoch.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from nnaccel.kernels.cuda.backend import CuPyBackend
 from nnaccel.training.benchmark import Trainer, examples
 
 STEPS = 8  # few enough for their launches to fit in the driver's queue of about a thousand
-HELD = 0.5  # seconds
+HELD = 0.5  # seconds that the occupying kernel runs
 
 HOLD = r"""
 extern "C" __global__ void hold(unsigned long long nanoseconds) {
@@ -39,12 +39,12 @@ extern "C" __global__ void hold(unsigned long long nanoseconds) {
 def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     shapes = gpu_shapes(args.rehearse)
     device = select(args.device)
-    for shape in shapes[:-1]:  # the largest needs gigabytes, and launches what the others do
+    for shape in shapes[:-1]:  # the largest needs gigabytes, and has the same launches
         X, Y, order = examples(shape)
         trainer = Trainer(shape, X, Y, device)
-        # On the device already: an upload would wait its turn behind the kernel that fills it.
+        # Uploaded beforehand: an upload would wait for the kernel that occupies the device.
         orders = {n: device.asarray(order_of(n, shape, order)) for n in (STEPS, 2 * STEPS)}
-        for _ in range(2):  # graphs are captured after some steps, for each length of an epoch
+        for _ in range(2):  # until graphs are captured, for both lengths of an epoch
             for some in orders.values():
                 trainer.epoch(some)
         yield f"waiting {shape.name}", waiting(trainer, orders[STEPS], args)
@@ -57,12 +57,13 @@ def launches(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 
 
 def order_of(n: int, shape: Shape, order: np.ndarray) -> np.ndarray:
-    """The order of n steps, over and over where there are examples for fewer."""
+    """The order of the examples of n steps, repeated if there are too few examples."""
     return np.resize(order, n * shape.batch)
 
 
 def waiting(trainer: Trainer, order: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds after which the host has given out the steps, while the GPU is held."""
+    """Seconds until the host has launched the steps, while a kernel occupies the GPU, and whether
+    the host waits in a step."""
     held = hold() if args.device == "cuda" else 0.0
     started = time.perf_counter()
     records = trainer.launch(order)
@@ -73,25 +74,28 @@ def waiting(trainer: Trainer, order: Any, args: argparse.Namespace) -> dict[str,
 
 
 def hold() -> float:
-    """Keeps every multiprocessor busy, so that no stream gets past; for how many seconds."""
+    """Launches a kernel that occupies every multiprocessor, so that no other stream can run.
+
+    Returns its duration in seconds.
+    """
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     blocks = properties["multiProcessorCount"] * (properties["maxThreadsPerMultiProcessor"] // 1024)
     kernel = cupy.RawKernel(HOLD, "hold")
-    kernel((blocks,), (1024,), (cupy.uint64(1),))  # compiles it
+    kernel((blocks,), (1024,), (cupy.uint64(1),))  # compiles the kernel
     cupy.cuda.Device().synchronize()
     kernel((blocks,), (1024,), (cupy.uint64(int(1e9 * HELD)),))
     return HELD
 
 
 def calls(shape: Shape, args: argparse.Namespace, *, graphs: bool = True) -> dict[str, Any]:
-    """What CUPTI counts in a step and in an epoch, with CUDA graphs or without."""
+    """The counts of CUPTI per step and per epoch, with CUDA graphs or without."""
     device = select(args.device)
     X, Y, order = examples(shape)
     trainer = Trainer(shape, X, Y, device, backend=CuPyBackend(device.xp, graphs=graphs))
     counts = []
-    for n in (STEPS, STEPS, 2 * STEPS):  # the first one warms the profiler up
+    for n in (STEPS, STEPS, 2 * STEPS):  # the first warms up the profiler
         some = device.asarray(order_of(n, shape, order))
         trainer.epoch(some)
         counts.append(tally(profiled(lambda some=some: trainer.epoch(some))))
@@ -99,7 +103,7 @@ def calls(shape: Shape, args: argparse.Namespace, *, graphs: bool = True) -> dic
 
 
 def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
-    """The events of a call, as in the trace files of PyTorch's profiler."""
+    """The events during a call of `function`, as in the trace files of PyTorch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
@@ -112,7 +116,7 @@ def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def tally(events: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Numbers of: kernels, kernels by name, copies by direction, launches, those of graphs among
+    """The numbers of kernels, kernels by name, copies by direction, launches, graph launches among
     them, and waits by the name of the call."""
     counts: Counter[str] = Counter()
     for event in events:
@@ -134,7 +138,8 @@ def tally(events: Iterable[Mapping[str, Any]]) -> Counter[str]:
 
 
 def per_step(short: Counter[str], long: Counter[str]) -> dict[str, Any]:
-    """What STEPS more steps have added, a step; and what is left of the shorter epoch."""
+    """The counts per step, from the STEPS additional steps of the longer epoch, and the counts per
+    epoch, the rest of the shorter one."""
     step = {name: (long[name] - short[name]) / STEPS for name in long}
     epoch = {name: short[name] - STEPS * value for name, value in step.items()}
     result: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""A phase of `gpu.py`: training steps of nnaccel and its peers on one GPU, in turns.
+"""A phase of `gpu.py`: training steps of nnaccel and other libraries on one GPU, in turns.
 
-As in `peers.py`: each in a process of its own, the same parameters and minibatches, the same loss
-or it is not shown. All of a precision are started together, and only one of them computes at a
-time. Precisions share the time, and in each the largest network comes first: where time runs out,
-it is for what says least.
+As in `peers.py`, each library runs in a separate process, with the same parameters and minibatches,
+and is shown only if its loss is the same. All processes of a precision start at the same time, and
+one computes at a time. The precisions share the time. Each begins with the largest network, so that
+the least informative results are missing if the time runs out.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from bench.shared.report import FLOOR
 from bench.shared.rounds import Worker, take_turns, timed
 from bench.shared.shapes import Problem, Shape, gpu_shapes, problem
 
-EPOCHS = 2  # before the losses are compared
-TURN = 0.1  # seconds
-LIMIT = 100.0  # seconds for an answer: compiling may take long
+EPOCHS = 2  # epochs before the losses are compared
+TURN = 0.1  # seconds of a turn
+LIMIT = 100.0  # seconds to wait for an answer, since compiling may take long
 LIBRARIES = {"products": "cupy", "nnaccel": "cupy", "torch": "torch", "jax": "jax"}
 
 
 def peers(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     shapes = gpu_shapes(args.rehearse)
     numbers = range(len(shapes)) if args.shapes is None else args.shapes
-    expected = dict.fromkeys(numbers, 10.0)  # seconds: as many as in the last precision
+    expected = dict.fromkeys(numbers, 10.0)  # seconds, as measured in the last precision
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
             save(problem(shapes[number]), Path(folder) / f"{number}.npz")
@@ -55,7 +55,7 @@ def peers(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 
 
 class Race:
-    """The contestants of one precision, in processes that go from shape to shape."""
+    """The contestants of one precision; their processes run one shape after the other."""
 
     def __init__(self, precision: str, folder: str, args: argparse.Namespace) -> None:
         self.precision, self.folder, self.args = precision, folder, args
@@ -66,7 +66,7 @@ class Race:
         return Worker(words, self.args.threads)
 
     def run(self, number: int, shape: Shape) -> dict[str, Any]:
-        """Milliseconds a step of each in each round, and the loss after the first epochs."""
+        """Milliseconds per step of each contestant in each round, and its loss after EPOCHS."""
         found: dict[str, Entry] = {}
         turns = {}
         print(self.precision, shape.name, file=sys.stderr)
@@ -75,7 +75,7 @@ class Race:
             turns[name] = self.prepare(name, number, shape, found[name])
         judge(found, "loss", PRECISIONS[self.precision].tolerance, leave=[FLOOR])
         if any("problem" not in entry for entry in found.values()):
-            # No thread pools that have to fall asleep: a GPU that is synchronised is idle.
+            # A short pause is enough: no thread pool spins, and a synchronised GPU is idle.
             take_turns(found, turns, self.args, wait=lambda: time.sleep(0.01))
         for entry in found.values():
             if "problem" in entry:
@@ -83,7 +83,11 @@ class Race:
         return {"gflop": shape.flops / 1e9, "batch": shape.batch, "contestants": found}
 
     def prepare(self, name: str, number: int, shape: Shape, entry: Entry) -> Callable[[], float]:
-        """Builds and warms up a contestant, whose entry gets its loss, or its problem; its turn."""
+        """Builds and warms up a contestant, and returns its turn: a function that gives the
+        milliseconds per step.
+
+        entry: receives the loss, or the problem.
+        """
 
         def ask(epochs: int) -> list[float]:
             if "problem" in entry:
@@ -114,17 +118,16 @@ class Race:
 def worker(
     name: str, device: str, precision: str, folder: str
 ) -> Callable[[int, int], tuple[float, float]]:
-    """A worker answers the number of a shape and one of epochs with seconds and the mean loss of
-    the last epoch."""
+    """A function (index of a shape, number of epochs) -> (seconds, mean loss of the last epoch)."""
     library = LIBRARIES[name.partition(" ")[0]]
     if not (library == "cupy" and device == "cpu"):
-        importlib.import_module(library)  # while the others import theirs
+        importlib.import_module(library)  # at the same time as the other processes
     current, run = -1, None
 
     def work(number: int, epochs: int) -> tuple[float, float]:
         nonlocal current, run
         if number != current or run is None:
-            run = None  # its memory is needed
+            run = None  # frees its memory
             gc.collect()
             run = GPU_CONTESTANTS[name](load(Path(folder) / f"{number}.npz"), device, precision)
             current = number
@@ -134,7 +137,7 @@ def worker(
 
 
 def save(problem: Problem, path: Path) -> None:
-    """Made once for all the processes, with an order of a GPU's epoch."""
+    """Saves a problem for all processes, with the order of the examples in an epoch on a GPU."""
     arrays: dict[str, Any] = {f"W{i}": W for i, W in enumerate(problem.weights)}
     arrays |= {f"b{i}": b for i, b in enumerate(problem.biases)}
     shape = np.array([*problem.shape.sizes, problem.shape.batch])

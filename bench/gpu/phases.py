@@ -1,4 +1,4 @@
-"""Phases of `gpu.py`: the machine, CUDA sources, tests, the CPU beside the GPU, and a fit."""
+"""Phases of `gpu.py`: the machine, the CUDA sources, the tests, CPU against GPU, and a fit."""
 
 import argparse
 import re
@@ -25,14 +25,14 @@ from nnaccel.kernels.cuda.source import kernel_source
 GPU_LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "jaxlib", "triton", "array-api-compat")
 DTYPES = ("float32", "float64")
 MNIST_EPOCHS = 5
-PROCESSES = 8  # of the tests, and as many again in the place of those that end
-HANGS = 60  # seconds, after which a test counts as one
-HIDDEN, BATCH = (512, 512), 256  # of the network that is trained to so much accuracy
+PROCESSES = 8  # test processes; as many again may replace the ones that crash
+HANGS = 60  # seconds after which a test counts as hanging
+HIDDEN, BATCH = (512, 512), 256  # of the network that is trained to the accuracy GOAL
 GOAL, MOST_EPOCHS = 0.98, 30
 
 
 def machine(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """What the numbers come from, and what each library sees of it."""
+    """The machine, and the devices that each library finds on it."""
     if smi := shutil.which("nvidia-smi"):
         query = "name,driver_version,memory.total,memory.used,clocks.max.sm,power.limit"
         words = [smi, f"--query-gpu={query}", "--format=csv,noheader"]
@@ -55,7 +55,7 @@ def machine(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     yield "machine", about(args.threads, (*LIBRARIES, *GPU_LIBRARIES))["machine"]
     from nnaccel.devices.available import available
 
-    # Not under "problem": the phases of those who do not see the GPU say so.
+    # Not under "problem": the phases of a library that finds no GPU report it.
     yield "devices", {d.name: d.problem or f"{d.library}, {d.hardware}" for d in available()}
 
 
@@ -65,8 +65,8 @@ def output_of(words: list[str], **options: Any) -> str:
 
 
 def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Every CUDA kernel, compiled; registers and spills of each as the assembler says. In a
-    rehearsal one kernel: all of them take ten seconds."""
+    """Compiles every CUDA kernel; the assembler reports its registers and spills. A rehearsal
+    compiles one kernel, since all of them take ten seconds."""
     compiler = shutil.which("nvcc")
     if not compiler:
         yield "nvcc", {"note": "nvcc is not on the PATH"}
@@ -81,9 +81,9 @@ def sources(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 def compiled(
     compiler: str, path: Path, arch: str, expressions: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The kernels of a source, those of its templates that the expressions name among them; or
-    the problem with it."""
-    # The address of a template's kernel asks for the kernel.
+    """The resources of the kernels of a source, including the template instances that the
+    expressions name; or the problem with the source."""
+    # Taking the address of a template instance makes the compiler generate it.
     addresses = "".join(f"(void*){name}, " for name in expressions)
     text = f'#include "{path}"\nvoid* kernels[] = {{{addresses}nullptr}};\n'
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,8 @@ def compiled(
 
 
 def kernels_in(report: str) -> dict[str, dict[str, int]]:
-    """Registers, stack and spills in bytes by kernel, from what `nvcc -Xptxas -v` prints."""
+    """Registers, and bytes of stack and spills, of each kernel, from the output of
+    `nvcc -Xptxas -v`."""
     kernels: dict[str, dict[str, int]] = {}
     numbers: dict[str, int] = {}
     patterns = {
@@ -114,7 +115,7 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
         if name := re.search(r"Compiling entry function '(.+?)'", line):
             numbers = kernels[name[1]] = {}
         elif "Function properties for" in line and not line.rstrip().endswith(tuple(kernels)):
-            numbers = {}  # of a function that is not a kernel
+            numbers = {}  # discards the numbers of a function that is not a kernel
         for what, pattern in patterns.items():
             if number := re.search(pattern, line):
                 numbers[what] = int(number[1])
@@ -122,14 +123,14 @@ def kernels_in(report: str) -> dict[str, dict[str, int]]:
 
 
 def tests(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """`pytest -m gpu`: each failure as it comes, and at the end the last line."""
+    """Runs `pytest -m gpu`: each failure immediately, and the summary line at the end."""
     few = (["tests/devices/test_device.py"], 1) if args.rehearse else ([], PROCESSES)
     yield from reported(pytest_words(*few))
 
 
 def pytest_words(paths: Sequence[str], processes: int) -> list[str]:
-    """The command. Kernels are compiled by several processes at once; a test that hangs, or that
-    leaves CUDA in an error that lasts, costs a process, and another one takes its place."""
+    """The pytest command. Several processes compile kernels at the same time. A test that hangs, or
+    that leaves CUDA in a permanent error, ends its process, and a new process replaces it."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-rN"]
     words += ["-p", "bench.gpu.failures_at_once", "-p", "no:cacheprovider"]
     if find_spec("xdist"):
@@ -140,7 +141,7 @@ def pytest_words(paths: Sequence[str], processes: int) -> list[str]:
 
 
 def reported(words: list[str], folder: Path = ROOT) -> Iterator[tuple[str, Any]]:
-    """The failures of a run of pytest under their names, and "pytest" with its summary."""
+    """The failures of a pytest run under their names, and the summary under "pytest"."""
     lines = []
     with subprocess.Popen(
         words,
@@ -162,7 +163,8 @@ def reported(words: list[str], folder: Path = ROOT) -> Iterator[tuple[str, Any]]
 
 
 def parity(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """The same training from the command line on both devices: losses, predictions, seconds."""
+    """Runs the same training from the command line on both devices, and compares losses,
+    predictions and seconds."""
     dtypes, epochs = (DTYPES[:1], ["--epochs", "2"]) if args.rehearse else (DTYPES, [])
     problems = {"digits": ("digits", epochs)}
     if args.mnist:
@@ -178,7 +180,8 @@ def parity(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 def compare(
     source: str, options: list[str], folder: str, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """One training on the GPU, twice, since the first compiles kernels; and on the CPU."""
+    """Compares one training on the GPU, run twice since the first run compiles kernels, with the
+    same training on the CPU."""
     from nnaccel import Model
 
     paths = {"first": "first", args.device: "device", "cpu": "host"}
@@ -207,7 +210,7 @@ def compare(
 
 
 def differences_of(a: list[dict[str, float]], b: list[dict[str, float]]) -> list[float]:
-    """Of each epoch, the largest relative difference of a loss; not a number is one of infinity."""
+    """The largest relative difference of a loss in each epoch; infinity for NaN."""
     found = []
     for one, other in zip(a, b, strict=True):
         names = [name for name in one if name.endswith("loss")]
@@ -221,7 +224,7 @@ def plain(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def predictions(model: Any, source: str, device: str) -> dict[str, float]:
-    """What a model that was trained on the device says there and on the CPU."""
+    """Compares the predictions of a model, trained on the device, on the device and on the CPU."""
     from nnaccel import read, select
 
     data = read(source).data
@@ -234,8 +237,8 @@ def predictions(model: Any, source: str, device: str) -> dict[str, float]:
 
 
 def fit(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Seconds from arrays on the host to so much accuracy on the test rows of MNIST, which are
-    asked after each epoch; digits in a rehearsal. The first run of a process compiles kernels."""
+    """Seconds from arrays on the host to the accuracy GOAL on the test rows of MNIST, evaluated
+    after each epoch; a rehearsal uses digits. The first run of a process compiles kernels."""
     from nnaccel import read
 
     if not (args.mnist or args.rehearse):
@@ -262,7 +265,7 @@ def seconds_to_goal(
     options: Mapping[str, Any] = MappingProxyType({}),
     device: str | None = None,
 ) -> dict[str, Any]:
-    """One training; a problem where the goal is not reached."""
+    """The result of one training; a problem if it does not reach the goal."""
     from nnaccel.maths.metrics import for_loss
     from nnaccel.maths.network import mlp
     from nnaccel.training.loop import train

@@ -1,4 +1,4 @@
-"""The results of `gpu.py` in Markdown, as far as there are any."""
+"""The available results of `gpu.py` in Markdown."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Found = Mapping[str, Any]
 
 
 def markdown_of(found: Found) -> str:
-    """The whole page: what went wrong first, then each phase."""
+    """The whole page: the problems first, then each phase."""
     title = "# A rehearsal on the CPU" if found["rehearsal"] else "# On the GPU"
     parts = [f"{title}, {found['date'][:10]}\n\nCommand: `{found['command']}`\n"]
     if found["missing"]:
@@ -36,12 +36,12 @@ def cell(value: Any) -> str:
 
 
 def remark(result: Any) -> str:
-    """Why there are no numbers, if there are none."""
+    """The reason why a result has no numbers; empty if it has numbers."""
     return result.get("problem") or result.get("note", "") if isinstance(result, dict) else ""
 
 
 def answers(results: Found, found: Found) -> str:
-    """What was found, a row for each question."""
+    """A table of the answers, one row per question."""
     rows = []
     for name, result in results.items():
         facts = {key: value for key, value in result.items() if value and key != "problem"}
@@ -173,7 +173,7 @@ def throughput(results: Found, found: Found) -> str:
 
 
 def best_product(results: Found, libraries: tuple[str, ...], precision: str) -> float:
-    """TFLOP/s of the best bare product in a precision; 0 where there is none."""
+    """TFLOP/s of the best bare product in a precision; 0 without a result."""
     found = [results.get(f"product {library} {precision}", {}) for library in libraries]
     return max((rate for r in found for rate in r.get("tflops", {}).values()), default=0.0)
 
@@ -195,7 +195,7 @@ def peers(results: Found, found: Found) -> str:
 
 def columns_of(result: Found, peak: float) -> dict[str, Callable[[Entry], str]]:
     def rate(entry: Entry) -> float:
-        return result["gflop"] / min(entry["times"])  # GFLOP a millisecond are TFLOP/s
+        return result["gflop"] / min(entry["times"])  # GFLOP per millisecond equals TFLOP/s
 
     columns: dict[str, Callable[[Entry], str]] = {
         "best ms": best,

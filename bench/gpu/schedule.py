@@ -1,7 +1,7 @@
-"""The phases of `gpu.py`, one after the other: each a process of its own with a time limit.
+"""Runs the phases of `gpu.py` one after the other, each in a separate process with a time limit.
 
-Nothing of nnaccel is imported here before `gpu.json` is written: where a package is missing, that
-file says so.
+This module imports nothing of nnaccel before it writes `gpu.json`, so that this file can report a
+missing package.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from bench.shared.report import RESULTS, command
 from bench.shared.rounds import answer
 from bench.shared.script import environment
 
-Results = Iterator[tuple[str, Any]]  # of a phase: names, and what goes into the JSON file
+Results = Iterator[tuple[str, Any]]  # of a phase: names, and values for the JSON file
 
 
 class Phase(NamedTuple):
-    """A function of a module, `run(args) -> Results`, and the seconds that it may take."""
+    """A function of a module, `run(args) -> Results`, and its time limit in seconds."""
 
     module: str
     seconds: float
@@ -41,10 +41,10 @@ class Phase(NamedTuple):
         return getattr(importlib.import_module(f"bench.gpu.{self.module}"), name)(args)
 
 
-SHOWN = 600  # characters of a result
+SHOWN = 600  # characters shown of a result
 SCRIPT = Path(__file__).with_name("gpu.py")
 
-# What costs little and tells much comes first; the last has what the others leave.
+# Short and informative phases come first; the last phase has the remaining time.
 PHASES = {
     "kernels": Phase("first_minutes", 60),
     "runs": Phase("first_minutes", 75),
@@ -64,12 +64,12 @@ PHASES = {
 FIRST = ("kernels", "runs", "steps", "tests", "fusions", "products", "profile")
 REST = tuple(name for name in PHASES if name == "tests" or name not in FIRST)
 WITHOUT_GPU = ("sources",)
-VITAL = "kernels"  # where no kernel compiles, nothing else can work
+VITAL = "kernels"  # if no kernel compiles, no other phase can work
 
-# What nnaccel imports wherever it runs: the module, and the package that has it.
+# The modules that nnaccel always imports, and their packages.
 REQUIRED = {"array_api_compat": "array-api-compat"}
 
-# Of `bench.peers.contestants`, which imports nnaccel.
+# The names in `bench.peers.contestants`, which cannot be imported here since it imports nnaccel.
 CONTESTANTS = (
     *("products", "nnaccel", "nnaccel eager"),
     *("torch eager", "torch compiled", "torch graphs", "jax jit", "jax scan"),
@@ -78,7 +78,7 @@ CONTESTANTS = (
 
 def main(description: str | None) -> int:
     args = arguments(description)
-    # What falls back says so in a debug line: to the log, or with a worker's last words.
+    # Fallbacks are reported in debug lines: in the log, or in the last output of a worker.
     logging.basicConfig(stream=sys.stderr)
     logging.getLogger("nnaccel").setLevel(logging.DEBUG)
     if args.worker:
@@ -88,14 +88,14 @@ def main(description: str | None) -> int:
         return 0
     args.device = "cpu" if args.rehearse else "cuda"
     if args.rehearse:
-        args.threads = 1  # threads of several processes that wait for each other take seconds
+        args.threads = 1  # threads of several processes would wait for each other for seconds
     if args.phase:
         args.stop = time.monotonic() + args.budget
         tell(PHASES[args.phase].run(args.phase, args))
         return 0
-    # JAX would take three quarters of the GPU's memory, which all processes share.
+    # JAX would allocate three quarters of the GPU's memory, which all processes share.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ["CUPY_TF32"] = "0"  # but where TF32 is measured
+    os.environ["CUPY_TF32"] = "0"  # set to 1 where TF32 is measured
     found = {
         "command": command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,8 +143,8 @@ def arguments(description: str | None) -> argparse.Namespace:
 
 
 def missing_packages() -> str:
-    """What nnaccel cannot be imported without, with the remedy, in one line; empty where all is
-    there."""
+    """One line with the missing packages that nnaccel requires, and the remedy; empty if none is
+    missing."""
     packages = [name for module, name in REQUIRED.items() if not find_spec(module)]
     if not packages:
         return ""
@@ -156,7 +156,7 @@ def missing_packages() -> str:
 
 
 def missing_gpu() -> str:
-    """Why there is no GPU to run on, with the remedy, in one line; empty where there is one."""
+    """One line with the reason why no GPU can be used, and the remedy; empty if one can be used."""
     from nnaccel.devices.device import select
 
     try:
@@ -169,7 +169,7 @@ def missing_gpu() -> str:
 def take_all(
     names: Iterable[str], found: dict[str, Any], args: argparse.Namespace, seconds: float
 ) -> None:
-    """The phases one after the other, as far as the time goes."""
+    """Runs the phases one after the other, until the time runs out."""
     stop = time.monotonic() + seconds
     hurry = math.isfinite(seconds)
     for name in names:
@@ -182,19 +182,19 @@ def take_all(
 
 
 def is_hopeless(entry: dict[str, Any]) -> bool:
-    """Whether a phase of kernels ended without one that compiles."""
+    """Whether the phase of the kernels failed and no kernel compiled."""
     compiled = sum(result.get("compiled", 0) for result in entry["results"].values())
     return bool(entry["problem"]) and not compiled
 
 
 def ended(problem: str = "") -> dict[str, Any]:
-    """What is known of a phase that has no results yet."""
+    """The entry of a phase without results."""
     return {"seconds": 0.0, "problem": problem, "results": {}}
 
 
 def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: float) -> None:
-    """A phase in a process of its own; its results and its end go into `found`, and to the files
-    after each result."""
+    """Runs a phase in a separate process. Stores its results, problem and seconds in `found`, and
+    writes the files after each result."""
     entry = found["phases"][name] = ended()
     if seconds <= 1:
         entry["problem"] = "not begun: no time was left"
@@ -226,10 +226,10 @@ def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: fl
         listener = threading.Thread(target=listen, args=(process, entry, found, args), daemon=True)
         listener.start()
         status = status_of(process, seconds)
-        with suppress(ProcessLookupError):  # what it has started goes with it
+        with suppress(ProcessLookupError):  # ends the processes that the phase has started, too
             os.killpg(process.pid, signal.SIGKILL)
-        status_of(process, 5)  # a process that hangs in its driver cannot be ended, nor waited for
-        listener.join(10)  # not for ever: a stray process may hold the pipe open
+        status_of(process, 5)  # a process that hangs in the driver cannot be killed or waited for
+        listener.join(10)  # with a limit: a stray process may hold the pipe open
         if process.stdout and not listener.is_alive():
             process.stdout.close()
         if status is None:
@@ -245,7 +245,7 @@ def take(name: str, found: dict[str, Any], args: argparse.Namespace, seconds: fl
 
 
 def status_of(process: Any, seconds: float) -> int | None:
-    """The exit status; None if it has not ended after some seconds."""
+    """The exit status of a process; None if it has not ended after `seconds` seconds."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -257,7 +257,7 @@ def is_problem(result: Any) -> bool:
 
 
 def listen(process: Any, entry: dict[str, Any], found: Any, args: argparse.Namespace) -> None:
-    """Takes down the results of a phase as they come, and shows them."""
+    """Stores and prints the results of a phase as they arrive."""
     for line in process.stdout:
         name, result = json.loads(line)
         print(f"  {name}: {json.dumps(result)[:SHOWN]}", file=sys.stderr)
@@ -266,7 +266,8 @@ def listen(process: Any, entry: dict[str, Any], found: Any, args: argparse.Names
 
 
 def tell(results: Iterable[tuple[str, Any]]) -> None:
-    """The other end: results as lines of JSON; what libraries print goes to the log instead."""
+    """Prints results as lines of JSON, for `listen` in the parent process. The output of libraries
+    goes to the log instead."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
         for name, result in results:

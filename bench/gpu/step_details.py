@@ -1,4 +1,4 @@
-"""Phases of `gpu.py --first`: how long a step is, what is in it, and its products."""
+"""Phases of `gpu.py --first`: the time of a step, its products, and its kernels."""
 
 import argparse
 import time
@@ -22,7 +22,8 @@ TINY, MIDDLE = Shape((8, 16, 4), 16), Shape((20, 40, 36, 10), 32)  # in a rehear
 
 
 def steps(args: argparse.Namespace) -> Results:
-    """Microseconds of a step, in epochs of two lengths: their difference is the step alone."""
+    """Microseconds per step, from epochs of two lengths, whose difference excludes the start of an
+    epoch."""
     device, seconds = select(args.device), 0.02 if args.rehearse else 1.0
     small, middle, large = (TINY, MIDDLE, TINY) if args.rehearse else (SHAPES[0], SHAPES[2], LARGE)
     plain = (small,) if args.rehearse else (small, BINARY, SHAPES[1])
@@ -47,7 +48,7 @@ def step_of(
     found: dict[str, Any] = {"kernels": trainer.kernels}
     for n in sorted({shape.steps_on_gpu // 8, shape.steps_on_gpu}):
         some = device.asarray(np.resize(order, n * shape.batch))
-        for _ in range(1 + 8 // n + 2):  # until steps of the kind are graphs
+        for _ in range(1 + 8 // n + 2):  # until the graphs of these steps are captured
             trainer.epoch(some)
         times, stop = [], time.perf_counter() + seconds
         while time.perf_counter() < stop or len(times) < 3:
@@ -66,7 +67,7 @@ def step_of(
 
 
 def products(args: argparse.Namespace) -> Results:
-    """Error and rate of the products of each precision, by each algorithm that is suggested."""
+    """The error of the products in each precision, and the rate of each suggested algorithm."""
     if args.device != "cuda":
         yield "products", {"note": "a CPU has no cuBLASLt"}
         return
@@ -78,13 +79,16 @@ def products(args: argparse.Namespace) -> Results:
 
 
 def address(x: Any) -> int:
-    """Where an array of CuPy begins on the device."""
+    """The device address of the first element of a CuPy array."""
     return x.data.ptr
 
 
 def algorithms(precision: str, N: int, D: int, H: int) -> dict[str, Any]:
-    """One product (N, D) by (D, H). Of each algorithm: microseconds, TFLOP/s, and of those that sum
-    in the output whether they give the same bits in each run; last the one that is taken."""
+    """The relative error of one product (N, D) by (D, H), and a row for each algorithm.
+
+    A row has the microseconds, TFLOP/s, and whether the algorithm is the chosen one. If it sums in
+    the output, the row also says whether it gives the same bits in each run.
+    """
     import cupy
 
     from nnaccel.kernels.cuda import algorithm_choice
@@ -128,7 +132,7 @@ def algorithms(precision: str, N: int, D: int, H: int) -> dict[str, Any]:
 
 
 def profile(args: argparse.Namespace) -> Results:
-    """Microseconds of each kernel in a step, without graphs, by the profiler of PyTorch."""
+    """Microseconds of each kernel in a step, without graphs, from PyTorch's profiler."""
     middle, large = (MIDDLE, TINY) if args.rehearse else (SHAPES[2], LARGE)
     for shape, precision in ((middle, "tf32"), (middle, "bf16"), (large, "bf16")):
         yield answered(f"{shape.name} {precision}", kernels_of, shape, precision, args.device)
@@ -143,7 +147,7 @@ def kernels_of(shape: Shape, precision: str, name: str) -> dict[str, Any]:
     for _ in range(3):
         trainer.epoch(some)
     try:
-        profiled(lambda: trainer.epoch(some))  # warms the profiler up
+        profiled(lambda: trainer.epoch(some))  # warms up the profiler
         events = profiled(lambda: trainer.epoch(some))
     except ImportError as error:
         return {"note": f"the profiler is PyTorch's: {error}"}
@@ -151,7 +155,7 @@ def kernels_of(shape: Shape, precision: str, name: str) -> dict[str, Any]:
 
 
 def by_kernel(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Launches and microseconds a step of each kernel, most first."""
+    """Launches and microseconds per step of each kernel, in descending order."""
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "kernel":

@@ -1,4 +1,4 @@
-"""A phase of `gpu.py`: the bare product of each library, our steps, and many networks at once."""
+"""A phase of `gpu.py`: each library's bare matrix product, our steps, many networks at once."""
 
 import argparse
 import importlib
@@ -18,8 +18,8 @@ from nnaccel.training.step import initialize
 
 SIZES = (2048, 4096, 8192)
 MEMBERS = 64
-LIMIT = 60.0  # seconds for an answer
-SERIES = 0.1  # seconds; a tenth of that in a rehearsal
+LIMIT = 60.0  # seconds to wait for an answer
+SERIES = 0.1  # seconds of a series of products; a tenth of that in a rehearsal
 Product = Callable[[np.ndarray, np.ndarray], tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]
 
 
@@ -30,13 +30,13 @@ def throughput(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     for name in dict.fromkeys(devices):
         for shape in shapes:
             if name == "cpu" and shape.flops > 1e12:
-                shape = shape._replace(batch=shape.batch // 16)  # else an epoch takes a minute
+                shape = shape._replace(batch=shape.batch // 16)  # or an epoch takes a minute
             seconds = 0.05 if args.rehearse else 1.0
             yield f"step {name} {shape.name}", measure(shape, select(name), seconds)._asdict()
 
 
 def bare_products(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """TFLOP/s and error of A B by library, precision and size; each has a process of its own."""
+    """TFLOP/s and error of A B by library, precision and size, each in a separate process."""
     pairs = [(lib, p) for p in args.precisions for lib in PRODUCTS]
     workers = {pair: Worker(["product", *pair, args.device], args.threads) for pair in pairs}
     for library, precision in pairs:
@@ -58,14 +58,14 @@ def bare_products(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 
 
 def worker(library: str, precision: str, device: str) -> Callable[[int, int], tuple[float, float]]:
-    """A worker answers a size, and whether to check it, with seconds and the relative error."""
+    """A function (size, whether to check) -> (seconds of a product, relative error)."""
     if precision == "tf32":
         os.environ["CUPY_TF32"] = "1"  # read when CuPy is imported
     product = PRODUCTS[library](precision, device)
     series = SERIES if device == "cuda" else SERIES / 10
 
     def work(n: int, check: int) -> tuple[float, float]:
-        # Gaussian numbers, repeated with a period that has nothing to do with n.
+        # Normal numbers, repeated with a period that is unrelated to n.
         numbers = np.random.default_rng(0).standard_normal(1_000_003, dtype=np.float32)
         A, B = np.resize(numbers, (n, n)), np.resize(numbers[::-1], (n, n))
         multiply, rows = product(A, B)
@@ -82,21 +82,22 @@ def worker(library: str, precision: str, device: str) -> Callable[[int, int], tu
 def seconds_of(
     multiply: Callable[[], Any], rows: Callable[[Any], Any], series: float = SERIES
 ) -> float:
-    """Of one product: the best of three series, each long enough for a wait not to count."""
+    """Seconds of one product, the best of three series, each long enough for the wait at its end to
+    be negligible."""
     rows(multiply())
     times, best = 1, float("inf")
     for _ in range(4):
         started = time.perf_counter()
         for _ in range(times):
             result = multiply()
-        rows(result)  # waits
+        rows(result)  # waits for the device
         seconds = (time.perf_counter() - started) / times
         best, times = min(best, seconds), max(1, round(series / seconds))
     return best
 
 
 def _cupy(precision: str, device: str) -> Product:
-    """CuPy's `matmul`, in NumPy's place in a rehearsal."""
+    """CuPy's `matmul`; NumPy's in a rehearsal."""
     from nnaccel.devices.device import to_host
 
     where = select(device)
@@ -106,7 +107,7 @@ def _cupy(precision: str, device: str) -> Product:
             from ml_dtypes import bfloat16
 
             A, B = A.astype(bfloat16), B.astype(bfloat16)
-        # Not by `where.asarray`, which knows no bfloat16.
+        # Not by `where.asarray`, which does not support bfloat16.
         library = importlib.import_module("cupy" if where.library == "cupy" else "numpy")
         A, B = library.asarray(A), library.asarray(B)
         out = library.empty_like(A)
@@ -116,7 +117,7 @@ def _cupy(precision: str, device: str) -> Product:
 
 
 def _nnaccel(precision: str, device: str) -> Product:
-    """Our own call of cuBLASLt, in the place of CuPy's products; NumPy's in a rehearsal."""
+    """nnaccel's product by cuBLASLt; NumPy's `matmul` in a rehearsal."""
     from nnaccel.devices.device import to_host
 
     where = select(device)
@@ -169,7 +170,8 @@ PRODUCTS: dict[str, Callable[[str, str], Product]] = {
 
 
 def members(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of an epoch of K networks, by a leading axis of the parameters and one by one."""
+    """Seconds of an epoch of K networks: at once, with a leading axis of the parameters, and one
+    after the other."""
     shape: Shape = SHAPES[1]
     K, device = 4 if args.rehearse else MEMBERS, select(args.device)
     X, Y, order = examples(shape)

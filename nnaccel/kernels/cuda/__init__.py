@@ -1,1 +1,1 @@
-"""CUDA through CuPy: fused kernels, cuBLASLt's products, graphs, and whole epochs in one launch."""
+"""CUDA through CuPy: fused kernels, cuBLASLt's products, CUDA graphs, one-launch epochs."""

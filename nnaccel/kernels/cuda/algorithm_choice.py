@@ -1,9 +1,9 @@
-"""Which of the algorithms that cuBLASLt suggests for a product is taken.
+"""The choice among the algorithms that cuBLASLt suggests for a product.
 
-The fastest is timed once on a machine, and the choice is kept with its times beside CuPy's own
-kernels (CUPY_CACHE_DIR): so the same product has the same bits in every process. Where nothing can
-be kept (CUPY_CACHE_IN_MEMORY=1), it is the first suggestion. A process with
-NNACCEL_CHOOSE_ALGORITHMS=1 chooses anew, and keeps that instead.
+The algorithms are timed once on a machine. The choice and the times are saved in the folder of
+CuPy's compiled kernels (CUPY_CACHE_DIR), so that a product has the same bits in every process.
+Without this folder (CUPY_CACHE_IN_MEMORY=1) the first suggestion is used. A process with
+NNACCEL_CHOOSE_ALGORITHMS=1 times the algorithms again and replaces the saved choice.
 """
 
 import json
@@ -22,15 +22,15 @@ import numpy as np
 from nnaccel.kernels.cuda.cublaslt import WORKSPACE, Algorithm, library
 from nnaccel.typing import Array
 
-ROUNDS, REPEATS = 3, 4  # of the timing; a suggestion counts with its best round
-NEAR, MORE_ROUNDS = 1.1, 12  # those within a tenth of the fastest are timed again, in more rounds
-MARGIN = 1.03  # a later suggestion has to be faster by more than noise
-AHEAD = 8  # times that the workspace is cleared, so that the device falls behind the host
-SAME_BITS = 1000  # runs without another result, of an algorithm that has to show it
+ROUNDS, REPEATS = 3, 4  # of the timing; the best round of a suggestion counts
+NEAR, MORE_ROUNDS = 1.1, 12  # suggestions within 10 % of the fastest are timed in more rounds
+MARGIN = 1.03  # a later suggestion must be faster by more than the noise
+AHEAD = 8  # clears of the workspace before a timing, so that the device lags behind the host
+SAME_BITS = 1000  # runs that must give the same bits, for algorithms that sum in the output
 
 
 class TunableProduct(Protocol):
-    """What a choice needs of a `ProductPlan`."""
+    """The part of `ProductPlan` that a choice uses."""
 
     device: int
     problem: Any
@@ -45,10 +45,11 @@ class TunableProduct(Protocol):
 def choice(
     plan: TunableProduct, algorithms: Sequence[Algorithm], addresses: Sequence[int], out: Array
 ) -> int:
-    """The number of the algorithm that this machine takes: as before, or else the fastest. The
-    first where it cannot be kept, and where a stream that is being captured forbids to wait.
+    """The index of the algorithm for this machine: the saved choice, else the fastest algorithm.
 
-    addresses: of X, Y, out and the workspace.
+    The index is 0 if choices cannot be saved, or if none is saved yet and the current stream is in
+    a capture, which makes timing impossible.
+    addresses: of X, Y, out and the workspace.   out: the array of the product, overwritten.
     """
     folder, stream = cache_folder(), cupy.cuda.get_current_stream()
     if folder is None or len(algorithms) == 1:
@@ -72,8 +73,11 @@ def fastest(
     stream: Any,
     out: Array,
 ) -> tuple[int, list[float | None]]:
-    """The number of the first algorithm that is as fast as any of them, but for noise; and the
-    microseconds of each, None for one that fails, or whose results differ from run to run."""
+    """The index of the first algorithm that is within MARGIN of the fastest, and all times.
+
+    times: microseconds of REPEATS products by each algorithm; None for an algorithm that fails, or
+    whose results differ from run to run.
+    """
     numbers = range(len(algorithms))
     times = timed(plan, algorithms, addresses, stream, numbers, ROUNDS)
     near = [i for i in numbers if times[i] <= NEAR * min(times)]
@@ -99,11 +103,13 @@ def timed(
     numbers: Sequence[int],
     rounds: int,
 ) -> list[float]:
-    """Milliseconds of REPEATS products by each algorithm with one of these numbers, the best of so
-    many rounds; infinity for others, and for those that fail.
+    """Milliseconds of REPEATS products by each algorithm, the best of `rounds` rounds.
 
-    The device is given something to do before: a small product takes it less time than its launch
-    takes the host, and times would be those of the host.
+    numbers: the indices of the algorithms to time. The time is infinity for all others, and for
+    algorithms that fail.
+    The device clears the workspace first, so that it lags behind the host. Otherwise a small
+    product would take the device less time than its launch takes the host, and the times would
+    measure the host.
     """
     X, Y, out, workspace = addresses
     clear = cupy.cuda.runtime.memsetAsync
@@ -125,7 +131,7 @@ def timed(
 
 
 def has_same_bits(plan: TunableProduct, addresses: Sequence[int], stream: Any, out: Array) -> bool:
-    """Whether the algorithm that is chosen gives the same result in SAME_BITS runs."""
+    """Whether the chosen algorithm of the plan gives the same bits in SAME_BITS runs."""
     X, Y, to, workspace = addresses
     first, different = None, cupy.zeros((), np.bool_)
     for _ in range(SAME_BITS):
@@ -138,7 +144,7 @@ def has_same_bits(plan: TunableProduct, addresses: Sequence[int], stream: Any, o
 
 
 def cache_folder() -> Path | None:
-    """Where CuPy keeps compiled kernels; None if it keeps them in memory."""
+    """The folder of CuPy's compiled kernels; None if CuPy keeps them in memory."""
     if os.environ.get("CUPY_CACHE_IN_MEMORY") == "1":
         return None
     return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
@@ -152,9 +158,12 @@ def read(path: Path) -> int | None:
 
 
 def keep(path: Path, note: dict[str, Any], *, replace: bool = False) -> int | None:
-    """Writes a choice down and returns what is written there: that of whoever came first, unless
-    it is to be replaced. None if nothing can be written: then the next process would choose anew,
-    and perhaps otherwise."""
+    """Saves a choice and returns the saved index.
+
+    If another process has saved its choice first, that choice stays and is returned, unless
+    `replace` is set. Returns None if the file cannot be written: the next process would then
+    choose again, and might choose differently.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if replace:

@@ -1,4 +1,4 @@
-"""CuPy's backend: an epoch in one launch, CUDA graphs, or the kernels one after the other."""
+"""The backend of CuPy: an epoch in one launch, CUDA graphs, or one launch per kernel."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,9 +19,9 @@ from nnaccel.ops import Ops
 
 @dataclass(frozen=True)
 class CuPyBackend(Definition):
-    """CuPy is imported when something is asked of it.
+    """The backend of CuPy, which its methods import when they are called.
 
-    graphs: replay CUDA graphs, rather than launch each kernel.
+    graphs: whether to replay CUDA graphs rather than launch each kernel.
     """
 
     overwrites: ClassVar[bool] = True
@@ -31,7 +31,7 @@ class CuPyBackend(Definition):
     def operations(self, precision: str = "float32") -> Ops:
         from nnaccel.kernels.cuda.workspace import kernels
 
-        Definition.operations(self, precision)  # which checks the precision
+        Definition.operations(self, precision)  # checks the precision
         return Ops(self.xp, kernels(self.xp, precision), "kernels of CUDA")
 
     def bare_product(self, precision: str = "float32") -> BareProduct:
@@ -44,7 +44,7 @@ class CuPyBackend(Definition):
     def fused_epochs(self, run: Run, ops: Ops) -> list[FusedEpoch | Refused]:
         from nnaccel.kernels.cuda import small_network
 
-        count = Count()  # one for all of them: the host knows the step whichever ran last
+        count = Count()  # shared, so that the host has the step count whichever epoch ran last
         return [
             offer("one launch an epoch", small_network.one_launch_epoch, run, self.xp),
             offer("CUDA graphs", self._graph_epoch, run, count),

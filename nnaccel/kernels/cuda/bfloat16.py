@@ -1,6 +1,6 @@
-"""Copies in bfloat16 of the factors of products.
+"""Bfloat16 copies of the factors of matrix products.
 
-NumPy has no such type: an array of 16-bit integers, of type BF16, holds the bits.
+NumPy has no bfloat16: an array of 16-bit unsigned integers, of dtype BF16, holds the bits.
 """
 
 from typing import Any
@@ -20,13 +20,14 @@ BF16 = np.dtype(np.uint16)
 
 
 class Bfloat16Copies:
-    """The bfloat16 copies of a run with "bf16" products; in other precisions there are none.
+    """The bfloat16 copies of a run with "bf16" products; other precisions have no copies.
 
-    The copy of the parameters lives as long as they do: the update writes both. That of the
-    minibatch lives until the next one, those of activations and gradients for a pass through the
-    network. Between two dense layers A is in bfloat16 alone, and in float32 beside it where the
-    derivative reads more than its sign; so is the minibatch before one.   enabled: whether the
-    products are of bfloat16.   network: of the run, where that is known.
+    The copy of the parameters lives as long as the parameters, and the update writes both. The
+    copy of a minibatch lives until the next minibatch. The copies of activations and gradients
+    live for one pass through the network. Between two dense layers A is stored in bfloat16, and in
+    float32 too only where the derivative reads more than the sign of A. The minibatch is stored in
+    bfloat16 alone if the first layer is known to be dense.
+    enabled: whether products have bfloat16 factors.   network: of the run, if it is known.
     """
 
     def __init__(
@@ -34,23 +35,26 @@ class Bfloat16Copies:
     ) -> None:
         self._buffers, self.enabled = buffers, enabled
         self._dense_first = network is not None and type(network.layers[0]) is Dense
-        # Arrays of this pass and their copies, by the id of the array, which is kept here lest
-        # another one gets that id. An array that is in bfloat16 alone is its own copy.
+        # id(x) -> (x, its copy), for the arrays of this pass. Keeping x alive here prevents a new
+        # array from reusing its id. An array that exists in bfloat16 alone is its own copy.
         self._copies: dict[int, tuple[Array, Array]] = {}
         self._minibatch: tuple[Array, Array] | None = None
         self._params: Array | None = None  # the copy of the parameters
-        self._weights: dict[int, Array] = {}  # id(W) -> its part of that copy
-        self._up_to_date = False  # whether it is what the parameters are now
+        self._weights: dict[int, Array] = {}  # id(W) -> the part of that copy for W
+        self._up_to_date = False  # whether that copy equals the parameters, rounded
 
     def begin_epoch(self, params: Array) -> None:
-        """The parameters may have been changed in place since the last epoch."""
+        """Rounds the parameters again, since the caller may have changed them in place."""
         self._up_to_date = self._params is not None and self._buffers.has_views_of(params)
         if self._up_to_date:
             self.round(params, self._params)
 
     def begin_pass(self, params: Array, places: Layout, tree: Any, *, known: bool) -> None:
-        """A pass through the network with these parameters, and their views.   known: whether the
-        last pass had the same ones."""
+        """Starts a pass through the network; rounds the parameters if the copy is out of date.
+
+        params: (P,), or (K, P) for K networks.   tree: the views of params, by `places`.
+        known: whether the last pass had the same parameters.
+        """
         if not self.enabled:
             return
         kept = self._minibatch
@@ -66,31 +70,33 @@ class Bfloat16Copies:
         self._up_to_date = False  # until an update writes the copy too
 
     def begin_update(self, params: Array, *, whole: bool) -> Array | None:
-        """The copy that an update of these parameters must write too.   whole: whether it can: a
-        partial update leaves the copy behind."""
+        """The bfloat16 copy that an update of params must also write, or None.
+
+        whole: whether the update can write the copy. Otherwise the copy is out of date afterwards.
+        """
         copy = self._params if whole and self._buffers.has_views_of(params) else None
         self._up_to_date = copy is not None
         return copy
 
     def round(self, X: Array, copy: Array) -> None:
-        """copy = X in bfloat16."""
+        """copy = X, rounded to bfloat16.   copy: an array of X's shape, of dtype BF16."""
         X = cupy.ascontiguousarray(X)
         launch = kernel("to_bf16", TYPES[X.dtype.name])
         launch(*vector_grid(X.size, X.itemsize), (X, copy, X.size))
 
     def rounds(self, x: Array) -> bool:
-        """Whether x, an array of floating numbers, is bfloat16 as a factor."""
+        """Whether products read the floating-point array x as bfloat16."""
         return self.enabled and x.dtype == np.float32
 
     def are_factors(self, X: Array, W: Array) -> bool:
-        """Whether X can be multiplied with W as it is: of its type, or a copy that was made here.
-        Other arrays of 16-bit integers hold integers."""
+        """Whether the kernels can multiply X with W: X has W's dtype, or is a bfloat16 array that
+        this object has made. Other arrays of 16-bit integers hold integers."""
         if X.dtype == W.dtype:
             return W.dtype.name in TYPES
         return X.dtype == BF16 and id(X) in self._copies and self.rounds(W)
 
     def factor(self, x: Array) -> Array:
-        """An array as products take it: itself, or its copy in bfloat16."""
+        """The array that products read for x: x itself, or its bfloat16 copy, made here if new."""
         if not self.enabled or x.dtype == np.float64:
             return x
         if id(x) in self._weights:
@@ -100,7 +106,8 @@ class Bfloat16Copies:
         return self._copies[id(x)][1]
 
     def beside(self, x: Array) -> Array | None:
-        """Where a kernel that makes x, a factor, writes its copy; None without one."""
+        """The bfloat16 array into which the kernel that computes the factor x also writes x; None
+        where products read x itself."""
         if not self.rounds(x):
             return None
         copy = self._buffers.empty(x.shape, BF16)
@@ -108,8 +115,8 @@ class Bfloat16Copies:
         return copy
 
     def minibatch(self, shape: tuple[int, ...], dtype: Any) -> tuple[Array | None, Array | None]:
-        """Where the examples of a minibatch are written: as they are, and in bfloat16; None where
-        nobody reads them so."""
+        """The two arrays for the examples of a minibatch: one in dtype, one in bfloat16. An array
+        that no operation reads is None."""
         if not (self.enabled and dtype == np.float32):
             return self._buffers.named("X", shape, dtype), None
         copy = self._buffers.named("X in bfloat16", shape, BF16)
@@ -118,7 +125,7 @@ class Bfloat16Copies:
         return X, copy
 
     def alone(self, like: Array) -> Array | None:
-        """Where a kernel writes what only products read, in place of an array like this one; None
+        """A new bfloat16 array of the shape of `like`, for values that only products read; None
         where products read float32 or float64."""
         if not self.rounds(like):
             return None
@@ -128,5 +135,5 @@ class Bfloat16Copies:
 
 
 def widened(x: Array) -> Array:
-    """An array of bfloat16 in float32."""
+    """x in float32 if it holds bfloat16, else x itself."""
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == BF16 else x

@@ -1,4 +1,4 @@
-"""What is launched, captured as a CUDA graph, with the memory that the graph goes on writing to."""
+"""Launches captured as CUDA graphs, and the memory to which the graphs write."""
 
 import gc
 import logging
@@ -13,15 +13,16 @@ from nnaccel.typing import Array
 
 log = logging.getLogger("nnaccel.kernels.backend")
 
-TOGETHER = 16  # steps of `replayed` in a graph
+TOGETHER = 16  # steps per graph in `replayed`
 
 
 class Capture:
-    """Captures graphs on the current device, on a stream and from a memory pool of their own.
+    """Captures graphs on the current device, with a separate stream and memory pool.
 
-    CuPy's common pool would give away the memory of a temporary array that a graph still writes to
-    (its issue 9655), so such arrays come from a pool that nobody else uses. It goes back to the
-    device with the last reference to this object: a pool that is no more keeps what is free in it.
+    CuPy's default pool would reuse the memory of a temporary array to which a graph still writes
+    (CuPy issue 9655). So temporary arrays come from a pool that only captures use. Its memory is
+    returned to the device with the last reference to this object, explicitly, since a pool that is
+    deleted does not free its unused blocks.
     """
 
     def __init__(self) -> None:
@@ -29,19 +30,20 @@ class Capture:
         self._stream = cupy.cuda.Stream(non_blocking=True)
         device = cupy.cuda.runtime.getDevice()
         self.give_back = weakref.finalize(self, give_back, self._pool, device)
-        self.give_back.atexit = False  # CUDA may be gone before
+        self.give_back.atexit = False  # CUDA may be shut down by then
 
     def graph(self, launch: Callable[[], Any]) -> Any:
-        """The graph of all that `launch` launches. What it allocates must not be needed outside."""
+        """The graph of all launches by `launch`. Arrays that `launch` allocates must not be read
+        after it returns."""
         collecting = gc.isenabled()
-        gc.disable()  # which might give memory back to CUDA meanwhile
+        gc.disable()  # a collection might free CUDA memory during the capture
         try:
             with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
                 self._stream.begin_capture()
                 try:
                     launch()
                 except BaseException:
-                    with suppress(Exception):  # an invalid capture ends in an error of its own
+                    with suppress(Exception):  # ending an invalid capture raises another error
                         self._stream.end_capture()
                     raise
                 return self._stream.end_capture()
@@ -51,21 +53,21 @@ class Capture:
 
 
 class Branch:
-    """A second branch of the graph that is being captured. What is launched where nothing is
-    captured comes one after the other, as ever."""
+    """A second branch of the graph that is being captured. Outside a capture all launches run in
+    order on the current stream."""
 
     def __init__(self) -> None:
         self._stream: Any = None
         self._open = False
 
     def forget(self) -> None:
-        """There is no branch: of a capture that has failed, nothing is left to wait for."""
+        """Drops the branch, since after a failed capture `join` must not wait for it."""
         self._open = False
 
     @contextmanager
     def fork(self) -> Iterator[None]:
-        """What is launched meanwhile waits for what has been launched before, and is waited for by
-        `join` alone."""
+        """In this context launches go to the branch: they wait for all earlier launches, and only
+        `join` waits for them."""
         trunk = cupy.cuda.get_current_stream()
         if not trunk.is_capturing():
             yield
@@ -78,24 +80,24 @@ class Branch:
             yield
 
     def join(self) -> None:
-        """What follows waits for the branch."""
+        """Makes all later launches wait for the branch."""
         if self._open:
             follow(cupy.cuda.get_current_stream(), self._stream)
         self._open = False
 
 
 def follow(stream: Any, other: Any) -> None:
-    """What comes next on a stream waits for all that has been launched on the other."""
+    """Makes later launches on `stream` wait for all earlier launches on `other`."""
     event = cupy.cuda.Event(disable_timing=True)
     event.record(other)
     stream.wait_event(event)
 
 
 def allocate_or_raise(size: int) -> Any:
-    """Memory of the device; MemoryError where there is none.
+    """Allocates `size` bytes on the device; MemoryError if they are not available.
 
-    CuPy's own error would make the pool give its free memory back to the device and try again. But
-    graphs that were captured before still write there.
+    CuPy's own error would make the pool free its unused blocks and retry, but graphs captured
+    before still write to those blocks.
     """
     try:
         return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
@@ -104,15 +106,18 @@ def allocate_or_raise(size: int) -> Any:
 
 
 def give_back(pool: Any, device: int) -> None:
-    """Returns what is free in a pool to the device: all of it, once its graphs are gone."""
+    """Returns the unused blocks of a pool to the device: all blocks if its graphs are deleted."""
     with cupy.cuda.Device(device):
         pool.free_all_blocks()
 
 
 def replayed(step: Callable[[], Array]) -> Callable[[int], Array | None]:
-    """A function that takes so many steps, as `plain_loop` of kernels/definition.py: TOGETHER of
-    them a launch, once they have been taken as they are. The arrays of a step must be the same in
-    each. Where it cannot be captured all are taken as they are, and a debug line says why."""
+    """A function n -> result that runs `step` n times, as `plain_loop` of kernels/definition.py.
+
+    The first call runs the steps directly. Later calls replay a CUDA graph of TOGETHER steps, and
+    run the remaining steps directly. Every step must use the same arrays. If the steps cannot be
+    captured, all steps run directly, and a debug line gives the reason.
+    """
     result: Array | None = None
     graph: tuple[Capture, Any] | None = None
     failed = False
@@ -126,7 +131,7 @@ def replayed(step: Callable[[], Array]) -> Callable[[int], Array | None]:
         if result is not None and graph is None and not failed:
             try:
                 graph = captured()
-            except Exception as error:  # whatever speaks against a graph
+            except Exception as error:  # any reason against a graph
                 failed = True
                 log.debug(
                     "products go on without a CUDA graph: %s: %s", type(error).__name__, error

@@ -1,8 +1,8 @@
 """The functions of cuBLASLt, called through ctypes.
 
-CuPy refuses its own products while a stream is being captured into a CUDA graph, and has no word
-for their precision: one switch for the whole process. Here each product says for itself what it
-computes in; see `product_plan.py`.
+CuPy refuses matrix products while a stream is being captured into a CUDA graph, and has one switch
+for the precision of all products in a process. Here each product has its own precision; see
+`product_plan.py`.
 
 Source: NVIDIA, cuBLAS documentation, "Using the cuBLASLt API", and cublasLt.h.
 """
@@ -21,12 +21,13 @@ from nnaccel.typing import Array
 
 log = logging.getLogger("nnaccel.kernels.backend")
 
-# Bytes for partial sums, as NVIDIA recommends for Hopper. Fewer would exclude fast algorithms.
+# Bytes for partial sums, as NVIDIA recommends for Hopper. A smaller workspace would exclude fast
+# algorithms.
 WORKSPACE = 32 * 2**20
 
 
 class header:
-    """Numbers of cublasLt.h and of what it includes, under their names there."""
+    """Constants of cublasLt.h and of the headers that it includes, under the same names."""
 
     CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = 0, 1, 14
     CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -54,7 +55,7 @@ class header:
 
 
 class Algorithm(ctypes.Structure):
-    """cublasLtMatmulHeuristicResult_t: a suggestion, which begins with the algorithm itself."""
+    """cublasLtMatmulHeuristicResult_t: a suggestion of the library, with the algorithm first."""
 
     _fields_ = (
         ("algorithm", ctypes.c_uint64 * 8),
@@ -66,18 +67,18 @@ class Algorithm(ctypes.Structure):
 
 
 def address(x: Array) -> int:
-    """Where an array begins on the device."""
+    """The device address of the first element of an array."""
     return x.data.ptr
 
 
 @cache
 def library() -> Any:
-    """libcublasLt, the one that CuPy's own products use; None, with a line in the log, where there
-    is none."""
+    """The libcublasLt that CuPy's own products use; None, with a debug line, if it cannot be
+    loaded."""
     try:
         loader = import_module("cuda.pathfinder").load_nvidia_dynamic_lib
         found = ctypes.CDLL(loader("cublasLt").abs_path)
-    except Exception:  # no pathfinder, or none of the libraries that it knows
+    except Exception:  # no pathfinder, or it does not find the library
         try:
             major = cupy.cuda.runtime.runtimeGetVersion() // 1000
             windows = sys.platform == "win32"
@@ -89,7 +90,7 @@ def library() -> Any:
 
 
 def declared(found: Any) -> Any:
-    """The library, told the types of its functions."""
+    """The same library, with the argument and return types of its functions declared."""
     pointer, size, integer = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     attribute = [pointer, integer, pointer, size]
     arguments = {
@@ -116,7 +117,7 @@ def declared(found: Any) -> Any:
 
 
 def check(call: str, *arguments: Any) -> None:
-    """Calls a function of the library; RuntimeError with its name and the status in words."""
+    """Calls a function of the library; RuntimeError with its name and the status if it fails."""
     if status := getattr(library(), call)(*arguments):
         raise failure(call, status)
 
@@ -133,24 +134,24 @@ def failure(call: str, status: int) -> RuntimeError:
 
 @cache
 def handle(device: int) -> int:
-    """The library's handle for a device, the current one; any number of threads may use it."""
+    """The library's handle for `device`, which must be the current device. Threads may share it."""
     made = ctypes.c_void_p()
     check("cublasLtCreate", ctypes.byref(made))
     return made.value or 0
 
 
 class Description:
-    """An object of the library with attributes, which goes when this does."""
+    """An object of the library with attributes; it is destroyed together with this object."""
 
     def __init__(self, kind: str, *arguments: Any) -> None:
         made = ctypes.c_void_p()
         check(f"cublasLt{kind}Create", ctypes.byref(made), *arguments)
         self.kind, self.at = kind, made.value or 0
-        # A process that ends leaves them to the system: the library may be gone before.
+        # Not at exit, when the library may be unloaded already.
         destroy = getattr(library(), f"cublasLt{kind}Destroy")
         weakref.finalize(self, destroy, self.at).atexit = False
 
     def put(self, attribute: int, value: Any) -> None:
-        """Sets an attribute to a number of ctypes, whose size has to be that of the attribute."""
+        """Sets an attribute to a ctypes number, whose size must be the size of the attribute."""
         size = ctypes.sizeof(value)
         check(f"cublasLt{self.kind}SetAttribute", self.at, attribute, ctypes.byref(value), size)

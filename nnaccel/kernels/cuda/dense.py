@@ -1,4 +1,4 @@
-"""The dense layer on a device: its products, and the kernels of `dense.cuh` around them."""
+"""The dense layer on a device: its matrix products, and the kernels of `dense.cuh`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,16 +30,19 @@ from nnaccel.maths.activations import Activation
 from nnaccel.maths.layers.dense import dense, dense_vjp
 from nnaccel.typing import Array, Namespace
 
-# Examples times inputs, up to which a layer of at most LANES units is one kernel: a small product
-# waits for launches, and cuBLAS is better at a large one.
+# Largest N D, examples times inputs, for which a layer of at most LANES units is one kernel. Launch
+# time dominates a small product; cuBLAS is faster for a large one.
 SMALL = 2**20
 
-MANY_BLOCKS = 256  # about two for each multiprocessor of a large device
+MANY_BLOCKS = 256  # about two blocks per multiprocessor of a large device
 
 
 class Outputs(NamedTuple):
-    """Where a layer writes: pre-activations, activations, those in bfloat16, and the bits of
-    ReLU's derivative."""
+    """The output arrays of a layer; None for an output that nothing reads.
+
+    Z: (..., N, H) pre-activations.   A: (..., N, H) activations.   copy: A in bfloat16.
+    mask: (..., N, H / 32) words with the bits of ReLU's derivative.
+    """
 
     Z: Array
     A: Array | None
@@ -48,8 +51,11 @@ class Outputs(NamedTuple):
 
 
 class DenseKernels:
-    """`dense` and its derivative, of one network or of several side by side. An activation without
-    a functor and arrays with gaps are left to the definition, but for the products."""
+    """`dense` and its derivative, for one network or for K networks along a leading axis.
+
+    For activations without a functor and for arrays that are not contiguous, only the products run
+    here and the definition computes the rest.
+    """
 
     def __init__(
         self,
@@ -72,8 +78,12 @@ class DenseKernels:
         return {dense: self.dense, dense_vjp: self.dense_vjp}
 
     def dense(self, X: Array, W: Array, b: Array, activation: Activation) -> tuple[Any, Array]:
-        """Twin of `layers.dense.dense`; Z is None where the activation does not read it. Where A is
-        in bfloat16 alone, Z is what the derivative reads, if that is not A."""
+        """Twin of `layers.dense.dense`: returns Z and A = g(X W + b), (..., N, H).
+
+        X: (..., N, D).   W: (..., D, H).   b: (..., 1, H).
+        Z is None if the derivative of the activation does not read it. Where the second output is
+        A in bfloat16, the first is the float32 array that the derivative reads: Z, A or None.
+        """
         shape = product_shape(X, W)
         if shape is None or not self._copies.are_factors(X, W) or b.dtype != W.dtype:
             return self._dense(X, W, b, activation)
@@ -89,7 +99,7 @@ class DenseKernels:
             return None, Z
         A = self._buffers.empty(shape, W.dtype) if activation.reads_Z else Z
         copy = self._copies.alone(A) if self._ahead.feeds_dense(W) else None
-        # The next layer reads the copy; then only the derivative may want Z or A.
+        # With a copy, which the next layer reads, only the derivative may read A in float32.
         wanted = copy is None or not (activation.reads_Z or g[0] in READS_SIGN)
         mask = self._mask_for(A, W, g[0]) if fusions.RELU_IN_PRODUCT else None
         outputs = Outputs(Z, A if wanted else None, copy, mask)
@@ -101,15 +111,18 @@ class DenseKernels:
         return (Z if activation.reads_Z else None), A
 
     def _mask_for(self, A: Array, W: Array, G: str) -> Array | None:
-        """Where a layer leaves the bits of ReLU's derivative for the product of the layer above;
-        None where that product does not end with them."""
+        """A new mask for the bits of ReLU's derivative, which the product of the layer above reads;
+        None where that product cannot apply them.
+
+        A: (..., N, H).   G: the functor of the activation.   Returns (..., N, H / 32) words.
+        """
         db = self._buffers.gradients_of(W)[1]
         if (
             G != "Relu"
             or db is None
             or A.dtype != np.float32
             or A.shape[-1] % MASK_COLUMNS
-            or self._copies.rounds(A)  # the library would round db as well
+            or self._copies.rounds(A)  # the library would round db too
             or not self._ahead.feeds_dense(W)
         ):
             return None
@@ -120,7 +133,10 @@ class DenseKernels:
     def _forward(
         self, x: Array, w: Array, b: Array, to: Outputs, g: tuple[str, float], narrow: bool
     ) -> None:
-        """Z = x w + b and A = g(Z): one kernel for a narrow layer, else a product and a kernel."""
+        """Z = x w + b and A = g(Z): one kernel for a narrow layer, else a product and a kernel.
+
+        x: (..., N, D).   w: (..., D, H).   b: (..., 1, H).   g: the functor and its parameter.
+        """
         (N, D), H, T, (G, parameter) = x.shape[-2:], w.shape[-1], TYPES[b.dtype.name], g
         A, copy, networks = pointer(to.A), pointer(to.copy), prod(to.Z.shape[:-2])
         if narrow:
@@ -146,7 +162,12 @@ class DenseKernels:
         activation: Activation,
         need_dX: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        """Twin of `layers.dense.dense_vjp`: dZ may overwrite dA; dW and db are in the gradient."""
+        """Twin of `layers.dense.dense_vjp`: returns dX, dW and db.
+
+        dA, Z, A: (..., N, H).   X, dX: (..., N, D).   W, dW: (..., D, H).   db: (..., 1, H).
+        dZ may overwrite dA. For parameters of the current pass, dW and db are views of the
+        gradient vector.
+        """
         shape, factor = product_shape(X, W), self._copies.factor
         are_factors = self._copies.are_factors
         known = are_factors(X, W) and are_factors(A, W) and are_factors(dA, W)
@@ -167,8 +188,11 @@ class DenseKernels:
         return dX, dW, db
 
     def _multiply_back(self, dZ: Array, WT: Array, dX: Array, X: Array) -> None:
-        """dX = dZ W^T; or dZ of the layer whose output is X, with its db, if that has left what it
-        takes."""
+        """dX = dZ W^T. If the layer with output X has announced a mask, dX is multiplied by ReLU's
+        derivative, which gives that layer's dZ, and its sum over examples is written into db.
+
+        dZ: (..., N, H).   WT: (..., H, D).   X, dX: (..., N, D).
+        """
         relu = self._ahead.mask_for(X)
         if relu is not None and self._products.relu_matmul(dZ, WT, dX, *relu):
             self._ahead.found(dX, relu[1])
@@ -184,9 +208,9 @@ class DenseKernels:
         activation: Activation,
         db: Array | None,
     ) -> tuple[Array, Array]:
-        """dZ = dA g'(Z), which may be in bfloat16 alone, and db, its sum over examples.
+        """dZ = dA g'(Z), (..., N, H), and db (..., 1, H), the sum of dZ over examples.
 
-        db: where it belongs, if that is known.
+        dZ may overwrite dA, or be in bfloat16.   db: the array for the sum, or None for a new one.
         """
         if db is not None and self._ahead.is_sum(db, dA):
             return dA, db
@@ -201,16 +225,18 @@ class DenseKernels:
         return self._activation_vjp(dA, read, g, db), db
 
     def _activation_vjp(self, dA: Array, read: Array, g: tuple[str, float], db: Array) -> Array:
-        """dZ = dA g'(Z), written over dA or in bfloat16 alone, and db, its sum over examples.
+        """Returns dZ = dA g'(Z), which overwrites dA or is a new bfloat16 array; writes its sum
+        over examples into db.
 
-        read: Z where the derivative reads it, else A.
+        dA: (..., N, H).   read: Z where the derivative reads it, else A.   g: the functor and its
+        parameter.   db: (..., 1, H).
         """
         (N, H), T, (G, parameter) = dA.shape[-2:], TYPES[dA.dtype.name], g
         copy, networks = self._copies.alone(dA), prod(dA.shape[:-2])
-        each = 16 // dA.itemsize  # columns of a thread
+        each = 16 // dA.itemsize  # columns per thread
         wide = H % each == 0 and all(address(x) % 16 == 0 for x in (dA, read))
         columns = -(-H // (LANES * each if wide else LANES))
-        # A block takes 32 rows at least, but where that would leave multiprocessors without one.
+        # At least 32 rows per block, unless that would leave multiprocessors without a block.
         enough = networks * columns * N >= LANES * MANY_BLOCKS
         rows = LANES if enough else THREADS // LANES
         strips = max(1, min(BLOCKS // columns, -(-N // rows)))

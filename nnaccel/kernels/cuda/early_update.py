@@ -1,7 +1,7 @@
-"""The update of weights whose gradient is done, beside the products of the layers below.
+"""The early update of weights whose gradient is ready, during the products of the layers below.
 
-In a captured graph it is a branch of its own: an update is bound by memory and products by
-arithmetic, so a device may do both in the time of the longer one.
+In a captured graph the early update is a second branch. An update is memory-bound and large
+products are compute-bound, so a device may do both in the time of the longer one.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,16 @@ from nnaccel.kernels.cuda.cublaslt import address
 from nnaccel.kernels.cuda.device_buffers import DeviceBuffers
 from nnaccel.typing import Array
 
-LEAST = 2**16  # weights of a part; fewer are not worth a node of a graph
-ALIGNED = 8  # numbers of which a part has to be a multiple: 16 bytes in bfloat16
+LEAST = 2**16  # fewest weights of an early update; fewer are not worth a node of a graph
+ALIGNED = 8  # a part begins at a multiple of this number of elements: 16 bytes in bfloat16
 
 
 class EarlyUpdate:
-    """A step says how it will end. A dense layer says when nothing reads its weights any more, and
-    they may be updated. The update then leaves out what is done.
+    """Updates weights before the end of the step, from the last layer to the first.
 
-    Weights are updated from the last layer on, so that those are one part of the vector.
+    `expect` announces the update that ends the step. A dense layer calls `weights_done` when
+    nothing reads its weights any more. The update at the end of the step skips the updated weights,
+    which are one slice of the vector since the layers come in backward order.
     launch_of: as `OptimizerKernels._launch_of`.   expected: the rule with its vectors and numbers,
     between `expect` and `join`; None where nothing is updated early.
     """
@@ -35,9 +36,10 @@ class EarlyUpdate:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is updated before a step ends."""
+        """Drops the announced update: nothing is updated before the step ends."""
         self.expected: tuple[Callable, Array, Sequence[Array], tuple] | None = None
-        self._ready = self._done = self._n_weights = 0  # the first weight that may be, or has been
+        # Weights from _ready on may be updated; weights from _done on have been updated.
+        self._ready = self._done = self._n_weights = 0
         self._branch.forget()
 
     def expect(
@@ -48,21 +50,26 @@ class EarlyUpdate:
         numbers: tuple,
         n_weights: int,
     ) -> None:
-        """A step has begun that ends with this rule alone, for the gradient as the layers leave it.
-        Several networks, whose weights are no one part of the vector, are left to its end."""
+        """Announces that the step ends with one update by `rule`, of an unchanged gradient.
+
+        params, slots: (P,) vectors.   numbers: the rule's numbers.   n_weights: the leading entries
+        of params that are weights. Several networks are updated at the end of the step only, since
+        the weights of a layer are not one slice of their vectors.
+        """
         self.forget()
         if fusions.UPDATE_BESIDE and params.ndim == 1 and n_weights % ALIGNED == 0:
             self.expected = rule, params, slots, numbers
             self._ready = self._done = self._n_weights = n_weights
 
     def weights_done(self, W: Array) -> None:
-        """The gradient of these weights is in its place, and nothing reads them any more."""
+        """Updates W, now or in a later call: its gradient is in the gradient vector, and nothing
+        reads W again in this step."""
         if self.expected is None:
             return
         rule, params, slots, numbers = self.expected
         begin = (address(W) - address(params)) // params.itemsize
         if begin + W.size != self._ready:
-            return  # what is between them waits for the end of the step, and so do these
+            return  # the weights in between are updated at the end of the step, and so is W
         self._ready, part = begin, slice(begin, self._done)
         if begin % ALIGNED or self._done - begin < LEAST:
             return
@@ -77,8 +84,8 @@ class EarlyUpdate:
         self._done = begin
 
     def join(self) -> tuple[int, int]:
-        """The update comes now: where the weights begin that have been updated, and how many they
-        are. What follows waits for them."""
+        """Ends the early updates: returns the index of the first updated weight and the number of
+        updated weights. Later launches wait for these updates."""
         done = self._done, self._n_weights - self._done
         self._branch.join()
         self.forget()

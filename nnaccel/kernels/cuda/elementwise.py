@@ -1,4 +1,4 @@
-"""The minibatch, dropout and the encoding of numbers on a device, each in one launch."""
+"""The minibatch, dropout and the piecewise linear encoding on a device, each in one launch."""
 
 from collections.abc import Callable
 from math import prod
@@ -21,8 +21,8 @@ from nnaccel.typing import Array, Namespace
 
 
 class ElementwiseKernels:
-    """The operations of a step that multiply no matrices. Arrays that a kernel does not take are
-    left to the definition."""
+    """The minibatch, dropout and piecewise linear encoding. The definition computes them for arrays
+    that a kernel does not support."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class ElementwiseKernels:
     ) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
         self._ahead = ahead
-        self._is_there = False  # the next minibatch
-        self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> bins, and their arrays
+        self._is_there = False  # whether the rows of the next minibatch are on the device already
+        self._bins: dict[Any, Any] = {}  # (id(bins), dtype) -> (bins, their arrays)
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -47,16 +47,19 @@ class ElementwiseKernels:
     def minibatch(
         self, X: Array, Y: Array, weights: Array | None, index: Array, dtype: Any
     ) -> tuple[Array, Array, Array | None]:
-        """Twin of `minibatch.minibatch`. X may be in bfloat16, where only a product reads it."""
+        """Twin of `minibatch.minibatch`: the rows `index` (B,) of X (N, D), Y and weights.
+
+        The rows of X are in bfloat16 where only a product reads them, else in dtype.
+        """
         is_there, self._is_there = self._is_there, False
         rows = self._minibatch(X, Y, weights, index, np.dtype(dtype), is_there)
         self._ahead.announce_targets(*rows[1:])
         return rows
 
     def rows_of(self, data: Any, batch: int, dtype: Any) -> tuple[Any, ...] | None:
-        """The data set (X, Y, weights) as the end of a step takes the minibatch of the next one:
-        the members of `Rows` in `minibatch.cuh`. None where it does not, and each step takes its
-        own."""
+        """The members of `Rows` in `minibatch.cuh` for the data set (X, Y, weights): with them the
+        last kernel of a step gathers the next minibatch of `batch` examples. None if this is
+        switched off or not supported; each step then gathers its own minibatch."""
         (X, Y, weights), dtype = data, np.dtype(dtype)
         if (
             not fusions.NEXT_ROWS
@@ -74,7 +77,7 @@ class ElementwiseKernels:
         )  # fmt: skip
 
     def rows_are_there(self) -> None:
-        """The end of the last step has taken the rows of the next minibatch, as of `rows_of`."""
+        """Announces that the previous step has gathered the rows of the next minibatch already."""
         self._is_there = True
 
     def _minibatch(
@@ -90,7 +93,7 @@ class ElementwiseKernels:
         known = takes_rows(X, Y, weights, dtype) and B > 0 and index.flags.c_contiguous
         if not known or index.dtype != np.int64:
             return minibatch(X, Y, weights, index, dtype, xp=self._xp)
-        if weights is not None and weights.ndim > 1:  # of each network
+        if weights is not None and weights.ndim > 1:  # one column per network
             X, Y, _ = self._minibatch(X, Y, None, index, dtype)
             return X, Y, of_networks(self._xp.take(weights, index, axis=0))
         X_rows, copy, Y_rows, w_rows = self._places(X, Y, weights, B, dtype)
@@ -106,15 +109,19 @@ class ElementwiseKernels:
     def _places(
         self, X: Array, Y: Array, weights: Array | None, B: int, dtype: Any
     ) -> tuple[Array | None, Array | None, Array, Array | None]:
-        """Where the B rows of a minibatch go: X, X in bfloat16, Y and weights. A shorter one has
-        the same memory."""
+        """The arrays for the B rows of a minibatch: X, X in bfloat16, Y and weights. A shorter
+        minibatch uses the same memory."""
         X_rows, copy = self._copies.minibatch((B, X.shape[1]), dtype)
         Y_rows = self._buffers.named("Y", (B, *Y.shape[1:]), Y.dtype)
         w_rows = None if weights is None else self._buffers.named("weights", (B,), dtype)
         return X_rows, copy, Y_rows, w_rows
 
     def dropout(self, X: Array, key: Key, rate: float) -> tuple[Array, Array]:
-        """Twin of `layers.dropout.dropout`; the step of the key may also be a number."""
+        """Twin of `layers.dropout.dropout`: returns A = X M and the mask M.
+
+        X, A: (N, D), or (K, N, D) for K networks, which share the mask.   M: (N, D).
+        key: its step may also be a number of the host.   rate: the probability of dropping.
+        """
         if X.ndim not in (2, 3) or not X.size or not are_contiguous(X):
             key = key._replace(step=cupy.asarray(key.step, dtype=np.int32))
             return dropout(X, key, rate, xp=self._xp)
@@ -132,12 +139,12 @@ class ElementwiseKernels:
         return A, M
 
     def dropout_vjp(self, dA: Array, M: Array) -> Array:
-        """Twin of `layers.dropout.dropout_vjp`: the result overwrites dA."""
+        """Twin of `layers.dropout.dropout_vjp`: dX = dA M, which overwrites dA."""
         dA *= M
         return dA
 
     def piecewise_linear(self, X: Array, bins: Bins) -> Array:
-        """Twin of `layers.piecewise_linear.piecewise_linear`."""
+        """Twin of `layers.piecewise_linear.piecewise_linear`: X (N, D) -> (N, D + n_bins)."""
         if X.ndim != 2 or not X.size or not bins.of or not are_contiguous(X):
             return piecewise_linear(X, bins, xp=self._xp)
         (N, D), n_bins = X.shape, len(bins.of)
@@ -147,9 +154,9 @@ class ElementwiseKernels:
         return A
 
     def _bins_of(self, bins: Bins, dtype: Any) -> tuple[Array, Array, Array]:
-        """The inputs, lower edges and slopes of bins on the device, where they are brought once."""
+        """The inputs, lower edges and slopes of bins on the device, (n_bins,) each."""
         known = self._bins.get((id(bins), dtype))
-        if known is None:  # with `bins`, lest others get its id
+        if known is None:  # keeps `bins` alive, so that no other object gets its id
             numbers = (cupy.asarray(np.array(x, dtype)) for x in (bins.low, bins.slope))
             known = bins, (cupy.asarray(np.array(bins.of, np.int64)), *numbers)
             self._bins[id(bins), dtype] = known
@@ -157,7 +164,7 @@ class ElementwiseKernels:
 
 
 def takes_rows(X: Array, Y: Array, weights: Array | None, dtype: Any) -> bool:
-    """Whether the kernels take rows of such a data set, X and weights as dtype."""
+    """Whether the kernels can gather rows of this data set, with X cast to dtype."""
     return (
         X.size > 0
         and Y.size > 0

@@ -1,17 +1,18 @@
-"""Ways to leave out a launch or to hide one. Each is a switch.
+"""Switches of the optimisations that save a launch or overlap one with other work.
 
-Those that rest on what only a GPU shows are off until one has shown it. `python bench/gpu/gpu.py
---first` trains both ways: it compares the losses with those of the definitions, and times a step.
+An optimisation that only a GPU can test is off until a GPU has tested it. `python bench/gpu/gpu.py
+--first` trains with each switch off and on, compares the losses with those of the definitions, and
+times a step.
 """
 
-# The derivative of ReLU and the sum db, in the product that gives dA: by an epilogue of cuBLASLt.
+# cuBLASLt's epilogue applies the derivative of ReLU in the product that computes dA, and sums db.
 RELU_IN_PRODUCT = False
 
-# A narrow output layer with softmax cross-entropy, dZ and db, in one kernel.
+# One kernel computes a narrow output layer, its softmax cross-entropy, dZ and db.
 NARROW_LOSS = True
 
-# The update of a layer's weights on a second branch of a graph, beside the products below it.
+# A second branch of a graph updates the weights of a layer during the products of the layers below.
 UPDATE_BESIDE = False
 
-# The rows of the next minibatch, in the kernel that ends a step of a graph.
+# The kernel that ends a step of a graph also gathers the rows of the next minibatch.
 NEXT_ROWS = True

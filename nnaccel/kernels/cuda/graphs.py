@@ -1,10 +1,10 @@
 """An epoch on CuPy as replays of captured steps.
 
-A launch takes the host 5 microseconds or more, and a step of kernels is 14 of them; a CUDA graph is
-one launch, whatever is in it. Its kernels are those of `workspace.py`, with the addresses and
-numbers of the time when they were captured. So all that differs from step to step lies on the
-device, at fixed addresses, and what ends a step writes there what the next one needs; see
-`graph_step.cuh`. None of the figures here has been measured on a GPU yet.
+A launch takes the host 5 microseconds or more, and a step has 14 launches; a CUDA graph is one
+launch, however many kernels it contains. A graph contains the kernels of `workspace.py`, with the
+addresses and numbers at the time of capture. So all values that change from step to step are on
+the device, at fixed addresses, and the kernel that ends a step writes the values of the next step;
+see `graph_step.cuh`. All figures here are estimates, not yet measured on a GPU.
 """
 
 import logging
@@ -36,27 +36,31 @@ from nnaccel.typing import Array, Namespace
 
 log = logging.getLogger(__name__)
 
-STEPS = 32  # of a graph, at most: more of them would save little, and take longer to capture
-NODES = 512  # likewise
+# Most steps and nodes of a graph: more would save little, and take longer to capture.
+STEPS = 32
+NODES = 512
 
-# Floating-point operations of a step, from which on it takes a device a tenth of a millisecond at
-# least, and the next graph has been launched before that.
+# A step of more floating-point operations is a graph alone: it takes a device at least 0.1
+# milliseconds, and the host launches the next graph in less time.
 ALONE = 4e9
 
-FIRST = 8  # steps of a kind before the first graph, which takes longer to make than a few steps
+FIRST = 8  # steps of a kind before its first capture, which takes longer than a few steps
 
-KINDS = 16  # of steps whose graphs are kept: streamed data take turns in three places
+KINDS = 16  # kinds whose graphs are kept: streamed data alternate between three places in memory
 
-LOGITS = 2**22  # numbers that wait for the metric, which is computed for many steps at once
+LOGITS = 2**22  # most logits stored for the metric, which is computed for many steps at once
 
-COPIED = 2**14  # numbers that a block of the update copies at the end of a step, at most
+COPIED = 2**14  # most elements that one block of the update copies at the end of a step
 
 NOT_IN_PLACE = "a step gives other arrays than it has been given"
 
 
 def steps_per_graph(network: Network, batch: int, n_steps: int, networks: int = 1) -> int:
-    """How many steps to put into a graph for epochs of so many: some for a network, or networks,
-    whose steps take no longer than their launches."""
+    """The number of steps per graph, for epochs of n_steps steps: a power of two, which is 1 where
+    a step takes longer than its launch.
+
+    batch: examples per step.   networks: networks trained at once.
+    """
     whole = layout(network)
     if 6 * batch * whole.size * networks > ALONE:
         return 1
@@ -67,28 +71,28 @@ def steps_per_graph(network: Network, batch: int, n_steps: int, networks: int = 
 
 @dataclass
 class Kind:
-    """Steps in which the same is frozen."""
+    """The graphs of all steps with the same frozen values."""
 
-    taken: int = 0  # without a graph
-    graphs: dict[int, Any] = field(default_factory=dict)  # by the number of steps in them
+    taken: int = 0  # steps run without a graph
+    graphs: dict[int, Any] = field(default_factory=dict)  # number of steps -> graph and memory
 
 
 class Graphs:
-    """The graphs of a run.   space: of the kernels that are captured, and of nobody else."""
+    """The graphs of a run.   space: the workspace of the captured kernels, used by no other run."""
 
     def __init__(self, space: Workspace) -> None:
-        self.failed = False  # then steps are taken without graphs
+        self.failed = False  # whether steps run without graphs from now on
         self._space = space
-        self._kinds: dict[Any, Kind] = {}  # what has been used last comes last
+        self._kinds: dict[Any, Kind] = {}  # least recently used first
         self._capture: Capture | None = None
 
     def run(
         self, frozen: Any, n: int, some: int, step: Callable[..., list[Array]], arrays: list[Array]
     ) -> list[Array]:
-        """The arrays (params, *slots) after n steps, up to `some` in a graph.
+        """The arrays (params, *slots) after n steps, with graphs of `some` steps or of one step.
 
-        step: arrays -> arrays.   frozen: what it does not look up on the device.
-        In the first steps kernels are compiled and buffers made, so they are taken as they are.
+        step: arrays -> arrays.   frozen: the values that a captured step cannot read anew.
+        The first FIRST steps run without a graph, since they compile kernels and allocate buffers.
         """
         kind = self._kinds.pop(frozen, None) or Kind()
         while n and not self.failed:
@@ -104,7 +108,7 @@ class Graphs:
                     kind.graphs[steps] = self._captured(steps, step, arrays)
                 kind.graphs[steps][0].launch()
                 n -= steps
-            except Exception as error:  # whatever speaks against a graph, steps work without one
+            except Exception as error:  # for any reason: steps also work without graphs
                 self.fail(f"{type(error).__name__}: {error}")
         for _ in range(n):
             arrays = step(arrays)
@@ -115,7 +119,7 @@ class Graphs:
         return arrays
 
     def fail(self, reason: str) -> None:
-        """Does without graphs from now on."""
+        """Runs all later steps without graphs, and logs the reason."""
         log.debug("training goes on without CUDA graphs: %s", reason)
         self.failed = True
         self._kinds.clear()
@@ -124,7 +128,7 @@ class Graphs:
         self._capture = None
 
     def _captured(self, steps: int, step: Callable[..., list[Array]], arrays: list[Array]) -> Any:
-        """The graph of so many steps, with the memory that it knows by its addresses."""
+        """A graph of `steps` steps, and the memory to which the graph refers by address alone."""
 
         def launch() -> None:
             for _ in range(steps):
@@ -139,17 +143,17 @@ class Graphs:
 
 
 def same(some: list[Array], others: list[Array]) -> bool:
-    """Whether they are the very same arrays."""
+    """Whether both lists contain the same array objects."""
     return all(x is y for x, y in zip(some, others, strict=True))
 
 
 def address_of(x: Array | None) -> Any:
-    """The part of an array that a kernel knows."""
+    """The properties of an array that a captured kernel depends on."""
     return None if x is None else (address(x), x.shape, x.strides, x.dtype.str)
 
 
 def kernel_supports(params: Array, state: State, order: Array) -> bool:
-    """Whether these are vectors of a network, or of several, and an order, as kernels take them."""
+    """Whether the kernels support these arrays: params and slots (P,) or (K, P), order (N,)."""
     return (
         params.ndim in (1, 2)
         and params.size > 0
@@ -163,8 +167,8 @@ def kernel_supports(params: Array, state: State, order: Array) -> bool:
 def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
     """The epoch of a run as replays of CUDA graphs.
 
-    It refuses types that the kernels do not know, and what `updates_of` refuses.
-    Where a step cannot be captured it takes the steps one by one.   count: of the run.
+    The epoch raises NotSupported for dtypes without kernels, and where `updates_of` does. Steps
+    that cannot be captured run without graphs.   count: the step count of the run.
     """
     network, batch_size, metric, seed = run.network, run.batch_size, run.metric, run.seed
     space = Workspace(xp, run.precision, network)
@@ -182,10 +186,10 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
         before = count.of(state.step)
         now = State(before, state.slots)
         asked = updates_of(run.optimizer, params, now, n_steps, whole.n_weights, xp=host)
-        ops[views](params, whole)  # a graph does not say whose epoch it is
+        ops[views](params, whole)  # a replay does not call `views`
         ops[on_epoch_start](params)
 
-        # What changes from step to step becomes a place on the device.
+        # Numbers that change from step to step are read from arrays on the device.
         columns = [x for _, numbers in asked for x in numbers if np.ndim(x)]
         places = places_of(len(columns), batch, dtype)
         place = iter([places.numbers[i] for i in range(len(columns))])
@@ -207,7 +211,7 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
         places.begin(table, order, losses, logits, int(before), rows)
 
         def replay(arrays: list[Array], B: int, n: int, some: int) -> list[Array]:
-            """n steps of B examples."""
+            """Runs n steps of B examples, with graphs of up to `some` steps."""
 
             def step(arrays: list[Array]) -> list[Array]:
                 key = Key(seed, places.count) if random else None
@@ -232,8 +236,8 @@ def graph_epoch(run: Run, xp: Namespace, count: Count) -> FusedEpoch:
 
             return graphs.run((B, *frozen), n, some, step, arrays)
 
-        # The update is the last kernel of a step, unless something comes after it, or one block of
-        # it would have to copy much. It may begin early where it is all that becomes of a gradient.
+        # The update is the last kernel of a step, unless another operation follows it, or its last
+        # block would have to copy too much. It may begin early if nothing else reads the gradient.
         update_is_last = whole.n_trained == whole.size
         ends_step = update_is_last and batch + (logits is not None) * size <= COPIED
         one_rule = update_is_last and len(asked) == 1 and not run.l2

@@ -1,4 +1,4 @@
-"""Launching kernels: compiled for their types, with the arguments and the grids that they take."""
+"""Kernel launches: compilation for given types, arguments and grids."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,17 +10,17 @@ from nnaccel.kernels.cuda.signatures import THREADS, TYPES
 from nnaccel.kernels.cuda.source import kernel_source
 from nnaccel.typing import Array
 
-# Blocks of a launch, at most: eight a multiprocessor of a large device. The same number on every
+# Most blocks of a launch: eight per multiprocessor of a large device. The same number on every
 # device gives the same order of sums, and so the same bits.
 BLOCKS = 1024
 
-Scalar: TypeAlias = tuple[Any, float]  # an address on the device and 0, or 0 and a number
+Scalar: TypeAlias = tuple[Any, float]  # (an array on the device, 0), or (0, a number)
 
 
 @cache
 def kernel(name: str, *types: str) -> Any:
-    """The kernel for these types, compiled for the device where it is called; CuPy keeps it there
-    and on the disk. RuntimeError, with the remedy, where it cannot be compiled."""
+    """The kernel `name` for these types; CuPy compiles it for the device of the launch, and caches
+    it in memory and on disk. RuntimeError, with the remedy, if it cannot be compiled."""
     expression = f"{name}<{', '.join(types)}>"
     try:
         module = cupy.RawModule(
@@ -37,12 +37,12 @@ def kernel(name: str, *types: str) -> Any:
 
 
 def _versions() -> str:
-    """The versions of CUDA that CuPy and the driver have, in words."""
+    """The CUDA versions of CuPy and of the driver, as text."""
 
     def asked(version: Callable[[], int]) -> str:
         try:
             number = version()
-        except Exception:  # whatever is wrong with CUDA is being reported already
+        except Exception:  # the caller reports the problem with CUDA already
             return "unknown"
         return f"{number // 1000}.{number % 1000 // 10}" if number else "none"
 
@@ -53,8 +53,11 @@ def _versions() -> str:
 
 
 def row_grid(rows: int, columns: int, element: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Grid and block of a kernel over a matrix: a thread takes 16 bytes of a row if they can be
-    read together, else one element; threads that a row does not need take other rows."""
+    """Grid and block of a kernel over a matrix (rows, columns) of `element` bytes per element.
+
+    A thread handles 16 bytes of a row if the row is a multiple of 16 bytes, else one element. A
+    block handles several rows if one row needs fewer threads than a block has.
+    """
     wide = 16 // element
     packs = columns // wide if columns % wide == 0 else columns
     width = min(THREADS, 1 << (packs - 1).bit_length())
@@ -63,18 +66,21 @@ def row_grid(rows: int, columns: int, element: int) -> tuple[tuple[int, int], tu
 
 
 def vector_grid(n: int, element: int) -> tuple[tuple[int], tuple[int]]:
-    """Grid and block of a kernel over n elements in a line: a thread takes 16 bytes at a time."""
+    """Grid and block of a kernel over a vector (n,) of `element` bytes per element: a thread
+    handles 16 bytes at a time."""
     return (max(1, min(BLOCKS, -(-n * element // (16 * THREADS)))),), (THREADS,)
 
 
 def pointer(x: Array | None) -> Any:
-    """An array as the argument of a kernel: null where there is none."""
+    """The argument of a kernel for an optional array: a null pointer for None."""
     return 0 if x is None else x
 
 
 def scalar(x: Any, like: Array) -> Scalar | None:
-    """A number as the pair of arguments that kernels take, wherever it lies. None for an array of
-    several numbers, or of another type than `like`."""
+    """The pair of kernel arguments for a number x, on the host or on the device.
+
+    None for an array with axes, and for a device array of another dtype than `like`.
+    """
     if getattr(x, "ndim", 0):
         return None
     if not isinstance(x, cupy.ndarray):
@@ -83,13 +89,13 @@ def scalar(x: Any, like: Array) -> Scalar | None:
 
 
 def gap(x: Array | None) -> int:
-    """Elements from the matrix of one network to that of the next; 0 where all have the same."""
+    """The stride in elements between the matrices of two networks; 0 if they share one matrix."""
     return 0 if x is None or x.ndim < 3 or x.shape[0] == 1 else x.strides[0] // x.itemsize
 
 
 def are_matrices(*arrays: Array) -> bool:
-    """Whether the arrays are matrices, or stacks of them, each of which is contiguous, and all of
-    the first one's type, float32 or float64."""
+    """Whether all arrays are contiguous matrices, or stacks of contiguous matrices, of one dtype,
+    float32 or float64."""
     dtype = arrays[0].dtype
     return dtype.name in TYPES and all(
         x.dtype == dtype
@@ -101,6 +107,6 @@ def are_matrices(*arrays: Array) -> bool:
 
 
 def are_contiguous(*arrays: Array) -> bool:
-    """Whether the arrays are contiguous and all of the first one's type, float32 or float64."""
+    """Whether all arrays are contiguous and of one dtype, float32 or float64."""
     dtype = arrays[0].dtype
     return dtype.name in TYPES and all(x.dtype == dtype and x.flags.c_contiguous for x in arrays)

@@ -23,12 +23,14 @@ from nnaccel.maths.losses import softmax_cross_entropy
 from nnaccel.maths.network import l2_penalty
 from nnaccel.typing import Array, Namespace
 
-FEW_BLOCKS = 128  # of a launch whose results one block adds up one by one
+FEW_BLOCKS = 128  # most blocks of a launch whose partial sums one block adds up one by one
 
 
 class LossKernels:
     """Softmax cross-entropy of class numbers, alone or with the output layer, and the L2 penalty.
-    Other losses, and arrays that a kernel does not take, are left to the definition."""
+
+    The definition computes other losses, and arrays that a kernel does not support.
+    """
 
     def __init__(
         self,
@@ -52,8 +54,11 @@ class LossKernels:
     ) -> tuple[Array, Array]:
         """Twin of `losses.softmax_cross_entropy`, for class numbers that all networks share.
 
-        With few classes it also writes db of the layer with the logits Z, unless that layer has
-        computed the loss already; see `Ahead`.
+        Z: (..., N, K).   Y: (N,).   weights: (N,) or (..., N).
+        Returns loss (...) in nats and dZ (..., N, K), already divided by N.
+        With at most LANES classes the kernel also writes db of the output layer, if that layer has
+        announced it. If the output layer has computed the loss of Z already, nothing is launched;
+        see `Ahead`.
         """
         if label_smoothing or not takes(Z, Y, weights):
             return softmax_cross_entropy(
@@ -86,7 +91,8 @@ class LossKernels:
     def _wide_cross_entropy(
         self, Z: Array, Y: Array, weights: Array | None, value: Array, dZ: Array
     ) -> None:
-        """The same for so many classes that some warps share a row."""
+        """Writes the loss into value (...) and the gradient into dZ (..., N, K), for more than
+        LANES classes: one or more warps share a row."""
         *lead, N, K = Z.shape
         networks = prod(lead)
         width = max(LANES, 1 << (-(-K * Z.itemsize // HELD) - 1).bit_length())
@@ -100,11 +106,12 @@ class LossKernels:
         launch((blocks, 1, networks), (THREADS,), args)
 
     def with_output_layer(self, x: Array, w: Array, b: Array, Z: Array, W: Array) -> bool:
-        """Z = x w + b of the output layer, with the loss of these logits, dZ and db: in one launch,
-        where the targets of the pass are known. False, having done nothing, where they are not.
+        """Computes Z = x w + b of the output layer, the loss of Z, dZ and db in one launch.
 
-        x, w: the factors of the product, (..., N, D) and (..., D, K), K <= LANES.   W: the weights
-        in the vector of parameters.
+        x: (..., N, D) and w: (..., D, K), the factors of the product, K <= LANES.   b: (..., 1, K).
+        Z: (..., N, K), overwritten.   W: the weights as a view of the parameters.
+        Returns False, without a launch, if W is not the output layer's or the targets of the pass
+        are not known or not supported.
         """
         targets = self._ahead.targets_for(W) if fusions.NARROW_LOSS else None
         if targets is None or not takes(Z, *targets) or targets[0].shape[0] != Z.shape[-2]:
@@ -133,7 +140,8 @@ class LossKernels:
     def l2_penalty(
         self, value: Array, grads: Array, params: Array, l2: Any, n_weights: int
     ) -> tuple[Array, Array]:
-        """Twin of `network.l2_penalty`: added to the arrays that are given."""
+        """Twin of `network.l2_penalty`: adds the penalty to value (...), and its gradient to grads
+        (P,) or (K, P), in place."""
         value = cupy.asarray(value)
         fits = params.ndim in (1, 2) and params.size and are_contiguous(params, grads, value)
         if isinstance(l2, tuple) or not fits:
@@ -147,7 +155,7 @@ class LossKernels:
 
 
 def takes(Z: Array, Y: Array, weights: Array | None) -> bool:
-    """Whether the kernels of the loss take such logits, class numbers and weights."""
+    """Whether the kernels support these logits, class numbers and weights."""
     return (
         Z.ndim in (2, 3)
         and Z.size > 0
@@ -160,8 +168,8 @@ def takes(Z: Array, Y: Array, weights: Array | None) -> bool:
 
 
 def weights_of(weights: Array | None) -> tuple[Any, int, int]:
-    """The weights (N,), or (networks, N), of examples as arguments: with the elements from one to
-    the next, and from network to network."""
+    """The example weights (N,) or (networks, N) as kernel arguments: the array, its stride from
+    example to example, and its stride from network to network, in elements."""
     if weights is None:
         return 0, 0, 0
     *network, example = (step // weights.itemsize for step in weights.strides)

@@ -11,9 +11,9 @@ from nnaccel.kernels.cuda.signatures import TYPES
 from nnaccel.maths import optimizers
 from nnaccel.typing import Array, Namespace
 
-NO_END = (0, 0, 0, 0, 0, 0)  # arguments of an update that ends no captured step
+NO_END = (0, 0, 0, 0, 0, 0)  # arguments for an update that does not end a captured step
 
-# The kernel of each rule, and which of its numbers may lie on the device.
+# The kernel of each rule, and the indices of the numbers that may be arrays on the device.
 RULES = {
     optimizers.gradient_descent_update: ("gradient_descent", (0,)),
     optimizers.momentum_update: ("momentum", (0,)),
@@ -22,18 +22,22 @@ RULES = {
     optimizers.adam_update: ("adam", (0, 3, 4)),
 }
 
-Launch: TypeAlias = Callable[..., None]  # by the arguments that end a step, if it does
+Launch: TypeAlias = Callable[..., None]  # called with the arguments that end a step, or without
 
 
 class OptimizerKernels:
-    """The rules of `nnaccel.maths.optimizers`, for vectors of a network, or of several. Clipping of
-    several, and numbers that a kernel does not take, are left to the definition."""
+    """The update rules of `nnaccel.maths.optimizers`, for vectors (P,), or (K, P) for K networks.
+
+    The learning rate, Adam's corrections, the factor of the decay and the norm may be numbers of
+    the host or arrays () on the device. The definition clips the gradients of several networks, and
+    handles numbers and arrays that a kernel does not support.
+    """
 
     def __init__(self, xp: Namespace, buffers: DeviceBuffers, copies: Bfloat16Copies) -> None:
         self._xp, self._buffers, self._copies = xp, buffers, copies
         self.early = EarlyUpdate(buffers, copies, self._launch_of)
         self._holds = False
-        self._held: Launch | None = None  # the launch of an update
+        self._held: Launch | None = None  # the held launch of an update
 
     def kernels(self) -> dict[Callable, Callable]:
         return {
@@ -87,15 +91,18 @@ class OptimizerKernels:
         return self._update(optimizers.adam_update, (params, grads, mu, nu), numbers)
 
     def _update(self, rule: Callable, vectors: tuple[Array, ...], numbers: tuple) -> Any:
-        """What a rule gives for the vectors (params, grads, ...), by one launch; by its definition
-        for arrays and numbers that the kernel does not take."""
+        """The result of an update rule, with one launch, in place.
+
+        vectors: (params, grads, *slots), each (P,) or (K, P).   numbers: the other arguments.
+        The definition computes the result where the kernel does not support the arguments.
+        """
         self.release()
         params, _, *slots = vectors
         hole = self.early.join()
         copy = self._copies.begin_update(params, whole=True)
         launch = self._launch_of(rule, vectors, numbers, copy, hole)
         if launch is None:
-            self._copies.begin_update(params, whole=False)  # which the definition leaves behind
+            self._copies.begin_update(params, whole=False)  # the definition does not write the copy
             return rule(*vectors, *numbers, xp=self._xp)
         if params.size and self._holds:
             self._held = launch
@@ -111,9 +118,12 @@ class OptimizerKernels:
         copy: Array | None,
         hole: tuple[int, int] = (0, 0),
     ) -> Launch | None:
-        """The launch of a rule over these vectors; None for arrays and numbers that its kernel does
-        not take.   copy: of the parameters in bfloat16.   hole: where numbers begin that are left
-        out, and how many they are."""
+        """The launch of a rule over these vectors; None if its kernel does not support them.
+
+        vectors: (params, grads, *slots).   numbers: the other arguments of the rule.
+        copy: the bfloat16 copy of the parameters to write, or None.
+        hole: the index of the first element to skip, and the number of elements to skip.
+        """
         if rule not in RULES:
             return None
         (name, changing), params = RULES[rule], vectors[0]
@@ -130,24 +140,30 @@ class OptimizerKernels:
         return launch
 
     def hold(self) -> None:
-        """The next update waits for `release`, by which time it is known what a step ends with."""
+        """Holds the launch of the next update until `release`, which has the arguments that end
+        the step."""
         self._holds, self._held = True, None
 
     def release(self, end: tuple[Any, ...] = NO_END) -> bool:
-        """Launches the update that waits; False where none does.   end: the arguments by which it
-        ends a captured step."""
+        """Launches the held update; returns False if none is held.
+
+        end: the arguments with which the update ends a captured step.
+        """
         held, self._held = self._held, None
         if held is not None:
             held(end)
         return held is not None
 
     def hold_no_more(self) -> None:
-        """Updates are launched as they come."""
+        """Launches all later updates immediately."""
         self._holds = False
         self.early.forget()
 
     def _numbers(self, vectors: Sequence[Array], changing: Sequence) -> list[Any] | None:
-        """Numbers as pairs of arguments; None for other arrays than vectors in one piece."""
+        """The numbers as pairs of kernel arguments; None if a number or a vector is not supported.
+
+        vectors: contiguous, (P,) or (K, P).
+        """
         if vectors[0].ndim not in (1, 2) or not are_contiguous(*vectors):
             return None
         pairs = [scalar(x, vectors[0]) for x in changing]
@@ -155,7 +171,7 @@ class OptimizerKernels:
 
     def shrink_weights(self, params: Array, amount: Any, n_weights: int) -> Array:
         """Twin of `optimizers.shrink_weights`, in place."""
-        self.release()  # an update that waits comes before
+        self.release()  # launches a held update first
         numbers = self._numbers((params,), (amount,))
         if numbers is None:
             return optimizers.shrink_weights(params, amount, n_weights, xp=self._xp)
@@ -168,7 +184,8 @@ class OptimizerKernels:
         return params
 
     def clip_by_global_norm(self, grads: Array, max_norm: Any) -> Array:
-        """Twin of `optimizers.clip_by_global_norm`, in place: a launch for the norm, and one."""
+        """Twin of `optimizers.clip_by_global_norm`, in place, with two launches: the norm, then the
+        product with the clipping factor."""
         self.release()
         numbers = self._numbers((grads,), (max_norm,)) if grads.ndim == 1 else None
         if numbers is None:

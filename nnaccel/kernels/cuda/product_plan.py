@@ -1,13 +1,13 @@
-"""Matrix products with a plan: made once for the products of a kind, then one call of the library.
+"""Plans of matrix products: one plan for all products of the same kind, then one library call each.
 
-Float32 is IEEE float32: algorithms that read TF32 or 16 bits are left out, whatever the library
-would like. CUPY_TF32 is CuPy's and has no meaning here. NVIDIA_TF32_OVERRIDE=0 turns TF32 off for
-all of a process, so that "tf32" then computes in float32 too.
+Float32 is IEEE float32: algorithms that round their factors to TF32 or 16 bits are excluded, even
+if the library would choose them. CuPy's variable CUPY_TF32 has no effect here.
+NVIDIA_TF32_OVERRIDE=0 turns TF32 off for the whole process, so that "tf32" computes in float32 too.
 
-The same product has the same bits in every process on a machine. Sums have a fixed order in all
-algorithms that are asked for: those that round partial sums of K to the type of the output are left
-out, and so are those that add them up in the output, though in a fixed order by the words of the
-library; see IN_PLACE. Which of the library's suggestions is taken, `algorithm_choice.py` decides.
+A product has the same bits in every process on a machine. All requested algorithms sum in a fixed
+order. Algorithms that round partial sums of K to the output's type are excluded. Algorithms that
+add partial sums in the output are excluded too, although their order is fixed according to the
+library's documentation; see IN_PLACE. `algorithm_choice.py` chooses among the suggestions.
 """
 
 import ctypes
@@ -33,16 +33,16 @@ from nnaccel.typing import Array
 
 log = logging.getLogger("nnaccel.kernels.backend")
 
-# Whether algorithms may add up partial sums of K in an output of float32, which saves the launch of
-# a second kernel. Such an algorithm has to show that it gives the same bits in a thousand runs. Off
-# until a GPU has shown it: `products` of bench/gpu/gpu.py looks.
+# Whether algorithms may add partial sums of K in a float32 output, which saves the launch of a
+# second kernel. Such an algorithm must give the same bits in a thousand runs. Off until tested on a
+# GPU: the phase `products` of bench/gpu/gpu.py runs the test.
 IN_PLACE = False
 
-CANDIDATES = 8  # suggestions of the library that are timed
-ALIGNED = 256  # bytes: what the library takes for granted where it is not told
-MASK_COLUMNS = 128  # of which the columns of a mask have to be a multiple
+CANDIDATES = 8  # suggestions of the library to time
+ALIGNED = 256  # bytes: the alignment that the library assumes by default
+MASK_COLUMNS = 128  # the number of columns of a mask must be a multiple of this
 
-# 16-bit integers hold the bits of bfloat16, for which NumPy has no name.
+# 16-bit unsigned integers hold the bits of bfloat16, which NumPy does not have.
 TYPES = {
     "float32": header.CUDA_R_32F,
     "float64": header.CUDA_R_64F,
@@ -57,20 +57,22 @@ NOT_IEEE = (
 
 
 class Matrix(NamedTuple):
-    """A matrix, or a stack of them, as a library sees it that counts along columns: transposed."""
+    """A matrix, or a stack of matrices, in column-major order: the transpose of the array."""
 
     type: int
     rows: int
     columns: int
     leading: int  # elements from one column to the next
-    stride: int  # elements from one matrix of a stack to the next, 0 where it is the same one
-    flipped: bool  # transposed once more, back to what lies in memory
+    stride: int  # elements from one matrix of a stack to the next; 0 if all are the same matrix
+    flipped: bool  # whether the product uses the transpose of this matrix
 
 
 class ReluEnd(NamedTuple):
-    """How a product dX = dZ W^T ends where X is the output of a layer with ReLU: as dZ of that
-    layer, by a mask of bits as `store_mask` of `dense.cuh` writes it, and with the sum db over
-    examples. It is the epilogue DRELU_BGRAD."""
+    """The epilogue DRELU_BGRAD of a product dX = dZ W^T, where X is the output of a ReLU layer.
+
+    It multiplies dX by ReLU's derivative, which gives dZ of that layer, and sums this dZ over
+    examples into db. The derivative is the bit mask that `store_mask` of `dense.cuh` writes.
+    """
 
     mask_stride: int  # bits from the mask of one matrix of a stack to the next
     db_stride: int  # elements from one db to the next
@@ -78,7 +80,7 @@ class ReluEnd(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A product out = X Y, which the library computes as out^T = Y^T X^T."""
+    """A product out = X Y, which the column-major library computes as out^T = Y^T X^T."""
 
     Y: Matrix
     X: Matrix
@@ -90,8 +92,11 @@ class Problem(NamedTuple):
 
 
 def matrix_of(x: Array) -> Matrix | None:
-    """An array (..., rows, columns) with at most one leading axis; None where neither its rows nor
-    its columns are contiguous, where they overlap, and where it is of another type."""
+    """The `Matrix` of an array (..., rows, columns) with at most one leading axis.
+
+    None for other dtypes than those of TYPES, and for arrays whose rows and columns are both not
+    contiguous, or overlap.
+    """
     if x.dtype.name not in TYPES or x.ndim not in (2, 3):
         return None
     rows, columns = x.shape[-2:]
@@ -108,7 +113,10 @@ def matrix_of(x: Array) -> Matrix | None:
 
 
 def problem_of(X: Array, Y: Array, out: Array, tf32: bool) -> Problem | None:
-    """The product as the library is told of it; None for arrays that it cannot take."""
+    """The `Problem` of out = X Y for the library; None for arrays that it does not support.
+
+    X: (..., N, D).   Y: (..., D, H).   out: (..., N, H).   tf32: whether factors are rounded.
+    """
     matrices = matrix_of(Y), matrix_of(X), matrix_of(out)
     y, x, o = matrices
     if y is None or x is None or o is None or o.flipped:
@@ -127,15 +135,17 @@ def problem_of(X: Array, Y: Array, out: Array, tf32: bool) -> Problem | None:
 
 
 def alignment(x: Array) -> int:
-    """The largest power of two, up to ALIGNED, of which the address of an array is a multiple."""
+    """The alignment of an array's address in bytes: its largest power-of-two factor, at most
+    ALIGNED."""
     return min(ALIGNED, address(x) & -address(x))
 
 
 def with_relu(problem: Problem, mask: Array, db: Array) -> Problem | None:
-    """The product that ends as `ReluEnd` says; None where the library has no such end.
+    """The problem with the epilogue `ReluEnd`; None where the library does not support it.
 
-    mask: (..., N, H / 32) words.   db: (..., 1, H), of the type of the output. That is float32:
-    the library sums db in the type of what it writes, and has no such end in float64.
+    mask: (..., N, H / 32) words.   db: (..., 1, H) float32.
+    The output must be float32 too: the library sums db in the type of the output, and does not have
+    this epilogue in float64.
     """
     if problem.out.type != header.CUDA_R_32F or db.dtype != np.float32:
         return None
@@ -151,8 +161,11 @@ ZERO = {header.CUDA_R_32F: ctypes.c_float(0), header.CUDA_R_64F: ctypes.c_double
 
 
 class ProductPlan:
-    """A product with its algorithm: call it with the addresses of X, Y, out and of a workspace of
-    WORKSPACE bytes, and with a stream. RuntimeError where the library refuses."""
+    """A product and its algorithm, called with addresses and a stream: out = X Y.
+
+    The addresses are those of X, Y, out and a workspace of WORKSPACE bytes. RuntimeError if the
+    library reports a failure.
+    """
 
     def __init__(self, problem: Problem, device: int) -> None:
         scale = header.CUDA_R_64F if problem.X.type == header.CUDA_R_64F else header.CUDA_R_32F
@@ -183,13 +196,16 @@ class ProductPlan:
         return layout
 
     def again(self) -> "ProductPlan":
-        """Another plan with this one's algorithm."""
+        """A new plan for the same problem with the same algorithm."""
         plan = ProductPlan(self.problem, self.device)
         plan.choose(self.algorithm)
         return plan
 
     def end_with_relu(self, relu: ReluEnd, H: int) -> None:
-        """Every number has the size that cublasLt.h gives the attribute."""
+        """Sets the epilogue; each number has the size that cublasLt.h specifies for the attribute.
+
+        H: columns of the output.
+        """
         put, epilogue = self.product.put, header.CUBLASLT_EPILOGUE_DRELU_BGRAD
         put(header.CUBLASLT_MATMUL_DESC_EPILOGUE, ctypes.c_uint32(epilogue))
         put(header.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, ctypes.c_int64(H))
@@ -198,8 +214,8 @@ class ProductPlan:
         put(header.CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, dbs)
 
     def point_to(self, mask: int, db: int) -> None:
-        """Where the mask lies, and where db belongs: addresses, which a suggestion of the library
-        and the next launches look at."""
+        """Sets the addresses of the mask and of db, for the library's suggestions and for later
+        launches."""
         if self.pointers != (mask, db):
             put, self.pointers = self.product.put, (mask, db)
             put(header.CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, ctypes.c_void_p(mask))
@@ -209,7 +225,7 @@ class ProductPlan:
         self.algorithm, self.chosen = algorithm, ctypes.addressof(algorithm)
 
     def run(self, x: int, y: int, out: int, workspace: int, stream: int) -> int:
-        """The status of a launch."""
+        """Launches the product and returns the status of the library, 0 for success."""
         return self.function(
             *self.first, y, self.Y, x, self.X, self.zero, out, self.out, out, self.out,
             self.chosen, workspace, WORKSPACE, stream,
@@ -220,7 +236,7 @@ class ProductPlan:
             raise failure("cublasLtMatmul", status)
 
     def sums_in_place(self, algorithm: Algorithm) -> bool:
-        """Whether an algorithm adds up partial sums in the output."""
+        """Whether an algorithm adds partial sums in the output."""
         scheme, written = ctypes.c_uint32(), ctypes.c_size_t()
         check(
             "cublasLtMatmulAlgoConfigGetAttribute",
@@ -230,8 +246,10 @@ class ProductPlan:
         return bool(scheme.value & header.CUBLASLT_REDUCTION_SCHEME_INPLACE)
 
     def candidates(self, *, in_place: bool | None = None) -> list[Algorithm]:
-        """The suggestions of the library, those that it thinks fastest first.   in_place: whether
-        they may add up partial sums in an output of float32; by default as IN_PLACE says."""
+        """The suggestions of the library, in its order, fastest by its estimate first.
+
+        in_place: whether they may add partial sums in a float32 output; None means IN_PLACE.
+        """
         schemes = header.CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
         if (IN_PLACE if in_place is None else in_place) and (
             self.problem.out.type == header.CUDA_R_32F
@@ -243,7 +261,7 @@ class ProductPlan:
         preference.put(header.CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, ctypes.c_uint32(schemes))
         first = header.CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES
         y, x, out = self.problem.alignments
-        for i, alignment in enumerate((y, x, out, out)):  # of A, B, C and D, which follow
+        for i, alignment in enumerate((y, x, out, out)):  # of A, B, C and D: consecutive constants
             preference.put(first + i, ctypes.c_uint32(alignment))
         if self.problem.X.type == header.CUDA_R_32F and compute == header.CUBLAS_COMPUTE_32F:
             mask = ctypes.c_uint64(~NOT_IEEE)
@@ -256,7 +274,7 @@ class ProductPlan:
         return [] if status else [a for a in found[: n.value] if a.state == 0]
 
 
-# All that have been made in this process; None for a problem without an algorithm.
+# All plans of this process; None for a problem without an algorithm.
 _plans: dict[tuple[int, Problem], ProductPlan | None] = {}
 
 
@@ -269,14 +287,16 @@ def product_plan(
     tf32: bool,
     relu: tuple[Array, Array] | None = None,
 ) -> ProductPlan | None:
-    """The plan for products of such arrays on the current device, in IEEE float32, in float64, with
-    bfloat16 (uint16) factors summed in float32, or, with tf32, with float32 factors rounded to it.
+    """The plan for products out = X Y of arrays with these layouts, on the current device.
 
-    X: (..., N, D).   Y: (..., D, H).   out: (..., N, H) of their type, or float32 for bfloat16; it
-    is overwritten where algorithms are timed.   ...: at most one axis, the same for all arrays that
-    have it.   relu: the mask and db of a product that ends as `ReluEnd` says; such a plan is the
-    caller's own, for it knows where they are.   None, with a line in the log, where the library
-    cannot do it.
+    X: (..., N, D).   Y: (..., D, H).   out: (..., N, H) of their dtype, or float32 for bfloat16.
+    Leading axes: at most one, of the same length for all arrays that have it.
+    Precision: IEEE float32, float64, bfloat16 (uint16) factors summed in float32, or, with `tf32`,
+    float32 factors rounded to TF32.
+    workspace: WORKSPACE bytes. It and `out` are overwritten if algorithms are timed.
+    relu: (mask, db) for the epilogue `ReluEnd`. Such a plan is a new object in every call, since it
+    holds the addresses of mask and db.
+    Returns None, with a debug line, if the library does not support the product.
     """
     problem = problem_of(X, Y, out, tf32)
     if problem is not None and relu is not None:

@@ -1,4 +1,4 @@
-"""Matrix products that are written where they belong."""
+"""Matrix products that write into given arrays, by cuBLASLt or else by CuPy."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from nnaccel.typing import Array
 
 
 class Products:
-    """The products of a run with their plans and the workspace that cuBLASLt needs."""
+    """The matrix products of a run, with their plans and the workspace of cuBLASLt."""
 
     def __init__(self, buffers: DeviceBuffers, *, tf32: bool) -> None:
         self._buffers, self._tf32 = buffers, tf32
@@ -21,10 +21,10 @@ class Products:
         self._workspace = 0  # its address
 
     def matmul(self, X: Array, Y: Array, out: Array) -> Array:
-        """X Y, written into `out`, which shares no memory with X and Y.
+        """out = X Y, on the current stream, which may be in a capture.
 
-        X: (..., N, D).   Y: (..., D, H).   out: (..., N, H).   Transposed views are read as they
-        lie. On the current stream, which may be one that is being captured.
+        X: (..., N, D).   Y: (..., D, H).   out: (..., N, H), sharing no memory with X and Y.
+        Transposed views are not copied.
         """
         at = address(X), address(Y), address(out)
         plan = self._plan(X, Y, out, at)
@@ -37,11 +37,11 @@ class Products:
         return out
 
     def relu_matmul(self, X: Array, Y: Array, out: Array, mask: Array, db: Array) -> bool:
-        """X Y where a bit of the mask is set, else 0, written into `out`, and its sum over rows
-        into db. False, having done nothing, where the library cannot do it.
+        """out = X Y where the bit of the mask is set, else 0, and db = the sum of out over rows.
 
-        X, Y, out: as of `matmul`.   mask: (..., N, H / 32), as `store_mask` of `dense.cuh` writes
-        it.   db: (..., 1, H).
+        X, Y, out: as for `matmul`.   mask: (..., N, H / 32) words, written by `store_mask` of
+        `dense.cuh`.   db: (..., 1, H).
+        Returns False, without a launch, if the library does not support the product.
         """
         at = address(X), address(Y), address(out)
         plan = self._plan(X, Y, out, at, (mask, db))
@@ -59,7 +59,10 @@ class Products:
         at: tuple[int, int, int],
         relu: tuple[Array, Array] | None = None,
     ) -> ProductPlan | None:
-        """The plan for products of such arrays at such addresses.   relu: as of `product_plan`."""
+        """The plan for arrays with these shapes, strides, dtypes and alignments; None without one.
+
+        at: the addresses of X, Y and out.   relu: as for `product_plan`.
+        """
         key = (
             (X.shape, X.strides, at[0] % ALIGNED, X.dtype.char),
             (Y.shape, Y.strides, at[1] % ALIGNED, Y.dtype.char),
@@ -74,8 +77,8 @@ class Products:
 
 
 def product_shape(X: Array, Y: Array) -> tuple[int, ...] | None:
-    """The shape of X Y for matrices, or stacks of them along one axis; None for other arrays, and
-    where nothing is to be multiplied."""
+    """The shape (..., N, H) of X Y, for X (..., N, D) and Y (..., D, H) with at most one leading
+    axis; None for other shapes, and for empty arrays."""
     if {X.ndim, Y.ndim} - {2, 3} or X.shape[-1] != Y.shape[-2] or not X.size or not Y.size:
         return None
     counts = {x.shape[0] for x in (X, Y) if x.ndim == 3} - {1}

@@ -1,6 +1,6 @@
-"""The kernels of this folder's `.cuh` files, by the names of their C++ types.
+"""The template instances of the kernels in this folder's `.cuh` files.
 
-Without CuPy, so that all of them can be compiled where there is none.
+This module does not import CuPy, so that all kernels can be compiled without it.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ THREADS, LANES = 256, 32
 HELD = 64  # bytes of a row that a thread of `wide_cross_entropy` holds, as in `loss.cuh`
 
 TYPES = {"float32": "float", "float64": "double"}
-BFLOAT16 = "Bf16"  # which arrays of the host hold as 16-bit integers
+BFLOAT16 = "Bf16"  # arrays of 16-bit unsigned integers in Python
 CASTS = {
     "bool": "bool",
     "int8": "signed char",
@@ -55,7 +55,7 @@ PLAIN = [
     *("nesterov", "rmsprop", "adam", "shrink_weights", "clip_factor", "clip", "begin", "tick"),
 ]
 
-# How `class_of` in `loss.cuh` knows an integer type: by its size, negative if it is signed.
+# The code of an integer type for `class_of` in `loss.cuh`: its size in bytes, negative if signed.
 INTEGERS = {
     f"{sign}int{8 * size}": size if sign else -size for sign in ("", "u") for size in (1, 2, 4, 8)
 }
@@ -65,7 +65,7 @@ INTEGERS = {
 def functor(activation: Activation) -> tuple[str, float] | None:
     """The functor of `activations.cuh` that computes an activation, and its parameter.
 
-    None for an activation that is not the library's own: whatever its name, its functions decide.
+    None for an activation with other functions than the library's, even under the same name.
     """
     found = activation_of(activation)
     if found is None or found[0] not in FUNCTORS:
@@ -76,7 +76,7 @@ def functor(activation: Activation) -> tuple[str, float] | None:
 
 
 def expressions() -> Iterator[str]:
-    """Every kernel that can be asked for, as C++ writes its name."""
+    """The C++ names of all kernel instances that this package can request."""
     for T in TYPES.values():
         yield from (f"minibatch<{T}, {S}>" for S in CASTS.values())
         for G in FUNCTORS.values():

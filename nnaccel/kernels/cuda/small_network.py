@@ -1,10 +1,10 @@
 """An epoch of a small network in one launch, on CuPy.
 
-Where a step takes the device less time than a launch takes the host, launches are all that counts.
-Here there is one for thousands of steps: `small_epoch` of `small_network.cuh` keeps a network in
-the shared memory of one multiprocessor, and trains it there. Independent networks are trained
-beside each other, one a multiprocessor. This module decides which networks fit, and how the threads
-of a block share out the work; none of its figures has been measured on a GPU yet.
+Launch time dominates where a step takes the device less time than a launch takes the host. So one
+launch runs thousands of steps: `small_epoch` of `small_network.cuh` keeps a network in the shared
+memory of one multiprocessor and trains it there. Independent networks train at the same time, one
+per multiprocessor. This module decides which networks fit, and how the work is divided among the
+threads of a block. All figures here are estimates, not yet measured on a GPU.
 """
 
 from itertools import pairwise
@@ -24,44 +24,46 @@ from nnaccel.maths.network import layout
 from nnaccel.maths.optimizers import State
 from nnaccel.typing import Array, Namespace
 
-# The activations of `with_activation` in `small_network.cuh`, by their numbers: they need no Z.
+# The activations of `with_activation` in `small_network.cuh`, in the order of their codes. Their
+# derivatives do not read Z.
 ACTIVATIONS = [
     *("identity", "sigmoid", "tanh", "relu", "leaky_relu", "softplus", "elu", "selu"),
 ]
 
-# Floating-point operations of a step, up to which one multiprocessor is faster than all of them: in
-# such loops it does an estimated 100 to 150 a nanosecond, and a step of graphs takes an estimated
-# 35 microseconds. Several networks would take many more launches than that, so they may work more.
+# Most floating-point operations of a step for which one multiprocessor is faster than the whole
+# device: it does an estimated 100 to 150 per nanosecond in these loops, and a step in a CUDA graph
+# takes an estimated 35 microseconds. Several networks save more launches, so the limit for each of
+# them is larger by the factor MORE_OF_SEVERAL.
 MOST, MORE_OF_SEVERAL = 4e6, 2
 
-STEPS = 4096  # of a launch, at most, so that a display does not wait for seconds
+STEPS = 4096  # most steps of a launch, so that a display is not blocked for seconds
 
-DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that any kernel may have
+DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that a kernel may use without opting in to more
 
 
 class Geometry(NamedTuple):
-    """How a block shares out a step, in the words of `small_epoch`."""
+    """The division of a step among the threads of a block; `small_epoch` explains the terms."""
 
-    V: int  # examples that a thread does together, and rows and columns of its tile of dW
+    V: int  # examples that a thread processes together; a tile of dW is V x V
     threads: int
-    columns: int  # of the matrices in shared memory, one an example and some to spare
-    width: int  # lanes of a warp that do other examples; the others do other units of the same
-    sharing: int  # lanes that do the same tile of dW, for other examples
+    columns: int  # columns of the matrices in shared memory: one per example, and padding
+    width: int  # lanes of a warp with different examples; the others have other units of the same
+    sharing: int  # lanes with the same tile of dW and different examples
 
 
 class SharedMemory(NamedTuple):
     """The layout of a block's shared memory."""
 
     layers: np.ndarray  # (L, 12), as `LayerOffsets` in `small_network.cuh` names them
-    n_padded: int  # the size of the parameters, n_weights of them weights
-    n_weights: int
-    n_buffers: int  # for minibatches: 2 where the next one comes in beside this one
-    nbytes: int  # but for the moments
-    moments: int  # bytes, in shared memory or elsewhere
+    n_padded: int  # elements of the parameters, with padding
+    n_weights: int  # elements of the weights, with padding
+    n_buffers: int  # buffers for minibatches: 2 if the next one is loaded during this step
+    nbytes: int  # without the moments
+    moments: int  # bytes of Adam's moments, in shared or in global memory
 
 
 class SmallEpochArguments(NamedTuple):
-    """The arguments of `small_epoch` in `small_network.cuh`, in its order."""
+    """The arguments of `small_epoch` in `small_network.cuh`, in the same order."""
 
     params: Array
     mu: Array
@@ -98,30 +100,33 @@ class SmallEpochArguments(NamedTuple):
 
 
 def geometry(sizes: list[int], batch_size: int, itemsize: int) -> Geometry:
-    """For layers of these sizes. Where a thread has much to do it does 16 bytes of examples at
-    once: what it has read from shared memory then serves several products."""
+    """The division of a step for layers of these sizes.
+
+    If a thread has much work it processes 16 bytes of examples at once, and uses each number that
+    it reads from shared memory in several products.
+    """
     widest = max(sizes[1:])
     V = 16 // itemsize if batch_size * min(LANES, widest) >= 4096 else 1
-    most = 512 if V > 1 else {4: 768, 8: 640}[itemsize]  # threads, by the registers that they need
+    most = 512 if V > 1 else {4: 768, 8: 640}[itemsize]  # threads, limited by their registers
     parts = min(LANES, floor_power(512 * V // batch_size), floor_power(2 * widest - 1))
     width = LANES // parts
     warps = -(-batch_size // (width * V))
     tiles = sum(tiles_of(D, H, V) for D, H in pairwise(sizes))
     sharing = min(LANES, max(V, floor_power(most // tiles)))
     threads = min(most, LANES * max(warps, -(-tiles * sharing // LANES)))
-    # Lanes that read other rows, or write them, then find them in other banks.
+    # With this gap, lanes that read or write different rows use different banks.
     gap = sharing if sharing < LANES else width * V % LANES
     covered = warps * width * V
     return Geometry(V, threads, covered + (gap - covered) % LANES, width, sharing)
 
 
 def floor_power(n: int) -> int:
-    """The largest power of two that is at most n, and at least 1."""
+    """The largest power of two <= n; 1 for n < 1."""
     return 1 << max(0, n.bit_length() - 1)
 
 
 def tiles_of(D: int, H: int, V: int) -> int:
-    """Tiles of V x V numbers in the gradient of a layer, its biases being one more row."""
+    """The number of V x V tiles in the gradient of a layer, (D + 1, H) with db as the last row."""
     return -(-(D + 1) // V) * -(-H // V)
 
 
@@ -133,12 +138,13 @@ def shared_memory_of(
     itemsize: int,
     n_buffers: int = 2,
 ) -> SharedMemory:
-    """The layout for a network of these sizes, with its activations as `codes`.
+    """The layout of shared memory for layers of these sizes.
 
-    targets: columns of Y.   itemsize: bytes of a number.   n_buffers: for minibatches.
+    codes: the activations, as indices into ACTIVATIONS.   targets: columns of Y.
+    itemsize: bytes per number.   n_buffers: buffers for minibatches.
     """
     layers, columns = list(pairwise(sizes)), shape.columns
-    n_weights = sum(D * (H | 1) for D, H in layers)  # rows of an odd length
+    n_weights = sum(D * (H | 1) for D, H in layers)  # rows are padded to an odd length
     n_padded = n_weights + sum(H for _, H in layers)
     n_padded += -n_padded % 4
     params = (n_buffers * (sizes[0] + targets + 1) + 1) * columns
@@ -159,18 +165,22 @@ def shared_memory_of(
 
 
 def work(sizes: list[int], batch_size: int) -> int:
-    """Floating-point operations of the products of a step."""
+    """Floating-point operations of the matrix products of a step."""
     products = sum(D * H for D, H in pairwise(sizes))
     return batch_size * (6 * products - 2 * sizes[0] * sizes[1])
 
 
 def max_shared_memory() -> int:
-    """Bytes of shared memory that a kernel may have on this device, if it asks for them."""
+    """Most bytes of shared memory that a kernel can opt in to on the current device."""
     return cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
 def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: Array) -> bool:
-    """Whether the kernel reads arrays of these types, shapes and places."""
+    """Whether the kernel supports the dtypes, shapes and strides of these arrays.
+
+    params and slots: (P,) or (K, P).   data: X (N, D), Y (N,) or (N, C), weights (N,) or None.
+    order: int64 indices of examples.
+    """
     X, Y, weights = data
     vectors = (params, *state.slots) if weights is None else (params, *state.slots, weights)
     return (
@@ -188,11 +198,11 @@ def kernel_supports(plan: Plan, params: Array, state: State, data: Any, order: A
 
 
 def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
-    """The epoch of a run in one launch; NotSupported for layers, activations and losses that are
-    not known, and for too much work.
+    """The epoch of a run in one launch, for params (P,), or (K, P) for K networks.
 
-    The epoch itself refuses what does not fit into shared memory, and other types. params: (P,), or
-    (K, P) for K networks.
+    Raises NotSupported for layers, activations, losses and optimizers that the kernel does not
+    have, and for too much work in a step. The epoch raises it for arrays that the kernel does not
+    support, and if a step does not fit into shared memory.
     """
     network, batch_size = run.network, run.batch_size
     plan = plan_of(run, ACTIVATIONS)
@@ -228,7 +238,7 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
         n_steps = len(bounds(N, batch))
         now = State(count.of(state.step), state.slots)
         rules = rules_of(run.optimizer, params, now, n_steps, n_weights, xp=host)
-        if not rules.epsilon:  # numbers that only fill gaps would be 0 / 0
+        if not rules.epsilon:  # the padding elements would be 0 / 0
             raise NotSupported("Adam's epsilon is 0")
         K = 1 if params.ndim == 1 else params.shape[0]
         moments: Any = 0
@@ -243,7 +253,7 @@ def one_launch_epoch(run: Run, xp: Namespace) -> FusedEpoch:
             )
         values = cupy.empty((n_steps, K), dtype)
         Z: Any = 0 if run.metric is None else cupy.empty((K, N, sizes[-1]), dtype)
-        numbers = cupy.asarray(Y, dtype, order="C")  # of classes too: floating, exact to 2^24
+        numbers = cupy.asarray(Y, dtype, order="C")  # class numbers too: exact up to 2^24
         (mu, nu), (offsets, slopes) = state.slots, on_device[shape, dtype, n_buffers]
         args = SmallEpochArguments(
             params=params,

@@ -1,7 +1,7 @@
 """The CUDA kernels of this folder as one source for the compiler.
 
-CuPy keeps compiled kernels on the disk by their source, and does not look into the files that a
-source includes. So these are inlined here, and a change in any of them compiles the kernels anew.
+CuPy caches compiled kernels on disk by their source text, and ignores the contents of included
+files. So this module inlines the files, and a change in any file recompiles the kernels.
 """
 
 import re
@@ -16,16 +16,18 @@ INCLUDE = re.compile(r'#include "(\w+\.cuh)"')
 
 @cache
 def kernel_source() -> str:
-    """All `.cuh` files, each once and after those that it includes.
+    """All `.cuh` files as one text, each file once and after the files that it includes.
 
-    `#line` keeps their names and the numbers of their lines, so that an error of a compiler leads
-    to the file.
+    `#line` directives keep the file names and line numbers for compiler errors.
     """
     return joined({path.name: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.cuh"))})
 
 
 def joined(files: dict[str, str]) -> str:
-    """The texts of these files as one, with the files that they include in place of `#include`."""
+    """The texts of these files as one text, with each `#include` replaced by the file.
+
+    files: name -> text.
+    """
     done: set[str] = set()
 
     def lines_of(name: str) -> Iterator[str]:

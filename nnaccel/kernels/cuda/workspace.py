@@ -1,10 +1,10 @@
-"""Kernels for CuPy: all but the matrix products in as few launches as possible.
+"""Kernels for CuPy: all operations but the matrix products, in as few launches as possible.
 
-On a GPU a launch costs more than the work of most elementwise operations, and each temporary is a
-journey through memory. The kernels of the `.cuh` files do in one launch what would be five or ten;
-matrix products are cuBLASLt's, and write where their result belongs. Nothing here waits for the
-device, but for the first product of each kind, whose algorithms may be timed; see
-`algorithm_choice.py`.
+On a GPU a launch costs more than the arithmetic of most elementwise operations, and each temporary
+array is written to memory and read again. A kernel of the `.cuh` files does the work of five or ten
+launches in one. cuBLASLt computes the matrix products and writes them directly into their output
+arrays. These kernels never make the host wait for the device, except for the first product of each
+kind, whose algorithms may be timed; see `algorithm_choice.py`.
 """
 
 from collections.abc import Callable
@@ -24,18 +24,19 @@ from nnaccel.typing import Array, Namespace
 
 
 def kernels(xp: Namespace, precision: str = "float32") -> dict[Callable, Callable]:
-    """A new set of kernels, as the entries of an `Ops`; xp is for the definitions.
+    """A new set of kernels, as the entries of an `Ops`.
 
-    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".
+    xp: the namespace of the definitions.   precision: of the products of float32 matrices,
+    "float32", "tf32" or "bf16".
     """
     return Workspace(xp, precision).kernels()
 
 
 class Workspace:
-    """The memory of one training run on a device, and the kernels that write into it.
+    """The device memory of one training run, and the kernels that use it.
 
-    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".   network: the one
-    that alone is trained with it; None where it may be any.
+    precision: of the products of float32 matrices, "float32", "tf32" or "bf16".   network: the only
+    network that this workspace trains; None for any network.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Workspace:
         self.elementwise = ElementwiseKernels(xp, buffers, self.copies, self.ahead)
 
     def kernels(self) -> dict[Callable, Callable]:
-        """The kernel of each operation that has one."""
+        """Operation -> kernel, for all operations with a kernel."""
         return {
             on_epoch_start: self.on_epoch_start,
             views: self.views,
@@ -66,7 +67,7 @@ class Workspace:
         }
 
     def memory(self) -> list[Array]:
-        """All memory by now: for graphs, which know it by its addresses alone."""
+        """All memory that is allocated so far, for CUDA graphs, which refer to it by address."""
         return self.buffers.memory()
 
     def on_epoch_start(self, params: Array) -> None:
@@ -74,7 +75,7 @@ class Workspace:
         self.copies.begin_epoch(params)
 
     def views(self, params: Array, places: Layout) -> Any:
-        """Twin of `network.views`, with which a pass through the network begins."""
+        """Twin of `network.views`, which starts a pass through the network."""
         known = self.buffers.has_views_of(params)
         tree = self.buffers.views(params, places)
         self.ahead.begin_pass(places.layers, tree, known=known)
