@@ -19,9 +19,9 @@ from nnaccel.tabular.tuning import RUNGS, tune
 if TYPE_CHECKING:
     from nnaccel.tabular.sources import Examples
 
-SHOWN = 20  # trials
+SHOWN = 20  # most trials in the table
 OWN = ("--trials", "--time", "--checkpoint", "--resume")  # the options of a search
-ARGUMENTS = {"seconds": "--time", "trials": "--trials"}  # of `tune`, and the options for them
+ARGUMENTS = {"seconds": "--time", "trials": "--trials"}  # arguments of `tune` and their options
 
 
 class Found(NamedTuple):

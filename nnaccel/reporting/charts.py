@@ -15,8 +15,8 @@ from nnaccel.reporting.html import Markup, join, tag
 WIDTH, HEIGHT = 440, 270  # in SVG units; the page scales the picture
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 44  # margins
 BAND = 5  # the least width of a band
-MOST_POINTS = 500  # of a line: more points are indistinguishable
-MARGIN = 0.04  # of the axes, beyond the data
+MOST_POINTS = 500  # most points of a line; more are indistinguishable
+MARGIN = 0.04  # of the axes beyond the data, as a share of the range
 LONG_RANGE = 30.0  # least ratio of largest to smallest value for a logarithmic axis
 
 Span = tuple[float, float]
@@ -127,7 +127,7 @@ def span(*arrays: Any, margin: float = MARGIN) -> Span:
 
 
 def log_span(*arrays: Any) -> Span:
-    """The range of the positive numbers in the arrays, for a logarithmic axis."""
+    """The range of arrays of positive numbers, widened by a margin, for a logarithmic axis."""
     low, high = span(*arrays, margin=0.0)
     extra = (high / low) ** MARGIN
     return low / extra, high * extra

@@ -23,7 +23,7 @@ SHOWN_CONFUSIONS = 20  # most frequent confusions, if there are many classes
 SHOWN_TARGETS = 4  # most targets with charts
 DOTS = 1000  # most dots in a chart
 BINS = 10  # of a calibration curve
-TINT = 0.45  # of a cell with all rows of a class: text on it is readable in both colour schemes
+TINT = 0.45  # shade of a cell with all rows of a class; text on it is readable in both schemes
 
 
 # ---------------------------------------------------------------------------- scores

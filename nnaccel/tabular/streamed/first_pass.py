@@ -29,7 +29,7 @@ from nnaccel.tabular.survey import Rules, Survey
 from nnaccel.tabular.tables import by_name, pop_target, quiet, warn
 from nnaccel.tabular.targets import Target, distinct_values, rows_with_target
 
-MOST_HELD = 100_000  # validation rows: they are kept in memory
+MOST_HELD = 100_000  # most validation rows, which are kept in memory
 
 
 class Wanted(NamedTuple):

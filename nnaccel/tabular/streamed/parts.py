@@ -94,7 +94,7 @@ def _files_of(source: str) -> list[Path]:
 
 def _shown_below(folder: str) -> Iterator[Path]:
     """The files below a folder, except hidden ones such as `_SUCCESS` and `.part`. Links are
-    followed, and a folder reached by several links is listed once."""
+    followed; a file or folder that several links lead to is listed once."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] not in "_."]

@@ -95,12 +95,14 @@ class Scores:
 
 
 class _Numbers:
+    """Scores of a numeric target with one estimate: a mean, or a quantile."""
+
     def __init__(self, target: Target, quantile: float | None) -> None:
         self._target, self._quantile = target, quantile
         self._n = 0
         # Weighted sums, in standardised units, of e^2, |e|, the pinball loss, e <= 0, and 1.
         self._sums = np.zeros(5)
-        self._first, self._second = 0.0, 0.0  # moments of the truth, standardised
+        self._first, self._second = 0.0, 0.0  # weighted sums of Y and Y^2, standardised
 
     def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
         Y = Y.astype(np.float64)
@@ -143,6 +145,8 @@ class _Means:
 
 
 class _SeveralQuantiles:
+    """Scores of a numeric target with several quantiles."""
+
     def __init__(self, target: Target, levels: tuple[float, ...]) -> None:
         self._target, self._levels, self._means = target, levels, _Means()
 
@@ -155,6 +159,8 @@ class _SeveralQuantiles:
 
 
 class _Distributions:
+    """Scores of a numeric target with a mean and a standard deviation."""
+
     def __init__(self, target: Target) -> None:
         self._target, self._of_means, self._means = target, _Numbers(target, None), _Means()
 
@@ -172,6 +178,8 @@ class _Distributions:
 
 
 class _Classes:
+    """Scores of a target with classes."""
+
     def __init__(self, target: Target, threshold: float | None) -> None:
         self._target, self._threshold, K = target, threshold, len(target.classes)
         self._ranked = [1] if K == 2 else [*range(K)]  # the classes with a ROC curve

@@ -21,7 +21,7 @@ from nnaccel.tabular.table_files import COMPRESSED
 from nnaccel.tabular.tables import import_extra
 
 BLOCK = 1 << 22  # bytes of text read at once; no row may be longer
-LONGEST = 1 << 16  # most bytes of a quoted cell; otherwise its quote does not open a cell
+LONGEST = 1 << 16  # most bytes of a quoted cell; a longer one counts as unquoted
 # A part of Arrow's error message -> the cause and the remedy.
 REMEDIES = {
     "invalid UTF8": "it is no UTF-8 text; name its encoding with --encoding, for example latin-1",
