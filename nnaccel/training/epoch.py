@@ -67,8 +67,8 @@ class Epoch:
     The next epoch may overwrite the arrays of `params` and `state`. Once it has begun, reading them
     raises RuntimeError. So keep a `copy` of an epoch that you need later, as `EarlyStopping` does.
     Losses and metrics are means over examples, arrays (K,) when K networks are trained at once.
-    Those of the training data are means over the epoch, during which the network changes. They are
-    None without a metric or without validation data.
+    Training losses and metrics are means over the epoch, during which the network changes. Metrics
+    are None without a metric, validation values without validation data.
     """
 
     number: int  # counted from 1
