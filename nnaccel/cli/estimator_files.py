@@ -1,4 +1,4 @@
-"""Files that estimators save, on the command line: what `export` and `explain` make of them."""
+"""Files saved by estimators, for the commands `export` and `explain`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_estimator(path: str) -> Any:
-    """The MLPClassifier or MLPRegressor in a file; None of a file with the model of a table."""
+    """The MLPClassifier or MLPRegressor in a file; None if the file has the model of a table."""
     from nnaccel.training import model_file
 
     if "estimator" not in model_file.load(existing_file(path)).extra:
@@ -24,7 +24,7 @@ def load_estimator(path: str) -> Any:
 
 
 def to_explain(options: Any, *, need_target: bool) -> tuple["Model", "Examples"]:
-    """The model in a file of either kind, and the examples to explain it by."""
+    """The model in a file, of an estimator or a table, and the examples to explain it with."""
     from nnaccel.tabular.model import Model
 
     estimator = load_estimator(options.model)
@@ -43,8 +43,8 @@ def to_explain(options: Any, *, need_target: bool) -> tuple["Model", "Examples"]
 def _of_estimator(estimator: Any, options: Any, need_target: bool) -> tuple["Model", "Examples"]:
     """The network of an estimator as a model of the columns of a file, and the examples there.
 
-    A file of an estimator does not say what its target is called, which --target does. The columns
-    are those with the names of the fit, or where that had none all others in their order.
+    A file of an estimator has no name of the target; --target names it. The columns are those with
+    the names of the fit; if it had no names, all other columns in their order.
     """
     from nnaccel.estimators.matrix_model import matrix_model
     from nnaccel.tabular.sources import read
@@ -65,7 +65,7 @@ def _of_estimator(estimator: Any, options: Any, need_target: bool) -> tuple["Mod
 
 
 def _weighed(examples: "Examples", options: Any, need_target: bool) -> "Examples":
-    """The examples with the weights of --weights, where rows with a target are to count."""
+    """The examples with the weights of --weights, if rows need a target."""
     from nnaccel.tabular.sources import pop_weights
 
     return pop_weights(examples, options.weights) if options.weights and need_target else examples

@@ -1,4 +1,4 @@
-"""What `nnaccel tune` does before it fits the best: the search, its checkpoint, what it says."""
+"""The search of `nnaccel tune`, before the fit of the best settings: checkpoint and output."""
 
 import argparse
 import math
@@ -19,16 +19,16 @@ from nnaccel.tabular.tuning import RUNGS, tune
 if TYPE_CHECKING:
     from nnaccel.tabular.sources import Examples
 
-SHOWN = 20  # trials
+SHOWN = 20  # most trials in the table
 OWN = ("--trials", "--time", "--checkpoint", "--resume")  # the options of a search
-ARGUMENTS = {"seconds": "--time", "trials": "--trials"}  # of `tune`, and the options for them
+ARGUMENTS = {"seconds": "--time", "trials": "--trials"}  # arguments of `tune` and their options
 
 
 class Found(NamedTuple):
-    """What a search has found.
+    """The result of a search.
 
-    rung: the last one; None where it was interrupted before the first.   status: 0, or the exit
-    status of an interruption.   again: how to go on, in words.   data: for JSON.
+    rung: the last one; None if the search was interrupted before the first.   status: 0, or the
+    exit status of an interruption.   again: a text on how to resume.   data: for JSON.
     """
 
     rung: Rung | None
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 
 def to_go_on_from(options: Any) -> Rung | None:
-    """The rung that `--resume` names; errors of files, and of options that do not go together."""
+    """The rung in the file of `--resume`. Raises errors of files and of conflicting options."""
     checkpoints.check_options(options)
     return checkpoints.to_go_on_from(options, Rung.load)
 
@@ -51,9 +51,9 @@ def of_fit(options: Any) -> argparse.Namespace:
 def search(
     options: Any, examples: "Examples", settings: Settings, how: dict[str, Any], after: Rung | None
 ) -> Found:
-    """Searches; shows each rung, the trials, and the command that trains with the best settings.
+    """Search, and show each rung, the trials, and the command that trains with the best settings.
 
-    how: the arguments of `Fit` beside the settings.
+    how: the arguments of `Fit` except the settings.
     """
     console, seconds = display.console(), Period.of(options.time).seconds
     last, keeper = after, Keeper(options)
@@ -77,17 +77,17 @@ def search(
 
 
 class Keeper:
-    """Writes the checkpoint of a search after each rung. A failure is a warning: the search goes
-    on, and the older file stays."""
+    """Writes the checkpoint of a search after each rung. A failure is only a warning: the search
+    continues, and the older file remains."""
 
     def __init__(self, options: Any) -> None:
-        """OSError for a file that cannot be written."""
+        """Raises OSError if the file cannot be written."""
         self._path = options.checkpoint or options.resume
         if self._path:
             writable(self._path)
 
     def write(self, rung: Rung) -> None:
-        """Writes it now, if one is wanted."""
+        """Write the checkpoint, if the options name a file."""
         if not self._path:
             return
         try:
@@ -97,7 +97,7 @@ class Keeper:
             say(f"nnaccel: warning: no checkpoint: {failure}; the search goes on")
 
     def how_to_go_on(self, arguments: Sequence[str]) -> str:
-        """The command that does, of a search with those arguments."""
+        """The text with the command that resumes a search with these arguments."""
         if not self._path:
             return NO_CHECKPOINT
         resume = [] if "--resume" in arguments else ["--resume", str(self._path)]
@@ -106,7 +106,7 @@ class Keeper:
 
 @contextmanager
 def _options_named() -> Iterator[None]:
-    """Errors that begin with the name of an argument then begin with that of its option."""
+    """A context in which errors name the option instead of the argument of `tune`."""
     try:
         yield
     except ValueError as error:
@@ -117,7 +117,7 @@ def _options_named() -> Iterator[None]:
 
 
 def line_of(rung: Rung, seconds: float) -> str:
-    """How far a search is, and the best so far."""
+    """The progress of a search, and the best trial so far."""
     best, left = rung.best, len(rung.alive)
     score = f"validation loss {display.number(best.loss)}, {rung.metric} "
     return "   ".join(
@@ -130,7 +130,7 @@ def line_of(rung: Rung, seconds: float) -> str:
 
 
 def table_of(rung: Rung) -> Any:
-    """The best trials, with what was drawn for them."""
+    """A table of the best trials with their drawn settings."""
     shown = rung.ranking[:SHOWN]
     names = [*dict.fromkeys(name for trial in rung.trials for name in trial.drawn)]
     rows = [
@@ -159,7 +159,7 @@ def command_of(options: Any, given: Settings, best: Settings) -> str:
         elif word.partition("=")[0] not in OWN:
             words.append(word)
     if options.output is None and "--force" not in words:
-        words.append("--force")  # the model of the search is there
+        words.append("--force")  # `tune` has written the model
     before, after = to_dict(given), to_dict(best)
     for name, value in after.items():
         if value != before[name]:
@@ -168,7 +168,7 @@ def command_of(options: Any, given: Settings, best: Settings) -> str:
 
 
 def data_of(rung: Rung) -> list[dict[str, Any]]:
-    """The trials for JSON, the best first."""
+    """The trials for JSON, best first."""
     return [_data(trial, rung.metric) for trial in rung.ranking]
 
 

@@ -1,6 +1,6 @@
-"""What the processes of a run, which JAX has joined, tell each other beside their arrays.
+"""Communication between the processes of a run joined by JAX, apart from their arrays.
 
-Every process must ask, and in the same order: each waits for the others.
+All processes must call these functions in the same order: each call waits for the others.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def of_all_processes(numbers: Sequence[int]) -> np.ndarray:
-    """Numbers below 2^31, of each process: (n_processes, n)."""
+    """The numbers (n,) of all processes, (n_processes, n).   numbers: integers below 2^31."""
     gather = import_module("jax.experimental.multihost_utils").process_allgather
     n_processes = import_module("jax").process_count()
     return np.asarray(gather(np.asarray(numbers, np.int32))).reshape(n_processes, -1)
 
 
 def odd_process(content: Iterable[Any]) -> int | None:
-    """The number of the first process that has other content than process 0, None if all agree.
+    """The number of the first process whose content differs from process 0; None if all agree.
 
     content: bytes, or buffers of them.
     """

@@ -1,4 +1,4 @@
-"""The loss of a fitted network by epoch, as a display in the manner of scikit-learn's."""
+"""The loss curves of a fitted network, as a display object like scikit-learn's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -11,8 +11,8 @@ from nnaccel.tabular.tables import import_extra
 class LossCurveDisplay:
     """The loss of each epoch, in training and on validation data.
 
-    `from_estimator` makes one of a fitted estimator, `LossCurveDisplay(loss)` of any numbers.
-    Needs matplotlib (`pip install 'nnaccel[plot]'`).
+    `from_estimator` creates a display from a fitted estimator, `LossCurveDisplay(loss)` from any
+    numbers. Needs matplotlib (`pip install 'nnaccel[plot]'`).
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class LossCurveDisplay:
     validation_loss : array-like of shape (n_epochs,), optional
         The validation loss of each epoch.
     name : str, optional
-        What the legend calls the network.
+        The name of the network in the legend.
 
     Attributes
     ----------
@@ -75,22 +75,22 @@ class LossCurveDisplay:
         ----------
         estimator : fitted estimator
             `MLPClassifier`, `MLPRegressor`, `TableClassifier` or `TableRegressor`, scikit-learn's
-            networks, or a pipeline or a search that ends with one of them. Of several members of
-            a table's model the curves are the means.
+            networks, or a pipeline or a search that ends with one of them. For a table's model
+            with several members the curves are means over the members.
         ax : matplotlib Axes, optional
-            Where to plot; None is a new figure.
+            The axes for the curves; None is a new figure.
         name : str, optional
-            What the legend calls the network; None is the name of its class.
+            The name of the network in the legend; None is the name of its class.
         log_scale : bool, default=False
             Whether the axis of the loss is logarithmic.
         loss_kw, validation_kw : dict, optional
-            Keywords of matplotlib's `plot` for either curve.
+            Keyword arguments of matplotlib's `plot` for the training and the validation curve.
 
         Returns
         -------
         display : LossCurveDisplay
 
-        Raises ValueError for an estimator without a loss curve, such as one that L-BFGS has fitted.
+        Raises ValueError for an estimator without a loss curve, such as one fitted by L-BFGS.
         """
         network = _network_of(estimator)
         loss, validation_loss = _curves_of(network)
@@ -106,7 +106,7 @@ class LossCurveDisplay:
         loss_kw: Mapping[str, Any] | None = None,
         validation_kw: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Plot the curves; parameters as of `from_estimator`.
+        """Plot the curves; parameters as in `from_estimator`.
 
         Returns
         -------
@@ -117,7 +117,7 @@ class LossCurveDisplay:
         name = self.name if name is None else name
         of = f"{name}: " if name else ""
         epochs = np.arange(1, len(self.loss) + 1)
-        # A line through one point is not to be seen.
+        # A line through one point is invisible.
         marker = "." if len(epochs) == 1 else None
         style = {"label": f"{of}training", "marker": marker, **(loss_kw or {})}
         [self.loss_line_] = ax.plot(epochs, self.loss, **style)
@@ -140,7 +140,7 @@ class LossCurveDisplay:
 
 
 def _curve(name: str, values: Any) -> np.ndarray:
-    """The numbers of a curve (n_epochs,)."""
+    """The values of a curve as an array (n_epochs,)."""
     curve = np.asarray(values, dtype=float)
     if curve.ndim != 1 or not curve.size:
         raise ValueError(

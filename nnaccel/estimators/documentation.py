@@ -4,17 +4,17 @@ from importlib.metadata import PackageNotFoundError, metadata
 
 
 class Documented:
-    """An estimator whose HTML links to the reference, if the package says where its site is."""
+    """An estimator whose HTML links to the reference, if the package has a URL for it."""
 
     _doc_link_module = "nnaccel"
 
     @property
     def _doc_link_template(self) -> str:
-        """The address, with the name of the class to fill in; "", which gives no link, where the
-        package's metadata have no URL of that name."""
+        """The URL with a placeholder for the class name; "", which means no link, if the package's
+        metadata have no such URL."""
         try:
             urls = metadata("nnaccel").get_all("Project-URL") or []
-        except PackageNotFoundError:  # a checkout that is not installed
+        except PackageNotFoundError:  # the package is not installed
             urls = []
         for entry in urls:
             label, _, url = entry.partition(", ")

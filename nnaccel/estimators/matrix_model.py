@@ -1,5 +1,5 @@
-"""A fitted network of these estimators as a `Model` of a matrix, to be explained and exported as
-the models of tables are."""
+"""A fitted network of these estimators as a `Model` of a matrix, to explain and export it like the
+model of a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def matrix_model(
 ) -> Model:
     """The model of a matrix, on the host.
 
-    columns: the names of its columns; None: those of the fit, else x0, x1, ...   targets: the names
-    of what is predicted; (): y, or y0, y1, ...
-    ValueError for another number of names, and for classes that a model cannot have.
+    columns: the column names; None: those of the fit, else x0, x1, ...   targets: the target names;
+    (): y, or y0, y1, ...
+    Raises ValueError for a wrong number of names, and for classes that a model cannot have.
     """
     network, loss = estimator._network(), estimator._loss()
     dtype = str(on_host(estimator.coefs_[0]).dtype)
@@ -40,7 +40,7 @@ def matrix_model(
 
 
 def _target(estimator: Any, names: Sequence[str]) -> Target | Targets:
-    """What is predicted, by those names."""
+    """The target or targets with these names."""
     is_classifier = hasattr(estimator, "classes_")
     has_labels = is_classifier and estimator._has_labels
     several = has_labels or (not is_classifier and estimator.n_outputs_ > 1)
@@ -48,7 +48,7 @@ def _target(estimator: Any, names: Sequence[str]) -> Target | Targets:
     names = names or ([f"y{k}" for k in range(n)] if several else ["y"])
     if len(names) != n:
         raise ValueError(f"the network predicts {n} targets, got {len(names)}: {listing(names)}")
-    if has_labels:  # 0 and 1, as scikit-learn has them
+    if has_labels:  # 0 and 1, as in scikit-learn
         return Targets(tuple(Target("classification", name, (0, 1)) for name in names))
     if several:
         return Targets(tuple(Target("regression", name) for name in names))
@@ -58,7 +58,7 @@ def _target(estimator: Any, names: Sequence[str]) -> Target | Targets:
 
 
 def _labels(estimator: Any) -> tuple[Any, ...]:
-    """The classes, as a target has them."""
+    """The classes in the form of a target."""
     classes = on_host(estimator.classes_)
     labels = classes.tolist()
     if len(labels) < 2:

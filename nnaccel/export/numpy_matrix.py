@@ -1,5 +1,5 @@
-"""The parts of a file of NumPy that differ where a network takes a matrix, and no table: what it
-is given are rows X (N, D), and what it predicts is what the estimator does."""
+"""The parts of an exported NumPy file for a network of a matrix instead of a table: its input is
+rows X (N, D), and its predictions are those of the estimator."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -78,7 +78,7 @@ PROBA_OF_LABELS = '''def predict_proba(X):
 
 
 def heading(model: "Model", name: str) -> str:
-    """The docstring of the file, and how it is used.   name: of the module."""
+    """The docstring of the file, which shows its use.   name: of the module."""
     names = model.features.columns
     plain = names == tuple(f"x{i}" for i in range(len(names)))
     order = "" if plain else ", in the order of COLUMNS"
@@ -86,7 +86,7 @@ def heading(model: "Model", name: str) -> str:
 
 
 def data(model: "Model") -> Iterator[str]:
-    """The assignments of the names that are known."""
+    """The assignments of column and class names, if they are known."""
     names = model.features.columns
     if names != tuple(f"x{i}" for i in range(len(names))):
         yield assigned("COLUMNS", [*names])
@@ -95,7 +95,7 @@ def data(model: "Model") -> Iterator[str]:
 
 
 def predictions(model: "Model") -> list[str]:
-    """The functions of what is predicted."""
+    """The source text of the prediction functions."""
     target, n, P = model.target, model.network.n_outputs, model.loss.n_outputs
     if target.task == "labels":
         return [text.format(n=n) for text in (LABELS, PROBA_OF_LABELS)]

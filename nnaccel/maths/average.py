@@ -1,4 +1,4 @@
-"""The mean over examples, for the value of a loss and for its gradient."""
+"""The mean over examples, of a loss and of its gradient."""
 
 from nnaccel.typing import Array, Namespace
 
@@ -6,7 +6,11 @@ from nnaccel.typing import Array, Namespace
 def average(
     losses: Array, dZ: Array, weights: Array | None, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """The weighted mean of per-example losses (..., N), and per-example dZ made its gradient."""
+    """Weighted mean sum(weights * losses) / N, with its gradient weights * dZ / N.
+
+    losses: (..., N).   dZ: (..., N, K), the gradient of each loss.   weights: (..., N), meant to
+    have mean 1; None: all 1.
+    """
     if weights is not None:
         losses = losses * weights
         dZ = dZ * weights[..., None]

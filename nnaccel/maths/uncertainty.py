@@ -1,8 +1,8 @@
-"""Losses that estimate how uncertain a number is: its quantiles, or its mean and its variance.
+"""Losses that estimate the uncertainty of a number: its quantiles, or its mean and variance.
 
-Of T targets Y (..., N, T) a network has P outputs each, P blocks of T columns, Z (..., N, P T): the
-first output of every target, then the second of every target, and so on. Their links lay out the
-predictions alike. See `losses.py` for the other shapes.
+For T targets Y (..., N, T) a network has P outputs for each, in P blocks of T columns, Z (..., N,
+P T): the first output of every target, then the second of every target, and so on. The links return
+predictions in the same layout. See `losses.py` for the other shapes.
 """
 
 import math
@@ -11,7 +11,7 @@ from nnaccel.maths.activations import sigmoid, softplus
 from nnaccel.maths.average import average
 from nnaccel.typing import Array, Namespace, handle_of
 
-LEAST_VARIANCE = 1e-6  # of targets that are standardised, a thousandth of their deviation
+LEAST_VARIANCE = 1e-6  # of standardised targets: a standard deviation of 0.001
 
 # ---------------------------------------------------------------------------- quantiles
 
@@ -26,8 +26,8 @@ def pinball(
 ) -> tuple[Array, Array]:
     """Mean of sum max(q (Y - A), (q - 1) (Y - A)), minimised by the q-quantile of Y given X.
 
-    Y: (..., N, T). `quantile` q in (0, 1): one level, of which A = Z are the predictions; or P of
-    them, ascending, over which the sum goes too, with Z (..., N, P T) and A = `ascending`(Z).
+    Y: (..., N, T). `quantile` q in (0, 1): one level, with Z (..., N, T) and A = Z; or P ascending
+    levels, with Z (..., N, P T) and A = `ascending`(Z). The sum is over targets and levels.
     Source: Koenker, Bassett (1978), Econometrica 46, p. 38.
     """
     levels = quantile if isinstance(quantile, tuple) else (quantile,)
@@ -44,7 +44,7 @@ def ascending(Z: Array, *, xp: Namespace, quantile: float | tuple[float, ...] = 
     """The quantiles of each target, which never cross: A_c = Z_c for the level c next to the
     median, A_p = A_(p-1) + softplus(Z_p) above it, A_p = A_(p+1) - softplus(Z_p) below it.
 
-    Z: (..., N, P T), a block of T columns for each of P levels; of one level A = Z.
+    Z: (..., N, P T), a block of T columns for each of P levels; for one level A = Z.
     """
     if not isinstance(quantile, tuple):
         return Z
@@ -59,8 +59,8 @@ def ascending(Z: Array, *, xp: Namespace, quantile: float | tuple[float, ...] = 
 def ascending_vjp(
     dA: Array, Z: Array, A: Array, *, xp: Namespace, quantile: float | tuple[float, ...] = 0.5
 ) -> Array:
-    """dZ_c = sum of all dA; dZ_p = sigmoid(Z_p) times the sum of dA from p outward, minus it below
-    c: each step moves all the quantiles beyond it."""
+    """dZ_c = sum of all dA. Above c, dZ_p = sigmoid(Z_p) times the sum of dA_r over r >= p; below
+    c, dZ_p = -sigmoid(Z_p) times the sum over r <= p: each step moves all quantiles beyond it."""
     if not isinstance(quantile, tuple):
         return dA
     sums, c = blocks_of(dA, len(quantile)), middle(quantile)
@@ -75,7 +75,7 @@ def ascending_vjp(
 
 
 def middle(levels: tuple[float, ...]) -> int:
-    """The place of the level next to the median."""
+    """The index of the level nearest to 0.5."""
     return min(range(len(levels)), key=lambda p: abs(levels[p] - 0.5))
 
 
@@ -93,8 +93,8 @@ def gaussian(
 ) -> tuple[Array, Array]:
     """Mean of sum (log(2 pi v) + (Y - m)^2 / v) / 2, -log of the normal density, in nats.
 
-    Y: (..., N, T); Z (..., N, 2 T) is made m and v by `mean_and_variance`. With s = (m - Y) / v:
-    dm = s and dv = (1 / v - s^2) / 2, each divided by N.
+    Y: (..., N, T); Z: (..., N, 2 T), from which `mean_and_variance` computes m and v. With
+    s = (m - Y) / v: dm = s and dv = (1 / v - s^2) / 2, each divided by N.
     Source: Nix, Weigend (1994), Proc. ICNN 1, p. 55-60.
     """
     A = mean_and_variance(Z, xp=xp)
@@ -109,6 +109,7 @@ def gaussian(
 def mean_and_variance(Z: Array, *, xp: Namespace) -> Array:
     """The mean m = Z_1 and the variance v = softplus(Z_2) + 1e-6 of each target, (..., N, 2 T).
 
+    Z: (..., N, 2 T): T columns Z_1, then T columns Z_2.
     Source: Lakshminarayanan, Pritzel, Blundell (2017), arXiv:1612.01474, section 2.2.1.
     """
     mean, raw = blocks_of(Z, 2)
@@ -130,10 +131,11 @@ def mean_of_networks(A: Array, *, xp: Namespace) -> Array:
 
 
 def mixture(A: Array, *, xp: Namespace) -> Array:
-    """The mean and variance (..., 2 T) of a mixture of M normal distributions in equal parts.
+    """The mean and variance (..., 2 T) of an equally weighted mixture of M normal distributions.
 
-    A: (M, ..., 2 T). By the law of total variance it is the mean of the variances plus the variance
-    of the means. Source: Lakshminarayanan, Pritzel, Blundell (2017), arXiv:1612.01474, section 2.4.
+    A: (M, ..., 2 T). By the law of total variance, the variance is the mean of the variances plus
+    the variance of the means. Source: Lakshminarayanan, Pritzel, Blundell (2017),
+    arXiv:1612.01474, section 2.4.
     """
     means, variances = blocks_of(A, 2)
     mean = xp.mean(means, axis=0)

@@ -1,1 +1,1 @@
-"""The report of a training run: one HTML page that needs neither a network nor a script."""
+"""The report of a training run: one HTML page that works offline and without scripts."""

@@ -1,4 +1,4 @@
-"""What a report tells: a training run, its model, and some of the rows that it has not seen."""
+"""The data of a report: a training run, its model, and a sample of rows not trained on."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ from nnaccel.training.on_disk import DiskArray, read_rows
 
 TEST = "test rows", "test"
 OUT_OF_FOLD = "training rows, each predicted by the network that has not seen it", "out of fold"
-MOST_ROWS = 5000  # of the test that are predicted for the charts
-SHUFFLED_ROWS = 2000, 200  # of them for the importance of columns: at most, and at least
+MOST_ROWS = 5000  # most test rows predicted for the charts
+SHUFFLED_ROWS = 2000, 200  # for the importance of columns: most, least
 REPEATS = 5
-WORK = 2e11  # multiplications that the shuffles may take: seconds on a processor
+WORK = 2e11  # most multiplications for the shuffles: seconds on a processor
 
 
 class Sample(NamedTuple):
-    """Rows that were not trained on: encoded X (n, D), encoded targets Y, weights (n,) or None, and
-    what is predicted of them, as `Model.outputs` gives it.
+    """A sample of rows that were not trained on: encoded X (n, D), encoded targets Y, weights (n,)
+    or None, and the predictions in the form of `Model.outputs`.
 
-    name, short: of which rows they are some, in full and in short.   scores: on all of these.
+    name, short: the long and the short name of the sampled rows.   scores: on all of these rows.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Sample(NamedTuple):
 
 
 class Account(NamedTuple):
-    """A run with all that is told of it.
+    """A run with all data of its report.
 
-    scores: on all test rows, {} without.   sample: some of them; without test rows some training
-    rows, each predicted by the network that has not seen it; or None.   importance: of the columns,
-    or why there is none.   command: of the command line.   seconds: of the training in
-    this process.   warnings: about the table.
+    scores: on all test rows; {} without test rows.   sample: of the test rows; without test rows,
+    of the training rows, each predicted by the network that has not seen it; or None.
+    importance: of the columns, or the reason for its absence.   command: the command line.
+    seconds: the training time in this process.   warnings: about the table.
     """
 
     fit: Fit
@@ -60,11 +60,11 @@ class Account(NamedTuple):
 
     @property
     def device(self) -> str:
-        """The name of the device that has trained."""
+        """The name of the training device."""
         return self.fit.device.name
 
     def numbers(self) -> list[tuple[Target, np.ndarray, np.ndarray]]:
-        """Each target of numbers, with the truth and the predictions (n,) of the sample."""
+        """Each numeric target, with the true values and the predictions (n,) of the sample."""
         if self.sample is None or self.model.target.task != "regression":
             return []
         truth = self.model.target.outputs(self.sample.Y.reshape(len(self.sample.Y), -1))
@@ -73,8 +73,8 @@ class Account(NamedTuple):
         return [*zip(columns_of(self.model.target), *columns, strict=True)]
 
     def classes(self) -> list[tuple[Target, np.ndarray, np.ndarray]]:
-        """Each target of classes, with the true class numbers (n,) and the probabilities (n, K) of
-        the sample."""
+        """Each target with classes, with the true class numbers (n,) and the probabilities (n, K)
+        of the sample."""
         if self.sample is None or self.model.target.task == "regression":
             return []
         Y = self.sample.Y.reshape(len(self.sample.Y), -1).astype(np.int64)
@@ -85,13 +85,13 @@ class Account(NamedTuple):
 def account_of(
     fit: Fit, model: Model | None = None, scores: dict[str, Any] | None = None, **told: Any
 ) -> Account:
-    """The account of a run that has ended.   model, scores: if they are known already.
+    """The account of a finished run.   model, scores: if already known; else computed.
 
-    told: the other fields of `Account`.   RuntimeError for a run before its first epoch.
+    told: the other fields of `Account`.   Raises RuntimeError for a run before its first epoch.
     """
     model = model or fit.model()
     scores = fit.evaluate(model) if scores is None else scores
-    # The other processes of a joined run do not take part: what follows is computed here alone.
+    # Other processes of a joined run do not take part, so use only this process.
     device = None if fit.device.is_several else fit.device
     if fit.prepared.test is None:
         return Account(fit, model, scores, _out_of_fold(fit), "there are no test rows", **told)
@@ -101,7 +101,7 @@ def account_of(
 
 
 def _test_rows(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Some of the test rows: X (n, D), their encoded targets, and weights."""
+    """A sample of the test rows: X (n, D), encoded targets, and weights (n,) or None."""
     test: Any = fit.prepared.test
     rows = _some(fit, test.n_rows)
     if not isinstance(test.data, DiskArray):
@@ -112,7 +112,7 @@ def _test_rows(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
 
 
 def _out_of_fold(fit: Fit) -> Sample | None:
-    """Some of the training rows, where each has a network that has not seen it."""
+    """A sample of the training rows with out-of-fold predictions; None without folds."""
     if fit.unseen is None:
         return None
     X, Y, y, weights = fit.prepared.X, fit.prepared.Y, fit.prepared.y, fit.prepared.weights
@@ -123,14 +123,14 @@ def _out_of_fold(fit: Fit) -> Sample | None:
 
 
 def _some(fit: Fit, N: int) -> np.ndarray:
-    """The numbers of `MOST_ROWS` of N rows at most, drawn by the seed, in their order."""
+    """The ascending numbers of at most `MOST_ROWS` of N rows, drawn with the seed of the run."""
     rng = np.random.Generator(np.random.Philox(fit.settings.seed))
     return np.sort(rng.choice(N, MOST_ROWS, replace=False)) if MOST_ROWS < N else np.arange(N)
 
 
 def missing_values(fit: Fit) -> dict[str, int]:
-    """How many training rows have no value in a column, by its name, of the columns that lack some;
-    {} of rows on the disk, through which this would be another pass."""
+    """The number of training rows without a value, by column name, for columns with missing values.
+    {} for rows on the disk, since counting would need another pass over them."""
     X, places = fit.prepared.X, fit.features.indicators
     if isinstance(X, DiskArray):
         return {}
@@ -138,14 +138,14 @@ def missing_values(fit: Fit) -> dict[str, int]:
 
 
 def shuffled_rows(model: Model, n: int) -> int:
-    """On how many of n rows the columns are shuffled: as many as do not take long."""
+    """The number of rows, of n, on which the columns are shuffled, limited by `WORK`."""
     each = 2 * layout(model.network).size * model.members * REPEATS * len(model.features.places)
     most, least = SHUFFLED_ROWS
     return min(n, most, max(least, int(WORK / each)))
 
 
 def _importance(fit: Fit, model: Model, sample: Sample, device: Device | None) -> Importance | str:
-    """The importance of the columns on some of the sample, or why there is none."""
+    """The importance of the columns on a part of the sample, or the reason for its absence."""
     X, Y, weights = sample.X, sample.Y, sample.weights
     rng = np.random.Generator(np.random.Philox(fit.settings.seed))
     rows = np.sort(rng.permutation(len(X))[: shuffled_rows(model, len(X))])

@@ -1,6 +1,7 @@
-"""Charts as SVG: an area with axes, on which lines, dots and whiskers are drawn.
+"""Charts as SVG: an area with axes, lines, dots and whiskers.
 
-Colours are those of the page, by classes; words are text, which a screen reader finds.
+The style of the page sets the colours by CSS class. Labels are text, so screen readers can read
+them.
 """
 
 from collections.abc import Iterator
@@ -11,21 +12,21 @@ import numpy as np
 
 from nnaccel.reporting.html import Markup, join, tag
 
-WIDTH, HEIGHT = 440, 270  # in units of the picture, which is scaled to its place
+WIDTH, HEIGHT = 440, 270  # in SVG units; the page scales the picture
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 44  # margins
 BAND = 5  # the least width of a band
-MOST_POINTS = 500  # of a line: more are not to be told apart
-MARGIN = 0.04  # of the axes, beyond the data
-LONG_RANGE = 30.0  # largest by smallest positive number from which an axis is logarithmic
+MOST_POINTS = 500  # most points of a line; more are indistinguishable
+MARGIN = 0.04  # of the axes beyond the data, as a share of the range
+LONG_RANGE = 30.0  # least ratio of largest to smallest value for a logarithmic axis
 
 Span = tuple[float, float]
 
 
 class Chart:
-    """A chart in the making.
+    """A chart, built by adding marks.
 
-    x, y: the lowest and the highest value along each axis.   log: whether y is logarithmic.
-    whole: whether x are whole numbers.
+    x, y: the lowest and the highest value on each axis.   log: whether y is logarithmic.
+    whole: whether x values are whole numbers.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Chart:
         self._marks: list[Markup] = []
 
     def line(self, x: Any, y: Any, css: str) -> "Chart":
-        """A line through points; those that are not finite interrupt it."""
+        """A line through points, with gaps at points that are not finite."""
         stride = -(-len(x) // MOST_POINTS)
         kept = sorted({*range(0, len(x), stride), len(x) - 1})
         words, pen = [], "M"
@@ -67,7 +68,7 @@ class Chart:
         return self._add(tag("path", d=d, class_=f"whiskers {css}"))
 
     def band(self, first: float, last: float, css: str) -> "Chart":
-        """The area from one x to another, over the whole height."""
+        """The area between two x values, over the whole height."""
         a, b = self._across(first) - BAND / 2, self._across(last) + BAND / 2
         return self._add(
             tag("rect", x=f"{a:.1f}", y=TOP, width=f"{b - a:.1f}", class_=css,
@@ -75,7 +76,7 @@ class Chart:
         )  # fmt: skip
 
     def svg(self, title: str, description: str) -> Markup:
-        """The picture, with words for those who do not see it."""
+        """The picture, with a title and a description for screen readers."""
         content = join([*self._axes(), *self._marks], "\n")
         box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
         return tag("svg", content, **box, role="img", aria_label=f"{title}: {description}")
@@ -112,12 +113,12 @@ class Chart:
 
     def _up(self, y: float) -> float:
         (low, high), y = self._y, log10(y) if self._log else y
-        share = min(max((y - low) / (high - low), 0.0), 1.0)  # what is beyond is at the edge
+        share = min(max((y - low) / (high - low), 0.0), 1.0)  # clipped to the edges
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
 
 def span(*arrays: Any, margin: float = MARGIN) -> Span:
-    """From the lowest to the highest finite number in the arrays, and a margin."""
+    """The range of the finite numbers in the arrays, widened by a margin on both sides."""
     values = np.concatenate([np.ravel(np.asarray(a, dtype=np.float64)) for a in arrays])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -126,21 +127,21 @@ def span(*arrays: Any, margin: float = MARGIN) -> Span:
 
 
 def log_span(*arrays: Any) -> Span:
-    """The same of positive numbers on a logarithmic axis."""
+    """The range of arrays of positive numbers, widened by a margin, for a logarithmic axis."""
     low, high = span(*arrays, margin=0.0)
     extra = (high / low) ** MARGIN
     return low / extra, high * extra
 
 
 def is_long(*arrays: Any) -> bool:
-    """Whether positive numbers lie so far apart that an axis of them is better logarithmic."""
+    """Whether the ratio of the positive numbers is large enough for a logarithmic axis."""
     values = np.concatenate([np.asarray(a, dtype=np.float64) for a in arrays])
     values = values[np.isfinite(values)]
     return bool(values.size) and values.min() > 0 and values.max() / values.min() > LONG_RANGE
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from low to high, about five."""
+    """About five round numbers from low to high."""
     rough = (high - low) / 5
     power = 10.0 ** floor(log10(rough))
     step = power * next(n for n in (1, 2, 5, 10) if n * power >= rough * 0.999)
@@ -148,7 +149,8 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from 10^low to 10^high: powers of ten; of few twice and five times them too."""
+    """Round numbers from 10^low to 10^high: powers of ten; if these are few, also 2 and 5 times
+    them."""
     powers = range(floor(low), ceil(high) + 1)
     factors = (1, 2, 5) if high - low < 3 else (1,)
     found = [n * 10.0**power for power in powers for n in factors]
@@ -156,7 +158,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick(value: float) -> str:
-    """The number of a tick."""
+    """The label of a tick."""
     if value and (abs(value) >= 1e6 or abs(value) < 1e-3):
         return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
     return f"{value:,.6g}" if abs(value) >= 1e4 else f"{value:.4g}"

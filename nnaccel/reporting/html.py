@@ -1,4 +1,4 @@
-"""HTML as text: what is not markup already is escaped, in one place."""
+"""HTML as text: everything except `Markup` is escaped, in one place."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -9,11 +9,11 @@ from nnaccel.cli.streams import in_line
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that already is HTML."""
 
 
 def markup(value: Any) -> Markup:
-    """A value as HTML: escaped, and with controls made visible, unless it is Markup."""
+    """A value as HTML: escaped, with visible control characters, unless it is Markup."""
     return value if isinstance(value, Markup) else Markup(escape(in_line(value)))
 
 
@@ -23,8 +23,8 @@ def join(parts: Iterable[Any], between: str = "") -> Markup:
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element of HTML or SVG. In names of attributes `_` stands for a hyphen, and one at the end
-    for nothing: `class_`; None leaves an attribute out."""
+    """An element of HTML or SVG. In attribute names `_` becomes a hyphen, and a final `_`, as in
+    `class_`, is removed. Attributes that are None are left out."""
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(in_line(value))}"'
         for key, value in attributes.items()
@@ -36,7 +36,7 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
 def table(
     caption: str, header: Sequence[Any], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()
 ) -> Markup:
-    """A table whose first column names its rows.   numbers: the columns that are right-aligned."""
+    """A table with row headings in the first column.   numbers: the right-aligned columns."""
 
     def cells(row: Sequence[Any], kinds: Iterable[tuple[str, str | None]]) -> Markup:
         return join(
@@ -54,21 +54,21 @@ def table(
 
 
 def wide(content: Markup, name: str) -> Markup:
-    """Content that scrolls sideways where the page is narrow, by keys too."""
+    """Content that scrolls horizontally on a narrow page, also with the keyboard."""
     return tag("div", content, class_="wide", tabindex=0, role="region", aria_label=name)
 
 
 def terms(pairs: Iterable[tuple[str, Any]]) -> Markup:
-    """Terms and what they are."""
+    """A list of terms with their descriptions."""
     return tag("dl", join(tag("div", tag("dt", k), tag("dd", v)) for k, v in pairs))
 
 
 def section(title: str, *content: Any) -> Markup:
-    """A section under its heading; its place in the page is called like it, in lower case."""
+    """A section with a heading; its anchor is the title in lower case."""
     return tag("section", tag("h2", title), *content, id=title.lower())
 
 
 def figure(caption: Any, chart: Markup, key: Sequence[tuple[str, str]] = ()) -> Markup:
-    """A chart under its caption.   key: of each mark its class in the chart, and what it is."""
+    """A chart with a caption.   key: the CSS class and the label of each mark."""
     marks = join(tag("span", text, class_=f"key {css}") for css, text in key)
     return tag("figure", tag("figcaption", tag("b", caption), marks), chart)

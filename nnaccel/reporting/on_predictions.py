@@ -1,6 +1,6 @@
 """The sections of a report on predictions: scores, classes and residuals.
 
-Each is HTML, or None where there is nothing to tell.
+Each function returns HTML, or None if the section would be empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,18 +19,18 @@ from nnaccel.tabular.several_targets import columns_of
 from nnaccel.tabular.tables import import_extra
 from nnaccel.tabular.targets import Target
 
-SHOWN_CONFUSIONS = 20  # of many classes
-SHOWN_TARGETS = 4  # that have charts
-DOTS = 1000  # of a chart
+SHOWN_CONFUSIONS = 20  # most frequent confusions, if there are many classes
+SHOWN_TARGETS = 4  # most targets with charts
+DOTS = 1000  # most dots in a chart
 BINS = 10  # of a calibration curve
-TINT = 0.45  # of a cell with all rows of a class: words on it are readable in both colour schemes
+TINT = 0.45  # shade of a cell with all rows of a class; text on it is readable in both schemes
 
 
 # ---------------------------------------------------------------------------- scores
 
 
 def scores(told: Account) -> Markup | None:
-    """The scores on test rows beside a constant prediction, and those out of fold."""
+    """The scores on test rows, those of a constant prediction, and the out-of-fold scores."""
     parts = []
     if told.scores:
         caption = f"{count(told.fit.rows['test'], 'test row')}, which no network has seen"
@@ -49,7 +49,7 @@ def scores(told: Account) -> Markup | None:
 
 
 def _constant(score: Compared) -> str:
-    """The score of the best constant prediction, and what that predicts."""
+    """The score of the best constant prediction, and the predicted value."""
     return "" if score.constant is None else f"{number(score.constant)} always {score.which}"
 
 
@@ -57,7 +57,7 @@ def _constant(score: Compared) -> str:
 
 
 def classes(told: Account) -> Markup | None:
-    """What is taken for what, and how far probabilities are right."""
+    """The confusions between classes, and the calibration of the probabilities."""
     if told.model.target.task == "regression" or told.sample is None:
         return None
     parts, scores = [tag("p", f"Predictions of {told.sample.name}.")], told.sample.scores
@@ -94,7 +94,7 @@ def _of_target(target: Target, scores: dict[str, Any], prefix: str) -> Iterator[
 
 
 def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
-    """The confusion matrix, its shades the shares of the rows of each true class."""
+    """The confusion matrix, shaded by the share of the rows of each true class."""
     total = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(total, 1e-300)
     few = len(names) <= 8
@@ -125,7 +125,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
 
 
 def _confusions(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup:
-    """The most frequent confusions, of so many classes that a matrix would not be read."""
+    """The most frequent confusions, if the classes are too many for a readable matrix."""
     wrong, total = matrix.astype(float), matrix.sum(axis=1)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
@@ -141,7 +141,8 @@ def _confusions(matrix: np.ndarray, names: Sequence[str], prefix: str) -> Markup
 
 
 def _calibration(target: Target, codes: np.ndarray, P: np.ndarray, several: bool) -> Markup:
-    """How often the predicted class is right, by its probability; of two classes the second."""
+    """The calibration curve: how often the predicted class, or the second of two classes, is the
+    true one, by its probability."""
     curve = import_extra("sklearn.calibration").calibration_curve
     if P.shape[1] == 2:
         right, p, what = codes == 1, P[:, 1], f"P({target.classes[1]})"
@@ -164,7 +165,7 @@ def _calibration(target: Target, codes: np.ndarray, P: np.ndarray, several: bool
 
 
 def residuals(told: Account) -> Markup | None:
-    """Predictions of numbers, and how far they are off."""
+    """The predictions of numeric targets, and their residuals."""
     charts = []
     for target, truth, predicted in told.numbers()[:SHOWN_TARGETS]:
         some = slice(None, None, -(-len(truth) // DOTS))
@@ -196,6 +197,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def _first_of(told: Account) -> str:
-    """That not all targets have charts, if that is so."""
+    """A note if only the first targets have charts; else empty."""
     n = len(columns_of(told.model.target))
     return f" Charts are of the first {SHOWN_TARGETS} of {n} targets." if n > SHOWN_TARGETS else ""

@@ -1,6 +1,6 @@
-"""The sections of a report on the run: training, what the columns are worth, how they are read.
+"""The sections of a report on the run: training, importance of the columns, and their encoding.
 
-Each is HTML, or None where there is nothing to tell.
+Each function returns HTML, or None if the section would be empty.
 """
 
 from nnaccel.cli.display import number
@@ -14,18 +14,18 @@ from nnaccel.tabular.importance import Importance
 from nnaccel.tabular.members import BOTH
 
 SHOWN_COLUMNS, SHOWN_IMPORTANT = 200, 15
-ROUNDED = 12  # decimals of an importance: what is left is rounding of the sums
+ROUNDED = 12  # decimals of an importance: further digits are rounding errors of the sums
 
 
 # ---------------------------------------------------------------------------- training
 
 
 def training(told: Account) -> Markup:
-    """The curves of the loss and of the metric, of each kind of networks that the model has."""
+    """The curves of the loss and of the metric for each kind of networks in the model."""
     fit, metric = told.fit, told.fit.metric.name
     shown = [b for b in fit.branches if fit.chosen in ("", BOTH, b.settings.numbers)]
     charts = []
-    for branch in (branch for branch in shown if branch.history):  # an interrupted one has none
+    for branch in (branch for branch in shown if branch.history):  # empty if interrupted before
         of = f", numbers {branch.settings.numbers}" * (len(fit.branches) > 1)
         charts.append(_curves(branch, f"Loss{of}", "loss", "loss"))
         charts.append(_curves(branch, f"{metric}{of}", "metric", metric))
@@ -36,7 +36,7 @@ def training(told: Account) -> Markup:
 
 
 def _curves(branch: Branch, title: str, name: str, label: str) -> Markup:
-    """The values of that name in training and validation."""
+    """The training and validation curves of the loss or metric `name`."""
     history = branch.history
     epochs = [*range(1, len(history) + 1)]
     values = [row[name] for row in history]
@@ -68,7 +68,7 @@ def _curves(branch: Branch, title: str, name: str, label: str) -> Markup:
 
 
 def importance(told: Account) -> Markup:
-    """The permutation importance of the first columns, with its spread."""
+    """The permutation importance of the first columns, with its standard deviation."""
     found = told.importance
     if not isinstance(found, Importance) or told.sample is None:
         return section("Importance", tag("p", f"No importance of the columns: {found}."))
@@ -96,7 +96,7 @@ def importance(told: Account) -> Markup:
 
 
 def _bar(mean: float, std: float, low: float, high: float) -> Markup:
-    """A bar from 0, with a whisker of its spread."""
+    """A bar from 0 to the mean, with a whisker of one standard deviation."""
     zero, end, a, b = (
         100 * (x - low) / ((high - low) or 1.0) for x in (0.0, mean, mean - std, mean + std)
     )
@@ -107,7 +107,7 @@ def _bar(mean: float, std: float, low: float, high: float) -> Markup:
 
 
 def columns(told: Account) -> Markup:
-    """How each column is read and encoded, and how many of its values were missing."""
+    """A table of the columns: how they are read and encoded, and their shares of missing values."""
     features, missing = told.model.features, missing_values(told.fit)
     names = {n.label: n.name for n in features.numeric}
     used = {*names.values(), *(c.name for c in features.categorical)}
@@ -125,7 +125,7 @@ def columns(told: Account) -> Markup:
 
 
 def _missing(name: str, told: Account, missing: dict[str, int], used: set[str]) -> str:
-    """The share of the training rows without a value; "some" where they have not been counted."""
+    """The share of the training rows without a value; "some" if they were not counted."""
     if name not in used:
         return ""
     if name not in told.model.features.indicators:
@@ -139,14 +139,14 @@ def _missing(name: str, told: Account, missing: dict[str, int], used: set[str]) 
 
 
 def plan_of_the_run(told: Account) -> Markup:
-    """The plan, as `nnaccel train` prints it."""
+    """The plan that `nnaccel train` prints."""
     fit = told.fit
     text = plan(fit, fit.structure, told.device)
     return section("Plan", tag("pre", join(text.splitlines(), "\n")))
 
 
 def warnings(told: Account) -> Markup | None:
-    """What was said of the table."""
+    """The warnings about the table."""
     if not told.warnings:
         return None
     return section("Warnings", tag("ul", join(tag("li", text) for text in told.warnings)))

@@ -1,4 +1,4 @@
-"""The report of a training run as one HTML page, which opens without a network."""
+"""The report of a training run as one HTML page, which works offline."""
 
 import platform
 import sys
@@ -22,7 +22,7 @@ from nnaccel.tabular.model import Model
 from nnaccel.tabular.scores import beside_constant
 
 STYLE = Path(__file__).with_name("page.css")
-# The page needs nothing else, and a browser fetches and runs nothing, whatever a table holds.
+# The page is self-contained. A browser loads nothing and runs no script, for any table content.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -51,15 +51,16 @@ def report(
     seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write a page about a training run that has ended: an HTML file without scripts or links.
+    """Write a page about a finished training run: an HTML file without scripts or links.
 
-    It tells of scores beside a constant prediction, the curves of training, confusions and
-    calibration, or residuals, the importance of the columns, the plan, and how columns are read.
-    Charts and importance are of some thousand test rows.
+    The page shows the scores and those of a constant prediction, the training curves, confusions
+    and calibration or residuals, the importance of the columns, the plan, and the encoding of the
+    columns. Charts and importance use a few thousand test rows.
 
-    model, scores: of `fit.model` and `fit.evaluate`, if they are known already.
-    command, seconds, warnings: what ran it, how long it trained, what was said of the table.
-    The file is written whole or not at all. RuntimeError before the first epoch, OSError.
+    model, scores: the results of `fit.model` and `fit.evaluate`, if already known.
+    command, seconds, warnings: the command line, the training time, the warnings about the table.
+    The file is written completely or not at all. Raises RuntimeError before the first epoch, and
+    OSError if the file cannot be written.
     """
     told = account_of(fit, model, scores, command=command, seconds=seconds, warnings=warnings)
     write(path, page(told, datetime.now().astimezone()).encode("utf-8"))
@@ -97,7 +98,7 @@ def page(told: Account, now: datetime) -> str:
 
 
 def _tiles(told: Account) -> Iterator[Markup]:
-    """The figures to see first."""
+    """The most important figures, at the top of the page."""
     scores, of = (told.sample.scores, told.sample.short) if told.sample else ({}, "")
     compared = [s for s in beside_constant(single(scores)) if s.constant is not None]
     for score in compared[:2]:
@@ -116,7 +117,7 @@ def _tile(name: str, value: str, note: str) -> Markup:
 
 
 def _facts(told: Account, now: datetime) -> Iterator[tuple[str, Any]]:
-    """What was trained on what, where and when."""
+    """The facts of the run: model, data, device and time."""
     fit, chosen = told.fit, told.fit.settings
     yield "source", fit.source
     yield "target", ", ".join(told.model.target.names)
@@ -139,5 +140,5 @@ def _versions(told: Account) -> Iterator[str]:
     for package in dict.fromkeys(("numpy", "scikit-learn", told.fit.device.library)):
         try:
             yield f"{package} {version(package)}"
-        except PackageNotFoundError:  # CuPy's package is called by the version of CUDA
+        except PackageNotFoundError:  # the name of CuPy's package depends on CUDA's version
             yield f"{package} {getattr(sys.modules.get(package), '__version__', '')}".rstrip()

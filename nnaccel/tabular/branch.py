@@ -1,5 +1,5 @@
-"""The training run of one kind of networks on a table: one network, or several on folds of the
-rows."""
+"""The training run of one kind of networks on a table: one network, or several members on folds of
+the rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,8 +26,8 @@ class Done(NamedTuple):
 
 
 class Branch:
-    """The run of one kind of networks. It may be interrupted at any time; its result is then that
-    of the last whole epoch.
+    """The run of one kind of networks. It may be interrupted at any time; its result is then the
+    result of the last complete epoch.
 
     settings : Settings
         The resolved settings of this kind.
@@ -48,11 +48,11 @@ class Branch:
         keeps: bool = False,
         after: Progress | None = None,
     ) -> None:
-        """held_out: the rows by which each network of a classifier is validated and calibrated.
-        monitor: what tells the best epoch, as `EarlyStopping` takes it; None: no rows are held out,
-        and the weights are those of the last epoch.   unit: of the target, for metrics.   kernels:
-        those of the run, in words.   keeps: whether the last epoch stays available in the middle of
-        the next one.   after: the run so far.
+        """held_out: the rows that validate and calibrate each network of a classifier.
+        monitor: the score that selects the best epoch, as in `EarlyStopping`; None: no rows are
+        held out, and the weights are those of the last epoch.   unit: of the target, for metrics.
+        kernels: a description of the run's kernels.   keeps: whether the last epoch stays available
+        during the next one.   after: the progress of the run to continue.
         """
         self.settings, self.run, self.kernels, self._held_out = settings, run, kernels, held_out
         self._unit, self._copies = unit, keeps or monitor is None
@@ -99,7 +99,7 @@ class Branch:
 
     @property
     def progress(self) -> Progress | None:
-        """The run so far, from which another one can continue; None before the first epoch."""
+        """The run so far, from which another run can continue; None before the first epoch."""
         if self._done is None:
             return None
         best = self._done.best

@@ -1,4 +1,4 @@
-"""What the trials of a search share: rows, encoded and split once, and how they are scored."""
+"""The common part of the trials of a search: rows, encoded and split once, and the scoring."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,36 +18,36 @@ from nnaccel.training.checkpoint import Progress
 from nnaccel.training.data import mean_one
 from nnaccel.training.prediction import predict
 
-FEW = 5000  # training rows below which a trial is validated on all folds, else on one
+FEW = 5000  # with fewer training rows a trial is validated on all folds, else on one
 
 
 class Score(NamedTuple):
-    """How good a trial is on the rows that tell."""
+    """The score of a trial on the validation rows."""
 
-    loss: float  # as the settings' loss without label smoothing, of classifiers after calibration
-    numbers: str  # the kind of networks that has it, as in `Settings.numbers`
+    loss: float  # without label smoothing; of classifiers after calibration
+    numbers: str  # the kind of networks with this loss, as in `Settings.numbers`
     metric: float  # in units of the target
 
 
 class Contest:
-    """The rows on which trials are trained and validated, the same for all.
+    """The rows on which all trials are trained and validated.
 
-    Where one network has rows set aside to tell its best epoch, a trial is validated on these.
-    Else there are folds, those of the members if there are several: below `FEW` rows a trial is a
-    network on each fold, all of which tell; from there on it is one network, and the first fold
-    tells.
+    If the fit of a single network holds out validation rows, a trial is validated on these. Else
+    the rows are divided into folds, as for the members if the fit has several. With fewer than
+    `FEW` rows a trial trains one network for each fold and is validated on all folds. With more
+    rows it trains one network and is validated on the first fold.
     """
 
     def __init__(
         self, made: Prepared, settings: Settings, pixels: bool, device: Device, kernels: bool | str
     ) -> None:
-        """made: the examples by these settings, which are not resolved."""
+        """made: the examples prepared with these settings.   settings: not resolved."""
         self.settings, self._pixels = settings, pixels
         resolved, target = made.kinds[-1], made.target
         self.members = resolved.members or 1
         self._n_rows = made.n_rows["train"] + made.n_rows["validation"]
         self._n_classes = 2 if target.task == "labels" else len(target.classes)
-        # What was decided for plain numbers, where no column has any bins.
+        # Without bins in any column the kinds fall back to "plain".
         self.kinds = [kind.numbers for kind in made.kinds] if any(made.edges) else ["plain"]
         self.loss = loss_for(replace(resolved, label_smoothing=0.0))
         check_names(target, self.loss)
@@ -70,8 +70,8 @@ class Contest:
         self._weights = None if held[2] is None else mean_one(np.ravel(held[2]))[0]
 
     def _split(self, made: Prepared, seed: int) -> tuple[Any, Any, Any, Any, int]:
-        """X, Y and weights of the rows that train, those that tell, and how many networks a trial
-        is."""
+        """X, Y and weights of the training rows, the validation rows, and the number of networks
+        of a trial."""
         X, Y, weights = made.X, made.Y, made.weights
         if made.held is not None:
             return X, Y, weights, made.held, 1
@@ -90,26 +90,26 @@ class Contest:
         return *train, held, 1
 
     def resolved(self, drawn: Mapping[str, Any], kind: str) -> Settings:
-        """The settings of a trial as the fit of a model would decide them, of one kind."""
+        """The resolved settings of a trial for one kind of networks, the same as in a fit."""
         given = replace(self.settings, **drawn, numbers=kind, members=self.members)
         return resolve(given, self._n_rows, self._n_classes, pixels=self._pixels)
 
     @property
     def defaults(self) -> Settings:
-        """The resolved settings of the first trial, of the last kind of networks."""
+        """The resolved settings of the first trial for the last kind of networks."""
         return self.resolved({}, self.kinds[-1])
 
     def seconds_of_fit(self, seconds: float, drawn: Mapping[str, Any], numbers: str) -> float:
-        """About how long the fit of a trial's settings takes.
+        """The approximate time in seconds to fit a model with a trial's settings.
 
-        seconds: that all of its epochs take for one trial, of one kind of networks.
+        seconds: of all epochs of one trial, for one kind of networks.
         """
         kinds = len(self.kinds) if numbers == BOTH or not drawn else 1
         rows = self._n_rows / len(self.problem.X)
         return seconds * kinds * rows * self.members / self.problem.members
 
     def settings_of(self, drawn: Mapping[str, Any], numbers: str) -> Settings:
-        """The settings of the fit of a trial: those given, where it is the default."""
+        """The settings to fit a model as in a trial; for the default trial the given settings."""
         if not drawn:
             return self.settings
         return replace(self.settings, **{"numbers": numbers, "members": self.members, **drawn})
@@ -117,9 +117,9 @@ class Contest:
     def branches(
         self, trials: Sequence[Mapping[str, Any]], runs: Sequence[Progress | None]
     ) -> list[Branch]:
-        """The runs of trials of one architecture, of each kind of networks.
+        """The runs of trials with one architecture, one run for each kind of networks.
 
-        trials: what is drawn for each.   runs: of each kind, so far.
+        trials: the drawn settings of each.   runs: the progress so far, one for each kind.
         """
         return [
             self.problem.branch([self.resolved(drawn, kind) for drawn in trials], after=run)
@@ -127,13 +127,13 @@ class Contest:
         ]
 
     def scores(self, found: Sequence[Trained | None]) -> list[Score]:
-        """The score of each trial.   found: its networks of each kind, those of its best epochs."""
+        """The score of each trial.   found: for each kind, the networks of the best epochs."""
         logits = {each.kind: self._logits(each) for each in found if each}
         n_trials = min(map(len, logits.values()))
         return [self._score({kind: Z[k] for kind, Z in logits.items()}) for k in range(n_trials)]
 
     def _logits(self, trained: Trained) -> list[np.ndarray]:
-        """Those of each trial, (n, n_outputs), on the rows that tell, of all its folds."""
+        """The logits (n, n_outputs) of each trial on the validation rows of all its folds."""
         put, folds = self.problem.device.asarray, self.problem.members
         each = [
             to_host(predict(trained.network, put(own), self._unseen[k % folds].X)).astype(float)
@@ -142,8 +142,8 @@ class Contest:
         return [np.concatenate(each[k : k + folds]) for k in range(0, len(each), folds)]
 
     def _score(self, logits: dict[str, np.ndarray]) -> Score:
-        """The best of the kinds and, where there are two, of their mean; the mean alone where the
-        settings ask for it."""
+        """The best score among the kinds and, if there are two, their mean. Only the score of the
+        mean if the settings say so."""
         logits, Y, weights = with_both(logits, self.loss), self._Y, self._weights
         if self.settings.numbers == BOTH and BOTH in logits:
             logits = {BOTH: logits[BOTH]}

@@ -1,4 +1,4 @@
-"""Scores of quantiles, and of means with standard deviations: means over rows of what is here."""
+"""Scores of quantiles, and of means with standard deviations, as terms to average over rows."""
 
 import math
 
@@ -7,17 +7,17 @@ import numpy as np
 from nnaccel.tabular.estimates import quantile_name
 from nnaccel.tabular.tables import import_extra
 
-SHARES = (0.5, 0.9)  # of the rows that should lie in an interval around the mean
+SHARES = (0.5, 0.9)  # of the rows that an interval around the mean should contain
 
-Terms = dict[str, np.ndarray]  # (N,) each, by the name of the score that it is averaged to
+Terms = dict[str, np.ndarray]  # score name -> terms (N,), whose mean is the score
 
 
 def of_quantiles(truth: np.ndarray, A: np.ndarray, levels: tuple[float, ...]) -> Terms:
-    """The terms of rows with quantiles A (N, P), of ascending levels.
+    """The terms for predicted quantiles A (N, P) of ascending levels.
 
-    The pinball loss of each level and their mean; coverage, whether the truth is not above a
-    quantile, and whether it is in an interval between two, whose width is a score too: of the first
-    and the last quantile, the second and the last but one, and so on.
+    They are the pinball loss of each level and the mean of these; the coverage of each quantile,
+    whether truth <= quantile; the coverage and the width of each central interval: from the first
+    to the last quantile, from the second to the last but one, and further inward.
     """
     q, R = np.array(levels), truth[:, None] - A
     pinball, names = np.maximum(q * R, (q - 1) * R), [*map(quantile_name, levels)]
@@ -33,12 +33,12 @@ def of_quantiles(truth: np.ndarray, A: np.ndarray, levels: tuple[float, ...]) ->
 
 
 def of_normal(truth: np.ndarray, A: np.ndarray) -> Terms:
-    """The terms of rows with means and standard deviations A (N, 2), of a normal distribution.
+    """The terms for a normal distribution with means and standard deviations A (N, 2).
 
-    Its negative log likelihood in nats; CRPS, the continuous ranked probability score, in the units
-    of the target; coverage, whether the truth is in the interval around the mean that should hold
-    50 and 90 % of the rows. Source of CRPS: Gneiting, Raftery (2007), J. Am. Stat. Assoc. 102,
-    section 4.2.
+    They are the negative log likelihood in nats; the continuous ranked probability score (CRPS) in
+    the units of the target; the coverage, whether the truth is in the interval around the mean that
+    should contain 50 % or 90 % of the rows. Source of CRPS: Gneiting, Raftery (2007), J. Am. Stat.
+    Assoc. 102, section 4.2.
     """
     special = import_extra("scipy.special")
     mean, std = A[:, 0], A[:, 1]
@@ -53,5 +53,5 @@ def of_normal(truth: np.ndarray, A: np.ndarray) -> Terms:
 
 
 def of_always_the_same_normal(variance: float) -> float:
-    """The negative log likelihood of always the mean and the variance of all rows."""
+    """The negative log likelihood, in nats, if each row gets the mean and variance of all rows."""
     return 0.5 * (math.log(2 * math.pi * variance) + 1.0)

@@ -1,7 +1,7 @@
-"""What a model says of a number: one value, its quantiles, or its mean and standard deviation.
+"""The estimates of a numeric target: one value, quantiles, or mean and standard deviation.
 
-In a table these are columns, by the name of the target: `y`; `y_q0.1`, `y_q0.5`, `y_q0.9`; `y` and
-`y_std`.
+In a table these are columns named after the target: `y`; or `y_q0.1`, `y_q0.5`, `y_q0.9`; or `y`
+and `y_std`.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from nnaccel.typing import Array, Namespace
 
 
 def has_deviation(loss: Loss) -> bool:
-    """Whether a loss estimates a mean and a variance, of which a table has the root."""
+    """Whether a loss estimates a mean and a variance; a table has the standard deviation."""
     return loss.link is mean_and_variance
 
 
 def check_estimates(loss: Loss) -> None:
-    """ValueError for a loss whose outputs a table has no columns for."""
+    """Raise ValueError for a loss whose outputs cannot be columns of a table."""
     if loss.n_outputs > 1 and not loss.levels and not has_deviation(loss):
         raise ValueError(
             f"loss {loss.name!r} has {loss.n_outputs} outputs for each target, and a table has "
@@ -30,7 +30,7 @@ def check_estimates(loss: Loss) -> None:
 
 
 def check_names(target: Target | Targets, loss: Loss) -> None:
-    """ValueError where two columns of predictions would have the same name."""
+    """Raise ValueError if two columns of predictions would have the same name."""
     names = [name for one in target.names for name in names_of(one, loss)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(
@@ -39,22 +39,22 @@ def check_names(target: Target | Targets, loss: Loss) -> None:
 
 
 def names_of(name: str, loss: Loss) -> list[str]:
-    """The columns of a target: `y`, or one for each estimate."""
+    """The column names of a target: `y`, or one for each estimate."""
     if has_deviation(loss):
         return [name, f"{name}_std"]
     return [f"{name}_{quantile_name(q)}" for q in loss.levels] or [name]
 
 
 def quantile_name(level: float) -> str:
-    """`q0.1`"""
+    """The name of a quantile in columns, such as `q0.1`."""
     return f"q{level}"
 
 
 def outputs_of(target: Target | Targets, loss: Loss, A: Array, *, xp: Namespace = np) -> Array:
-    """Predictions A (N, n_outputs) of a network as `Model.outputs` gives them.
+    """Convert predictions A (N, n_outputs) of a network to the form of `Model.outputs`.
 
-    Numbers in their own units: (N,), or (N, P) with P estimates, and (N, K) or (N, K, P) of several
-    targets; else the probabilities of classes or labels.
+    Numbers are in units of the target: (N,), or (N, P) with P estimates; with K targets (N, K) or
+    (N, K, P). For other targets the result is the probabilities of classes or labels.
     """
     if loss.n_outputs == 1 or target.task != "regression":
         return target.outputs(A, xp=xp)
@@ -69,7 +69,7 @@ def outputs_of(target: Target | Targets, loss: Loss, A: Array, *, xp: Namespace 
 
 def points_of(target: Target | Targets, loss: Loss, outputs: np.ndarray) -> np.ndarray:
     """The single number for each target, (..., N) or (..., N, K), from `outputs_of`: the mean, or
-    the quantile next to the median. Probabilities are as they are."""
+    the quantile next to the median. Probabilities are returned unchanged."""
     if loss.n_outputs == 1 or target.task != "regression":
         return outputs
     return loss.points(outputs)[..., 0]
@@ -78,7 +78,7 @@ def points_of(target: Target | Targets, loss: Loss, outputs: np.ndarray) -> np.n
 def columns_by_name(
     target: Target | Targets, loss: Loss, outputs: Array
 ) -> Iterator[tuple[str, Array]]:
-    """Each estimate of each target (N,), by the name of its column, from `outputs_of` numbers."""
+    """Each estimate of each target (N,) with its column name.   outputs: from `outputs_of`."""
     known, P = columns_of(target), loss.n_outputs
     names = [name for one in known for name in names_of(one.name, loss)]
     if len(names) == 1:
@@ -93,10 +93,10 @@ def columns_by_name(
 def predicted(
     target: Target | Targets, loss: Loss, outputs: np.ndarray, threshold: float | None = None
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """The label or number of each row (N,), from `outputs_of`; where there are several columns,
-    each by its name.
+    """The predicted label or number of each row (N,); a dict by column name if there are several
+    columns.
 
-    threshold: as of `Target.predicted`.
+    outputs: from `outputs_of`.   threshold: as in `Target.predicted`.
     """
     if loss.n_outputs == 1 or target.task != "regression":
         return target.predicted(outputs, threshold)

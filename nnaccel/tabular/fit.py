@@ -1,4 +1,4 @@
-"""The training run of a table: splits, encodes and weights its rows, and runs the epochs."""
+"""The training run of a table: splits, encodes and weights the rows, and runs the epochs."""
 
 import os
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Fit:
     Attributes
     ----------
     settings : Settings
-        The settings with every default decided.
+        The settings with all defaults resolved.
     features, target, network, loss, metric
         The parts of the model.
     branches : list of Branch
@@ -57,15 +57,15 @@ class Fit:
     chosen : str
         The kind with the lowest out-of-fold loss, "" before `model`.
     unseen : ndarray or None
-        As `Model.outputs`, of each training row by the network that has not seen it; None without
-        folds, and before `model`.
+        The outputs, as in `Model.outputs`, for each training row by the network that has not seen
+        it; None without folds, and before `model`.
     rows : dict of int
-        The numbers of rows that train, validate and test.
+        The numbers of training, validation and test rows.
     source, structure
-        The name of the table, and how its text is laid out if it is delimited text.
+        The name of the table, and the layout of the text if it is delimited text.
     hint : str
-        Says why whole numbers are taken for classes or quantities, where that was guessed, and how
-        to change it.
+        If the task was guessed from whole numbers: the reason why they are classes or quantities,
+        and how to change that.
     """
 
     def __init__(
@@ -84,10 +84,9 @@ class Fit:
         """Split and encode the examples, in memory or on the disk, and build the networks.
 
         keeps: whether `save` works in the middle of an epoch too, for runs that may be interrupted.
-        after: a checkpoint that `save` has written, from which the run continues.   scorer:
-        `scorer(estimator, X, y)` in the place of `Settings.scoring`, see `scoring`. Raises
-        ValueError for data or settings from which nothing can be learned, for test data that do not
-        fit, and for a checkpoint of another run.
+        after: a checkpoint of `save`, from which the run continues.   scorer: `scorer(estimator, X,
+        y)`, replaces `Settings.scoring`, see `scoring`. Raises ValueError for data or settings from
+        which nothing can be learned, for unsuitable test data, and for a checkpoint of another run.
         """
         asked = to_dict(settings)
         self.device = device or select("cpu")
@@ -132,7 +131,7 @@ class Fit:
         self.unseen: np.ndarray | None = None
 
     def _problem(self, edges: Edges, held_out: Any, kernels: bool | str) -> Problem:
-        """What the networks learn from: of members each without its fold."""
+        """The training data of the networks; each member trains without its fold."""
         X, Y, weights = self._made.X, self._made.Y, self._weights
         if self.folds is not None:
             held_out = self.folds.held_out(X, Y, weights)
@@ -152,10 +151,10 @@ class Fit:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint of the run so far, whole or not at all.
+        """Write a checkpoint of the run so far, completely or not at all.
 
         Raises RuntimeError before the first epoch, and in the middle of an epoch unless `keeps` was
-        set; OSError where the file cannot be written, ValueError for data that no file can hold.
+        set; OSError if the file cannot be written; ValueError for data that cannot be saved.
         """
         runs = [progress for branch in self.branches if (progress := branch.progress)]
         if self.identity is None or not runs:
@@ -164,7 +163,7 @@ class Fit:
 
     @property
     def prepared(self) -> Prepared:
-        """The rows that train, validate and test, split, encoded and weighed."""
+        """The training, validation and test rows: split, encoded and weighted."""
         return self._made
 
     @property
@@ -174,8 +173,8 @@ class Fit:
 
     @property
     def resident(self) -> bool:
-        """Whether they live on the device, and on each of several; else their share of each
-        minibatch is sent there."""
+        """Whether the training rows are on the device, or on each of several devices; else the
+        rows of each minibatch are copied there."""
         X, Y = self._made.X, self._made.Y
         return not self.on_disk and is_resident(self.device, self.settings.dtype, X, Y)
 
@@ -186,13 +185,13 @@ class Fit:
 
     @property
     def n_params(self) -> int:
-        """The largest possible number of parameters of the model, all its networks together."""
+        """The largest possible number of parameters of the model, over all its networks."""
         kinds = len(self.branches) if self.folds is not None else 1
         return kinds * self.members * layout(self.network).size
 
     @property
     def n_epochs(self) -> int:
-        """The epochs of all kinds of networks, one after the other."""
+        """The number of epochs, summed over all kinds of networks."""
         return len(self.branches) * (self.settings.epochs or 1)
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -203,7 +202,7 @@ class Fit:
                 yield replace(epoch, number=self._before(i) + epoch.number)
 
     def _before(self, i: int) -> int:
-        """The number of epochs of the kinds before kind i."""
+        """The number of epochs of all kinds before kind i."""
         return i * (self.settings.epochs or 1)
 
     @property
@@ -214,16 +213,16 @@ class Fit:
 
     @property
     def best_so_far(self) -> list[int]:
-        """The numbers of the best epochs of the kind that is training, counted over all kinds; []
-        before the first epoch, and without held-out rows."""
+        """The numbers of the best epochs of the current kind, counted over all kinds; [] before the
+        first epoch, and without held-out rows."""
         branch = self.branches[self._current]
         watched = branch.progress is not None and branch.progress.best is not None
         return [self._before(self._current) + n for n in branch.best] if watched else []
 
     @property
     def best(self) -> list[int]:
-        """The numbers of the epochs whose weights the networks have, each counted in its own
-        run."""
+        """The number of the epoch whose weights each network has, counted from the beginning of
+        its run."""
         return self._chosen_branch().best
 
     def _chosen_branch(self) -> Branch:

@@ -1,5 +1,5 @@
-"""What the networks of a table learn from, and their training runs: one configuration of settings,
-or several of one architecture side by side."""
+"""The training data of the networks of a table, and their training runs: one configuration of
+settings, or several with one architecture together."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,20 +37,20 @@ from nnaccel.training.step import initialize
 def kernels_for(
     run: Run, device: Device, kernels: bool | str, n_rows: int, n_epochs: int
 ) -> bool | str:
-    """`kernels`, or "numpy" where the run is too short to repay the time to load Numba."""
+    """`kernels`, or "numpy" if the run is too short to repay the time to load Numba."""
     steps = n_steps(n_rows, run.batch_size, n_epochs)
     repaid = kernels is not True or backend_of(device.xp).repays_loading(run, steps)
     return kernels if repaid else "numpy"
 
 
 class Problem(NamedTuple):
-    """What networks learn from.
+    """The training and validation data of networks.
 
-    X, Y, weights: the rows that train, in memory or on the disk; weights are (members, N) where
-    each member has its own.   held: rows (X, Y, weights) that tell the best epoch, or None; each
-    has an axis of the members in front where they have rows of their own.   members: networks of
-    each configuration.   edges: of the encoding of numbers.   scorer: by which the best epoch is
-    told; None: its validation loss.
+    X, Y, weights: the training rows, in memory or on the disk; weights are (members, N) if they
+    differ between members.   held: validation rows (X, Y, weights), which select the best epoch, or
+    None; if they differ between members, each array has a first axis of the members.   members: the
+    number of networks of each configuration.   edges: of the encoding of numbers.   scorer: the
+    score that selects the best epoch; None: the validation loss.
     """
 
     X: Any
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 
     @property
     def unit(self) -> float:
-        """Of the target, for metrics; that of several targets is in standard deviations."""
+        """The scale of the target, for metrics; 1 for several targets, left standardised."""
         one = self.target
         return one.scale if isinstance(one, Target) and one.task == "regression" else 1.0
 
@@ -78,10 +78,11 @@ class Problem(NamedTuple):
         keeps: bool = False,
         after: Progress | None = None,
     ) -> Branch:
-        """The training run of the members of each configuration, all of them one product.
+        """The training run of the members of all configurations, in one batched product.
 
-        configurations: resolved; they differ in `SIDE_BY_SIDE` alone.   keeps, after: as in
-        `Branch`.   Networks are in the order of configurations, and begin from the same draws.
+        configurations: resolved; they differ only in `SIDE_BY_SIDE`.   keeps, after: as in
+        `Branch`.   Networks are in the order of configurations. Each configuration begins with the
+        same initial weights.
         """
         settings, K, members = configurations[0], len(configurations), self.members
         run, epochs, until = self._run(configurations), settings.epochs or 1, settings.dropout_until
@@ -91,7 +92,7 @@ class Problem(NamedTuple):
         if K * members > 1:
             params = np.tile(initialize(run.network, settings.seed, members=members), (K, 1))
         weights, held = self._of_networks(K)
-        # Of classifiers `calibrated` evaluates the same rows, once an epoch.
+        # For classifiers `calibrated` evaluates the same rows once an epoch.
         classifies = held is not None and can_calibrate(run.loss)
         begun = train(
             run.network,
@@ -111,7 +112,7 @@ class Problem(NamedTuple):
             dtype=run.dtype,
             precision=run.precision,
             params=params,
-            # That it is of the same run has been seen, and where epochs grow some settings do.
+            # The caller has checked that the run is the same; settings may differ if epochs grow.
             after=after and replace(after.epoch, _origin=None),
             kernels=kernels,
         )
@@ -132,7 +133,7 @@ class Problem(NamedTuple):
         )
 
     def _run(self, configurations: Sequence[Settings]) -> Run:
-        """The `Run` of the training loop, in batches as even as can be."""
+        """The `Run` of the training loop, with minibatches of nearly equal size."""
         N, settings = len(self.X), configurations[0]
         batch_size = even_batch(settings.batch_size or 1, N)
         even = [replace(each, batch_size=batch_size) for each in configurations]
@@ -150,8 +151,8 @@ class Problem(NamedTuple):
         )
 
     def _of_networks(self, K: int) -> tuple[Any, tuple[Any, ...] | None]:
-        """Weights and held-out rows of the networks of K configurations, where members differ in
-        them, else as they are."""
+        """The weights and held-out rows, repeated for K configurations if they differ between
+        members."""
         if K == 1 or self.members == 1:
             return self.weights, self.held
 
@@ -161,7 +162,7 @@ class Problem(NamedTuple):
         return tiled(self.weights), self.held and tuple(map(tiled, self.held))
 
     def unseen(self, loss: Loss) -> list[HeldOut]:
-        """The held-out rows of each member, or of all of them."""
+        """The held-out rows: one entry for each member, or one for all members."""
         assert self.held is not None
         each = [self.held] if self.members == 1 else zip(*self.held, strict=True)
         return [
@@ -171,5 +172,5 @@ class Problem(NamedTuple):
 
 
 def as_loss_takes(Y: np.ndarray, loss: Loss) -> np.ndarray:
-    """Targets (n, n_outputs), unless they are class numbers (n,)."""
+    """Targets in the shape that the loss takes: (n, n_outputs), or class numbers (n,)."""
     return Y if loss.targets.kind == "classes" else Y.reshape(len(Y), -1)

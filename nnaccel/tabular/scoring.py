@@ -1,8 +1,7 @@
-"""Scorers of scikit-learn for the networks of a table: what an epoch may be judged by.
+"""scikit-learn's scorers for the networks of a table, to select the best epoch.
 
-A scorer is given one network as an estimator, the encoded rows that it has not seen, and what they
-are to be predicted as: numbers, in their own units, the number of the class in ascending order, or
-labels of 0 and 1.
+A scorer receives one network as an estimator, the encoded rows that it has not seen, and their true
+values: numbers in units of the target, class numbers in ascending order, or labels 0 and 1.
 """
 
 from collections.abc import Callable
@@ -24,11 +23,11 @@ from nnaccel.training.epoch import Epoch
 from nnaccel.training.prediction import predict
 from nnaccel.typing import Array
 
-Scorer = Callable[..., float]  # (estimator, X, y), greater being better
+Scorer = Callable[..., float]  # (estimator, X, y); greater is better
 
 
 def scorer_of(scoring: str) -> Scorer | None:
-    """scikit-learn's scorer of that name; None for "loss"."""
+    """scikit-learn's scorer with this name; None for "loss"."""
     if scoring == "loss":
         return None
     return import_extra("sklearn.metrics").get_scorer(scoring)
@@ -37,9 +36,10 @@ def scorer_of(scoring: str) -> Scorer | None:
 def score_of_epoch(
     scorer: Scorer, run: Run, target: Target | Targets, held_out: list[HeldOut]
 ) -> Callable[[Epoch], Any]:
-    """A function of an epoch to its score, or those (K,) of K networks, on the rows of each.
+    """A function that maps an epoch to its score, or to (K,) scores of K networks, each on its
+    held-out rows.
 
-    The function raises ValueError for a score that cannot be computed.
+    The function raises ValueError if the score cannot be computed.
     """
     cases = [_case(target, rows) for rows in held_out]
 
@@ -57,15 +57,15 @@ def score_of_epoch(
 
 
 class _Case(NamedTuple):
-    """What a scorer is given beside the estimator."""
+    """The arguments of a scorer after the estimator."""
 
     X: np.ndarray
     y: np.ndarray
-    options: dict[str, Any]  # the weights, where they differ
+    options: dict[str, Any]  # the weights, if they differ
 
 
 def _case(target: Target | Targets, rows: HeldOut) -> _Case:
-    """The rows that count, with what is predicted for Y as the loss takes it."""
+    """The rows with positive weight, with Y converted from the loss's form to true values."""
     X, Y, weights = rows
     if weights is not None:
         X, Y, weights = X[weights > 0], Y[weights > 0], weights[weights > 0]
@@ -88,7 +88,7 @@ def _scored(scorer: Scorer, estimator: Any, case: _Case) -> float:
 
 
 class EncodedNetwork:
-    """One network of a table, of encoded rows X (N, D), as a scorer of scikit-learn sees it."""
+    """One network of a table as a scikit-learn estimator of encoded rows X (N, D), for scorers."""
 
     def __init__(
         self, network: Network, params: Array, loss: Loss, target: Target | Targets
@@ -103,8 +103,8 @@ class EncodedNetwork:
         return outputs_of(self._target, self._loss, self._raw(X))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The numbers (N,) or (N, K), with several quantiles (..., P), and of a mean with its
-        deviation the mean; the class numbers (N,), or the labels (N, K)."""
+        """The numbers (N,) or (N, K), or (..., P) with several quantiles; for a mean with its
+        deviation only the mean. For classes their numbers (N,), for labels 0 and 1 (N, K)."""
         outputs = outputs_of(self._target, self._loss, self._raw(X))
         if self._target.task == "regression":
             return outputs if self._loss.levels else points_of(self._target, self._loss, outputs)

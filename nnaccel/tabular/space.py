@@ -1,4 +1,4 @@
-"""The space of settings in which `tune` looks for the best: a distribution for each of them."""
+"""The search space of `tune`: a distribution for each setting."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import numpy as np
 from nnaccel.arguments import did_you_mean
 from nnaccel.tabular.settings import LEAST, SIDE_BY_SIDE, Settings
 
-TRIALS, SECONDS = 40, 600.0  # of a search, at most, where nothing else is said
+TRIALS, SECONDS = 40, 600.0  # default limits of a search
 
 
 @dataclass(frozen=True, repr=False)
 class Choice:
-    """One of some values, all as likely."""
+    """One of several values, with equal probabilities."""
 
     values: tuple[Any, ...]
 
@@ -33,7 +33,7 @@ class Choice:
 
 @dataclass(frozen=True, repr=False)
 class Between:
-    """A number between two, its logarithm uniform."""
+    """A number between two limits, log-uniform."""
 
     low: float
     high: float
@@ -54,14 +54,14 @@ class Between:
 
 @dataclass(frozen=True, repr=False)
 class Times(Between):
-    """What the setting is by default, times a number between two whose logarithm is uniform."""
+    """The default of the setting times a log-uniform number between two limits."""
 
     def draw(self, rng: np.random.Generator, default: Any) -> float:
         return _short(default * super().draw(rng, default))
 
 
 def _short(number: float) -> float:
-    """Three digits: nobody has to copy more, and no run can tell."""
+    """The number rounded to three digits: easy to copy, and precise enough."""
     return float(f"{number:.3g}")
 
 
@@ -69,7 +69,7 @@ Distribution: TypeAlias = Choice | Between | Times
 Space: TypeAlias = Mapping[str, Distribution]
 Drawn: TypeAlias = dict[str, Any]  # the values of some settings, by name
 
-# What is drawn where nothing else is said.
+# The default search space.
 SPACE: Space = {
     "hidden": Choice((32,), (128, 64), (256, 128, 64), (256, 256), (512, 256, 128)),
     "activation": Choice(("tanh",), ("silu",), ("relu",)),
@@ -78,8 +78,9 @@ SPACE: Space = {
     "weight_decay": Between(0.01, 1.0),
 }
 
-# The settings that change neither what a validation loss means nor of which rows it is. How numbers
-# go in is none of them: each trial trains every kind that a fit trains, and its loss decides.
+# Settings that change neither the meaning of the validation loss nor its rows. The encoding of
+# numbers is not among them: each trial trains all kinds of networks that a fit trains, and the
+# lowest loss selects one.
 TUNABLE = (
     *("hidden", "activation", "dropout", "dropout_until", "initializer", "label_smoothing"),
     *("optimizer", "learning_rate", "schedule", "batch_size", "epochs"),
@@ -88,10 +89,10 @@ TUNABLE = (
 
 
 def narrowed(space: Space, settings: Settings) -> Space:
-    """The space without the settings that are given: those that are not as by default.
+    """The space without the settings that the user has given, which differ from their defaults.
 
-    ValueError or TypeError for a space that names what is no setting to tune or holds a value that
-    its setting cannot have, and for one of which nothing is left.
+    Raises ValueError or TypeError for a space with a name that cannot be tuned or a value that its
+    setting cannot have, and for an empty result.
     """
     for name, distribution in space.items():
         if name not in TUNABLE:
@@ -115,7 +116,7 @@ def narrowed(space: Space, settings: Settings) -> Space:
 
 
 def _extremes(distribution: Distribution, name: str) -> list[Any]:
-    """The values that a setting can have at most, as far as they are known."""
+    """All values of a Choice, or the limits of a Between; [] for Times."""
     if isinstance(distribution, Choice):
         return [*distribution.values]
     ends = [] if isinstance(distribution, Times) else [distribution.low, distribution.high]
@@ -125,12 +126,13 @@ def _extremes(distribution: Distribution, name: str) -> list[Any]:
 def draws(
     space: Space, settings: Settings, defaults: Settings, trials: int, size: int
 ) -> list[list[Drawn]]:
-    """What is drawn for each trial, in groups of one architecture.
+    """The drawn settings of each trial, in groups with the same architecture.
 
-    settings: that all trials have; their seed is that of the draws.   defaults: the same, resolved.
-    size: of a group; the last one may be smaller. Nothing is drawn for the first trial, and the
-    first group has the architecture of the settings. More trials are the same ones and others.
-    ValueError or TypeError for a value that its setting cannot have.
+    settings: common to all trials; their seed is the seed of the draws.   defaults: the same,
+    resolved.   size: of a group; the last group may be smaller. Nothing is drawn for the first
+    trial, and the first group has the architecture of `settings`. A larger number of trials begins
+    with the same trials.
+    Raises ValueError or TypeError for a value that its setting cannot have.
     """
     beside = {name: d for name, d in space.items() if name in SIDE_BY_SIDE}
     apart = {name: d for name, d in space.items() if name not in SIDE_BY_SIDE}
@@ -154,11 +156,11 @@ def draws(
     return groups
 
 
-MOST_ATTEMPTS = 20  # at an architecture that has not been drawn before
+MOST_ATTEMPTS = 20  # to draw an architecture that differs from all earlier ones
 
 
 def _drawn(space: Space, settings: Settings, defaults: Settings, rng: np.random.Generator) -> Drawn:
-    """A value for each setting, as `Settings` holds it."""
+    """A drawn value for each setting, in the form of `Settings`."""
     found = {}
     for name, distribution in space.items():
         default = getattr(defaults, name)

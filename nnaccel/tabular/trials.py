@@ -1,4 +1,4 @@
-"""Trials of settings, and a search after one of its rungs, which a file can hold."""
+"""Trials of settings, and the state of a search after a rung, which can be saved to a file."""
 
 import math
 import os
@@ -14,13 +14,13 @@ from nnaccel.training.checkpoint import Progress
 
 
 class Trial(NamedTuple):
-    """A configuration of settings, and how far it has come.
+    """A configuration of settings and its results so far.
 
-    number: the first one is 0.   drawn: its settings by name, beside those that all trials have;
-    {} for the first trial, which is the default.   losses: on the validation rows, one after each
-    rung; infinite where it has diverged.   numbers: the kind of networks that has the last one, as
-    in `Settings.numbers`.   metric: of the same, in units of the target.   seconds: that the fit of
-    a model would take, about.
+    number: from 0.   drawn: its drawn settings by name, without those common to all trials; {} for
+    the first trial, which has the default settings.   losses: validation losses, one after each
+    rung; infinite after divergence.   numbers: the kind of networks with the last loss, as in
+    `Settings.numbers`.   metric: of these networks, in units of the target.   seconds: the
+    approximate time to fit a model with these settings.
     """
 
     number: int
@@ -32,17 +32,18 @@ class Trial(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The validation loss after its last rung; infinite before the first."""
+        """The validation loss after the last rung; infinite before the first."""
         return self.losses[-1] if self.losses else math.inf
 
 
 class Rung(NamedTuple):
-    """A search after one of its rungs.
+    """The state of a search after a rung.
 
-    number: the first one is 1.   trials: that have begun.   alive: the numbers of those that go on.
+    number: from 1.   trials: those that have begun.   alive: the numbers of those that continue.
     settings: of the best trial, for the fit of a model.   seconds: since the search began.   runs:
-    of those that go on, of each kind of networks; where none does, of one that has ended.
-    metric: its name, as of the trials.   identity: what has to be the same to continue.
+    of the trials that continue, one for each kind of networks; if none continues, of a trial that
+    has ended.   metric: the name of the trials' metric.   identity: the properties that must be
+    equal to continue the search.
     """
 
     number: int
@@ -56,16 +57,16 @@ class Rung(NamedTuple):
 
     @property
     def ranking(self) -> list[Trial]:
-        """The trials, the best first: those that have passed more rungs are better."""
+        """The trials, best first: a trial that has passed more rungs is better."""
         return ranking(self.trials)
 
     @property
     def best(self) -> Trial:
-        """The trial of the lowest loss among those that have passed most rungs."""
+        """The trial with the lowest loss among those that have passed the most rungs."""
         return self.ranking[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the search so far, whole or not at all; OSError where it cannot be written."""
+        """Write the search so far, completely or not at all. Raises OSError if that fails."""
         search = {
             "number": self.number,
             "trials": [
@@ -81,7 +82,7 @@ class Rung(NamedTuple):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Rung":
-        """Read what `save` has written. OSError, MemoryError, or ValueError that says what is wrong
+        """Read a file of `save`. Raises OSError, MemoryError, or ValueError that names the problem
         with the file."""
         saved = checkpoint.load(path)
         try:
@@ -101,8 +102,8 @@ class Rung(NamedTuple):
 
 
 def ranking(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials, the best first: those that have passed more rungs are better, and those that have
-    diverged the worst."""
+    """The trials, best first: a trial that has passed more rungs is better, and diverged trials are
+    last."""
     return sorted(trials, key=lambda t: (math.isinf(t.loss), -len(t.losses), t.loss))
 
 

@@ -5,10 +5,11 @@
         print(rung.number, rung.best.loss)
     fit = Fit(examples, rung.settings)
 
-The trials of one architecture train side by side, as one product. After a share of the epochs, a
-rung, those go on whose validation loss is among the lowest that any trial has had at that rung.
-Source: Jamieson, Talwalkar (2016), arXiv:1502.07943, algorithm 1. Architectures come one after the
-other, so the lowest are those so far, as in Li et al. (2020), arXiv:1810.05934, algorithm 1.
+Trials with one architecture train together, in one batched product. A rung is a share of the
+epochs. After each rung, a trial continues if its validation loss is in the lowest third of all
+losses at that rung. Source: Jamieson, Talwalkar (2016), arXiv:1502.07943, algorithm 1. One
+architecture is trained after another, so the losses are compared with those of earlier trials only,
+as in Li et al. (2020), arXiv:1810.05934, algorithm 1.
 """
 
 import math
@@ -30,9 +31,9 @@ from nnaccel.tabular.trials import Rung, Trial, ranking
 from nnaccel.training.checkpoint import Checkpoint, Progress
 from nnaccel.training.step import Diverged
 
-SIDE = 4  # trials of one architecture, which train side by side
-RUNGS = (0.4, 0.7, 1.0)  # shares of the epochs: before, a high rate hides what will be good
-KEEPS = 1 / 3  # the share of the trials that goes on after a rung
+SIDE = 4  # trials with one architecture, which train together
+RUNGS = (0.4, 0.7, 1.0)  # shares of the epochs; earlier, high learning rates hide good trials
+KEEPS = 1 / 3  # the share of the trials that continue after a rung
 
 
 def tune(
@@ -53,30 +54,30 @@ def tune(
     Parameters
     ----------
     examples, rules, test_fraction, kernels
-        As `Fit` takes them. No trial sees the test rows.
+        As in `Fit`. No trial sees the test rows.
     settings : Settings, optional
-        What all trials have, beside what is drawn for each; nothing is for the first one.
+        Settings common to all trials. Further settings are drawn for each trial except the first.
     space : mapping of str to Choice, Between or Times
-        What is drawn for each setting that is not among the given ones; see
-        `nnaccel.tabular.space`.
+        The distribution of each setting that is not given; see `nnaccel.tabular.space`.
     trials : int
-        At most so many, at least 2.
+        The largest number of trials, at least 2.
     seconds : float or None
-        For the search and the fit of its best settings, whose time the trials tell about. A rung
-        that has not ended by then is given up. None: without end.
+        The time limit of the search and of the fit of the best settings, which the times of the
+        trials predict. A rung that does not finish in time is discarded. None: no limit.
     device : str or Device, optional
-        Where to train; None is the processor.
+        The device for training; None is the processor.
     after : Rung, optional
-        Continue the search that has yielded this rung, or that `Rung.load` has read, to the same
-        trials. There may be more of them, and more seconds, which count from its beginning.
+        Continue the search that yielded this rung, or the rung that `Rung.load` has read, with the
+        same trials. `trials` and `seconds` may be larger; seconds count from the beginning of the
+        search.
 
     Raises
     ------
     ValueError, TypeError
-        At once, for what `Fit` refuses, a streamed table, a space or numbers out of range, and a
-        rung of another search; later, for a time that is too short for the first rung.
+        At once for arguments that `Fit` rejects, a streamed table, a space or a number out of
+        range, and a rung of another search; later if the time is too short for the first rung.
     FloatingPointError
-        Where all of the first trials diverge.
+        If all of the first trials diverge.
     """
     begun = Clock.now() - (after.seconds if after else 0.0)
     if isinstance(examples, Streamed):
@@ -107,7 +108,7 @@ def tune(
 
 
 def _check_drawn(after: Rung, groups: Sequence[Sequence[Drawn]], n_runs: int) -> None:
-    """ValueError unless the trials of a search so far are the first groups of this one."""
+    """Raise ValueError unless the trials of a previous rung are the first groups of this search."""
     planned: list[Drawn] = []
     so_far = [trial.drawn for trial in after.trials]
     for group in groups:
@@ -121,23 +122,23 @@ def _check_drawn(after: Rung, groups: Sequence[Sequence[Drawn]], n_runs: int) ->
 
 
 class Clock:
-    """The time of a search, as `now` tells it."""
+    """The elapsed time of a search, measured by `now`."""
 
     now = staticmethod(time.perf_counter)
 
     def __init__(self, begun: float, limit: float) -> None:
-        """begun: the time at the beginning.   limit: seconds that there are."""
+        """begun: the time at the beginning.   limit: the time limit in seconds."""
         self._begun, self.limit = begun, limit
 
     @property
     def seconds(self) -> float:
-        """Those since the beginning."""
+        """The seconds since the beginning."""
         return self.now() - self._begun
 
 
 def pace(times: Sequence[float]) -> float:
-    """Seconds an epoch.   times: the beginning, and the end of each; the first may have compiled,
-    and does not count where there are others."""
+    """Mean seconds per epoch.   times: of the beginning, and of the end of each epoch. If there are
+    several epochs the first is left out, since it may include compilation."""
     n = len(times) - 1
     return (times[-1] - times[min(1, n - 1)]) / max(1, n - 1) if n else 0.0
 
@@ -153,14 +154,14 @@ class Search:
         identity: dict[str, Any],
         after: Rung | None,
     ) -> None:
-        """groups: what is drawn for the trials of each architecture."""
+        """groups: the drawn settings of the trials of each architecture."""
         self._contest, self._groups, self._clock = contest, groups, clock
         self._identity, self._after = identity, after
         self._trials: list[Trial] = [] if after is None else [*after.trials]
         self._number = 0 if after is None else after.number
 
     def rungs(self) -> Iterator[Rung]:
-        """The rungs of all architectures, one after the other, until the time is over."""
+        """The rungs of all architectures, one after the other, until the time limit."""
         alive, runs = ([*self._after.alive], self._after.runs) if self._after else ([], ())
         yield from self._rungs_of(alive, runs)
         first = 0
@@ -172,7 +173,7 @@ class Search:
             first += len(group)
 
     def _rungs_of(self, alive: list[int], runs: tuple[Progress, ...]) -> Iterator[Rung]:
-        """The rungs of trials of one architecture, from where their runs are."""
+        """The remaining rungs of trials with one architecture.   runs: their progress."""
         while alive and not self._is_over():
             step = len(self._trials[alive[0]].losses)
             alive, runs = self._without_diverged(alive, runs, step)
@@ -197,7 +198,7 @@ class Search:
         )
 
     def _goes_on(self, number: int, step: int) -> bool:
-        """Whether a trial does after that rung: the default always, to be compared."""
+        """Whether a trial continues after rung `step`. The default always does, for comparison."""
         losses = sorted(t.losses[step] for t in self._trials if len(t.losses) > step)
         highest = losses[math.ceil(KEEPS * len(losses)) - 1]
         is_good = number == 0 or self._trials[number].losses[step] <= highest
@@ -206,9 +207,9 @@ class Search:
     def _without_diverged(
         self, alive: list[int], runs: tuple[Progress, ...], step: int
     ) -> tuple[list[int], tuple[Progress, ...]]:
-        """The trials that have passed the rung and their runs, none where the time is over.
+        """The trials that have passed the rung, and their runs; no runs after the time limit.
 
-        Those that diverge are lost, and the others go through the rung once more.
+        Trials that diverge are removed, and the others repeat the rung.
         """
         while alive:
             try:
@@ -227,8 +228,8 @@ class Search:
     def _trained(
         self, alive: list[int], runs: tuple[Progress, ...], step: int
     ) -> tuple[Progress, ...]:
-        """The runs of trials after the next rung, which adds their scores; none if the time ends
-        before."""
+        """Train to the next rung, record the scores, and return the runs; () if the time limit
+        comes first."""
         contest, drawn = self._contest, [self._trials[number].drawn for number in alive]
         branches = contest.branches(drawn, runs or [None] * len(contest.kinds))
         epochs = branches[0].settings.epochs or 1
@@ -257,17 +258,17 @@ class Search:
         return tuple(branch.progress for branch in branches if branch.progress)
 
     def _of_trials(self, runs: tuple[Progress, ...], stay: Sequence[int]) -> tuple[Progress, ...]:
-        """The runs of some of the trials, by their places."""
+        """The runs of some of the trials.   stay: their indices."""
         members = self._contest.problem.members
         networks = [members * k + m for k in stay for m in range(members)]
         return tuple(run.take(networks) for run in runs) if networks else ()
 
     def _is_over(self, left: float = 0.0, done: int = 0) -> bool:
-        """Whether the time is, with that of the fit of the best settings.
+        """Whether the elapsed time and the fit of the best settings exceed the time limit.
 
-        left: seconds to the end of the rung, as the `done` epochs of it tell. ValueError where the
-        time is over before the first rung, or twice of it would not do; the first epoch may have
-        compiled, and does not tell.
+        left: the seconds to the end of the rung, predicted from its `done` epochs. Raises
+        ValueError if the limit is reached before the first rung ends, or if the prediction exceeds
+        twice the limit after at least two epochs: the first may include compilation.
         """
         fit = ranking(self._trials)[0].seconds if self._trials else 0.0
         spent, limit = self._clock.seconds, self._clock.limit

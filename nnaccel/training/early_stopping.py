@@ -21,7 +21,7 @@ class Best(NamedTuple):
     numbers: Any  # its number, or (K,) for the vectors of K networks
 
     def take(self, networks: Sequence[int]) -> "Best":
-        """That of some of K networks; see `Epoch.take`."""
+        """The best epoch of some of K networks; see `Epoch.take`."""
         numbers = self.numbers if np.ndim(self.numbers) == 0 else self.numbers[[*networks]]
         epoch = self.epoch.take(networks)
         return Best(replace(epoch, number=int(np.max(numbers))), numbers)
@@ -46,8 +46,8 @@ class EarlyStopping:
         stop.
     monitor : str or callable
         The loss or metric of `Epoch` to watch. A lower loss is better; `Metric.greater_is_better`
-        says which values of a metric are better. Or a function of the epoch to a number, (K,) for K
-        networks, greater being better.
+        says which values of a metric are better. Or a function that maps the epoch to a number, or
+        to (K,) numbers for K networks; greater is better.
     tol : float
         The least change that counts as an improvement; at least 0.
     after : Progress or Checkpoint, optional
@@ -74,7 +74,7 @@ class EarlyStopping:
         # One object, so that an interruption leaves the epoch and its number consistent.
         self.kept: Best | None = None if after is None else after.best
         self._seen = 0 if after is None else after.epoch.number
-        self.value: Any = None  # of what is watched, in the last epoch
+        self.value: Any = None  # the watched score of the last epoch
         self._best_value: Any = None
 
     @property
@@ -102,7 +102,7 @@ class EarlyStopping:
                 self._best_value = value
             else:
                 best, numbers = self.kept
-                if self._best_value is None:  # the run goes on
+                if self._best_value is None:  # the run continues
                     self._best_value = self._value_of(best)
                 gains = self._gains(value, self._best_value, greater)
                 if gains.any():
@@ -155,7 +155,7 @@ class EarlyStopping:
 
 
 def best_of_each(best: Epoch, epoch: Epoch, gains: np.ndarray) -> Epoch:
-    """The improved networks with their vectors of `epoch`, the others with those of `best`."""
+    """An epoch with the vectors of `epoch` for improved networks, of `best` for the others."""
     params = best.with_rows_of(epoch, np.flatnonzero(gains))
     scores = {
         name: np.where(gains, value, getattr(best, name)) for name, value in epoch.scores().items()

@@ -19,8 +19,8 @@ SCORES = ("loss", "metric", "validation_loss", "validation_metric")
 
 @dataclass(eq=False)
 class Origin:
-    """The run that yielded an epoch: the settings that must be equal to continue it, by the names
-    of the arguments, and the number of the last epoch with overwritten vectors."""
+    """The run that yielded an epoch: the settings that must be equal to continue it, by argument
+    name, and the number of the last epoch whose vectors are overwritten."""
 
     settings: dict[str, Any]
     overwritten: int = 0
@@ -43,8 +43,8 @@ class Origin:
         return cls(settings)
 
     def check_same(self, after: "Epoch") -> None:
-        """Raises ValueError that names the first setting in which the run of an epoch differs from
-        this run. An epoch made by hand fits any run."""
+        """Raise ValueError, which names the first setting in which the run of an epoch differs from
+        this run. An epoch that the user made matches any run."""
         for name, before in after._origin.settings.items() if after._origin else ():
             if before != (now := self.settings[name]):
                 raise ValueError(
@@ -67,8 +67,8 @@ class Epoch:
     The next epoch may overwrite the arrays of `params` and `state`. Once it has begun, reading them
     raises RuntimeError. So keep a `copy` of an epoch that you need later, as `EarlyStopping` does.
     Losses and metrics are means over examples, arrays (K,) when K networks are trained at once.
-    Those of the training data are means over the epoch, during which the network changes. They are
-    None without a metric or without validation data.
+    Training losses and metrics are means over the epoch, during which the network changes. Metrics
+    are None without a metric, validation values without validation data.
     """
 
     number: int  # counted from 1
@@ -78,10 +78,10 @@ class Epoch:
     metric: Any = None
     validation_loss: Any = None
     validation_metric: Any = None
-    seconds: float = 0.0  # without validation
+    seconds: float = 0.0  # excluding validation
     samples_per_second: float = 0.0
-    greater_is_better: bool | None = None  # of the metrics; None if their Metric does not say
-    _origin: Origin | None = field(default=None, repr=False)  # None: made by hand
+    greater_is_better: bool | None = None  # for the metric; None if the Metric does not define it
+    _origin: Origin | None = field(default=None, repr=False)  # None: made by the user
 
     @property
     def params(self) -> Array:
@@ -122,8 +122,10 @@ class Epoch:
         return replace(self, _params=params, _state=state, _origin=origin)
 
     def take(self, networks: Sequence[int]) -> "Epoch":
-        """The same epoch of some of K networks, in the order of their numbers (from 0) given: what
-        a run of these alone continues from, with vectors that no other epoch overwrites."""
+        """The same epoch for some of K networks. A run of only these networks can continue from it.
+
+        networks: their numbers, from 0; the result has their order. No other epoch overwrites its
+        vectors."""
         if self.params.ndim == 1:
             return self.copy()
         rows = np.asarray(networks)
@@ -152,7 +154,7 @@ class Epoch:
         with other._on_device():
             for k in rows.tolist():
                 row = other.params[k, :]
-                if isinstance(params, np.ndarray):  # perhaps read from a file
+                if isinstance(params, np.ndarray):  # may come from a file
                     params[k, :] = to_host(row)
                 elif hasattr(params, "at"):  # JAX's arrays cannot be written
                     params = params.at[k].set(row)
@@ -170,8 +172,8 @@ class Epoch:
 
 
 def state_after(epoch: Epoch, params: Array, optimizer: Optimizer, where: Device) -> State:
-    """A copy of the optimizer's state after an epoch, on the device. Raises ValueError for vectors
-    of another number or shape than this optimizer has, if it states its number of slots.
+    """A copy of the optimizer's state after an epoch, on the device. Raises ValueError if the
+    number or shape of its vectors is wrong for an optimizer that states its number of slots.
 
     params: on the device."""
     state, n = epoch.state, optimizer.n_slots

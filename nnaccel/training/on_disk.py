@@ -1,13 +1,14 @@
-"""Rows that stay on the disk: a thread reads one window of rows while the steps use the one before.
+"""Rows that stay on the disk: a thread reads a window of rows while training uses the previous one.
 
-The rows of a file must have been scattered when they were written (as by
-`tabular.streamed.second_pass`): its R regions are random samples of the table, each in the order of
-the table. A window takes from every stretch of that order the block of one region, another one in
-each epoch, so that it is a random sample too. A window is as large as a region.
+The rows of a file must be scattered, as by `tabular.streamed.second_pass`: its R regions are random
+samples of the table, each in table order. Every region is divided into blocks, block i of each
+region being from the same stretch of the table. A window has one block from each stretch, of a
+randomly chosen region that differs in each epoch. So a window is a random sample too, as large as a
+region.
 
-A window is cut into as many lanes as a minibatch has rows. A minibatch takes one row of each lane,
-in an order of the lane's own: it has rows of all stretches of the table. So where devices share
-out the rows of minibatches, each needs some of the lanes, which follow each other in the file.
+A window of batches of B rows is divided into B lanes of consecutive rows. A minibatch takes one row
+of each lane, and each lane has a separate random order. So a minibatch has rows from all stretches
+of the table. If devices divide the minibatches, each needs only some adjacent lanes.
 
 The file is read explicitly and not mapped: a damaged disk then raises an error instead of ending
 the process.
@@ -27,22 +28,23 @@ from nnaccel.training.data import HostData
 from nnaccel.training.step import generator
 from nnaccel.training.targets import put_targets
 
-BLOCKS = 64  # blocks in a region: a window has one block of each stretch
+BLOCKS = 64  # blocks in a region
 
-Spans = list[tuple[int, int]]  # rows start:stop of a file, one after the other
+Spans = list[tuple[int, int]]  # ranges start:stop of rows in a file, in order
 
 
 class DiskArray:
-    """An array in a file. Indexing with a slice of rows reads them. One thread at a time may read.
+    """An array in a file. Indexing with a slice of rows reads them. Only one thread at a time may
+    read.
 
-    shape: (N, ...).   dtype: NumPy's.   regions: the number of regions over which its rows were
+    shape: (N, ...).   dtype: NumPy's.   regions: the number of regions over which its rows are
     scattered.
     """
 
     def __init__(
         self, path: str, offset: int, shape: tuple[int, ...], dtype: Any, regions: int = 1
     ) -> None:
-        """offset: of the first number, in bytes.   Raises OSError if the file cannot be read."""
+        """offset: of the first element, in bytes.   Raises OSError if the file cannot be read."""
         self.path, self.offset, self.shape = path, offset, shape
         self.dtype, self.regions = np.dtype(dtype), regions
         self.ndim = len(shape)
@@ -53,11 +55,11 @@ class DiskArray:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of a row."""
+        """The size of a row in bytes."""
         return prod(self.shape[1:]) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """The rows start:stop, a new array."""
+        """The rows start:stop as a new array in memory."""
         start, stop, _ = rows.indices(len(self))
         out = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
         self.read_into(out, start)
@@ -69,7 +71,7 @@ class DiskArray:
         return DiskArray(self.path, offset, (stop - start, *self.shape[1:]), self.dtype)
 
     def read_into(self, out: np.ndarray, start: int) -> None:
-        """Fill `out` (n, ...), contiguous, with the rows from `start` on.
+        """Fill `out` (n, ...), contiguous, with the n rows from row `start`.
 
         Raises OSError if the file ends too early, or cannot be read.
         """
@@ -91,7 +93,7 @@ class DiskArray:
 
 
 def read_rows(array: DiskArray, rows: np.ndarray) -> np.ndarray:
-    """Some rows of an array on the disk, by their numbers (n,): a read for each."""
+    """Rows of an array on the disk.   rows: (n,), row numbers; each row is one read."""
     return np.concatenate([array[i : i + 1] for i in rows.tolist()])
 
 
@@ -107,7 +109,7 @@ def put_on_disk(network: Network, X: DiskArray, Y: Any, weights: Any) -> DiskDat
     """Examples on the disk, checked against a network.
 
     The writer of the file has checked that X is finite; Y is checked in each window. Raises
-    ValueError for another width, TypeError if only some of the arrays are on the disk.
+    ValueError for a wrong width, TypeError if only some of the arrays are on the disk.
     """
     for name, array in (("Y", Y), ("sample_weight", weights)):
         if not isinstance(array, DiskArray) and not (name != "Y" and array is None):
@@ -127,8 +129,8 @@ def window_rows(data: DiskData) -> int:
 
 
 class Order(NamedTuple):
-    """The order in which an epoch visits rows on the disk; it depends on (seed, epoch) and on the
-    size of minibatches alone."""
+    """The order in which an epoch visits rows on the disk. It depends only on (seed, epoch) and the
+    size of minibatches."""
 
     N: int
     regions: int
@@ -137,14 +139,14 @@ class Order(NamedTuple):
     epoch: int
 
     def windows(self, batch_size: int) -> Iterator["Window"]:
-        """The windows of an epoch, of whole minibatches; the last window is the short one, if there
-        is one. What does not fill a minibatch goes to the next window."""
+        """The windows of an epoch, of complete minibatches. Remaining rows move to the next window;
+        rows that remain at the end are a last window with one short minibatch."""
         rng = generator(self.seed, self.epoch) if self.shuffle else None
         left: Spans = []
         for blocks in self._blocks(rng):
             spans = [*left, *blocks]
             n = length_of(spans)
-            if rng is not None:  # so that it is not always the last rows that are left
+            if rng is not None:  # so that the remaining rows are not always the last ones
                 first = int(rng.integers(n))
                 spans = between(spans, first, n) + between(spans, 0, first)
             whole = n - n % batch_size
@@ -155,7 +157,7 @@ class Order(NamedTuple):
             yield window_of(left, length_of(left), rng)
 
     def _blocks(self, rng: Any) -> Iterator[Spans]:
-        """The rows of each window: those of a region, or the block of one for every stretch."""
+        """The rows of each window: a region; if shuffled, one block from each stretch."""
         each, rest = divmod(self.N, self.regions)
         n_blocks = 1 if rng is None else min(BLOCKS, each)
         cuts = np.linspace(0, each, n_blocks + 1).astype(np.int64).tolist()
@@ -171,9 +173,9 @@ class Order(NamedTuple):
 class Window(NamedTuple):
     """Minibatches of rows on the disk.
 
-    spans: the rows.   order: (steps, B), the rows of each minibatch, by their numbers among these.
-    lanes: whether each place in the minibatches has rows that follow each other; else each
-    minibatch has.
+    spans: the rows.   order: (steps, B), the rows of each minibatch, as indices into these rows.
+    lanes: whether each place in the minibatches has consecutive rows; else each minibatch has
+    consecutive rows.
     """
 
     spans: Spans
@@ -181,15 +183,15 @@ class Window(NamedTuple):
     lanes: bool
 
     def index(self, start: int, stop: int) -> np.ndarray:
-        """The order (steps, stop - start) of the rows at these places of the minibatches among the
-        rows that `spans_of` gives for them."""
+        """The rows at the places start:stop of the minibatches: indices (steps, stop - start) into
+        the rows of `spans_of`(start, stop)."""
         steps = len(self.order)
         if self.lanes:
             return self.order[:, start:stop] - start * steps
         return np.arange(steps * (stop - start)).reshape(steps, stop - start)
 
     def spans_of(self, start: int, stop: int) -> Spans:
-        """The rows at these places of all minibatches."""
+        """The rows at the places start:stop of all minibatches."""
         steps, B = self.order.shape
         if self.lanes:
             return between(self.spans, start * steps, stop * steps)
@@ -198,7 +200,7 @@ class Window(NamedTuple):
 
 
 def window_of(spans: Spans, batch_size: int, rng: Any) -> Window:
-    """The minibatches of rows that fill them; without a generator in the order of the file."""
+    """A window of complete minibatches.   rng: for the order of the lanes; None: file order."""
     n = length_of(spans)
     steps = n // batch_size
     if rng is None:
@@ -208,12 +210,12 @@ def window_of(spans: Spans, batch_size: int, rng: Any) -> Window:
 
 
 def length_of(spans: Spans) -> int:
-    """How many rows there are."""
+    """The number of rows."""
     return sum(stop - start for start, stop in spans)
 
 
 def between(spans: Spans, start: int, stop: int) -> Spans:
-    """The rows start:stop of all."""
+    """The rows start:stop of `spans`, counted within these."""
     found, before = [], 0
     for first, last in spans:
         a, b = max(first, first + start - before), min(last, first + stop - before)
@@ -224,7 +226,7 @@ def between(spans: Spans, start: int, stop: int) -> Spans:
 
 
 class DiskBatches(NamedTuple):
-    """The minibatches of a window, whose rows are read when they are asked for: `Minibatches`."""
+    """The minibatches of a window, as `Minibatches`; `rows` reads the rows from the disk."""
 
     data: DiskData
     window: Window
@@ -243,9 +245,9 @@ class DiskBatches(NamedTuple):
         return self.window.index(start, stop)
 
     def rows(self, start: int, stop: int) -> HostData:
-        """The rows at these places of all minibatches, as `put` has them.
+        """The rows at the places start:stop of all minibatches, in the form of `put`.
 
-        OSError where they cannot be read, ValueError for targets that the loss does not take.
+        Raises OSError if they cannot be read, ValueError for targets that the loss cannot take.
         """
         spans, (X, Y, weights) = self.window.spans_of(start, stop), self.data
         return HostData(

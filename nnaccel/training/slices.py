@@ -1,8 +1,8 @@
-"""Minibatches that devices share out: each device gets its slice of every minibatch.
+"""Minibatches divided among devices: each device gets its slice of every minibatch.
 
-Of R devices each has ceil(B / R) places of a minibatch of B rows, one after the other, and the last
-ones have fewer or none. The rows at these places are all that it needs: whoever has the data reads
-no others for it, and a process reads those of its own devices.
+Each of R devices has ceil(B / R) consecutive places in a minibatch of B rows; the last devices have
+fewer or none. A device needs only the rows at its places, so a process reads only the rows of its
+own devices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from nnaccel.typing import Array
 
 
 class Minibatches(Protocol):
-    """Some minibatches of equal size, whose rows are on the host or on the disk."""
+    """Several minibatches of equal size B, with rows on the host or on the disk."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -27,16 +27,16 @@ class Minibatches(Protocol):
         ...
 
     def rows(self, start: int, stop: int) -> HostData:
-        """The rows that the places start:stop of all minibatches have."""
+        """The rows at the places start:stop of all minibatches."""
         ...
 
     def index(self, start: int, stop: int) -> np.ndarray:
-        """Which of these rows each minibatch has: (steps, stop - start)."""
+        """Indices (steps, stop - start) into these rows, for each minibatch."""
         ...
 
 
 class HostBatches(NamedTuple):
-    """Minibatches of rows on the host, by their numbers (steps, B)."""
+    """Minibatches of rows on the host, given by their row numbers (steps, B)."""
 
     data: HostData
     order: np.ndarray
@@ -48,13 +48,13 @@ class HostBatches(NamedTuple):
         return steps, B
 
     def rows(self, start: int, stop: int) -> HostData:
-        """The rows at these places, a minibatch after the other."""
+        """The rows at the places start:stop, one minibatch after another."""
         rows, (X, Y, weights) = self.order[:, start:stop].reshape(-1), self.data
         own = None if weights is None else gather(weights, rows)
         return HostData(gather(X, rows), gather(Y, rows), own)
 
     def index(self, start: int, stop: int) -> np.ndarray:
-        """Their numbers (steps, stop - start)."""
+        """Indices (steps, stop - start) into these rows."""
         steps, width = len(self.order), stop - start
         return np.arange(steps * width).reshape(steps, width)
 
@@ -62,9 +62,9 @@ class HostBatches(NamedTuple):
 def host_batches(
     data: HostData, order: np.ndarray, batch_size: int, rows: int
 ) -> Iterator[HostBatches]:
-    """The minibatches of an epoch, about so many rows at a time; the short one is by itself.
+    """The minibatches of an epoch, in groups of about `rows` rows; a short one is a group alone.
 
-    order: (N,), the rows in the order of the epoch.
+    order: (N,), the row numbers in the order of the epoch.
     """
     whole = len(order) - len(order) % batch_size
     for start, stop in bounds(whole, rows):
@@ -74,10 +74,10 @@ def host_batches(
 
 
 class Slices(NamedTuple):
-    """The rows of some minibatches for the devices of this process, on the host.
+    """The rows of several minibatches for the devices of this process, on the host.
 
-    rows: by the number of the device.   n_rows: that a device has room for.   index: (steps B,),
-    for each place of the minibatches which of the rows of its device it has.
+    rows: by device number.   n_rows: the capacity of a device.   index: (steps B,), for each place
+    of the minibatches an index into the rows of its device.
     """
 
     rows: dict[int, HostData]
@@ -86,18 +86,18 @@ class Slices(NamedTuple):
 
 
 def slices_of(batches: Minibatches, n_devices: int, own: Sequence[int]) -> Slices:
-    """What the devices with their own numbers, of so many, need of some minibatches."""
+    """The slices of several minibatches.   own: the numbers of the devices of this process."""
     steps, B = batches.shape
     each = -(-B // n_devices)
     places = [*pairwise(min(d * each, B) for d in range(n_devices + 1))]
     index = np.concatenate([batches.index(*part) for part in places], axis=1)
-    # A device without a place gets what fits into an array with the others.
+    # A device without places gets a row too, so that its array has the common shape.
     rows = {d: batches.rows(*places[d] if d * each < B else (0, 1)) for d in own}
     return Slices(rows, steps * each, index.reshape(-1))
 
 
 def _in_slices(slices: Slices, where: Device) -> Data:
-    """The rows on several devices, X (R, n, D), Y and weights likewise: each has its own."""
+    """The rows on R devices, X (R, n, D), Y and weights likewise; slice r is on device r."""
     each = slices.rows
 
     def put(i: int) -> Array:
@@ -108,7 +108,7 @@ def _in_slices(slices: Slices, where: Device) -> Data:
 
 
 def _filled(rows: Any, n: int) -> np.ndarray:
-    """The rows, and the first one again until they are n."""
+    """The rows, padded to n rows with copies of the first row, or cut to n rows."""
     if len(rows) == n:
         return rows
     return np.concatenate([rows[:n], np.repeat(rows[:1], max(n - len(rows), 0), axis=0)])
@@ -117,9 +117,9 @@ def _filled(rows: Any, n: int) -> np.ndarray:
 def each_on_device(
     batches: Iterator[Minibatches], where: Device, *, sliced: bool
 ) -> Iterator[tuple[Data, Array]]:
-    """Minibatches as data sets on the device, each with the order of its rows. A thread reads the
-    next ones while these are in use.   sliced: whether several devices each get their slices (see
-    `Definition.takes_slices`), not all rows."""
+    """Groups of minibatches as data sets on the device, each with the order of its rows. A thread
+    reads the next group while this one is in use.   sliced: whether each of several devices gets
+    only its slices (see `Definition.takes_slices`), not all rows."""
     n, own = (where.n_slices, where.own_slices) if sliced else (1, [0])
     for slices in made_ahead(slices_of(some, n, own) for some in batches):
         if sliced:
@@ -127,4 +127,4 @@ def each_on_device(
         else:
             data = Data(*(None if x is None else where.asarray(x) for x in slices.rows[0]))
         yield data, where.asarray(slices.index)
-        del slices, data  # before the next but one is read
+        del slices, data  # free the memory before the thread reads another group

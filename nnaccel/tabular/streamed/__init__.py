@@ -1,1 +1,1 @@
-"""Tables larger than memory: two passes over the rows, which leave a file to train on."""
+"""Tables larger than memory: two passes over the rows write a file to train on."""

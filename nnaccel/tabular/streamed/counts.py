@@ -1,4 +1,4 @@
-"""What a sample cannot tell of a table, counted over all of its rows in memory that is bounded."""
+"""Counts over all rows of a table, in bounded memory: the facts that a sample cannot show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from nnaccel.tabular.scaling import OUTLIER, ROUNDING, Scale, by_quartiles
 from nnaccel.tabular.streamed.sources import Batch
 from nnaccel.tabular.tables import import_extra, listing, warn
 
-MOST_LEVELS = 100_000  # different values of a column that are counted
+MOST_LEVELS = 100_000  # most different values of a column that are counted
 
 
 class Moments:
-    """Mean, spread, least and largest of n columns of numbers, NaN left out.
+    """Mean, standard deviation, minimum and maximum of n columns of numbers, without NaN.
 
-    The sums are of what is left when a column's `center` is taken off, which costs no digits where
-    that is about their mean, and gives a constant a spread of exactly 0 where it is that.
+    The sums are of x - `center` of each column. A center near the mean avoids cancellation, and a
+    constant column whose center is that constant has a standard deviation of exactly 0.
     """
 
     def __init__(self, centers: np.ndarray) -> None:
@@ -39,7 +39,7 @@ class Moments:
         self.least, self.most = np.full(len(centers), np.inf), np.full(len(centers), -np.inf)
 
     def add(self, i: int, values: np.ndarray) -> None:
-        """Values (N,) of column i."""
+        """Add values (N,) of column i."""
         values = values[~np.isnan(values)]
         if not len(values):
             return
@@ -51,7 +51,7 @@ class Moments:
         self.most[i] = max(self.most[i], values.max())
 
     def scale_of(self, i: int, sample: np.ndarray) -> Scale:
-        """As `scaling.scales` has it; the quartiles, where it needs them, are those of a sample."""
+        """The scale as in `scaling.scales`; if it needs quartiles, they are those of a sample."""
         n = max(int(self.present[i]), 1)
         shift = self.sums[i] / n
         center = float(self.centers[i] + shift)
@@ -64,10 +64,10 @@ class Moments:
 
 
 class ColumnCounts:
-    """The columns of a table as their readings say, over the training rows."""
+    """Counts of the columns of a table over the training rows, read as `readings` say."""
 
     def __init__(self, table: Any, sample: Any, readings: Mapping[str, Reading]) -> None:
-        """table: as it is read.   sample: rows of it as its survey has typed them."""
+        """table: in the types of the source.   sample: some rows, in the types of the survey."""
         self.readings = readings
         coded = {name for name in readings if Column(table[name]).coded}
         self._categories: dict[str, Counter[Any] | None] = {}
@@ -91,9 +91,9 @@ class ColumnCounts:
         self.n_rows = 0
 
     def add(self, batch: Batch, training: np.ndarray) -> None:
-        """A batch, and which of its rows (n,) train.
+        """Count a batch.   training: a mask (n,) of its training rows.
 
-        ValueError, with file, column and row, for a number that no network can take.
+        Raises ValueError, which names file, column and row, for an infinite or too large number.
         """
         self.n_rows += int(np.count_nonzero(training))
         mask = import_extra("pyarrow").array(training)
@@ -138,7 +138,7 @@ class ColumnCounts:
             self._unread.setdefault(name, Counter()).update(dict(words))
 
     def row_numbers(self, n_rows: int) -> dict[str, str]:
-        """The columns that count the rows of the table, and why they are of no use."""
+        """The columns that number the rows of the table, each with the reason to drop it."""
         starts = {name: start for name, start in self._starts.items() if start is not None}
         return {
             name: f"it counts the rows, from {start:.15g} to {start + n_rows - 1:.15g}"
@@ -147,18 +147,18 @@ class ColumnCounts:
         }
 
     def warn_unread(self) -> None:
-        """A TableWarning for each column with cells that cannot be read."""
+        """Issue a TableWarning for each column with cells that cannot be read."""
         for name, counts in self._unread.items():
             shown = listing((repr(word) for word, _ in counts.most_common()), 3)
             n = counts.total()
             warn(f"column {name!r}: {n:,} cells that cannot be read are missing: {shown}")
 
     def specs(self) -> dict[str, Spec]:
-        """How each column is encoded, or why it is not."""
+        """The encoding of each column, or the reason to drop it."""
         found = [self._moments.scale_of(i, sample) for i, sample in enumerate(self._sample)]
         specs: dict[str, Spec] = {}
         for name, counts in self._categories.items():
-            if counts is None:  # too many to count: the most frequent are those of the sample
+            if counts is None:  # too many to count: take the most frequent of the sample
                 counts = self._fallback[name] | Counter({None: self._n_missing[name]})
             specs[name] = fit_categories(name, counts, self._kinds[name].kind)
         return specs | by_column(self.numbers, found, self.n_rows)
@@ -170,7 +170,7 @@ def _counted(data: Any) -> Counter[Any]:
 
 
 def _center(values: np.ndarray) -> float:
-    """About the mean of values (N,), and one of them where they are all the same."""
+    """A number near the mean of values (N,); if they are all equal, exactly that value."""
     known = values[~np.isnan(values)]
     if not len(known):
         return 0.0

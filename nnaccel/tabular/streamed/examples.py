@@ -1,5 +1,5 @@
-"""Examples that need not fit into memory: a table that is looked at, encoded on the disk, and
-trained on from there."""
+"""Examples that may be larger than memory: a table is sampled, encoded into a file on the disk, and
+trained on from that file."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ from nnaccel.tabular.streamed.targets import Reader
 from nnaccel.tabular.survey import Rules
 from nnaccel.tabular.tables import pop_target, quiet
 
-HALF = 0.5  # of the free memory: what an encoded table may take
-LONGEST = 256  # bytes of the encoding that a byte of a file becomes at the most, or hardly more
+HALF = 0.5  # the share of the free memory that an encoded table may take
+LONGEST = 256  # about the most encoded bytes for one byte of a file
 ITEM = 4  # bytes of an encoded number
-# The settings that decide what the rows on the disk are.
+# The settings that determine the rows on the disk.
 DECISIVE = (
     "task",
     "loss",
@@ -43,7 +43,7 @@ DECISIVE = (
 
 
 class Streamed:
-    """Examples on the disk, for `Fit`: what `read(..., stream=True)` gives.
+    """Examples on the disk, for `Fit`: the result of `read(..., stream=True)`.
 
     Attributes
     ----------
@@ -54,9 +54,12 @@ class Streamed:
     cache : Path
         The folder for the encoded rows.
     matrix : Matrix or None
-        The encoded rows, once a run has been prepared; `found`: whether an earlier run wrote them.
+        The encoded rows, once a run has been prepared.
+    found : bool
+        Whether an earlier run wrote the encoded rows.
     progress : callable
-        Called with what is done and the share of it, None where nobody knows; may be replaced.
+        Called with the name of a pass and its finished share, or None if that is unknown. You may
+        replace it.
     """
 
     def __init__(
@@ -68,8 +71,8 @@ class Streamed:
         weights: str | None = None,
         cache: str | PathLike[str] = ".",
     ) -> None:
-        """weights: the column that says how much each row counts.   ValueError or OSError for a
-        source that cannot be streamed, or lacks one of these columns."""
+        """weights: the column with the weight of each row.   Raises ValueError or OSError for a
+        source that cannot be streamed, or that lacks one of these columns."""
         self.stream = Stream(source, layout, target)
         self.source, self.weights, self.cache = self.stream.name, weights, Path(cache)
         self.targets, self._layout = target, layout
@@ -86,19 +89,19 @@ class Streamed:
 
     @property
     def structure(self) -> Structure | None:
-        """Of delimited text, as it was found."""
+        """The detected structure of delimited text; None for other sources."""
         return self.stream.structure
 
     def prepared(self, settings: Settings, rules: Rules, test_fraction: float) -> Prepared:
-        """What a run trains on: rows on the disk, which are encoded first unless they are there.
+        """The rows of a run, on the disk. They are encoded first unless the file exists.
 
-        ValueError for data or settings from which nothing can be learned; OSError where there is no
-        room for the rows.
+        Raises ValueError for data or settings from which nothing can be learned, OSError if the
+        disk has no room for the rows.
         """
         return _from_disk(self.encoded(settings, rules, test_fraction), settings)
 
     def encoded(self, settings: Settings, rules: Rules, test_fraction: float) -> Matrix:
-        """The rows on the disk, which are encoded unless that has been done; errors likewise."""
+        """The rows on the disk, encoded first unless the file exists. Errors as `prepared`."""
         if (settings.members or 1) > 1 or settings.numbers == "both":
             raise ValueError("a streamed table trains one network; leave members out, or set it 1")
         settings = replace(settings, members=1)
@@ -121,8 +124,8 @@ class Streamed:
         return written
 
     def _digest(self, wanted: Wanted) -> str:
-        """Of the files, with their sizes and times, and of all that decides the encoding, this
-        version included."""
+        """A digest of the files' paths, sizes and times, and of everything that determines the
+        encoding, including the version of nnaccel."""
         settings = to_dict(wanted.settings)
         told = [
             __version__,
@@ -138,7 +141,7 @@ class Streamed:
 
 
 def _from_disk(matrix: Matrix, settings: Settings) -> Prepared:
-    """The rows of a file as a run takes them: those that validate are in memory."""
+    """The rows of a file as `Prepared`, with the validation rows in memory."""
     learnt = matrix.learnt
     n_rows, target = learnt.n_rows, learnt.target
     settings = replace(settings, members=1, validation_fraction=learnt.shares.validation)
@@ -150,7 +153,7 @@ def _from_disk(matrix: Matrix, settings: Settings) -> Prepared:
         held = tuple(part if part is None else part[:] for part in matrix.part("validation"))
     if n_rows["test"]:
         data, y, own = matrix.part("test")
-        test = Rows(data, y, own)  # pyright: ignore[reportArgumentType] -- they are on the disk
+        test = Rows(data, y, own)  # pyright: ignore[reportArgumentType] -- on the disk
     edges: Any = learnt.edges if any(kind.numbers == "piecewise" for kind in kinds) else ()
     return Prepared(
         learnt.features,
@@ -177,26 +180,26 @@ def stream(
     weights: str | None = None,
     cache: str | PathLike[str] = ".",
 ) -> Streamed:
-    """The examples of a table that need not fit into memory, for `Fit`.
+    """The examples of a table that may be larger than memory, for `Fit`.
 
     source: a file (.csv, .tsv, .txt, also .gz and .zst, .parquet, .feather, .arrow), a pattern for
     files such as ``"sales/*.parquet"``, a folder, a table of a DuckDB file, "shop.duckdb:orders",
-    or one SELECT that DuckDB answers.   target, layout: as `read` takes them.
-    weights: the column that says how much each row counts.
-    cache: the folder where `Fit` puts the encoded rows, of as many bytes as X would have in memory;
-    a second run finds them.
-    ValueError, FileNotFoundError or OSError that name what is wrong.
+    or one SELECT that DuckDB answers.   target, layout: as in `read`.
+    weights: the column with the weight of each row.
+    cache: the folder for the file of encoded rows, which `Fit` writes and a second run reuses. The
+    file has about as many bytes as X would have in memory.
+    Raises ValueError, FileNotFoundError or OSError, whose message names the problem.
     """
     names = (target,) if isinstance(target, str) else tuple(target)
     return Streamed(source, names, layout=layout, weights=weights, cache=cache)
 
 
 def is_large(source: str, layout: Layout = AS_IT_IS) -> tuple[int, int] | None:
-    """About how many bytes the rows of a file would take when they are encoded, and how many are
-    free, if the first is more than half of the second; None if not, and where it cannot be told.
+    """The approximate size of the encoded rows of a file and the free memory, both in bytes, if the
+    first is more than half of the second; else None.
 
-    Of a query nobody knows how many rows it gives.   Errors of a file that cannot be read are left
-    to whoever reads it.
+    None also for a query, whose number of rows is unknown, and for a file that cannot be read: the
+    error is raised when the file is read.
     """
     free = memory_free()
     if free is None or is_query(source):
@@ -212,7 +215,7 @@ def is_large(source: str, layout: Layout = AS_IT_IS) -> tuple[int, int] | None:
 
 
 def _encoded_size(stream: Stream) -> int | None:
-    """About how many bytes the encoded rows take."""
+    """The approximate size of the encoded rows in bytes."""
     first = next(stream.batches())
     n_rows = stream.n_rows
     if n_rows is None:

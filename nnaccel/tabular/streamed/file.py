@@ -1,7 +1,7 @@
-"""The file of encoded rows: what is in it and where.
+"""The file of encoded rows: its contents and their positions.
 
-It begins with a header in JSON; then come X (N, D), Y (N,) or (N, K), and the weights (N,), of the
-rows that train, those that validate and those that test, one after the other.
+A JSON header comes first. The arrays X (N, D), Y (N,) or (N, K), and the weights (N,) follow. Each
+has first the training rows, then the validation rows, then the test rows.
 """
 
 import json
@@ -22,7 +22,7 @@ from nnaccel.training.on_disk import DiskArray
 
 MAGIC = b"nnaccel rows 1\n"
 DTYPES = ("float32", "float64", "int32")
-PAGE = 4096  # bytes: where arrays begin
+PAGE = 4096  # bytes: arrays begin at multiples of this
 
 
 class Plane(NamedTuple):
@@ -34,18 +34,18 @@ class Plane(NamedTuple):
 
     @property
     def row_size(self) -> int:
-        """The bytes of a row."""
+        """The size of a row in bytes."""
         return prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
     def end(self) -> int:
-        """The byte after the last one."""
+        """The position after the last byte."""
         return self.offset + self.shape[0] * self.row_size
 
 
 class Matrix(NamedTuple):
-    """What a file of rows holds.   X, Y, weights: of all rows.   digest: SHA-256 of the rows, in
-    the order of the table."""
+    """The contents of a file of rows.   X, Y, weights: of all rows.   digest: SHA-256 of the
+    rows in the order of the table."""
 
     path: Path
     learnt: Learnt
@@ -55,7 +55,7 @@ class Matrix(NamedTuple):
     digest: str
 
     def part(self, name: str) -> tuple[DiskArray, DiskArray, DiskArray | None]:
-        """X, Y and weights of the rows of a part."""
+        """X, Y and weights of the rows of a part: training, validation or test."""
         n = self.learnt.n_rows
         start = sum(n[before] for before in PARTS[: PARTS.index(name)])
         arrays = (self.X, self.Y, self.weights)
@@ -71,7 +71,7 @@ class Matrix(NamedTuple):
 
 
 def planes_of(learnt: Learnt, dtype: str, *, weighted: bool) -> dict[str, Plane]:
-    """Where the arrays of a file are.   weighted: whether rows have weights of their own."""
+    """The positions of the arrays in a file.   weighted: whether rows have weights."""
     N, D = sum(learnt.n_rows.values()), len(learnt.features.names)
     target = learnt.target
     is_classes = target.task == "classification"
@@ -113,7 +113,7 @@ def told(learnt: Learnt, planes: dict[str, Plane], regions: int, digest: str) ->
 
 
 def find_matrix(path: Path) -> Matrix | None:
-    """The rows in a file that `write_matrix` has written; None where there is none, or another."""
+    """The rows in a file that `write_matrix` wrote; None if no such file exists."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -138,7 +138,7 @@ def find_matrix(path: Path) -> Matrix | None:
 
 
 def _plane_of(offset: Any, shape: Any, dtype: Any) -> Plane:
-    """An array that a header describes; ValueError for what is none of numbers."""
+    """An array described by a header. Raises ValueError unless it contains numbers."""
     counts = [offset, *shape]
     if dtype not in DTYPES or not all(type(n) is int and n >= 0 for n in counts):
         raise ValueError(f"no array of numbers is at {offset!r}, {shape!r}, {dtype!r}")

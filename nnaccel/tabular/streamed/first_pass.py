@@ -1,8 +1,8 @@
-"""The first pass over a stream: how its rows are read, split and encoded.
+"""The first pass over a stream: decides how its rows are read, split and encoded.
 
-What must be decided over whole columns is decided on a random sample of the rows, by the functions
-that do it in memory. What a sample cannot tell is counted over all rows. Of a table that is no
-larger than the sample everything is as in memory.
+Decisions that need whole columns use a random sample of the rows and the same functions as in
+memory. Facts that a sample cannot show are counted over all rows. For a table no larger than the
+sample the result is the same as in memory.
 """
 
 import warnings
@@ -29,11 +29,11 @@ from nnaccel.tabular.survey import Rules, Survey
 from nnaccel.tabular.tables import by_name, pop_target, quiet, warn
 from nnaccel.tabular.targets import Target, distinct_values, rows_with_target
 
-MOST_HELD = 100_000  # rows that tell the best epoch: they are in memory
+MOST_HELD = 100_000  # most validation rows, which are kept in memory
 
 
 class Wanted(NamedTuple):
-    """What a person wants of a stream.   weights: the column that says how much each row counts."""
+    """The user's choices for a stream.   weights: the column with the weight of each row."""
 
     settings: Settings
     rules: Rules
@@ -43,10 +43,10 @@ class Wanted(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """What the first pass has found.
+    """The results of the first pass.
 
-    edges: of the piecewise linear encoding.   n_rows: of each part.   class_weights: of each class
-    by its number, () where all count alike.   mean_weight: of the training rows, these included.
+    edges: of the piecewise linear encoding.   n_rows: of each part.   class_weights: one for each
+    class number, () if all are 1.   mean_weight: of the training rows, including class weights.
     """
 
     features: Features
@@ -61,8 +61,8 @@ class Learnt(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the sample shows.   training: those of its rows that train, as the survey types them.
-    target: whole if the sample is; else what its values are, which is enough to read them."""
+    """The results of a sample.   training: its training rows, in the types of the survey.
+    target: complete if the sample has all rows; else only its kind, which suffices to read it."""
 
     found: Survey
     training: Any
@@ -71,10 +71,10 @@ class Look(NamedTuple):
 
 
 def learn(stream: Stream, wanted: Wanted, progress: Progress) -> Learnt:
-    """What the rows of a stream are: one look at them or, where the sample is not all, two.
+    """Learn the encoding of a stream: reads all rows once, or twice if the sample lacks some rows.
 
-    ValueError for data from which nothing can be learned; it names file, column and row where it
-    is about one.
+    Raises ValueError for data from which nothing can be learned. The message names file, column and
+    row if the problem is in a single cell.
     """
     settings = wanted.settings
     batches = followed(stream, "reading a sample", progress, stream.n_rows)
@@ -112,7 +112,7 @@ def learn(stream: Stream, wanted: Wanted, progress: Progress) -> Learnt:
 
 
 def look_at(sample: Sample, stream: Stream, wanted: Wanted) -> Look:
-    """How the rows of a sample are read, which of them train, and what they predict."""
+    """Decide how the rows are read, select the training rows, and find the kind of the target."""
     table, settings = sample.table, wanted.settings
     if wanted.weights is not None:
         table = table.drop_columns([wanted.weights])
@@ -143,8 +143,8 @@ def look_at(sample: Sample, stream: Stream, wanted: Wanted) -> Look:
 
 
 def _kind_of(values: Any, name: str, forms: Forms) -> Target:
-    """What the values of a target are, of which a sample may lack some, and how they are written:
-    labels, or numbers whatever they are for."""
+    """The kind of a target and the form of its values: labels, or numbers for either task. A sample
+    may lack some of the values."""
     levels, form = distinct_values(values, name).levels, forms.get(name) or "."
     if levels.dtype.kind in "iuf":
         return Target("regression", name, (), float(levels.astype(np.float64).mean()), form=form)
@@ -152,17 +152,17 @@ def _kind_of(values: Any, name: str, forms: Forms) -> Target:
 
 
 def _shares(settings: Settings, test: float, n_rows: float) -> Shares:
-    """The shares of the parts, for about so many rows that have a target."""
+    """The shares of the parts.   n_rows: about how many rows have a target."""
     n = max(n_rows * (1 - test), 1.0)
     return Shares(test, min(validation_fraction(settings, int(n)), MOST_HELD / n))
 
 
 def _encoding(found: Survey, counts: ColumnCounts, rules: Rules, n_rows: int) -> Features:
-    """The encoding by what was counted, without columns that count the rows."""
+    """The encoding from the counts, without columns that number the rows."""
     specs = dict(found.dropped) | counts.specs()
     useless = {n: why for n, why in counts.row_numbers(n_rows).items() if n not in rules.keep}
     left = [n for n, spec in specs.items() if not isinstance(spec, str) and n not in useless]
-    if left:  # else the rows have nothing else to go by
+    if left:  # else no column is left to predict from
         for name, why in useless.items():
             warn(f"column {name!r} is dropped: {why}; --keep {name!r} uses it")
         specs |= useless
@@ -170,7 +170,7 @@ def _encoding(found: Survey, counts: ColumnCounts, rules: Rules, n_rows: int) ->
 
 
 def _edges(features: Features, training: Any) -> Edges:
-    """The edges of the piecewise linear encoding, by the sample's training rows."""
+    """The edges of the piecewise linear encoding, from the sample's training rows."""
     if not features.numeric:
         return ()
     numbers = replace(features, categorical=())
@@ -180,7 +180,8 @@ def _edges(features: Features, training: Any) -> Edges:
 
 
 def _for_loss(target: Target | Targets, settings: Settings, tally: Tally) -> Target | Targets:
-    """The target as the loss takes it; ValueError for a class weight or numbers that do not fit."""
+    """The target in the units that the loss needs. Raises ValueError for a class weight without
+    classes, or for numbers that the loss cannot take."""
     n_classes = 2 if target.task == "labels" else len(target.classes)
     loss = variants(settings, tally.n_rows["train"], n_classes)[-1].loss
     if settings.class_weight is not None and target.task != "classification":
@@ -195,7 +196,7 @@ def _for_loss(target: Target | Targets, settings: Settings, tally: Tally) -> Tar
 
 @contextmanager
 def _said_of(sample: Sample) -> Iterator[None]:
-    """Warnings say that what they count is a sample, where it is one."""
+    """A context in which warnings say that they count a sample, unless it has all rows."""
     if sample.whole:
         yield
         return

@@ -1,5 +1,5 @@
-"""What a source that is streamed consists of, its files in their order or its query, and what opens
-them: pyarrow reads the files, and DuckDB answers the queries."""
+"""The parts of a streamed source, which are its files in order or its query, and how to open them:
+pyarrow reads the files, and DuckDB answers the queries."""
 
 import glob
 import os
@@ -21,8 +21,8 @@ FITS = "it is read whole; leave out --stream"
 
 
 class Part(NamedTuple):
-    """A file, or a query: what it is called, what opens it (tables and the share that is read), its
-    file if it is one."""
+    """A file or a query: its name, a function that yields its tables, each with the share read so
+    far, and the path if it is a file."""
 
     name: str
     open: Callable[[], Iterable[tuple[Any, float | None]]]
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 def is_streamable(source: str) -> bool:
-    """Whether a source can be read a batch at a time."""
+    """Whether a source can be read in batches."""
     if source in DATASETS or source == "-" or source.lower().endswith(".npz"):
         return False
     if is_query(source) or is_many(source):
@@ -47,7 +47,7 @@ def is_many(source: str) -> bool:
 
 
 def parts_of(source: str, delimited: Callable[[Path], Any]) -> tuple[str, list[Part]]:
-    """The name of a source, and its parts."""
+    """The name of a source and its parts."""
     if is_query(source):
         return "query", [Part("the query", partial(_tables, batches_of_query, source, "query"))]
     if not is_streamable(source):
@@ -93,8 +93,8 @@ def _files_of(source: str) -> list[Path]:
 
 
 def _shown_below(folder: str) -> Iterator[Path]:
-    """The files below a folder, but what programs hide: `_SUCCESS`, `.part`. Links are followed,
-    and what they lead to again is there once."""
+    """The files below a folder, except hidden ones such as `_SUCCESS` and `.part`. Links are
+    followed; a file or folder that several links lead to is listed once."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] not in "_."]
@@ -110,7 +110,7 @@ def _shown_below(folder: str) -> Iterator[Path]:
 
 
 def _warn_of_partitions(source: str, paths: list[Path]) -> None:
-    """A TableWarning for folders such as `year=2024`, whose names hold a column."""
+    """Issue a TableWarning for folders such as `year=2024`, whose names contain a column."""
     folders = {part for path in paths for part in path.parent.parts} - {*Path(source).parts}
     names = sorted({name.partition("=")[0] for name in folders if "=" in name})
     if names:
@@ -154,7 +154,7 @@ def _batches_of_arrow(path: Path, suffix: str) -> Iterator[tuple[Any, float]]:
 
 
 def _guarded(batches: Iterator[Any], path: Path, kind: str) -> Iterator[Any]:
-    """The tables of a file; what a library raises names the file."""
+    """The tables of a file. Errors of the library are raised again with the file's name."""
     pa = import_extra("pyarrow")
     while True:
         with reading(path, kind):
@@ -174,7 +174,7 @@ def _guarded(batches: Iterator[Any], path: Path, kind: str) -> Iterator[Any]:
 
 def _of_parquet(path: Path) -> Iterator[tuple[Any, float]]:
     parquet = import_extra("pyarrow.parquet")
-    # A buffer for each column: by itself Arrow reads a whole row group ahead, however large it is.
+    # A buffer for each column: by default Arrow reads a whole row group ahead, of any size.
     with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         total, n = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(BATCH):

@@ -1,4 +1,4 @@
-"""A random sample of the rows of a stream, in the order of the table; all rows of a small one."""
+"""A random sample of the rows of a stream, in table order; all rows of a small table."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,19 +10,19 @@ from nnaccel.tabular.streamed.sources import Batch, Stream
 from nnaccel.tabular.tables import import_extra
 from nnaccel.training.streaming import made_ahead
 
-ROWS = 100_000  # of a sample
-BYTES = 2**28  # that a sample may take, if rows are long
-SAMPLE, SPLIT, SCATTER = 1, 2, 3  # what random numbers of rows are for: see `row_keys`
+ROWS = 100_000  # most rows of a sample
+BYTES = 2**28  # most bytes of a sample
+SAMPLE, SPLIT, SCATTER = 1, 2, 3  # purposes of random numbers, see `row_keys`
 
-WEYL = 0x9E3779B97F4A7C15  # of the golden ratio: its multiples are far apart
+WEYL = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: its multiples modulo 2^64 are far apart
 MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
-# Called with what a pass is called, and the share that is done, None where nobody knows.
+# Called with the name of a pass and its finished share, or None if that is unknown.
 Progress = Callable[[str, float | None], None]
 
 
 class Sample(NamedTuple):
-    """Rows of a table, and their numbers in it.
+    """Rows of a table and their row numbers.
 
     n_rows: of the whole table.
     """
@@ -60,13 +60,13 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def shares_of(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """A number from 0 to 1 for each row number (n,), by which a row trains, validates or tests."""
+    """A random number from 0 to 1 for each row number (n,), which assigns the row to a part."""
     return row_keys(numbers, seed, SPLIT) / 2.0**64
 
 
 def followed(stream: Stream, what: str, progress: Progress, total: int | None) -> Iterator[Batch]:
-    """The batches of a pass, each read by a thread while the one before is in use, and it is said
-    how far the pass is.   total: rows, if that is known."""
+    """Yield the batches of a pass and report its progress. A thread reads each batch while the
+    previous one is in use.   total: the number of rows, if known."""
     for batch in made_ahead(stream.batches()):
         yield batch
         n = batch.number + batch.table.num_rows
@@ -74,8 +74,8 @@ def followed(stream: Stream, what: str, progress: Progress, total: int | None) -
 
 
 def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
-    """The rows with the least of their random numbers, which are as many as `ROWS` and `BYTES`
-    allow.   Unreadable where there are no rows."""
+    """The rows with the smallest random numbers, as many as `ROWS` and `BYTES` allow.   Raises
+    Unreadable if the source has no rows."""
     pa = import_extra("pyarrow")
     pool = Pool(ROWS)
     for batch in batches:
@@ -91,7 +91,7 @@ def take_sample(batches: Iterable[Batch], seed: int, source: str) -> Sample:
 
 
 class Pool:
-    """The rows with the least keys so far, in the order that they came in."""
+    """The rows with the smallest keys so far, in the order in which they were added."""
 
     def __init__(self, size: int) -> None:
         self.size, self.n_rows, self._limit = size, 0, None
@@ -100,7 +100,7 @@ class Pool:
         self._keys: list[np.ndarray] = []
 
     def add(self, batch: Batch, keys: np.ndarray) -> None:
-        """Considers the rows of a batch with those keys (n,)."""
+        """Consider the rows of a batch.   keys: (n,)."""
         n = len(keys)
         self.n_rows += n
         chosen = np.arange(n) if self._limit is None else np.flatnonzero(keys < self._limit)
@@ -116,11 +116,11 @@ class Pool:
         self._keys.append(keys[rows])
 
     def shrink(self) -> None:
-        """Leaves out all rows but `size`."""
+        """Keep only the `size` rows with the smallest keys."""
         keys = np.concatenate(self._keys)
         if len(keys) <= self.size:
             return
         self._limit = np.partition(keys, self.size)[self.size]
-        for _ in range(len(self.tables)):  # one after the other: no second copy of all
+        for _ in range(len(self.tables)):  # one at a time, to avoid a second copy of all
             table, numbers, keys = (kept.pop(0) for kept in (self.tables, self.numbers, self._keys))
             self._append(table, numbers, keys, np.flatnonzero(keys < self._limit))

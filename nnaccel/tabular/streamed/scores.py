@@ -1,7 +1,7 @@
-"""Scores of any number of rows, a batch at a time: the names and values of `scores.scores_of`.
+"""Scores of any number of rows in batches, with the names and values of `scores.scores_of`.
 
-All are exact, to rounding, but the ROC AUC and the average precision: they are those of
-probabilities whose logits are rounded to one of many steps.
+All scores are exact to rounding, except the ROC AUC and the average precision. These are computed
+from histograms of the logits with many bins.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from nnaccel.tabular.streamed.sources import NUMBERS
 from nnaccel.tabular.targets import Target, class_numbers
 from nnaccel.training.on_disk import DiskArray
 
-STEPS, LEAST_STEPS = 2**18, 2**12  # of logits, of all classes together and of one
-FURTHEST = 20.0  # logit that has a step of its own
+STEPS, LEAST_STEPS = 2**18, 2**12  # bins of logits: of all classes together; least of one
+FURTHEST = 20.0  # larger logits share the last bin, smaller than -FURTHEST the first
 
 
 def scores_on_disk(model: Model, rows: Rows, device: Device | None) -> dict[str, Any]:
-    """The scores of a model on rows that are encoded, on the disk, and so is their target."""
+    """The scores of a model on encoded rows and encoded targets on the disk."""
     X, Y, weights = rows.data, rows.y, rows.weights
     found = Scores(model.target, **scoring_of(model.loss))
     rows_at_once = max(1, NUMBERS // X.shape[1])
@@ -35,9 +35,9 @@ def scores_on_disk(model: Model, rows: Rows, device: Device | None) -> dict[str,
 
 
 class Scores:
-    """The scores of the rows that are added.
+    """Scores over all added rows.
 
-    ValueError for a threshold that is no share, or where there are not two classes.
+    Raises ValueError for a threshold outside 0 to 1, or for one without two classes.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Scores:
         has_deviation: bool = False,
         threshold: float | None = None,
     ) -> None:
-        """As `scores_of` takes them."""
+        """Parameters as in `scores_of`."""
         target.check_threshold(threshold)
         self.target, self.n_rows = target, 0
         self._threshold, self._right, self._weight = threshold, 0.0, 0.0
@@ -64,8 +64,8 @@ class Scores:
         self._each = [scores_of(one) for one in columns]
 
     def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Rows with what the model says of them, their encoded targets Y (n,) or (n, K), and how
-        much they count (n,)."""
+        """Add rows.   outputs: from `Model.outputs`.   Y: encoded targets (n,) or (n, K).
+        weights: (n,); None: all 1."""
         weights = np.ones(len(Y)) if weights is None else weights.astype(np.float64)
         self.n_rows += len(Y)
         if isinstance(self.target, Target):
@@ -95,12 +95,14 @@ class Scores:
 
 
 class _Numbers:
+    """Scores of a numeric target with one estimate: a mean, or a quantile."""
+
     def __init__(self, target: Target, quantile: float | None) -> None:
         self._target, self._quantile = target, quantile
         self._n = 0
-        # Of e^2, |e|, the pinball loss, truth that is not above, and 1, standardised.
+        # Weighted sums, in standardised units, of e^2, |e|, the pinball loss, e <= 0, and 1.
         self._sums = np.zeros(5)
-        self._first, self._second = 0.0, 0.0  # moments of the truth, standardised
+        self._first, self._second = 0.0, 0.0  # weighted sums of Y and Y^2, standardised
 
     def add(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
         Y = Y.astype(np.float64)
@@ -127,7 +129,7 @@ class _Numbers:
 
 
 class _Means:
-    """Means of terms, a batch at a time."""
+    """Weighted means of terms over batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -143,6 +145,8 @@ class _Means:
 
 
 class _SeveralQuantiles:
+    """Scores of a numeric target with several quantiles."""
+
     def __init__(self, target: Target, levels: tuple[float, ...]) -> None:
         self._target, self._levels, self._means = target, levels, _Means()
 
@@ -155,6 +159,8 @@ class _SeveralQuantiles:
 
 
 class _Distributions:
+    """Scores of a numeric target with a mean and a standard deviation."""
+
     def __init__(self, target: Target) -> None:
         self._target, self._of_means, self._means = target, _Numbers(target, None), _Means()
 
@@ -172,9 +178,11 @@ class _Distributions:
 
 
 class _Classes:
+    """Scores of a target with classes."""
+
     def __init__(self, target: Target, threshold: float | None) -> None:
         self._target, self._threshold, K = target, threshold, len(target.classes)
-        self._ranked = [1] if K == 2 else [*range(K)]  # the classes that have a curve
+        self._ranked = [1] if K == 2 else [*range(K)]  # the classes with a ROC curve
         self._steps = max(LEAST_STEPS, STEPS // len(self._ranked))
         self._curves = np.zeros((len(self._ranked), 2, self._steps))
         self._confusion = np.zeros((K, K))
@@ -221,12 +229,12 @@ class _Classes:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where there is nothing."""
+    """part / whole, 0 where whole is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _step_of(p: np.ndarray, steps: int) -> np.ndarray:
-    """The step (n,) of probabilities by their logits."""
+    """The histogram bin (n,) of the logit of each probability p (n,).   steps: bins."""
     with np.errstate(divide="ignore"):
         z = np.log(p) - np.log1p(-p)
     share = (np.clip(z, -FURTHEST, FURTHEST) + FURTHEST) / (2 * FURTHEST)
@@ -234,7 +242,7 @@ def _step_of(p: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _areas(negative: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """ROC AUC and average precision by the weight of either class in each step, ascending."""
+    """ROC AUC and average precision from the class weights in each bin (steps,), ascending."""
     below = np.cumsum(negative) - negative
     auc = positive @ (below + negative / 2) / (positive.sum() * negative.sum())
     true, false = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])

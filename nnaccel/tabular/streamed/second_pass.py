@@ -1,8 +1,8 @@
-"""The second pass over a stream: its rows encoded and written to one file in random order.
+"""The second pass over a stream: encodes the rows and writes them to one file in random order.
 
-The training rows are scattered over R regions: of every R that follow each other in the table each
-region gets one, chosen at random, so that a region is a random sample of the table, and as large as
-what training holds in memory.
+The training rows are scattered over R regions. Of every R consecutive rows of the table, each
+region gets one, chosen at random. So a region is a random sample of the table. It is as large as a
+window, the rows that training reads at once.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from nnaccel.tabular.streamed.targets import PARTS, Reader
 from nnaccel.tabular.surprises import Surprises
 from nnaccel.tabular.tables import quiet
 
-WINDOW = 2**26  # bytes of X in a region, about: what training holds in memory, twice
+WINDOW = 2**26  # bytes of X in a region, about; training keeps two windows of this size in memory
 WORKERS = 2  # threads that encode
 
 A = TypeVar("A")
@@ -33,10 +33,10 @@ B = TypeVar("B")
 def write_matrix(
     path: Path, stream: Stream, learnt: Learnt, reader: Reader, dtype: str, progress: Progress
 ) -> None:
-    """Encode the rows of a stream, and write them to a file that is whole or not there.
+    """Encode the rows of a stream and write them to a file. The file is complete or does not exist.
 
-    OSError where there is no room, found before; ValueError for a source that is not what it was,
-    and for cells that the encoding cannot read.
+    Raises OSError at the beginning if the disk lacks the space, ValueError for a source that has
+    changed and for cells that the encoding cannot read.
     """
     planes = planes_of(learnt, dtype, weighted=reader.has_weights)
     n_train = learnt.n_rows["train"]
@@ -47,7 +47,7 @@ def write_matrix(
         batches = followed(stream, "encoding", progress, sum(learnt.n_rows.values()))
         pieces = (piece for batch in batches for piece in batch.pieces(len(learnt.features.names)))
         surprises = Surprises(many=True)
-        with quiet():  # here, for all threads: what warnings do is one thing for a process
+        with quiet():  # here, for all threads: the warning filters are global to the process
             for encoded in mapped(encoder.encoded, pieces):
                 with writing(path):
                     scatter.write(encoded)
@@ -60,7 +60,7 @@ def write_matrix(
 
 
 def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """What a function gives for each item, by two threads, which are a few items ahead."""
+    """Map a function over the items in order. Two threads compute a few results in advance."""
     with ThreadPoolExecutor(WORKERS) as pool:
         coming: deque[Future[B]] = deque()
         for item in items:
@@ -72,8 +72,8 @@ def mapped(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 class Encoded(NamedTuple):
-    """Rows as they are written: their parts (n,), as places in `PARTS`, and their arrays (n, ...)
-    by the names of planes; and what they hold that the rows that train do not."""
+    """Encoded rows to write: their parts (n,) as indices into `PARTS`, their arrays (n, ...) by
+    plane, and the surprises: values that the training rows do not contain."""
 
     part: np.ndarray
     arrays: dict[str, np.ndarray]
@@ -81,7 +81,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes the rows of batches that have a target."""
+    """Encodes those rows of batches that have a target."""
 
     def __init__(self, planes: dict[str, Plane], learnt: Learnt, reader: Reader) -> None:
         self._planes, self._learnt, self._reader = planes, learnt, reader
@@ -89,7 +89,8 @@ class Encoder:
         self._columns = [*dict.fromkeys(column.name for column in used)]
 
     def encoded(self, batch: Batch) -> Encoded:
-        """ValueError, which names the file, for what the encoding cannot read."""
+        """The encoded rows of a batch. Raises ValueError, which names the file, for cells that the
+        encoding cannot read."""
         part, y, weights = self._reader.rows_of(batch)
         rows, surprises = np.flatnonzero(part >= 0), Surprises(many=True)
         if not len(rows):
@@ -113,7 +114,8 @@ class Encoder:
         return Encoded(part, arrays, surprises)
 
     def _weights_of(self, own: np.ndarray, Y: np.ndarray, part: np.ndarray) -> np.ndarray:
-        """Weights (n,) of mean 1 for the rows that train, others as they are."""
+        """The weights (n,): with class weights and mean 1 for training rows, unchanged for
+        others."""
         training = own / self._learnt.mean_weight
         if self._learnt.class_weights:
             training = training * np.array(self._learnt.class_weights)[Y]
@@ -121,7 +123,7 @@ class Encoder:
 
 
 class Scatter:
-    """Writes encoded rows to their places in an open file.
+    """Writes encoded rows to their positions in an open file.
 
     digest: of the rows so far, in the order of the table.
     """
@@ -135,7 +137,7 @@ class Scatter:
         self.digest = hashlib.sha256()
 
     def write(self, rows: Encoded) -> None:
-        """Write rows that follow each other in the table."""
+        """Write the next rows of the table."""
         for array in rows.arrays.values():
             self.digest.update(np.ascontiguousarray(array).data)
         for i, name in enumerate(PARTS):
@@ -148,7 +150,7 @@ class Scatter:
                 self._put_rows(self._planes[plane], places[order], array[chosen[order]])
 
     def _places(self, name: str, n: int) -> np.ndarray:
-        """Where the next n rows of a part go, as numbers of rows in the file."""
+        """The row numbers in the file (n,) of the next n rows of a part."""
         before, self._n[name] = self._n[name], self._n[name] + n
         total = self._total
         start = sum(total[other] for other in PARTS[: PARTS.index(name)])
@@ -160,7 +162,7 @@ class Scatter:
         return scattered(rows, total[name], self._regions, self._seed)
 
     def check_complete(self, source: str) -> None:
-        """ValueError unless all rows that were counted have been written."""
+        """Raise ValueError unless all counted rows have been written."""
         if self._n != self._total:
             raise ValueError(
                 f"{source} gave other rows in the second pass than in the first; a query must give "
@@ -168,7 +170,7 @@ class Scatter:
             )
 
     def _put_rows(self, plane: Plane, places: np.ndarray, rows: np.ndarray) -> None:
-        """Write rows (n, ...) to ascending places: those that follow each other at once."""
+        """Write rows (n, ...) to ascending row numbers (n,); one write for each consecutive run."""
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         starts = [0, *cuts.tolist()]
         for a, b in zip(starts, [*starts[1:], len(places)], strict=True):
@@ -176,10 +178,11 @@ class Scatter:
 
 
 def scattered(rows: np.ndarray, total: int, regions: int, seed: int) -> np.ndarray:
-    """The places (n,) in the file of training rows that follow each other, of so many in all.
+    """The row numbers (n,) in the file of consecutive training rows.
 
-    Of the rows r regions, ..., r regions + regions - 1 each region gets one, as its row r; those
-    that are too few for that come last.
+    rows: (n,), row numbers in the table.   total: of training rows.   Of the rows r * regions, ...,
+    (r + 1) * regions - 1 each region gets one, as its row r. The last total % regions rows keep
+    their positions at the end.
     """
     each = total // regions
     first, last = int(rows[0]) // regions, int(rows[-1]) // regions
@@ -191,6 +194,6 @@ def scattered(rows: np.ndarray, total: int, regions: int, seed: int) -> np.ndarr
 
 
 def put(file: Any, content: np.ndarray, position: int) -> None:
-    """Write content at a place in a file."""
+    """Write an array at a position in a file, in bytes."""
     file.seek(position)
     file.write(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)

@@ -1,4 +1,4 @@
-"""Tables of any size, a batch of rows at a time: what must agree between the parts of a source."""
+"""Tables of any size, read in batches of rows; checks that the parts of a source agree."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from nnaccel.tabular.streamed.parts import parts_of, rows_of
 from nnaccel.tabular.streamed.text import Delimited
 from nnaccel.tabular.tables import import_extra, listing
 
-NUMBERS = 2**22  # that a piece of a batch may become: 16 MB in float32
+NUMBERS = 2**22  # most encoded numbers of a piece of a batch: 16 MB in float32
 
 
 class Batch(NamedTuple):
-    """Some rows: the table, where they are from, the number of the first of them there and in the
-    whole source, and which share of the source has been read by now (None: nobody knows)."""
+    """Some rows: the table, the name of the part that they are from, the number of the first row in
+    that part and in the whole source, and the share of the source read so far (None: unknown)."""
 
     table: Any
     where: str
@@ -29,11 +29,11 @@ class Batch(NamedTuple):
 
     @property
     def numbers(self) -> np.ndarray:
-        """The numbers of its rows in the whole source (n,)."""
+        """The row numbers (n,) in the whole source."""
         return self.number + np.arange(self.table.num_rows)
 
     def pieces(self, width: int) -> Iterator["Batch"]:
-        """The same rows, so many at a time as bounds the memory of `width` numbers for each."""
+        """The same rows in pieces of at most `NUMBERS` numbers, `width` numbers a row."""
         rows = max(1, NUMBERS // width)
         for start in range(0, self.table.num_rows, rows):
             yield self._replace(
@@ -44,18 +44,17 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """A table that is read a batch at a time, as often as wanted, always in the same order.
+    """A table that is read in batches, any number of times, always in the same order.
 
-    name: for the model.   source: what the user calls it.   columns: by name, as in its first file.
-    n_rows: None where the files do not say.   n_bytes: of its files.
+    name: for the model.   source: as the user wrote it.   columns: their names, in the order of the
+    first file.   n_rows: None if the files do not state it.   n_bytes: the size of its files.
     """
 
     def __init__(self, source: str, layout: Layout = AS_IT_IS, targets: tuple[str, ...] = ()):
-        """layout: of delimited text, where it is not as its content suggests.   targets: columns
-        that must be there.
+        """layout: of delimited text, to override detection.   targets: required columns.
 
-        ValueError, FileNotFoundError or OSError for what cannot be streamed, and for files that
-        are not of one table: the message names them.
+        Raises ValueError, FileNotFoundError or OSError for a source that cannot be streamed, and
+        for files of different tables. The message names the files.
         """
         self.source, self.targets = source, targets
         self._layout = layout._replace(names=layout.names or targets)
@@ -66,14 +65,14 @@ class Stream:
         self.state = self._state()
 
     def _state(self) -> list[tuple[str, int, int]] | None:
-        """Paths, sizes and times of the files; None for a source that has none."""
+        """Paths, sizes and times of the files; None for a source without files."""
         if any(part.path is None for part in self.parts):
             return None
         stats = [(str(part.path), os.stat(str(part.path))) for part in self.parts]
         return [(os.path.abspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
     def check_unchanged(self) -> None:
-        """ValueError if a file is no longer what it was when the stream was made."""
+        """Raise ValueError if a file has changed since the stream was made."""
         for before, now in zip(self.state or (), self._state() or (), strict=True):
             if before != now:
                 raise ValueError(
@@ -81,7 +80,7 @@ class Stream:
                 )
 
     def _delimited(self, path: Path) -> Delimited:
-        """A file of text, whose structure is found once."""
+        """A text file; its structure is detected once."""
         if path not in self._texts:
             names = self.structure.names if self.structure else self._layout.names
             self._texts[path] = Delimited(path, self._layout._replace(names=names))
@@ -90,7 +89,7 @@ class Stream:
 
     @cached_property
     def schema(self) -> Any:
-        """The columns, with types that hold the values of all files."""
+        """The columns, with types that can represent the values of all files."""
         pa = import_extra("pyarrow")
         found: list[tuple[str, Any]] = []
         for part in self.parts:
@@ -112,7 +111,7 @@ class Stream:
         return pa.schema([(field.name, _for_all(field.type)) for field in schema])
 
     def _compare(self, first: str, names: list[str], other: str, found: list[str]) -> None:
-        """ValueError unless a file has the columns of the first one."""
+        """Raise ValueError unless a file has the same columns as the first file."""
         if absent := [name for name in names if name not in found]:
             target = next((name for name in absent if name in self.targets), None)
             what = f"the target {target!r}" if target else f"column {listing(absent)}"
@@ -129,9 +128,9 @@ class Stream:
         return self.schema.names
 
     def batches(self) -> Iterator[Batch]:
-        """The rows from the first to the last, at most `BATCH` at a time.
+        """The rows in order, at most `BATCH` at a time.
 
-        Unreadable, a ValueError, for content that cannot be read, with the name of the file.
+        Raises Unreadable, a ValueError with the name of the file, for unreadable content.
         """
         schema, number = self.schema, 0
         sizes = [part.path.stat().st_size if part.path else 0 for part in self.parts]
@@ -146,19 +145,19 @@ class Stream:
 
     @cached_property
     def n_rows(self) -> int | None:
-        """How many there are, where the files say it."""
+        """The number of rows, if the files state it; else None."""
         counts = [rows_of(part.path) for part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _for_all(kind: Any) -> Any:
-    """The type that columns of a type are read as: Arrow cannot take rows of views."""
+    """The type used to read columns of a type: Arrow cannot `take` rows of view types."""
     pa = import_extra("pyarrow")
     return pa.large_string() if pa.types.is_string_view(kind) else kind
 
 
 def _cast(table: Any, schema: Any, where: str) -> Any:
-    """The columns of a schema; ValueError, with file and column, for what its type cannot hold."""
+    """Cast a table to a schema. Raises ValueError, with file and column, for unsuitable values."""
     pa = import_extra("pyarrow")
     if table.schema.names != schema.names:
         table = table.select(schema.names)

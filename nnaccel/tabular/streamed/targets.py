@@ -1,4 +1,4 @@
-"""The rows of a stream counted by what they are for, and the values of what is predicted."""
+"""Assigns the rows of a stream to training, validation or test, and counts the target's values."""
 
 from collections import Counter
 from dataclasses import replace
@@ -23,25 +23,25 @@ from nnaccel.tabular.targets import (
     storable,
 )
 
-MOST_VALUES = 10_000  # different values of a target that are counted
+MOST_VALUES = 10_000  # most different values of a target that are counted
 PARTS = ("train", "validation", "test")
 
 
 class Shares(NamedTuple):
-    """The share of the rows that test, and of the others that validate."""
+    """The share of the test rows, and the share of the validation rows among the others."""
 
     test: float
     validation: float
 
     def part_of(self, shares: np.ndarray) -> np.ndarray:
-        """What rows are for (n,), as places in `PARTS`, by a number from 0 to 1 of each."""
+        """The part of each row (n,), an index into `PARTS`.   shares: (n,), from 0 to 1."""
         held = self.test + (1 - self.test) * self.validation
         return np.where(shares < self.test, 2, np.where(shares < held, 1, 0))
 
 
 class RowsOf(NamedTuple):
-    """What the rows of a batch are for (n,), as places in `PARTS`, -1 without a target; the values
-    of each target by name, and the weights (n,), if there are some."""
+    """The part of each row of a batch (n,), an index into `PARTS` or -1 without a target; the
+    values of each target by name; the weights (n,) or None."""
 
     part: np.ndarray
     y: dict[str, Any]
@@ -49,7 +49,7 @@ class RowsOf(NamedTuple):
 
 
 class Reader:
-    """Tells the rows of batches apart: those with a target, by what they are for."""
+    """Selects the rows of batches with a target and assigns each to a part."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Reader:
         weights: str | None,
         decimal: str | None,
     ) -> None:
-        """target: what its columns are.   weights: the column that says how much a row counts.
-        decimal: the mark of numbers in its text; None: as a batch suggests."""
+        """target: the kinds of its columns.   weights: the column with the weight of each row.
+        decimal: the decimal mark of its text; None: detected in each batch."""
         self.target, self.columns, self.shares = target, columns_of(target), shares
         self.seed, self._weights, self._decimal = seed, weights, decimal
 
@@ -70,8 +70,8 @@ class Reader:
         return self._weights is not None
 
     def rows_of(self, batch: Batch) -> RowsOf:
-        """The rows of a batch; ValueError, which names the file, for a target or weights that
-        cannot be read.   Warnings are those of a part of the table: whoever asks says them not."""
+        """The parts, targets and weights of a batch. Raises ValueError, which names the file, for
+        an unreadable target or weights. Warnings concern this batch only: callers silence them."""
         y = {}
         for one in self.columns:
             try:
@@ -83,7 +83,7 @@ class Reader:
         return RowsOf(np.where(present, part, -1), y, self._weights_of(batch))
 
     def encoded(self, y: dict[str, Any], rows: np.ndarray) -> np.ndarray:
-        """The targets (n,) or (n, K) of those rows of a batch, as the loss takes them."""
+        """The encoded targets (n,) or (n, K) of the given rows of a batch, for the loss."""
         each = [one.encode(y[one.name].take(rows)) for one in self.columns]
         return each[0] if isinstance(self.target, Target) else np.stack(each, axis=1)
 
@@ -98,7 +98,7 @@ class Reader:
 
 
 class Tally:
-    """The rows counted, and the values of the target, over the batches that are added."""
+    """Counts of rows and of target values over all added batches."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -107,7 +107,7 @@ class Tally:
         self._weight = 0.0
 
     def add(self, batch: Batch) -> np.ndarray:
-        """Counts a batch; returns which of its rows (n,) train."""
+        """Count a batch. Returns the mask (n,) of its training rows."""
         with quiet():
             part, y, weights = self._reader.rows_of(batch)
         self._n_without += int(np.count_nonzero(part < 0))
@@ -124,21 +124,21 @@ class Tally:
 
     @property
     def n_rows(self) -> dict[str, int]:
-        """Of each part."""
+        """The number of rows of each part."""
         return dict(zip(PARTS, self._n_rows.tolist(), strict=True))
 
     @property
     def has_negative(self) -> bool:
-        """Whether a number to predict is below 0."""
+        """Whether the target has a negative number."""
         return any(values.moments.least[0] < 0 for values in self._values)
 
     def target(self, task: str) -> Target | Targets:
-        """What is predicted, by all values."""
+        """The target, with the values of all rows."""
         found = [values.decided(task) for values in self._values]
         return together(found) if len(found) > 1 else found[0]
 
     def check(self, source: str) -> None:
-        """ValueError for a part without rows; a TableWarning for what is left out."""
+        """Raise ValueError for a part without rows; warn of rows without a target."""
         wanted = (1.0, self._reader.shares.validation, self._reader.shares.test)
         for name, share in zip(PARTS, wanted, strict=True):
             if share and not self.n_rows[name]:
@@ -150,13 +150,13 @@ class Tally:
             warn(f"{self._n_without:,} rows without a {name!r} are left out")
 
     def class_weights(self, target: Target | Targets) -> tuple[float, ...]:
-        """The weight of each class by which all count alike, as `class_weights` has it."""
+        """Balanced class weights, inversely proportional to frequency, as in `class_weights`."""
         rows = [self._values[0].training.get(label, (0, 0.0))[0] for label in target.classes]
         present = sum(n > 0 for n in rows)
         return tuple(sum(rows) / (present * n) if n else 1.0 for n in rows)
 
     def mean_weight(self, target: Target | Targets, weights: tuple[float, ...]) -> float:
-        """Of the training rows, each times the weight of its class, if classes have some."""
+        """The mean weight of the training rows, times class weights unless these are ()."""
         total = self._weight
         if weights:
             own = (self._values[0].training.get(label, (0, 0.0))[1] for label in target.classes)
@@ -171,18 +171,18 @@ class Tally:
 
 
 class Values:
-    """The values of one target: how often each occurs, as long as they are few; of numbers, mean
-    and spread."""
+    """The values of one target: the count of each value while they are few; for numbers also the
+    mean and standard deviation."""
 
     def __init__(self, target: Target) -> None:
-        """target: what the column is, whose values are not all known yet."""
+        """target: the kind of the column; its values are not all known yet."""
         self.target, self.coded = target, False
         self.counts: Counter[Any] | None = Counter()
-        self.training: dict[Any, tuple[int, float]] = {}  # rows that train, and their weight
+        self.training: dict[Any, tuple[int, float]] = {}  # number and weight of training rows
         self.moments = Moments(np.array([target.mean]))
 
     def add(self, values: Any, part: np.ndarray, weights: np.ndarray) -> None:
-        """Values (n,) with what their rows are for, and how much they count in training."""
+        """Add values (n,).   part: (n,), indices into `PARTS`, -1: unused.   weights: (n,)."""
         levels, codes, self.coded = distinct_values(values, self.target.name)
         use = (part >= 0) & (codes >= 0)
         if levels.dtype.kind in "iuf":
@@ -219,13 +219,13 @@ class Values:
         )
 
     def counted(self) -> Counted:
-        """The different values, where they are few enough to be counted."""
+        """The counts of the different values, if they are few enough."""
         found = sorted((self.counts or Counter()).items())
         levels = np.array([label for label, _ in found])
         return Counted(levels, np.array([n for _, n in found]), self.coded)
 
     def decided(self, task: str) -> Target:
-        """The target by all of its values."""
+        """The target, with the values of all rows."""
         name, form = self.target.name, self.target.form
         if self.counts is not None:
             target = replace(fit_counted(self.counted(), task, name), form=form)

@@ -1,4 +1,4 @@
-"""Delimited text of any size: its structure by the beginning, its rows a block at a time."""
+"""Delimited text of any size: detects the structure at the beginning, reads rows in blocks."""
 
 import codecs
 import re
@@ -21,8 +21,8 @@ from nnaccel.tabular.table_files import COMPRESSED
 from nnaccel.tabular.tables import import_extra
 
 BLOCK = 1 << 22  # bytes of text read at once; no row may be longer
-LONGEST = 1 << 16  # bytes of a cell in quotes: what would be longer begins with no quote
-# What Arrow says of a text -> what it is, and what helps.
+LONGEST = 1 << 16  # most bytes of a quoted cell; a longer one counts as unquoted
+# A part of Arrow's error message -> the cause and the remedy.
 REMEDIES = {
     "invalid UTF8": "it is no UTF-8 text; name its encoding with --encoding, for example latin-1",
     "straddling": f"a row has more than {BLOCK:,} bytes; read it whole, without --stream",
@@ -30,14 +30,14 @@ REMEDIES = {
 
 
 class Delimited:
-    """A file of delimited text that is read a block at a time.
+    """A file of delimited text that is read in blocks.
 
-    What the beginning shows holds for the whole: the separator, the header, comments, and the
-    encoding, of which the rest must be.
+    The separator, the header, the comment sign and the encoding are detected at the beginning of
+    the file. The rest must have the same structure.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        """Malformed for a beginning without a structure."""
+        """Raises Malformed for a beginning without a structure."""
         self.path, self._clean = path, _as_it_is
         head = self._head()
         if not head.strip(b"\xef\xbb\xbf\r\n\t "):
@@ -55,7 +55,7 @@ class Delimited:
             self._clean = _single_spaces
 
     def batches(self) -> Iterator[tuple[Any, float]]:
-        """The rows as tables of text, and the share of the file that is read by then."""
+        """Tables of text cells, each with the share of the file that has been read."""
         pa = import_extra("pyarrow")
         size = max(self.path.stat().st_size, 1)
         uneven: list[Any] = []
@@ -69,7 +69,7 @@ class Delimited:
                 raise uneven_rows(uneven, self.structure)
 
     def _blocks(self, text: Any, uneven: list[Any]) -> Iterator[Any]:
-        """What Arrow reads of a text; Malformed, with the remedy, where the beginning misled."""
+        """Tables that Arrow reads. Raises Malformed, with the remedy, if the structure is wrong."""
         pa = import_extra("pyarrow")
         try:
             yield from open_rows(text, self.structure, uneven, BLOCK) or ()
@@ -88,7 +88,7 @@ class Delimited:
         return pa.RecordBatch.from_arrays(used, self.names)
 
     def _opened(self, raw: Any) -> Any:
-        """The text in UTF-8, clean of what is no row."""
+        """The decompressed text in UTF-8, without comments and repeated spaces."""
         pa = import_extra("pyarrow")
         compression = COMPRESSED.get(self.path.suffix.lower())
         text = pa.CompressedInputStream(raw, compression) if compression else raw
@@ -106,8 +106,8 @@ class Delimited:
 
 
 def _whole_lines(text: bytes, more: bool) -> bytes:
-    """The text up to the end of its last whole row, where more follows: of a line that is not in
-    the middle of a cell in quotes."""
+    """The text up to the end of its last complete row: the last line end outside a quoted cell.
+    more: whether text follows; else the whole text."""
     if not more:
         return text
     last = end = text.rfind(b"\n") + 1
@@ -115,11 +115,11 @@ def _whole_lines(text: bytes, more: bool) -> bytes:
     while quotes % 2 and last - end < LONGEST and (before := text.rfind(b"\n", 0, end - 1) + 1):
         quotes -= text.count(b'"', before, end)
         end = before
-    return text[: last if quotes % 2 else end] or text  # no cell is that long
+    return text[: last if quotes % 2 else end] or text  # no quoted cell is longer
 
 
 def _places(structure: Structure, names: list[str]) -> list[int]:
-    """Where the columns with those names are among all of a structure's."""
+    """The indices of the named columns among all columns of a structure."""
     spelled = [name or f"column{i}" for i, name in enumerate(structure.names)]
     return [spelled.index(name) for name in names]
 
@@ -134,7 +134,7 @@ def _as_it_is(lines: bytes) -> bytes:
 
 
 def _by_lines(clean: Clean) -> Callable[[Any], bytes]:
-    """What cleans blocks of bytes by whole lines; an empty block is the end."""
+    """A function that cleans blocks of bytes in whole lines; an empty block marks the end."""
     rest = b""
 
     def cleaned(block: Any) -> bytes:
