@@ -554,7 +554,8 @@ def test_text_of_other_types_is_read_as_text(tmp_path, kind, target):
     for i in range(3):
         part = {name: values[i * 1000 : (i + 1) * 1000] for name, values in cells.items()}
         part |= {name: part[name].cast(kind) for name in names}
-        feather.write_feather(pa.table(part), tmp_path / f"{i}.feather")
+        # pyarrow 18 crashes when it compresses views of short texts.
+        feather.write_feather(pa.table(part), tmp_path / f"{i}.feather", "uncompressed")
     whole = write(columns(), tmp_path / "t.parquet")
     expected = fitted(whole, target, tmp_path)
     found = fitted(f"{tmp_path}/*.feather", target, tmp_path)
