@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ SOURCE = Path(__file__).with_name("failing_calls.c")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
 def test_runs_survive_kills():
-    counts, faults = survive(12)
-    assert faults == []
+    """About a quarter of the kills are in a write: twelve runs nearly always have one, and there
+    are more where they have none."""
+    counts, first = Counter(), 0
+    while first < 60 and not counts["in_writes"]:
+        found, faults = survive(12, first)
+        assert faults == []
+        counts, first = counts + found, first + 12
     assert counts["kills"] >= 10
     assert counts["in_writes"] >= 1
 
