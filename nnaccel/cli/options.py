@@ -44,11 +44,7 @@ def train_options(parser: Any) -> None:
     group = parser.add_argument_group("data")
     data_options(group)
     run_options(group)
-    group = parser.add_argument_group("how a table is read", READ)
-    reading_options(group)
-    column_options(group)
-    network_options(parser.add_argument_group("network"))
-    training_options(parser.add_argument_group("training"))
+    settings_options(parser)
     checkpoint_options(parser.add_argument_group("interruption"))
     joining_options(parser.add_argument_group("several processes"))
     config_options(parser.add_argument_group("configuration"))
@@ -68,12 +64,17 @@ def tune_options(parser: Any) -> None:
            help="what the search can go on from, written after each rung")  # fmt: skip
     option(group, "resume", metavar="FILE",
            help="go on from a checkpoint, by the same command; --time may grow")  # fmt: skip
+    settings_options(parser)
+    config_options(parser.add_argument_group("configuration"))
+
+
+def settings_options(parser: Any) -> None:
+    """How the table is read and what is trained on it, alike for one run and for a search."""
     group = parser.add_argument_group("how a table is read", READ)
     reading_options(group)
     column_options(group)
     network_options(parser.add_argument_group("network"))
     training_options(parser.add_argument_group("training"))
-    config_options(parser.add_argument_group("configuration"))
 
 
 def config_options(group: Any) -> None:
