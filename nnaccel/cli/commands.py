@@ -473,7 +473,7 @@ def _columns_of(model: "Model") -> list[str]:
 
 
 def _check_copies(model: "Model", options: Any) -> None:
-    """Raises Raises ValueError for columns to copy that have the name of a prediction."""
+    """Raises ValueError for columns to copy that have the name of a prediction."""
     from nnaccel.tabular.several_targets import columns_of
 
     predicted = _columns_of(model)

@@ -243,7 +243,7 @@ def check_foreign(X: Array, name: str) -> None:
 
 
 def check_real(X: Array, xp: Namespace) -> None:
-    """Raises Raises ValueError for complex numbers."""
+    """Raises ValueError for complex numbers."""
     if xp.isdtype(X.dtype, "complex floating"):
         raise ValueError("Complex data not supported: X must hold real numbers")
 

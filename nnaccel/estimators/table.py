@@ -260,7 +260,7 @@ class _TableModel(_OfTables):
     def load(cls, path: str | PathLike[str]) -> Self:
         """An estimator with the model of a file, such as one that `nnaccel train` wrote.
 
-        Raises Raises OSError, or ValueError that says what is wrong with the file.
+        Raises OSError, or ValueError that says what is wrong with the file.
         """
         model = Model.load(path)
         if model.target.task != cls._task:

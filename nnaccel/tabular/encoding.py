@@ -262,7 +262,7 @@ class Features:
         return features
 
     def _check_parts(self) -> None:
-        """Raises Raises ValueError for a column whose reading does not fit its encoding."""
+        """Raises ValueError for a column whose reading does not fit its encoding."""
         for column in (*self.numeric, *self.categorical):
             kind = self.reading(column).kind
             is_number = isinstance(column, Numeric)
@@ -404,7 +404,7 @@ def parts_of(values: np.ndarray, part: str) -> np.ndarray:
 
 
 def check_matrix(X: np.ndarray) -> None:
-    """Raises Raises ValueError unless X is a matrix of numbers."""
+    """Raises ValueError unless X is a matrix of numbers."""
     if X.ndim != 2:
         raise ValueError(
             f"X must be 2-D (n_samples, n_features), got shape {X.shape}; "

@@ -69,7 +69,7 @@ def permutation_importance(
 
     The shuffles are those of scikit-learn's `permutation_importance` with the same `random_state`,
     so it finds the same values for the same model.
-    Raises Raises ValueError for a table, targets or a score that do not fit the model. Source:
+    Raises ValueError for a table, targets or a score that do not fit the model. Source:
     Breiman (2001), Machine Learning 45, section 10.
     """
     at_least(1, repeats=repeats)
@@ -170,7 +170,7 @@ def roc_auc(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.n
 def r2(truth: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The explained share of the variance; for several targets the mean.
 
-    Raises Raises ValueError where a target is the same in all rows.
+    Raises ValueError where a target is the same in all rows.
     """
     own = truth[None]
     variance = _mean((own - _mean(own, weights)[:, None]) ** 2, weights)
@@ -278,7 +278,7 @@ def partial_dependence(
 
     For numbers these are at most `GRID` (20) quantiles, from 1 % to 99 %; for categories the
     `LEVELS` (30) most frequent ones; and missing, where it occurs. This predicts combinations of
-    values that do not occur, so the means say little where columns are correlated. Raises Raises
+    values that do not occur, so the means say little where columns are correlated. Raises
     ValueError for a table that does not fit, and for columns that the model does not use. Source:
     Friedman (2001), Annals of Statistics 29, section 8.2.
     """

@@ -253,7 +253,7 @@ class Model(NamedTuple):
 def _check_agreement(
     saved: model_file.ModelFile, features: Features, target: Target | Targets
 ) -> None:
-    """Raises Raises ValueError where the network, its loss, the encoding and the target do not fit
+    """Raises ValueError where the network, its loss, the encoding and the target do not fit
     together."""
     network = saved.network
     if network.n_inputs != len(features.names):

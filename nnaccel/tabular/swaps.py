@@ -102,7 +102,7 @@ class Swaps:
         """Each column, and what is predicted where it has the values of other rows: as
         `Model.outputs` says, (S, N) or (S, N, K), but of a mean with its deviation the mean alone.
 
-        index: (S, N), for each of S swaps and each row, the row whose value it gets. Raises Raises
+        index: (S, N), for each of S swaps and each row, the row whose value it gets. Raises
         ValueError where a prediction is not finite.
         """
         (S, N), n = index.shape, self._n_outputs

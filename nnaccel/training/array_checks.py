@@ -88,7 +88,7 @@ def _refuse(name: str, found: Any, kind: str) -> NoReturn:
 
 
 def check_width(network: Network, X: Any) -> None:
-    """Raises Raises ValueError unless X is (N, n_inputs)."""
+    """Raises ValueError unless X is (N, n_inputs)."""
     if X.ndim != 2 or X.shape[1] != network.n_inputs:
         raise ValueError(
             f"X must be (n_samples, {network.n_inputs}) for this network, got shape "

@@ -280,7 +280,7 @@ SHORT_BATCHES: dict[str, None] = {"weighted": None, "full": None}
 
 
 def _check_options(validation: Any, metric: Any, after: Any, **flags: Any) -> None:
-    """Raises Raises ValueError or TypeError for arguments that would fail later with a less helpful
+    """Raises ValueError or TypeError for arguments that would fail later with a less helpful
     message."""
     listed = isinstance(validation, tuple | list)
     if validation is not None and not (listed and len(validation) in (2, 3)):

@@ -101,7 +101,7 @@ def _check_vectors(params: np.ndarray, vectors: Mapping[str, np.ndarray]) -> Non
 
 
 def check_params(network: Network, params: np.ndarray, name: str) -> None:
-    """Raises Raises ValueError for parameters that do not fit the network, or are not finite."""
+    """Raises ValueError for parameters that do not fit the network, or are not finite."""
     size = layout(network).size
     if not size:
         raise ValueError(f"{network} has no parameters, so there is nothing to keep")

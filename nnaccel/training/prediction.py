@@ -91,7 +91,7 @@ def logits(Z: Array, *, xp: Namespace) -> Array:
 
 
 def check_params(network: Network, params: Array) -> None:
-    """Raises Raises ValueError unless params are (P,) or (K, P), P the number of parameters of the
+    """Raises ValueError unless params are (P,) or (K, P), P the number of parameters of the
     network."""
     size = layout(network).size
     if params.ndim not in (1, 2) or params.shape[-1] != size:
