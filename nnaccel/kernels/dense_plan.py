@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     rates: list[float]  # of the dropout before each layer; 0: there is none
     places: list[int]  # the index of that dropout in the network, on which its draws depend
     l2: float  # the L2 penalty
-    bins: Bins | None = None  # of the encoding, if any, if any
+    bins: Bins | None = None  # of the encoding, if any
 
 
 def plan_of(

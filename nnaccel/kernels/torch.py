@@ -160,8 +160,7 @@ class Workspace(Buffers):
         correction_2: Array,
         epsilon: float,
     ) -> tuple[Array, Array, Array]:
-        """Twin of `optimizers.adam_update`, in place. It overwrites grads, too. It overwrites
-        grads, too."""
+        """Twin of `optimizers.adam_update`, in place. It overwrites grads, too."""
         if params.ndim > 1:
             return optimizers.adam_update(
                 params,

@@ -137,7 +137,8 @@ def test_an_interrupted_fit_says_how_to_go_on(run, table, monkeypatch):
     run(*QUICK, "--checkpoint", "c", status=130)
     signal.signal(signal.SIGINT, before)
     last = run.err.splitlines()[-1]
-    assert "after epoch 1 of 3; the model is that of this epoch; resume with: nnaccel tune" in last
+    kept = "after epoch 1 of 3; the model is that of this epoch"
+    assert f"{kept}; resume with: nnaccel tune d.csv" in last
     assert last.endswith("--checkpoint c --resume c")
     monkeypatch.undo()
     os.chdir(table)

@@ -167,7 +167,7 @@ def test_the_encoder_in_a_pipeline():
         (
             {"x": [[1], [2]]},
             [0, 1],
-            "cannot be used: 'x' .*give each of its values a",
+            "cannot be used: 'x' .*give each of its values a separate column",
         ),
     ],
 )

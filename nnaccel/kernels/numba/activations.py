@@ -69,7 +69,8 @@ def activate(
 def derive(
     dA: Array, A: Array, code: int, slope: Any, mask: Mask, units: Range, examples: Range
 ) -> None:
-    """dA := dA g'(Z), with the same dropout, for a range of units and of examples.   dA, A: (H, B).
+    """dA := dA g'(Z), with the same dropout, for a range of units and of examples.
+
     dA, A: (H, B)."""
     if code == IDENTITY and mask[1] == ALL:
         return

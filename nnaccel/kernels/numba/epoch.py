@@ -164,7 +164,7 @@ class Trained(NamedTuple):
 
     adam: Adam
     examples: Examples
-    weights: Array | None  # (N,), of its examples, or None, or None
+    weights: Array | None  # (N,), of its examples, or None
 
 
 def networks_of(params: Array, state: State, data: Any, plan: Plan, rules: Rules) -> list[Trained]:

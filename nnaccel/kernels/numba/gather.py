@@ -29,8 +29,8 @@ class Encoding(NamedTuple):
 
     inputs: Array  # (F,), the numbers of these inputs
     begins: Array  # (F + 1,), the first bin of each, and n_bins
-    low: Array  # (n_bins,), the lower edges, in units of X, in units of X
-    slope: Array  # (n_bins,), 1 / width of each bin of each bin
+    low: Array  # (n_bins,), the lower edges, in units of X
+    slope: Array  # (n_bins,), 1 / width of each bin
     interpolated: bool  # whether the first layer interpolates, see `interpolation.py`
 
 
